@@ -1,3 +1,3 @@
 pub mod callback;
-pub mod metrics;
 pub mod config;
+pub mod metrics;

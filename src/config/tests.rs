@@ -1,0 +1,389 @@
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::*;
+
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/weni-edge.toml");
+const SECRET: &str = "s3cr3t-s3cr3t-s3cr3t";
+const SOURCE: &str = "[sources.loja]\nheader = \"X-Token\"\nsecrets = [\"s3cr3t-s3cr3t-s3cr3t\"]\n";
+
+/// A configuration's file beside whatever else it names.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.0.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().into()
+    }
+
+    fn load(&self, text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+        let path = self.file("weni-edge.toml", text);
+        let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let directory = format!("{}/", self.0.path().display());
+        Config::load_from(Some(path.as_ref()), variables)
+            .map_err(|error| error.to_string().replace(&directory, ""))
+    }
+}
+
+fn load(text: &str) -> Result<Config, String> {
+    Place::new().load(text, &[])
+}
+
+fn load_with(variables: &[(&str, &str)]) -> Result<Config, String> {
+    Place::new().load("", variables)
+}
+
+/// The one sentence that `text` is refused with.
+fn refusal(text: &str) -> String {
+    let error = load(text).unwrap_err();
+    assert_eq!(error.lines().count(), 1, "{error}");
+    error
+}
+
+#[test]
+fn the_example_names_every_default() {
+    let expected = Config {
+        sources: [(
+            "loja".to_string(),
+            Source {
+                header: "X-Token".into(),
+                secrets: vec![Secret::new("put 16 random characters, or more, here")],
+                ..Source::default()
+            },
+        )]
+        .into(),
+        kafka: Kafka { bootstrap_servers: "localhost:9092".into(), ..Kafka::default() },
+        ..Config::default()
+    };
+    let config = Config::load_from(Some(EXAMPLE.as_ref()), std::iter::empty()).unwrap();
+    assert_eq!(config, expected);
+    assert_eq!(config.ready_to_serve(), Ok(()));
+    assert_eq!(load("").unwrap(), Config::default());
+}
+
+#[test]
+fn the_example_has_every_key_and_no_other() {
+    let example = fs::read_to_string(EXAMPLE).unwrap();
+    let keys = |section: &str| {
+        let line = refusal(&format!("[{section}]\nno-such-key-at-all = 1\n"));
+        let known = line.split_once("] has ").map(|(_, known)| known.to_string());
+        known.unwrap_or_else(|| panic!("{line}"))
+    };
+    let sections = ["http", "admin", "journal", "kafka", "topics", "duplicates", "log"];
+    for key in sections
+        .iter()
+        .flat_map(|section| keys(section).split(", ").map(String::from).collect::<Vec<_>>())
+    {
+        let found = ["\n", "\n#", "\n[kafka.", "\n#[http."].map(|before| format!("{before}{key}"));
+        assert!(found.iter().any(|key| example.contains(key)), "{key}");
+    }
+    // What is commented out are keys as well: nothing but missing files is complained about.
+    let uncommented: String = example
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if !key.starts_with(' ') && !key.is_empty() => format!("{key}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let problems = load(&uncommented).unwrap_err();
+    assert_eq!(
+        problems.lines().map(|line| line.split(' ').nth(1).unwrap()).collect::<Vec<_>>(),
+        ["sources.loja.secrets_file", "sources.loja", "kafka.properties.sasl.password_file"],
+        "{problems}"
+    );
+}
+
+#[test]
+fn an_idle_timeout_that_loses_calls_is_refused_with_line_and_remedy() {
+    assert_eq!(
+        refusal("[http]\nlisten = \"0.0.0.0:1\"\n\nidle_timeout = \"15s\"\n"),
+        "weni-edge.toml:4: http.idle_timeout is 15s: Weni's client keeps connections for 15 s, so \
+         anything below 20s loses calls; use 20s to 1h, or leave it out for 75s"
+    );
+}
+
+#[test]
+fn an_unknown_key_is_refused_and_the_nearest_one_named() {
+    for (text, expected) in [
+        (
+            "[http]\nlisten_on = \"0.0.0.0:1\"",
+            "weni-edge.toml:2: http.listen_on is not a key; did you mean http.listen?",
+        ),
+        (
+            "[htpp]\nlisten = \"0.0.0.0:1\"",
+            "weni-edge.toml:1: htpp is not a key; did you mean http?",
+        ),
+        (
+            "[log]\ncolour = true",
+            "weni-edge.toml:2: log.colour is not a key; [log] has format, level",
+        ),
+        (
+            "[duplicates]\nentries = 1\nwindow = \"1m\"\nentires = 2",
+            "weni-edge.toml:4: duplicates.entires is not a key; did you mean duplicates.entries?",
+        ),
+        (
+            "[metrics]",
+            "weni-edge.toml:1: metrics is not a section; there are http, admin, sources, journal, \
+             kafka, topics, duplicates, log",
+        ),
+    ] {
+        assert_eq!(refusal(text), expected);
+    }
+    assert_eq!(
+        load_with(&[("WENI_EDGE__HTTP__LISTN", "0.0.0.0:1")]).unwrap_err(),
+        "WENI_EDGE__HTTP__LISTN: http.listn is not a key; did you mean http.listen?"
+    );
+}
+
+#[test]
+fn impossible_values_are_refused() {
+    for text in [
+        "http = 1",
+        "[http]\nlisten = \"8080\"",
+        "[http]\nlisten = 8080",
+        "[http]\nmax_body_bytes = 0",
+        "[http]\nmax_body_bytes = \"1000000\"",
+        "[http]\nmax_body_bytes = 2_000_000\nmax_memory_bytes = 1_999_999",
+        "[http]\nmax_connections = -1",
+        "[http]\nheader_timeout = 10",
+        "[http]\nbody_timeout = \"0s\"",
+        "[http]\ntls = { certificate_file = \"a.crt\" }",
+        "[http]\nlisten = \"127.0.0.1:9090\"\n[admin]\nlisten = \"127.0.0.1:9090\"",
+        "[journal]\ndirectory = \"\"",
+        "[journal]\nmax_bytes = 1_000_000",
+        "[journal]\ndurability = \"none\"",
+        "[kafka]\nbootstrap_servers = \"\"",
+        "[kafka]\nbootstrap_servers = \"localhost:kafka\"",
+        "[kafka]\nbootstrap_servers = \"one:9092,,two:9092\"",
+        "[kafka]\ncreate_topics = true",
+        "[kafka]\ncreate_topics = { partitions = 12 }",
+        "[kafka]\ncreate_topics = { partitions = 0, replication_factor = 3 }",
+        "[kafka]\nidentity_prefix = \"weni edge\"",
+        "[kafka]\ncommit_interval = \"1m\"",
+        "[topics]\nposition = \"weni/position\"",
+        "[topics]\nmessage_status = \"..\"",
+        "[duplicates]\nentries = 1.5",
+        "[log]\nlevel = \"inof\"",
+        "[log]\nformat = \"text\"",
+    ] {
+        let line = text.lines().count();
+        let place = refusal(text).replace("weni-edge.toml:", "");
+        let table = line > 1 && text.contains("key_file");
+        assert!(table || place.starts_with(&format!("{line}: ")), "{text}: {place}");
+    }
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let error = load("[http]\nlisten = 1\ndrian = \"1s\"\n[log]\nlevel = \"loud\"").unwrap_err();
+    assert_eq!(error.lines().count(), 3, "{error}");
+}
+
+#[test]
+fn text_that_is_not_toml_is_refused_by_its_line_without_quoting_it() {
+    let error = refusal("[sources.loja]\nheader = \"X-Token\"\nsecrets = [s3cr3t-s3cr3t-s3cr3t]\n");
+    assert!(error.starts_with("weni-edge.toml:3: "), "{error}");
+    assert!(!error.contains("s3cr3t"), "{error}");
+    let missing = Config::load(Some("no/such/file.toml".as_ref())).unwrap_err().to_string();
+    assert!(missing.starts_with("cannot read no/such/file.toml: "), "{missing}");
+}
+
+#[test]
+fn a_variable_counts_more_than_the_file_and_is_read_as_its_key_wants() {
+    let place = Place::new();
+    let text = format!("{SOURCE}[http]\nmax_body_bytes = 5000\n[kafka]\ncreate_topics = false\n");
+    let config = place
+        .load(
+            &text,
+            &[
+                ("WENI_EDGE__HTTP__MAX_BODY_BYTES", "6_000"),
+                ("WENI_EDGE__HTTP__DRAIN", "5s"),
+                ("WENI_EDGE__KAFKA__BOOTSTRAP_SERVERS", "one:9092,two:9092"),
+                ("WENI_EDGE__KAFKA__CREATE_TOPICS", "{ partitions = 6, replication_factor = 1 }"),
+                ("WENI_EDGE__KAFKA__CREATE_TOPICS__PARTITIONS", "7"),
+                ("WENI_EDGE__KAFKA__CREATE_TOPICS__REPLICATION_FACTOR", "2"),
+                ("WENI_EDGE__SOURCES__LOJA__SECRETS", "[\"another-secret-of-24-ch\"]"),
+                ("WENI_EDGE__SOURCES__OPEN__ALLOW_UNAUTHENTICATED", "true"),
+                ("WENI_EDGE_SERVICE_HOST", "10.0.0.1"),
+            ],
+        )
+        .unwrap();
+    assert_eq!(config.http.max_body_bytes, 6000);
+    assert_eq!(config.http.drain, Duration::from_secs(5));
+    assert_eq!(config.kafka.bootstrap_servers, "one:9092,two:9092");
+    assert_eq!(
+        config.kafka.create_topics,
+        Some(CreateTopics { partitions: 7, replication_factor: 2 })
+    );
+    assert_eq!(config.sources["loja"].header, "X-Token");
+    assert_eq!(config.sources["loja"].secrets, [Secret::new("another-secret-of-24-ch")]);
+    assert!(config.sources["open"].allow_unauthenticated);
+
+    let inline = load_with(&[("WENI_EDGE__KAFKA__CREATE_TOPICS", "false")]).unwrap();
+    assert_eq!(inline.kafka.create_topics, None);
+    let error = load_with(&[("WENI_EDGE__HTTP__IDLE_TIMEOUT", "5s")]).unwrap_err();
+    assert!(error.starts_with("WENI_EDGE__HTTP__IDLE_TIMEOUT: http.idle_timeout is 5s"), "{error}");
+}
+
+#[test]
+fn a_source_has_a_header_and_a_secret_or_says_that_it_has_none() {
+    assert!(load("[sources.a]\nallow_unauthenticated = true").is_ok());
+    for (body, expected) in [
+        ("", "sources.a has no header"),
+        ("header = \"X-Token\"", "sources.a has no secret"),
+        ("secrets = [\"0123456789abcdef\"]", "sources.a has no header"),
+        (
+            "allow_unauthenticated = true\nheader = \"X-Token\"\nsecrets = [\"0123456789abcdef\"]",
+            "sources.a says allow_unauthenticated = true and has a header or secrets",
+        ),
+        (
+            "header = \"X Token\"\nsecrets = [\"0123456789abcdef\"]",
+            "sources.a.header is not the name of a header",
+        ),
+        (
+            "header = \"content-type\"\nsecrets = [\"0123456789abcdef\"]",
+            "sources.a.header is content-type, which is not secret",
+        ),
+        (
+            "header = \"X-Token\"\nsecrets = [\"0123456789abcdef\", \"0123456789abcde\"]",
+            "sources.a.secrets has a secret of fewer than 16 characters at place 2",
+        ),
+        (
+            "header = \"X-Token\"\nsecrets = [\"0123456789abcdef\\n\"]",
+            "sources.a.secrets has a secret with blanks around it",
+        ),
+        (
+            "header = \"X-Token\"\nsecrets = \"0123456789abcdef\"",
+            "sources.a.secrets has to be a list",
+        ),
+    ] {
+        let error = refusal(&format!("[sources.a]\n{body}\n"));
+        assert!(error.contains(expected), "{error}");
+        assert!(!error.contains("0123456789"), "{error}");
+    }
+}
+
+#[test]
+fn a_source_is_named_so_that_it_can_stand_in_a_url() {
+    let long = "a".repeat(65);
+    for name in ["", "Loja", "a/b", "a b", ".", "..", "-a", "é", "unknown", &long] {
+        let error = refusal(&format!("[sources.\"{name}\"]\nallow_unauthenticated = true"));
+        assert!(error.contains("cannot be a source"), "{error}");
+    }
+    for name in ["loja", "loja-2", "a.b_c", "9"] {
+        let text = format!("[sources.\"{name}\"]\nallow_unauthenticated = true");
+        assert!(load(&text).unwrap().sources.contains_key(name));
+    }
+}
+
+#[test]
+fn secrets_come_from_a_file_too_one_a_line() {
+    let place = Place::new();
+    let file = place.file("loja", "\nfirst-secret-of-22-cha\r\n\n  \nsecond-secret-of-23-ch\n");
+    let config = place.load(&format!("{SOURCE}secrets_file = '{file}'"), &[]).unwrap();
+    assert_eq!(
+        config.sources["loja"].secrets,
+        [SECRET, "first-secret-of-22-cha", "second-secret-of-23-ch"].map(Secret::new)
+    );
+    for (text, expected) in
+        [("\n \n", "which is empty"), ("ok-ok-ok-ok-ok-ok-ok\n\nshort-one\n", "in line 3")]
+    {
+        let file = place.file("loja", text);
+        let error = place.load(&format!("{SOURCE}secrets_file = '{file}'"), &[]).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+        assert!(!error.contains("short-one"), "{error}");
+    }
+    let error = place.load(&format!("{SOURCE}secrets_file = 'none'"), &[]).unwrap_err();
+    assert!(
+        error.contains("weni-edge.toml:4: sources.loja.secrets_file names none: No such file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn kafka_properties_pass_from_file_variable_and_secret_file() {
+    let place = Place::new();
+    let file = place.file("password", "pass\nword\n");
+    let text = format!(
+        "[kafka.properties]\nsecurity.protocol = \"SASL_SSL\"\n\"linger.ms\" = 20\n\
+         \"socket.keepalive.enable\" = true\n\"sasl.password_file\" = '{file}'\n"
+    );
+    let variables = [
+        ("WENI_EDGE__KAFKA__PROPERTIES__SASL_USERNAME", "edge"),
+        ("WENI_EDGE__KAFKA__PROPERTIES__LINGER_MS", "30"),
+        ("WENI_EDGE__KAFKA__PROPERTIES__SSL_KEY_PASSWORD_FILE", &file),
+    ];
+    let config = place.load(&text, &variables).unwrap();
+    let properties: Vec<_> = config
+        .kafka
+        .properties
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.expose()))
+        .collect();
+    assert_eq!(
+        properties,
+        [
+            ("linger.ms", "30"),
+            ("sasl.password", "pass\nword"),
+            ("sasl.username", "edge"),
+            ("security.protocol", "SASL_SSL"),
+            ("socket.keepalive.enable", "true"),
+            ("ssl.key.password", "pass\nword"),
+        ]
+    );
+    let twice = place.load(&format!("{text}\"sasl.password\" = \"other\""), &[]).unwrap_err();
+    assert!(twice.contains("gives sasl.password a second time"), "{twice}");
+}
+
+#[test]
+fn kafka_properties_that_break_the_promise_are_refused_with_the_reason() {
+    for (property, reason) in [
+        ("acks", "every replica"),
+        ("enable.idempotence", "doubled or out of order"),
+        ("transactional.id", "kafka.identity_prefix"),
+        ("bootstrap.servers", "kafka.bootstrap_servers"),
+        ("message.max.bytes", "http.max_body_bytes"),
+        ("message.timeout.ms_file", "wait in the journal"),
+        ("partitioner", "murmur2_random"),
+    ] {
+        let error = refusal(&format!("[kafka.properties]\n\"{property}\" = \"1\""));
+        assert!(error.starts_with("weni-edge.toml:2: kafka.properties."), "{error}");
+        assert!(error.contains(reason), "{error}");
+    }
+    let error = load_with(&[("WENI_EDGE__KAFKA__PROPERTIES__GROUP_ID", "mine")]).unwrap_err();
+    assert!(error.starts_with("WENI_EDGE__KAFKA__PROPERTIES__GROUP_ID: "), "{error}");
+}
+
+#[test]
+fn a_topic_is_for_one_kind_of_event_unless_it_is_the_dead_letters() {
+    let same = refusal("[topics]\nmessage_status = \"all\"\ninbound_message = \"all\"");
+    assert!(same.contains("topics name \"all\" twice"), "{same}");
+    let position = refusal("[topics]\nposition = \"weni.dead-letter.v1\"");
+    assert!(position.contains("stays empty"), "{position}");
+    let routed = "weni.dead-letter.v1";
+    let text = format!("[topics]\nmessage_status = \"{routed}\"\nchannel_event = \"{routed}\"");
+    assert_eq!(load(&text).unwrap().topics.channel_event, routed);
+}
+
+#[test]
+fn what_serving_lacks_is_said_with_the_least_that_works() {
+    let error = load(SOURCE).unwrap().ready_to_serve().unwrap_err().to_string();
+    assert!(error.contains("lacks kafka.bootstrap_servers. "), "{error}");
+    let error = Config::default().ready_to_serve().unwrap_err().to_string();
+    assert!(error.contains("lacks kafka.bootstrap_servers and a source. "), "{error}");
+    let (_, snippet) = error.split_once("\n\n").unwrap();
+    assert_eq!(load(snippet).unwrap().ready_to_serve(), Ok(()));
+}
+
+#[test]
+fn nothing_secret_shows_in_debug() {
+    let text = format!("{SOURCE}[kafka.properties]\n\"sasl.password\" = \"s3cr3t\"");
+    let shown = format!("{:?}", load(&text).unwrap());
+    assert!(shown.contains("sasl.password") && !shown.contains("s3cr3t"), "{shown}");
+}
