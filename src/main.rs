@@ -1,1 +1,10 @@
-fn main() {}
+//! `weni-edge`: Weni's webhook callbacks into Kafka, exactly once.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    weni_edge::cli::main()
+}

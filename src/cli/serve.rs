@@ -1,0 +1,30 @@
+//! `serve`: the edge itself.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use crate::{config::Config, serve::Edge};
+
+/// Take callbacks, keep them on disk, publish them to Kafka
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    weni-edge serve --config weni-edge.toml\n  \
+    WENI_EDGE__KAFKA__BOOTSTRAP_SERVERS=kafka:9092 weni-edge serve --config weni-edge.toml\n\n\
+    SIGHUP reads sources, secrets and topics again (a changed file is noticed by itself).\n\
+    SIGTERM stops in order: http.drain long it still accepts; a second one shortens that.")]
+pub(super) struct Args {
+    /// Configuration in TOML; WENI_EDGE__… in the environment counts more
+    #[arg(short, long, env = "WENI_EDGE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args.config.as_deref())?;
+    config.ready_to_serve()?;
+    super::log::init(&config.log)?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let edge = Edge::start(config, args.config.as_deref()).await?;
+        tracing::info!(public = %edge.public, admin = %edge.admin, "listening");
+        edge.run().await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

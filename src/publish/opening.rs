@@ -1,0 +1,280 @@
+//! Opening: where to go on, and whether that is ours to say.
+//!
+//! The position that Kafka keeps is the truth. It is read before `init_transactions`, which would
+//! fence the rightful publisher if this journal is a copy, and again behind it, when no earlier
+//! client can move it any more.
+
+use std::{
+    fmt,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    types::RDKafkaErrorCode as Code,
+};
+use uuid::Uuid;
+
+use super::{
+    Shared,
+    faults::{Blocked, Fault, whose},
+    topics::{self, Topics},
+    transaction::{Client, Context},
+};
+use crate::{
+    config::Config,
+    journal::Position,
+};
+
+const CALL: Duration = Duration::from_secs(10);
+/// How long a position that went back is read again before it is believed.
+const DOUBT: Duration = Duration::from_secs(30);
+
+/// What stands in the way of publishing.
+#[derive(Debug)]
+pub(super) struct Obstacle {
+    pub(super) blocked: Blocked,
+    pub(super) detail: String,
+}
+
+impl Obstacle {
+    pub(super) fn new(blocked: Blocked, detail: impl Into<String>) -> Self {
+        Self { blocked, detail: detail.into() }
+    }
+
+    pub(super) fn missing(topic: &str) -> Self {
+        let remedy = "create it, set kafka.create_topics, or route it to the dead letters";
+        Self::new(Blocked::UnknownTopic, format!("topic {topic} does not exist: {remedy}"))
+    }
+
+    pub(super) fn kafka(error: KafkaError) -> Self {
+        let blocked = match error.rdkafka_error_code().map(whose) {
+            Some(Fault::Everyone(blocked)) => blocked,
+            Some(Fault::Time) => Blocked::NoBroker,
+            _ => Blocked::KafkaError,
+        };
+        Self::new(blocked, error.to_string())
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.blocked.as_str(), self.detail)
+    }
+}
+
+/// Where publishing goes on, and with what.
+pub(super) struct Opened {
+    pub(super) client: Client,
+    pub(super) topics: Topics,
+    pub(super) cluster_id: String,
+    pub(super) position: Position,
+}
+
+/// What Kafka keeps for this journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kept {
+    position: Position,
+    metadata: String,
+}
+
+/// The metadata of a position: the run that it counts in, and the last callback before it.
+pub(super) fn metadata(run_id: Uuid, receipt: Uuid) -> String {
+    format!("{run_id} {receipt}")
+}
+
+/// Opens a client and finds where to go on.
+///
+/// # Errors
+/// What stands in the way; nothing has been changed then.
+pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Opened, Obstacle> {
+    let config = shared.config.load();
+    let identity = format!("{}{}", config.kafka.identity_prefix, shared.journal.id());
+    let base = base_config(&config);
+
+    let consumer_config = consumer_config(&base, &identity);
+    let consumer: BaseConsumer<Context> = BaseConsumer::from_config_and_context(
+        &consumer_config,
+        Context::new(Arc::clone(&shared.metrics)),
+    )
+    .map_err(Obstacle::kafka)?;
+    let topics = topics::check(&consumer, &base, &config.kafka, &config.topics, &shared.metrics)?;
+    shared.beat();
+    let cluster_id = consumer.client().fetch_cluster_id(CALL).unwrap_or_default();
+    let reading = Reading { shared, consumer: &consumer, cluster_id: &cluster_id };
+
+    reading.judge(&reading.read(&config.topics.position)?)?;
+    shared.beat();
+    let producer_config =
+        producer_config(&base, &identity, &config, &topics, transaction_timeout);
+    let client = Client::open(
+        &producer_config,
+        Context::new(Arc::clone(&shared.metrics)),
+        &consumer,
+        &config.topics.position,
+        transaction_timeout,
+    )
+    .map_err(Obstacle::kafka)?;
+    shared.beat();
+    let position = reading.settled(&config.topics.position)?;
+    Ok(Opened { client, topics, cluster_id, position })
+}
+
+/// The position, read and judged.
+struct Reading<'a> {
+    shared: &'a Shared,
+    consumer: &'a BaseConsumer<Context>,
+    cluster_id: &'a str,
+}
+
+impl Reading<'_> {
+    fn read(&self, topic: &str) -> Result<Option<Kept>, Obstacle> {
+        let unreadable = |error: KafkaError| {
+            let blocked = match error.rdkafka_error_code() {
+                Some(Code::GroupAuthorizationFailed) => Blocked::GroupNotAuthorized,
+                Some(Code::TopicAuthorizationFailed) => Blocked::NotAuthorized,
+                _ => Blocked::PositionUnreadable,
+            };
+            Obstacle::new(blocked, format!("the position cannot be read: {error}"))
+        };
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(topic, 0);
+        let answer = self.consumer.committed_offsets(asked, CALL).map_err(unreadable)?;
+        let elements = answer.elements();
+        let Some(element) = elements.first() else {
+            return Err(Obstacle::new(Blocked::PositionUnreadable, "an answer without partition"));
+        };
+        // A missing right shows only here, beside an offset that looks like none.
+        element.error().map_err(unreadable)?;
+        Ok(match element.offset() {
+            Offset::Offset(offset) => Some(Kept {
+                position: Position::from_u64(offset as u64),
+                metadata: element.metadata().to_owned(),
+            }),
+            _ => None,
+        })
+    }
+
+    /// Whether this journal may publish at all.
+    fn judge(&self, kept: &Option<Kept>) -> Result<(), Obstacle> {
+        let journal = &self.shared.journal;
+        if let Some(checkpoint) = journal.checkpoint()
+            && !checkpoint.cluster_id.is_empty()
+            && checkpoint.cluster_id != self.cluster_id
+        {
+            let detail = format!(
+                "this journal published to cluster {}, this is {}: go back, or run `weni-edge journal fork`",
+                checkpoint.cluster_id, self.cluster_id
+            );
+            return Err(Obstacle::new(Blocked::ClusterChanged, detail));
+        }
+        let Some(kept) = kept else { return Ok(()) };
+        if kept.metadata.is_empty() {
+            let detail = "somebody reset the group's offset: run `weni-edge journal fork`";
+            return Err(Obstacle::new(Blocked::PositionReset, detail));
+        }
+        let run_id = kept.metadata.split(' ').next().and_then(|id| Uuid::parse_str(id).ok());
+        if run_id.is_none_or(|id| !journal.knows_run_id(id)) {
+            let detail = "another copy, or a later state, of this journal has published: stop the \
+                          wrong one, or run `weni-edge journal fork`";
+            return Err(Obstacle::new(Blocked::JournalDiverged, detail));
+        }
+        Ok(())
+    }
+
+    /// The position, now that nobody else can move it.
+    fn settled(&self, topic: &str) -> Result<Position, Obstacle> {
+        let journal = &self.shared.journal;
+        let known = journal.committed();
+        let doubted_until = Instant::now() + DOUBT;
+        loop {
+            let kept = self.read(topic)?;
+            self.judge(&kept)?;
+            let Some(Kept { position, .. }) = kept else {
+                if known > journal.oldest() {
+                    tracing::warn!("Kafka keeps no position: going on from the journal's checkpoint");
+                }
+                return Ok(known);
+            };
+            if position >= known {
+                return Ok(position);
+            }
+            if Instant::now() < doubted_until {
+                self.shared.beat();
+                thread::sleep(Duration::from_secs(1));
+                continue;
+            }
+            let repeated = journal.count(position, known);
+            self.shared.metrics.position_went_back_total.inc();
+            tracing::error!(repeated, "Kafka's position went back: these callbacks are repeated");
+            if position < journal.oldest() {
+                tracing::error!("what lies before the oldest record cannot be published again");
+            }
+            return Ok(position);
+        }
+    }
+}
+
+/// What every client of the cluster is made with.
+pub(super) fn base_config(config: &Config) -> ClientConfig {
+    let mut base = ClientConfig::new();
+    base.set("bootstrap.servers", &config.kafka.bootstrap_servers)
+        .set("client.id", "weni-edge")
+        // librdkafka's default of 10 s keeps an edge silent long after Kafka is back.
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "500")
+        .set("retry.backoff.ms", "10");
+    for (name, value) in &config.kafka.properties {
+        base.set(name, value.expose());
+    }
+    base
+}
+
+fn consumer_config(base: &ClientConfig, identity: &str) -> ClientConfig {
+    let mut consumer = base.clone();
+    consumer
+        .set("group.id", identity)
+        .set("isolation.level", "read_committed")
+        .set("enable.auto.commit", "false");
+    consumer
+}
+
+fn producer_config(
+    base: &ClientConfig,
+    identity: &str,
+    config: &Config,
+    topics: &Topics,
+    transaction_timeout: Duration,
+) -> ClientConfig {
+    let timeout_ms = transaction_timeout.as_millis().to_string();
+    // An event repeats what its body said and adds to it; base64 is a third longer.
+    let message_bytes = 2 * config.http.max_body_bytes + 64 * 1024;
+    let batch_bytes = topics.max_message_bytes().unwrap_or(message_bytes).min(1_000_000);
+    let mut producer = ClientConfig::new();
+    for (name, value) in [
+        ("linger.ms", "5"),
+        ("compression.codec", "lz4"),
+        ("statistics.interval.ms", "5000"),
+        ("queue.buffering.max.messages", "100000"),
+    ] {
+        producer.set(name, value);
+    }
+    for (name, value) in base.config_map() {
+        producer.set(*name, *value);
+    }
+    producer
+        .set("transactional.id", identity)
+        .set("transaction.timeout.ms", &timeout_ms)
+        .set("message.timeout.ms", &timeout_ms)
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("partitioner", "murmur2_random")
+        .set("message.max.bytes", message_bytes.to_string())
+        .set("batch.size", batch_bytes.to_string());
+    producer
+}

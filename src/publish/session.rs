@@ -1,0 +1,457 @@
+//! From one opening to the loss of its client: transaction after transaction.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rdkafka::types::RDKafkaErrorCode as Code;
+use uuid::Uuid;
+
+use super::{
+    Shared,
+    batch::{Batch, BatchError, ItemId, Refusal, Rules, Sent, Size, now_ms},
+    faults::{Blocked, Fault, whose},
+    opening::{Obstacle, Opened, metadata},
+    tally::Tally,
+    topics::Topics,
+    transaction::{Client, Failure, Step, label},
+    window::Window,
+};
+use crate::{
+    event::Topic,
+    journal::{Checkpoint, Position, Reader},
+};
+
+/// The time that a transaction may take, unless a callback alone needs more.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// The most that brokers allow by default (`transaction.max.timeout.ms`).
+const TRANSACTION_TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
+/// How long the thread waits at most before it looks around.
+const TICK: Duration = Duration::from_millis(100);
+/// An idle edge commits its position so often that nothing about it expires.
+const IDLE_COMMIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// So many refusals in a row on one topic with one code are everyone's after all.
+const REFUSALS_MAX: usize = 10;
+
+/// What a publisher learns and keeps from one client to the next.
+pub(super) struct Memory {
+    pub(super) transaction_timeout: Duration,
+    /// Callbacks that made normalizing panic twice.
+    panicked: BTreeSet<Position>,
+    window: Window,
+    refused: HashMap<ItemId, Refusal>,
+    /// What was refused since a record of its topic was last committed.
+    in_a_row: HashMap<(Topic, Code), Vec<ItemId>>,
+    /// Records that were damaged on the way once: a second time it is theirs.
+    damaged: BTreeSet<ItemId>,
+    size: Size,
+    present_time: bool,
+}
+
+impl Memory {
+    pub(super) fn new(shared: &Shared, panicked: BTreeSet<Position>) -> Self {
+        Self {
+            transaction_timeout: TRANSACTION_TIMEOUT,
+            panicked,
+            window: Window::new(shared.config.load().duplicates),
+            refused: HashMap::new(),
+            in_a_row: HashMap::new(),
+            damaged: BTreeSet::new(),
+            size: Size::FULL,
+            present_time: false,
+        }
+    }
+}
+
+/// How a session ended.
+pub(super) enum Ended {
+    /// The publisher was asked to stop, and nothing is left open.
+    Stopped,
+    /// Open again at once: a fork, or other topics.
+    Again,
+    /// The client is of no use any more; if something is everyone's fault, what.
+    Lost(Option<Obstacle>),
+}
+
+/// A transaction that was begun and filled, but neither committed nor aborted.
+#[derive(Default)]
+struct Attempt {
+    tally: Tally,
+    sent: Vec<Sent>,
+    end: Option<(Position, Uuid)>,
+    full: bool,
+}
+
+pub(super) struct Session<'a> {
+    shared: &'a Shared,
+    memory: &'a mut Memory,
+    client: Client,
+    topics: Topics,
+    cluster_id: String,
+    reader: Reader,
+    /// The first position that is not committed.
+    position: Position,
+    last_receipt: Uuid,
+    last_commit: Instant,
+    failures_in_a_row: u32,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(shared: &'a Shared, memory: &'a mut Memory, opened: Opened) -> Self {
+        let Opened { client, topics, cluster_id, position } = opened;
+        Self {
+            shared,
+            memory,
+            client,
+            topics,
+            cluster_id,
+            reader: shared.journal.reader(position),
+            position,
+            last_receipt: Uuid::nil(),
+            last_commit: Instant::now(),
+            failures_in_a_row: 0,
+        }
+    }
+
+    /// Publishes until asked to stop or until the client is lost.
+    pub(super) fn run(mut self) -> Ended {
+        if let Err(error) = self.account() {
+            return self.disk_failed(&error);
+        }
+        let mut next = Instant::now();
+        loop {
+            self.shared.beat();
+            self.client.poll();
+            if self.shared.stopping(self.position) {
+                return Ended::Stopped;
+            }
+            if self.shared.journal.fork_requested() || self.topics_changed() {
+                return Ended::Again;
+            }
+            self.skip_gap();
+            let something = self.shared.journal.wait_durable(self.position, TICK);
+            if !something && self.last_commit.elapsed() < IDLE_COMMIT {
+                continue;
+            }
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+            let begun = Instant::now();
+            match self.transaction() {
+                Ok(true) => {}
+                Ok(false) => next = begun + self.shared.config.load().kafka.commit_interval,
+                Err(ended) => return ended,
+            }
+        }
+    }
+
+    fn topics_changed(&self) -> bool {
+        self.shared.config.load().topics != *self.topics.names()
+    }
+
+    /// A position behind the last record of an earlier run is the beginning of what came later.
+    fn skip_gap(&mut self) {
+        let durable = self.shared.journal.durable();
+        if self.position.run() < durable.run() && self.reader.position() > self.position {
+            self.position = self.reader.position().min(durable);
+        }
+    }
+
+    /// Counts what the position found at opening shows as committed and nobody has counted yet:
+    /// a commit whose answer was lost, or one of an earlier process.
+    fn account(&mut self) -> std::io::Result<()> {
+        let journal = &self.shared.journal;
+        let known = journal.committed();
+        let mut tally = Tally::default();
+        if self.shared.first_opening() {
+            tally.already_committed(journal.count(known, self.position));
+        } else if known < self.position {
+            let mut reader = journal.reader(known);
+            let nothing = BTreeSet::new();
+            let rules = Rules {
+                topics: &self.topics,
+                refused: &self.memory.refused,
+                panicked: &self.memory.panicked,
+                present_time: false,
+                quarantine: &self.shared.quarantine,
+                only: Some(&nothing),
+            };
+            let deadline = Instant::now();
+            let mut batch =
+                Batch::new(rules, &mut self.client, &mut self.memory.window, deadline);
+            let read = batch.fill(&mut reader, Size::ALL, self.position, self.shared);
+            tally = batch.tally;
+            if let Err(BatchError::Disk(error)) = read {
+                return Err(error);
+            }
+        }
+        self.memory.window.commit();
+        tally.count(&self.shared.metrics, now_ms());
+        journal.opened_by_publisher(self.position);
+        Ok(())
+    }
+
+    /// One transaction, to its commit or to what follows from its failure. Returns whether the
+    /// next one shall go at once: this one was full, or its failure is mended.
+    fn transaction(&mut self) -> Result<bool, Ended> {
+        let begun = Instant::now();
+        let (attempt, filled) = self.attempt(self.memory.size, None);
+        let end = attempt.end.unwrap_or((self.position, self.last_receipt));
+        let committed =
+            filled.and_then(|()| self.commit(end, self.deadline(begun)).map_err(BatchError::Kafka));
+        match committed {
+            Ok(()) => {
+                let full = attempt.full;
+                self.committed(attempt, end, begun);
+                Ok(full)
+            }
+            Err(BatchError::Disk(error)) => Err(self.disk_failed(&error)),
+            Err(BatchError::Kafka(failure)) => self.recover(&failure, &attempt.sent).map(|()| true),
+        }
+    }
+
+    /// When a transaction has to be filled and reported: the rest of its time is for the commit.
+    fn deadline(&self, begun: Instant) -> Instant {
+        begun + self.client.timeout() * 2 / 3
+    }
+
+    /// Begins a transaction and fills it, or only with some of its records.
+    fn attempt(
+        &mut self,
+        size: Size,
+        only: Option<&BTreeSet<ItemId>>,
+    ) -> (Attempt, Result<(), BatchError>) {
+        let deadline = self.deadline(Instant::now());
+        if let Err(failure) = self.client.begin() {
+            return (Attempt::default(), Err(failure.into()));
+        }
+        let rules = Rules {
+            topics: &self.topics,
+            refused: &self.memory.refused,
+            panicked: &self.memory.panicked,
+            present_time: self.memory.present_time,
+            quarantine: &self.shared.quarantine,
+            only,
+        };
+        let mut batch = Batch::new(rules, &mut self.client, &mut self.memory.window, deadline);
+        let filled = batch.fill(&mut self.reader, size, Position::MAX, self.shared);
+        let Batch { tally, sent, end, .. } = batch;
+        let full = matches!(filled, Ok(true));
+        (Attempt { tally, sent, end, full }, filled.map(drop))
+    }
+
+    /// The position travels while the records do; when all are reported, both are committed.
+    fn commit(&mut self, end: (Position, Uuid), deadline: Instant) -> Result<(), Failure> {
+        let (position, receipt) = end;
+        let metadata = metadata(self.run_id(position), receipt);
+        self.client.send_position(position.as_u64() as i64, &metadata)?;
+        self.client.settle(deadline)?;
+        self.client.commit()
+    }
+
+    fn run_id(&self, position: Position) -> Uuid {
+        // A run that is not on record any more can only be an idle edge's, of long ago.
+        self.shared.journal.run_id(position.run()).unwrap_or_default()
+    }
+
+    fn committed(&mut self, attempt: Attempt, (position, receipt): (Position, Uuid), begun: Instant) {
+        if self.shared.abandoned() {
+            return;
+        }
+        let Shared { metrics, journal, .. } = self.shared;
+        journal.settle(Checkpoint {
+            position,
+            run_id: self.run_id(position),
+            receipt,
+            cluster_id: self.cluster_id.clone(),
+        });
+        metrics.transactions_total.with_label_values(&["committed"]).inc();
+        metrics.transaction_seconds.observe(begun.elapsed().as_secs_f64());
+        metrics.transaction_records.observe(attempt.sent.len() as f64);
+        metrics.last_publish_timestamp_seconds.set(crate::metrics::Metrics::now_seconds());
+        attempt.tally.count(metrics, now_ms());
+        self.shared.unblock();
+
+        let memory = &mut *self.memory;
+        memory.window.commit();
+        memory.size = memory.size.double();
+        memory.present_time = false;
+        memory.refused.retain(|id, _| id.position >= position);
+        memory.damaged.retain(|id| id.position >= position);
+        memory.panicked.retain(|panicked| *panicked >= position);
+        for sent in &attempt.sent {
+            if !memory.in_a_row.is_empty() {
+                memory.in_a_row.retain(|(topic, _), _| *topic != sent.topic);
+            }
+        }
+        self.failures_in_a_row = 0;
+        self.last_commit = Instant::now();
+        self.last_receipt = receipt;
+        self.position = position;
+    }
+
+    /// The one way back from an error: abort and go on from the committed position, or, where that
+    /// cannot be, leave the client behind: the next opening finds out what was committed.
+    fn recover(&mut self, failure: &Failure, sent: &[Sent]) -> Result<(), Ended> {
+        let fault = failure.fault();
+        self.shared.metrics.publish_errors_total.with_label_values(&[&label(failure.code)]).inc();
+        tracing::warn!(step = ?failure.step, code = ?failure.code, ?fault, records = sent.len(),
+            "a transaction failed");
+        self.forget_attempt();
+        if failure.step == Step::Commit || fault == Fault::Client || failure.step == Step::Begin {
+            return Err(self.lost(None));
+        }
+        self.abort()?;
+        self.failures_in_a_row += 1;
+        match fault {
+            Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => {
+                self.hunt(suspects(failure, sent))
+            }
+            Fault::Clock if !self.memory.present_time => {
+                self.memory.present_time = true;
+                Ok(())
+            }
+            Fault::Clock => Err(self.everyones(Blocked::Clock, failure)),
+            Fault::Time | Fault::Purged => self.shrink(failure),
+            Fault::Client => Err(self.lost(None)),
+            Fault::Everyone(blocked) => {
+                self.memory.size = Size::SINGLE;
+                Err(self.everyones(blocked, failure))
+            }
+        }
+    }
+
+    /// What the failed try had taken is read again from the committed position.
+    fn forget_attempt(&mut self) {
+        self.memory.window.abort();
+        self.reader = self.shared.journal.reader(self.position);
+    }
+
+    fn abort(&mut self) -> Result<(), Ended> {
+        match self.client.abort() {
+            Ok(()) => {
+                self.shared.metrics.transactions_total.with_label_values(&["aborted"]).inc();
+                Ok(())
+            }
+            Err(code) => {
+                tracing::warn!(?code, "a transaction could not be aborted");
+                Err(self.lost(None))
+            }
+        }
+    }
+
+    fn lost(&self, obstacle: Option<Obstacle>) -> Ended {
+        self.shared.metrics.transactions_total.with_label_values(&["lost"]).inc();
+        let trouble = self.client.context().take_trouble();
+        let seen = trouble.map(|blocked| Obstacle::new(blocked, "the connection failed"));
+        Ended::Lost(obstacle.or(seen))
+    }
+
+    fn everyones(&self, blocked: Blocked, failure: &Failure) -> Ended {
+        Ended::Lost(Some(Obstacle::new(blocked, label(failure.code))))
+    }
+
+    fn disk_failed(&self, error: &std::io::Error) -> Ended {
+        self.shared.metrics.journal_errors_total.with_label_values(&["read"]).inc();
+        tracing::error!(%error, "the journal cannot be read, or the quarantine not be written");
+        Ended::Lost(Some(Obstacle::new(Blocked::KafkaError, error.to_string())))
+    }
+
+    /// Time ran out: less at once. A callback that does not fit alone gets a client with more time.
+    fn shrink(&mut self, failure: &Failure) -> Result<(), Ended> {
+        if let Some(blocked) = self.client.context().take_trouble() {
+            return Err(self.everyones(blocked, failure));
+        }
+        if self.memory.size == Size::SINGLE {
+            let longer = self.memory.transaction_timeout * 2;
+            self.memory.transaction_timeout = longer.min(TRANSACTION_TIMEOUT_MAX);
+            return Err(self.everyones(Blocked::TooSlow, failure));
+        }
+        self.memory.size = self.memory.size.half();
+        if self.failures_in_a_row < 2 { Ok(()) } else { Err(Ended::Lost(None)) }
+    }
+
+    /// Searches by halves, narrowed by the reports, for the record that is refused alone.
+    fn hunt(&mut self, mut suspects: Vec<Sent>) -> Result<(), Ended> {
+        while !suspects.is_empty() {
+            let half = suspects.len().div_ceil(2);
+            let refused = self.probe(&suspects[..half])?;
+            match (refused.first(), half) {
+                (Some((sent, code)), 1) => return self.refuse(*sent, *code),
+                (Some(_), _) => suspects = refused.into_iter().map(|(sent, _)| sent).collect(),
+                // Alone it passes now: nothing to blame, the next try takes it.
+                (None, _) if suspects.len() == 1 => return Ok(()),
+                (None, _) => drop(suspects.drain(..half)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends some records of the next transaction alone, and aborts. Returns who was refused.
+    fn probe(&mut self, suspects: &[Sent]) -> Result<Vec<(Sent, Code)>, Ended> {
+        let only: BTreeSet<_> = suspects.iter().map(|sent| sent.id).collect();
+        let size = Size { records: only.len(), bytes: usize::MAX };
+        let deadline = self.deadline(Instant::now());
+        let (attempt, filled) = self.attempt(size, Some(&only));
+        let settled =
+            filled.and_then(|()| self.client.settle(deadline).map_err(BatchError::Kafka));
+        self.forget_attempt();
+        let failure = match settled {
+            Ok(()) => return self.abort().map(|()| Vec::new()),
+            Err(BatchError::Disk(error)) => return Err(self.disk_failed(&error)),
+            Err(BatchError::Kafka(failure)) => failure,
+        };
+        self.abort()?;
+        match failure.fault() {
+            Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => {
+                let codes: BTreeMap<_, _> = failure.reports.iter().copied().collect();
+                let refused = suspects_with_numbers(&failure, &attempt.sent);
+                Ok(refused.map(|(number, sent)| (sent, codes[&number])).collect())
+            }
+            Fault::Everyone(blocked) => Err(self.everyones(blocked, &failure)),
+            _ => Err(self.lost(None)),
+        }
+    }
+
+    /// A record was refused alone: the next try carries it as a dead letter.
+    fn refuse(&mut self, sent: Sent, code: Code) -> Result<(), Ended> {
+        let Sent { id, topic } = sent;
+        if whose(code) == Fault::RecordIfTwice && self.memory.damaged.insert(id) {
+            return Ok(());
+        }
+        let row = self.memory.in_a_row.entry((topic, code)).or_default();
+        row.push(id);
+        if row.len() >= REFUSALS_MAX {
+            let row = self.memory.in_a_row.remove(&(topic, code)).unwrap_or_default();
+            self.memory.refused.retain(|id, _| !row.contains(id));
+            let detail = format!("{} refuses every record: {code}", self.topics.name(topic));
+            return Err(Ended::Lost(Some(Obstacle::new(Blocked::TopicRefuses, detail))));
+        }
+        tracing::error!(topic = self.topics.name(topic), %code, "Kafka refuses one record alone");
+        let again = self.memory.refused.contains_key(&id);
+        self.memory.refused.insert(id, Refusal { code, dead_letter_too: again });
+        self.failures_in_a_row = 0;
+        Ok(())
+    }
+}
+
+/// The records that the reports blame: those that are named, else all that were refused with them.
+fn suspects(failure: &Failure, sent: &[Sent]) -> Vec<Sent> {
+    suspects_with_numbers(failure, sent).map(|(_, sent)| sent).collect()
+}
+
+fn suspects_with_numbers<'s>(
+    failure: &'s Failure,
+    sent: &'s [Sent],
+) -> impl Iterator<Item = (usize, Sent)> + 's {
+    let named = |code: Code| matches!(whose(code), Fault::Record | Fault::RecordIfTwice);
+    let somebody = failure.reports.iter().any(|(_, code)| named(*code));
+    let mut blamed: Vec<_> = failure
+        .reports
+        .iter()
+        .filter(move |(_, code)| !somebody || named(*code))
+        .map(|(number, _)| *number)
+        .collect();
+    blamed.sort_unstable();
+    blamed.into_iter().filter_map(|number| Some((number, *sent.get(number)?)))
+}

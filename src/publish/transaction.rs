@@ -1,0 +1,332 @@
+//! One Kafka client and its transactions: the only place that touches librdkafka's producer.
+//!
+//! librdkafka's calls block, and some have ignored their time limit; so everything here runs on the
+//! publisher's own thread, which a watchdog looks after. Four traps shape this file:
+//!
+//! - a commit with messages outstanding waits in steps of 100 ms, and a refused batch shows only
+//!   after the whole time limit: [`Client::settle`] polls until all is reported first;
+//! - an abort with messages outstanding blocks: they are purged and polled to zero first;
+//! - an abort after a commit has begun loops for ever: it is never tried;
+//! - nothing sends what lingers early but a flush, and rdkafka's only waits in steps of 100 ms:
+//!   so `linger.ms` is short, and the position travels while the records do.
+
+use std::{
+    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use rdkafka::{
+    ClientConfig, ClientContext, Offset, Statistics, TopicPartitionList,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata},
+    error::{KafkaError, KafkaResult},
+    message::{DeliveryResult, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig},
+    types::RDKafkaErrorCode as Code,
+};
+
+use super::{
+    faults::{Blocked, Fault, whose},
+    stats::Exporter,
+};
+use crate::metrics::Metrics;
+
+/// How long one step of a poll waits: the precision with which the last report is noticed.
+const POLL: Duration = Duration::from_millis(1);
+/// The longest that ending a transaction may take beside the transaction's own time.
+const CALL: Duration = Duration::from_secs(10);
+
+/// Where in a transaction something failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Begin,
+    Produce,
+    Offsets,
+    Commit,
+}
+
+/// Why a transaction was not committed.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) step: Step,
+    pub(super) code: Code,
+    /// The client is of no use any more.
+    pub(super) fatal: bool,
+    /// Records that were not accepted: the number that each was sent with, and why.
+    pub(super) reports: Vec<(usize, Code)>,
+}
+
+impl Failure {
+    pub(super) fn new(step: Step, code: Code) -> Self {
+        Self { step, code, fatal: false, reports: Vec::new() }
+    }
+
+    fn of(step: Step, error: &KafkaError) -> Self {
+        let fatal = matches!(error, KafkaError::Transaction(error) if error.is_fatal());
+        let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+        Self { step, code, fatal, reports: Vec::new() }
+    }
+
+    /// Whose fault it is: the reports know it better than the call that failed behind them.
+    pub(super) fn fault(&self) -> Fault {
+        if self.fatal {
+            return Fault::Client;
+        }
+        let reported = self.reports.iter().map(|(_, code)| whose(*code));
+        // A neighbour's word names nobody, and a purge is our own.
+        let names = |fault: &Fault| !matches!(fault, Fault::Neighbour | Fault::Purged);
+        reported.clone().find(names).or_else(|| reported.clone().next()).unwrap_or(whose(self.code))
+    }
+}
+
+/// Receives delivery reports, errors and statistics on the thread that polls.
+pub(super) struct Context {
+    metrics: Arc<Metrics>,
+    settled: AtomicUsize,
+    /// Number and code of each record that was not accepted.
+    reports: Mutex<Vec<(usize, Code)>>,
+    trouble: Mutex<Option<Blocked>>,
+    statistics: Mutex<Exporter>,
+}
+
+impl Context {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            settled: AtomicUsize::new(0),
+            reports: Mutex::default(),
+            trouble: Mutex::default(),
+            statistics: Mutex::default(),
+        }
+    }
+
+    /// What the client's own errors point to, if there were any since it was last asked.
+    pub(super) fn take_trouble(&self) -> Option<Blocked> {
+        self.trouble.lock().take()
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Debug => tracing::trace!(facility, message, "librdkafka"),
+            _ => tracing::debug!(facility, message, "librdkafka"),
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.statistics.lock().export(&statistics, &self.metrics);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+        self.metrics.publish_errors_total.with_label_values(&[&label(code)]).inc();
+        if let Fault::Everyone(blocked) = whose(code) {
+            let mut trouble = self.trouble.lock();
+            // Refused credentials also bring the brokers down: the first cause says more.
+            if *trouble != Some(Blocked::NotAuthorized) {
+                *trouble = Some(blocked);
+            }
+        }
+        tracing::debug!(?code, reason, "librdkafka reports an error");
+    }
+}
+
+impl ConsumerContext for Context {}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        self.settled.fetch_add(1, Ordering::Relaxed);
+        if let Err((error, _)) = result {
+            let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+            self.reports.lock().push((number, code));
+        }
+    }
+}
+
+/// The label of an error code: librdkafka's own names, a closed set.
+pub(super) fn label(code: Code) -> String {
+    format!("{code:?}")
+}
+
+/// What one record is sent with.
+pub(super) struct Record<'a> {
+    pub(super) topic: &'a str,
+    pub(super) key: &'a str,
+    pub(super) value: &'a [u8],
+    pub(super) headers: OwnedHeaders,
+    /// Milliseconds since 1970.
+    pub(super) timestamp_ms: i64,
+    /// Names the record in [`Failure::reports`].
+    pub(super) number: usize,
+}
+
+/// A transactional client that has been initialised.
+pub(super) struct Client {
+    producer: BaseProducer<Context>,
+    group: ConsumerGroupMetadata,
+    position_topic: String,
+    /// The time that a transaction may take.
+    timeout: Duration,
+    sent: usize,
+}
+
+impl Client {
+    /// Makes a client and initialises its transactions, which ends what an earlier client with the
+    /// same transactional id left open.
+    ///
+    /// # Errors
+    /// Whatever librdkafka says; nothing has been published then.
+    pub(super) fn open(
+        config: &ClientConfig,
+        context: Context,
+        consumer: &BaseConsumer<Context>,
+        position_topic: &str,
+        timeout: Duration,
+    ) -> KafkaResult<Self> {
+        let producer = BaseProducer::from_config_and_context(config, context)?;
+        producer.init_transactions(2 * CALL)?;
+        // INVARIANT: `group.id` is always set, and that is all that the metadata needs.
+        let group = consumer.group_metadata().expect("a consumer with a group");
+        Ok(Self { producer, group, position_topic: position_topic.to_owned(), timeout, sent: 0 })
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(super) fn context(&self) -> &Context {
+        self.producer.context()
+    }
+
+    /// Serves events while nothing is to be published.
+    pub(super) fn poll(&self) {
+        self.producer.poll(Duration::ZERO);
+    }
+
+    pub(super) fn begin(&mut self) -> Result<(), Failure> {
+        self.sent = 0;
+        self.context().settled.store(0, Ordering::Relaxed);
+        self.context().reports.lock().clear();
+        self.producer.begin_transaction().map_err(|error| Failure::of(Step::Begin, &error))
+    }
+
+    /// Hands a record over; it is copied.
+    ///
+    /// # Errors
+    /// When librdkafka refuses it itself, which is then reported as a refusal of this record.
+    pub(super) fn produce(&mut self, record: Record<'_>, deadline: Instant) -> Result<(), Failure> {
+        let Record { topic, key, value, headers, timestamp_ms, number } = record;
+        let mut next = BaseRecord::with_opaque_to(topic, number)
+            .key(key)
+            .payload(value)
+            .headers(headers)
+            .timestamp(timestamp_ms);
+        loop {
+            let Err((error, unsent)) = self.producer.send(next) else {
+                self.sent += 1;
+                return Ok(());
+            };
+            let mut failure = Failure::of(Step::Produce, &error);
+            if failure.code == Code::QueueFull && Instant::now() < deadline {
+                self.producer.poll(POLL);
+                next = unsent;
+                continue;
+            }
+            if matches!(whose(failure.code), Fault::Record) {
+                failure.reports.push((number, failure.code));
+            }
+            return Err(failure);
+        }
+    }
+
+    /// Whether a record of the open transaction has been refused already.
+    ///
+    /// # Errors
+    /// The refusals so far.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        self.producer.poll(Duration::ZERO);
+        let reports = std::mem::take(&mut *self.context().reports.lock());
+        match reports.first() {
+            None => Ok(()),
+            Some((_, code)) => {
+                Err(Failure { step: Step::Produce, code: *code, fatal: false, reports })
+            }
+        }
+    }
+
+    /// Sends the position along: `offset` is the first one that is not in this transaction.
+    ///
+    /// # Errors
+    /// Whatever librdkafka says; the transaction is still open.
+    pub(super) fn send_position(&self, offset: i64, metadata: &str) -> Result<(), Failure> {
+        let failed = |error: &KafkaError| Failure::of(Step::Offsets, error);
+        let mut offsets = TopicPartitionList::new();
+        let mut element = offsets.add_partition(&self.position_topic, 0);
+        element.set_offset(Offset::Offset(offset)).map_err(|error| failed(&error))?;
+        element.set_metadata(metadata);
+        self.producer
+            .send_offsets_to_transaction(&offsets, &self.group, self.timeout)
+            .map_err(|error| self.check().err().unwrap_or_else(|| failed(&error)))
+    }
+
+    /// Waits until every record is reported.
+    ///
+    /// # Errors
+    /// The first refusals, or time.
+    pub(super) fn settle(&self, deadline: Instant) -> Result<(), Failure> {
+        loop {
+            self.check()?;
+            if self.outstanding() == 0 {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Failure::new(Step::Produce, Code::OperationTimedOut));
+            }
+            self.producer.poll(POLL);
+        }
+    }
+
+    fn outstanding(&self) -> usize {
+        self.sent - self.context().settled.load(Ordering::Relaxed)
+    }
+
+    /// Commits; everything has to be [settled](Self::settle).
+    ///
+    /// # Errors
+    /// The client must be dropped then: only the position tells whether the commit happened.
+    pub(super) fn commit(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + 2 * self.timeout;
+        loop {
+            let error = match self.producer.commit_transaction(self.timeout) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let again = matches!(&error, KafkaError::Transaction(error) if error.is_retriable());
+            if !again || Instant::now() >= deadline {
+                return Err(Failure::of(Step::Commit, &error));
+            }
+        }
+    }
+
+    /// Ends the open transaction without a trace for readers of committed records.
+    ///
+    /// # Errors
+    /// The client must be dropped then; the next one's opening ends the transaction.
+    pub(super) fn abort(&self) -> Result<(), Code> {
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+        let deadline = Instant::now() + CALL;
+        while self.outstanding() > 0 {
+            if Instant::now() >= deadline {
+                return Err(Code::OperationTimedOut);
+            }
+            self.producer.poll(POLL);
+        }
+        self.context().reports.lock().clear();
+        let code = |error: KafkaError| error.rdkafka_error_code().unwrap_or(Code::Unknown);
+        self.producer.abort_transaction(CALL).map_err(code)
+    }
+}
