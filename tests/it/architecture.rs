@@ -1,0 +1,114 @@
+//! Who may import whom.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// Every room and the rooms that it may import.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("callback", &[]),
+    ("config", &["metrics"]),
+    ("metrics", &[]),
+    ("event", &["callback"]),
+    ("normalize", &["callback", "event"]),
+    ("journal", &["metrics"]),
+    ("http", &["callback", "config", "journal", "metrics"]),
+    ("admin", &["http", "journal", "metrics"]),
+    ("publish", &["callback", "config", "event", "journal", "metrics", "normalize"]),
+    ("serve", &["admin", "config", "http", "journal", "metrics", "publish"]),
+    ("cli", &["callback", "config", "event", "journal", "metrics", "normalize", "serve"]),
+    ("main", &["cli"]),
+];
+
+/// Rooms and the crates that they must not know.
+const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
+    ("journal", &["axum", "hyper", "rdkafka", "serde_json"]),
+    ("normalize", &["rdkafka", "tokio", "axum", "std::fs", "std::time::SystemTime"]),
+    ("event", &["rdkafka", "tokio", "axum"]),
+    ("http", &["rdkafka"]),
+    ("admin", &["rdkafka"]),
+    ("serve", &["rdkafka"]),
+];
+
+/// Room of each source file and its code, tests left out.
+fn sources() -> Vec<(String, String)> {
+    fn walk(directory: &Path, found: &mut Vec<(String, String)>, root: &Path) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found, root);
+            } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
+                let inside = path.strip_prefix(root).unwrap();
+                let room = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+                let text = fs::read_to_string(&path).unwrap();
+                let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+                let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+                found.push((room.to_owned(), lines.collect::<Vec<_>>().join("\n")));
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    walk(&root, &mut found, &root);
+    found.retain(|(room, _)| room != "lib");
+    found
+}
+
+/// The rooms named in `crate::room` and in `use crate::{room::…, …}`.
+fn imports(code: &str) -> Vec<String> {
+    let flat: String = code.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut rooms = Vec::new();
+    for part in flat.split("crate::").skip(1).chain(flat.split("weni_edge::").skip(1)) {
+        match part.strip_prefix('{') {
+            None => rooms.push(first_word(part)),
+            Some(group) => {
+                let mut depth = 0;
+                let mut word_starts = true;
+                for (at, letter) in group.char_indices() {
+                    match letter {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => word_starts = true,
+                        _ if word_starts && letter.is_alphabetic() => {
+                            rooms.push(first_word(&group[at..]));
+                            word_starts = false;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    rooms
+}
+
+fn first_word(text: &str) -> String {
+    text.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
+}
+
+#[test]
+fn imports_go_one_way() {
+    let may: BTreeMap<_, _> = MAY_IMPORT.iter().copied().collect();
+    let mut seen = 0;
+    for (room, code) in sources() {
+        let allowed = may.get(room.as_str()).unwrap_or_else(|| panic!("a new room: {room}"));
+        for import in imports(&code).into_iter().filter(|import| may.contains_key(import.as_str())) {
+            seen += 1;
+            assert!(
+                import == room || allowed.contains(&import.as_str()),
+                "{room} imports {import}"
+            );
+        }
+    }
+    assert!(seen > 20, "the test does not see the imports any more: {seen}");
+}
+
+#[test]
+fn rooms_know_nothing_of_what_is_not_theirs() {
+    for (room, code) in sources() {
+        for (_, crates) in MUST_NOT_KNOW.iter().filter(|(closed, _)| *closed == room) {
+            for name in *crates {
+                assert!(!code.contains(&format!("{name}::")), "{room} knows {name}");
+            }
+        }
+    }
+}
