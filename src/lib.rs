@@ -1,3 +1,4 @@
 pub mod callback;
+pub mod cli;
 pub mod config;
 pub mod metrics;
