@@ -1,0 +1,4 @@
+//! Integration tests: one binary, a file per capability.
+
+mod architecture;
+mod send;
