@@ -66,7 +66,7 @@ pub(super) struct Args {
 enum Output {
     /// For people
     #[default]
-    Text,
+    Human,
     /// For programs: the first line says where everything is, then one a record
     Json,
 }
@@ -154,7 +154,7 @@ impl Welcome<'_> {
                 },
             })
             .to_string(),
-            Output::Text => format!(
+            Output::Human => format!(
                 "weni-edge dev: this Kafka is for trying out and keeps nothing. Ctrl-C ends it.\n\n\
                  In Weni's webhook settings (Weni must be able to reach this machine):\n  \
                    Method  POST\n  URL     {hooks}\n  Header  {HEADER}: {secret}\n\n\
@@ -197,7 +197,7 @@ fn follow(kafka: &str, topics: &Topics, output: Output) -> anyhow::Result<()> {
         for record in consumer.iter() {
             let line = match (record, output) {
                 (Ok(record), Output::Json) => as_json(&record).to_string(),
-                (Ok(record), Output::Text) => as_text(&record),
+                (Ok(record), Output::Human) => as_text(&record),
                 (Err(error), _) => {
                     tracing::warn!(%error, "the embedded Kafka");
                     continue;
