@@ -64,7 +64,8 @@ impl Edge {
             metrics.add_source(source);
         }
         let tls = config.http.tls.as_ref();
-        let certificates = tls.map(|tls| Certificates::load(tls, Arc::clone(&metrics))).transpose()?;
+        let certificates =
+            tls.map(|tls| Certificates::load(tls, Arc::clone(&metrics))).transpose()?;
         let public = bind(config.http.listen).await?;
         let probes = bind(config.admin.listen).await?;
         let (public_address, probes_address) = (public.local_addr()?, probes.local_addr()?);
@@ -80,9 +81,13 @@ impl Edge {
             metrics: Arc::clone(&metrics),
         };
         let http = tokio::spawn(http::serve(public, certificates.clone(), state, watched.clone()));
-        let state =
-            admin::State { journal: journal.clone(), metrics: Arc::clone(&metrics), phase: watched };
-        let reload = reload::run(file.map(PathBuf::from), Arc::clone(&config), metrics, certificates);
+        let state = admin::State {
+            journal: journal.clone(),
+            metrics: Arc::clone(&metrics),
+            phase: watched,
+        };
+        let reload =
+            reload::run(file.map(PathBuf::from), Arc::clone(&config), metrics, certificates);
         let helpers = [tokio::spawn(admin::serve(probes, state)), tokio::spawn(reload)];
         Ok(Self {
             public: public_address,
@@ -108,7 +113,10 @@ impl Edge {
             ended = &mut self.http => bail!("the public listener ended: {ended:?}"),
         }
         let drain = self.config.load().http.drain;
-        tracing::info!(seconds = drain.as_secs_f64(), "stopping: still accepting, a second signal shortens it");
+        tracing::info!(
+            seconds = drain.as_secs_f64(),
+            "stopping: still accepting, a second signal shortens it"
+        );
         self.phase.send_replace(Phase::Draining);
         tokio::select! {
             () = tokio::time::sleep(drain) => {}
@@ -128,7 +136,10 @@ impl Edge {
         })
         .await?;
         helpers.iter().for_each(JoinHandle::abort);
-        tracing::info!(pending = left, "stopped; what is pending is published after the next start");
+        tracing::info!(
+            pending = left,
+            "stopped; what is pending is published after the next start"
+        );
         Ok(())
     }
 }

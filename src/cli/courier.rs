@@ -46,7 +46,7 @@ const HEADERS_REFUSED: [HeaderName; 4] =
     [header::CONNECTION, header::CONTENT_LENGTH, header::HOST, header::TRANSFER_ENCODING];
 
 /// Whom to call, and how.
-pub(crate) struct Target {
+pub(super) struct Target {
     uri: Uri,
     host: String,
     port: u16,
@@ -61,7 +61,7 @@ impl Target {
     ///
     /// # Errors
     /// Says what is wrong with URL, header or file.
-    pub(crate) fn new(
+    pub(super) fn new(
         url: &str,
         method: Method,
         own_headers: &[(HeaderName, HeaderValue)],
@@ -117,15 +117,15 @@ fn tls(host: &str, ca_file: Option<&Path>) -> anyhow::Result<(TlsConnector, Serv
 }
 
 /// What came back.
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) body: Bytes,
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Bytes,
 }
 
 /// Why nothing came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Failure {
+pub(super) enum Failure {
     #[error("no connection")]
     Connect,
     #[error("no TLS")]
@@ -139,7 +139,7 @@ pub(crate) enum Failure {
 }
 
 /// One caller with one connection, which it keeps while it is in use.
-pub(crate) struct Courier {
+pub(super) struct Courier {
     target: Arc<Target>,
     connection: Option<Connection>,
     used: Instant,
@@ -151,7 +151,7 @@ enum Connection {
 }
 
 impl Courier {
-    pub(crate) fn new(target: Arc<Target>) -> Self {
+    pub(super) fn new(target: Arc<Target>) -> Self {
         Self { target, connection: None, used: Instant::now() }
     }
 
@@ -159,7 +159,7 @@ impl Courier {
     ///
     /// # Errors
     /// The call is over then, and may have been received.
-    pub(crate) async fn call(&mut self, body: Bytes) -> Result<Answer, Failure> {
+    pub(super) async fn call(&mut self, body: Bytes) -> Result<Answer, Failure> {
         let answer = match tokio::time::timeout(TIMEOUT, self.exchange(body)).await {
             Ok(answer) => answer,
             Err(_) => Err(Failure::Timeout),

@@ -110,8 +110,11 @@ fn config(args: &Args, kafka: &str, secret: &str, journal: &std::path::Path) -> 
     config.journal.min_free_bytes = 0;
     config.kafka.bootstrap_servers = kafka.to_owned();
     config.log.level = "warn".to_owned();
-    let source =
-        Source { header: HEADER.to_owned(), secrets: vec![Secret::new(secret)], ..Source::default() };
+    let source = Source {
+        header: HEADER.to_owned(),
+        secrets: vec![Secret::new(secret)],
+        ..Source::default()
+    };
     config.sources.insert(SOURCE.to_owned(), source);
     config
 }

@@ -12,10 +12,10 @@ use uuid::Uuid;
 
 /// One kind of callback.
 #[derive(Debug)]
-pub struct Sample {
-    pub name: &'static str,
+pub(super) struct Sample {
+    pub(super) name: &'static str,
     /// What it is, for help texts.
-    pub about: &'static str,
+    pub(super) about: &'static str,
     /// What a Cloud API envelope says has changed; without it the value stands alone, as
     /// on-premise systems send it.
     field: Option<&'static str>,
@@ -24,7 +24,7 @@ pub struct Sample {
 }
 
 /// The life of a few messages: what is in one row happens to one message, in this order.
-pub const LIFE: [&[&str]; 5] =
+pub(super) const LIFE: [&[&str]; 5] =
     [&["sent", "delivered", "read"], &["text"], &["sent", "failed"], &["reply"], &["template"]];
 
 const ID: &str = "{id}";
@@ -37,7 +37,7 @@ const CONTACT: &str = r#""contacts":[{"profile":{"name":"Caetano Lira"},"wa_id":
 const PRICE: &str = r#""conversation":{"id":"5f0c1e6a7b2d49838e4410c2d97ab365","origin":{"type":"utility"}},"pricing":{"billable":true,"pricing_model":"PMP","type":"regular","category":"utility"}"#;
 
 /// All samples.
-pub const SAMPLES: [Sample; 9] = [
+pub(super) const SAMPLES: [Sample; 9] = [
     Sample {
         name: "sent",
         about: "a message that was sent",
@@ -96,7 +96,7 @@ pub const SAMPLES: [Sample; 9] = [
 
 impl Sample {
     /// The sample of that name.
-    pub fn named(name: &str) -> Option<&'static Self> {
+    pub(super) fn named(name: &str) -> Option<&'static Self> {
         SAMPLES.iter().find(|sample| sample.name == name)
     }
 
@@ -117,7 +117,7 @@ impl Sample {
 
 /// A name for one message, such as Meta gives: 62 characters of ASCII.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MessageId {
+pub(super) struct MessageId {
     text: [u8; MessageId::LEN],
     serial: u64,
 }
@@ -139,7 +139,7 @@ impl MessageId {
     }
 
     /// The id as it stands in the body.
-    pub fn as_str(&self) -> &str {
+    pub(super) fn as_str(&self) -> &str {
         // INVARIANT: made of `wamid.` and base64.
         std::str::from_utf8(&self.text).expect("ASCII")
     }
@@ -147,7 +147,7 @@ impl MessageId {
 
 /// Message ids that were never given before, by this process or another.
 #[derive(Debug)]
-pub struct MessageIds(AtomicU64);
+pub(super) struct MessageIds(AtomicU64);
 
 impl Default for MessageIds {
     fn default() -> Self {
@@ -157,14 +157,14 @@ impl Default for MessageIds {
 
 impl MessageIds {
     /// The next one.
-    pub fn next(&self) -> MessageId {
+    pub(super) fn next(&self) -> MessageId {
         MessageId::new(self.0.fetch_add(1, Ordering::Relaxed))
     }
 }
 
 /// A sample as bytes, with the places of its holes.
 #[derive(Debug)]
-pub struct Template {
+pub(super) struct Template {
     text: Vec<u8>,
     holes: Vec<(usize, Hole)>,
 }
@@ -184,7 +184,7 @@ impl Hole {
 impl Template {
     /// Finds the sample's holes; bodies that would be shorter than `size` bytes are filled up to
     /// it (or to a few bytes more) within their element, so that what follows has the size too.
-    pub fn new(sample: &Sample, size: usize) -> Self {
+    pub(super) fn new(sample: &Sample, size: usize) -> Self {
         let plain = Self::punched(&sample.text().replace(MORE, ""));
         if plain.text.len() >= size {
             return plain;
@@ -213,7 +213,7 @@ impl Template {
     }
 
     /// A body about the message `id` at `seconds` since 1970 (of ten digits).
-    pub fn fill(&self, id: &MessageId, seconds: u64) -> Vec<u8> {
+    pub(super) fn fill(&self, id: &MessageId, seconds: u64) -> Vec<u8> {
         let mut body = self.text.clone();
         for (at, hole) in &self.holes {
             let hole_of = |len: usize| *at..at + len;

@@ -171,7 +171,8 @@ impl<'a> Batch<'a> {
             Err(error) => {
                 // Intact, but not ours to read: most likely a newer program wrote it.
                 let name = format!("record-{:016x}", position.as_u64());
-                quarantine::keep(self.rules.quarantine, &name, &[], payload).map_err(BatchError::Disk)?;
+                quarantine::keep(self.rules.quarantine, &name, &[], payload)
+                    .map_err(BatchError::Disk)?;
                 tracing::error!(%error, file = name, "a journal record cannot be read: set aside");
                 self.tally.callbacks += 1;
                 self.tally.quarantined();
@@ -179,6 +180,7 @@ impl<'a> Batch<'a> {
                 return Ok(());
             }
         };
+        let panicked = self.rules.panicked.contains(&position);
         let mut number = 0;
         let mut each = |item: Item<'_>| {
             if self.failure.is_none() {
@@ -186,7 +188,7 @@ impl<'a> Batch<'a> {
             }
             number += 1;
         };
-        if self.rules.panicked.contains(&position) {
+        if panicked {
             each(Item::DeadLetter(DeadLetter::of_callback(
                 &callback,
                 Reason::Panic,
@@ -219,7 +221,8 @@ impl<'a> Batch<'a> {
         }
         let topic = self.rules.topics.name(event.topic());
         if let Some(refusal) = self.rules.refused.get(&id) {
-            let letter = event.into_dead_letter(Reason::Refused, Stage::Publish, label(refusal.code));
+            let letter =
+                event.into_dead_letter(Reason::Refused, Stage::Publish, label(refusal.code));
             return self.dead_letter(id, callback, &letter);
         }
         if topic == self.rules.topics.dead_letter() {
@@ -251,7 +254,14 @@ impl<'a> Batch<'a> {
             return self.quarantine(id, callback, letter);
         }
         self.tally.dead_lettered(letter);
-        self.send(id, callback.received_at_ms, Topic::DeadLetter, letter.key(), letter.value(), headers);
+        self.send(
+            id,
+            callback.received_at_ms,
+            Topic::DeadLetter,
+            letter.key(),
+            letter.value(),
+            headers,
+        );
     }
 
     /// The last resort: a file, synced before the position moves on.

@@ -179,8 +179,11 @@ impl Shared {
         if before != Some(obstacle.blocked) {
             self.show_blocked(before, false);
             self.show_blocked(Some(obstacle.blocked), true);
-            tracing::error!(reason = obstacle.blocked.as_str(), detail = obstacle.detail,
-                "publishing waits; accepting goes on");
+            tracing::error!(
+                reason = obstacle.blocked.as_str(),
+                detail = obstacle.detail,
+                "publishing waits; accepting goes on"
+            );
         }
     }
 
@@ -248,7 +251,9 @@ fn publish(shared: &Shared, panicked: BTreeSet<Position>) {
 fn take_up_fork(shared: &Shared) {
     match shared.journal.take_fork() {
         Ok(None) => {}
-        Ok(Some(fork)) => tracing::warn!(journal = %fork.new_id, "the journal was forked: it publishes under a new name now"),
+        Ok(Some(fork)) => {
+            tracing::warn!(journal = %fork.new_id, "the journal was forked: it publishes under a new name now")
+        }
         Err(error) => tracing::error!(%error, "the fork that was asked for cannot be taken up"),
     }
 }

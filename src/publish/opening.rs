@@ -26,10 +26,7 @@ use super::{
     topics::{self, Topics},
     transaction::{Client, Context},
 };
-use crate::{
-    config::Config,
-    journal::Position,
-};
+use crate::{config::Config, journal::Position};
 
 const CALL: Duration = Duration::from_secs(10);
 /// How long a position that went back is read again before it is believed.
@@ -110,8 +107,7 @@ pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Ope
 
     reading.judge(&reading.read(&config.topics.position)?)?;
     shared.beat();
-    let producer_config =
-        producer_config(&base, &identity, &config, &topics, transaction_timeout);
+    let producer_config = producer_config(&base, &identity, &config, &topics, transaction_timeout);
     let client = Client::open(
         &producer_config,
         Context::new(Arc::clone(&shared.metrics)),
@@ -197,7 +193,9 @@ impl Reading<'_> {
             self.judge(&kept)?;
             let Some(Kept { position, .. }) = kept else {
                 if known > journal.oldest() {
-                    tracing::warn!("Kafka keeps no position: going on from the journal's checkpoint");
+                    tracing::warn!(
+                        "Kafka keeps no position: going on from the journal's checkpoint"
+                    );
                 }
                 return Ok(known);
             };
@@ -265,7 +263,7 @@ fn producer_config(
         producer.set(name, value);
     }
     for (name, value) in base.config_map() {
-        producer.set(*name, *value);
+        producer.set(name, value);
     }
     producer
         .set("transactional.id", identity)

@@ -23,7 +23,8 @@ pub(super) fn keep(
     value: &[u8],
 ) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let headers: Vec<_> = headers.iter().map(|(key, value)| (key, STANDARD.encode(value))).collect();
+    let headers: Vec<_> =
+        headers.iter().map(|(key, value)| (key, STANDARD.encode(value))).collect();
     write(&directory.join(format!("{name}.headers.json")), &serde_json::to_vec(&headers)?)?;
     write(&directory.join(format!("{name}.value")), value)?;
     File::open(directory)?.sync_all()

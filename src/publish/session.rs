@@ -42,8 +42,8 @@ pub(super) struct Memory {
     panicked: BTreeSet<Position>,
     window: Window,
     refused: HashMap<ItemId, Refusal>,
-    /// What was refused since a record of its topic was last committed.
-    in_a_row: HashMap<(Topic, Code), Vec<ItemId>>,
+    /// What was refused since a record of its topic was last committed, by topic and code.
+    in_a_row: HashMap<(Topic, i32), Vec<ItemId>>,
     /// Records that were damaged on the way once: a second time it is theirs.
     damaged: BTreeSet<ItemId>,
     size: Size,
@@ -177,8 +177,7 @@ impl<'a> Session<'a> {
                 only: Some(&nothing),
             };
             let deadline = Instant::now();
-            let mut batch =
-                Batch::new(rules, &mut self.client, &mut self.memory.window, deadline);
+            let mut batch = Batch::new(rules, &mut self.client, &mut self.memory.window, deadline);
             let read = batch.fill(&mut reader, Size::ALL, self.position, self.shared);
             tally = batch.tally;
             if let Err(BatchError::Disk(error)) = read {
@@ -254,7 +253,12 @@ impl<'a> Session<'a> {
         self.shared.journal.run_id(position.run()).unwrap_or_default()
     }
 
-    fn committed(&mut self, attempt: Attempt, (position, receipt): (Position, Uuid), begun: Instant) {
+    fn committed(
+        &mut self,
+        attempt: Attempt,
+        (position, receipt): (Position, Uuid),
+        begun: Instant,
+    ) {
         if self.shared.abandoned() {
             return;
         }
@@ -393,8 +397,7 @@ impl<'a> Session<'a> {
         let size = Size { records: only.len(), bytes: usize::MAX };
         let deadline = self.deadline(Instant::now());
         let (attempt, filled) = self.attempt(size, Some(&only));
-        let settled =
-            filled.and_then(|()| self.client.settle(deadline).map_err(BatchError::Kafka));
+        let settled = filled.and_then(|()| self.client.settle(deadline).map_err(BatchError::Kafka));
         self.forget_attempt();
         let failure = match settled {
             Ok(()) => return self.abort().map(|()| Vec::new()),
@@ -419,10 +422,10 @@ impl<'a> Session<'a> {
         if whose(code) == Fault::RecordIfTwice && self.memory.damaged.insert(id) {
             return Ok(());
         }
-        let row = self.memory.in_a_row.entry((topic, code)).or_default();
+        let row = self.memory.in_a_row.entry((topic, code as i32)).or_default();
         row.push(id);
         if row.len() >= REFUSALS_MAX {
-            let row = self.memory.in_a_row.remove(&(topic, code)).unwrap_or_default();
+            let row = self.memory.in_a_row.remove(&(topic, code as i32)).unwrap_or_default();
             self.memory.refused.retain(|id, _| !row.contains(id));
             let detail = format!("{} refuses every record: {code}", self.topics.name(topic));
             return Err(Ended::Lost(Some(Obstacle::new(Blocked::TopicRefuses, detail))));

@@ -4,7 +4,9 @@ use std::{collections::HashMap, future::Future, time::Duration};
 
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+    },
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     metadata::MetadataTopic,
@@ -85,12 +87,8 @@ pub(super) fn check(
     names: &config::Topics,
     metrics: &Metrics,
 ) -> Result<Topics, Obstacle> {
-    let events = [
-        &names.message_status,
-        &names.inbound_message,
-        &names.channel_event,
-        &names.dead_letter,
-    ];
+    let events =
+        [&names.message_status, &names.inbound_message, &names.channel_event, &names.dead_letter];
     let admin: AdminClient<DefaultClientContext> = client.create().map_err(Obstacle::kafka)?;
     for name in events {
         if !exists(consumer, name)? {
@@ -139,7 +137,10 @@ fn exists(consumer: &BaseConsumer<Context>, name: &str) -> Result<bool, Obstacle
             Fault::Everyone(blocked) => {
                 Err(Obstacle { blocked, detail: format!("topic {name}: {code}") })
             }
-            _ => Err(Obstacle { blocked: Blocked::KafkaError, detail: format!("topic {name}: {code}") }),
+            _ => Err(Obstacle {
+                blocked: Blocked::KafkaError,
+                detail: format!("topic {name}: {code}"),
+            }),
         }
     })
 }

@@ -35,7 +35,8 @@ fn sources() -> Vec<(String, String)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 walk(&path, found, root);
-            } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
+            } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs")
+            {
                 let inside = path.strip_prefix(root).unwrap();
                 let room = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
                 let text = fs::read_to_string(&path).unwrap();
@@ -91,7 +92,8 @@ fn imports_go_one_way() {
     let mut seen = 0;
     for (room, code) in sources() {
         let allowed = may.get(room.as_str()).unwrap_or_else(|| panic!("a new room: {room}"));
-        for import in imports(&code).into_iter().filter(|import| may.contains_key(import.as_str())) {
+        for import in imports(&code).into_iter().filter(|import| may.contains_key(import.as_str()))
+        {
             seen += 1;
             assert!(
                 import == room || allowed.contains(&import.as_str()),

@@ -53,7 +53,7 @@ The exit code is 0 when every call was accepted (answered 2xx), else 1.";
 /// seconds, HTTP/2 where https offers it, 60 s of patience, no redirects, nothing sent twice.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = format!("{}\n{EXAMPLES}", sample_names()))]
-pub struct Args {
+pub(super) struct Args {
     /// The webhook, such as http://localhost:8080/hooks/loja
     url: String,
 
@@ -131,7 +131,7 @@ enum Output {
 /// # Errors
 /// Arguments that cannot be used, files that cannot be read or written. A call that is refused or
 /// fails is no error: it is counted and makes the exit code 1.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let target =
         Target::new(&args.url, args.method.clone(), &args.headers, args.ca_file.as_deref())?;
     let bodies = if args.files.is_empty() {
