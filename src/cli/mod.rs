@@ -29,7 +29,8 @@ enum Command {
     Journal(journal::Args),
 }
 
-/// Runs the command that the process's arguments name. Exit codes: 0 done, 1 failed, 2 wrong usage.
+/// Runs the command that the process's arguments name. Exit codes: 0 all went well, 1 not all did
+/// (`send`: a call was not accepted), 2 it could not run, or not go on.
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
@@ -39,6 +40,6 @@ pub fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
-        ExitCode::FAILURE
+        ExitCode::from(2)
     })
 }

@@ -181,7 +181,7 @@ fn headers_are_sent_as_given_and_those_of_http_itself_are_refused() {
     assert!(request.contains("\r\nUser-Agent: me\r\n"), "{request}");
 
     let refused = send(&edge.url(), &["-H", "Content-Length: 5"]);
-    assert!(!refused.status.success());
+    assert_eq!(refused.status.code(), Some(2));
     let error = String::from_utf8(refused.stderr).unwrap();
     assert!(error.contains("content-length is set by HTTP itself"), "{error}");
 }
@@ -300,7 +300,7 @@ fn files_directories_and_standard_input_are_sent_in_order_and_unchanged() {
         ["not JSON \u{feff}", "first", "second", "from stdin", "not JSON \u{feff}"]
     );
     let missing = send(&edge.url(), &["no-such-file.json"]);
-    assert!(!missing.status.success());
+    assert_eq!(missing.status.code(), Some(2));
     assert_eq!(edge.requests().len(), 5);
 }
 

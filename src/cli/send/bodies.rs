@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use bytes::Bytes;
 
-use crate::cli::samples::{MessageIds, SAMPLES, Sample, Template};
+use crate::cli::samples::{MessageId, MessageIds, Sample, Template};
 
 /// All bodies; calls take them in turn.
 pub(super) struct Bodies {
@@ -24,10 +24,14 @@ enum Body {
 }
 
 impl Bodies {
-    /// The samples of these names (all without any), filled up to `size` bytes.
-    pub(super) fn samples(names: &[String], size: usize, identical: bool) -> anyhow::Result<Self> {
+    /// These samples, filled up to `size` bytes.
+    pub(super) fn samples(
+        samples: impl Iterator<Item = &'static Sample>,
+        size: usize,
+        identical: bool,
+    ) -> Self {
         let ids = MessageIds::default();
-        let body = |sample: &Sample| {
+        let body = |sample| {
             let template = Template::new(sample, size);
             if !identical {
                 return Body::Fresh(template);
@@ -36,13 +40,7 @@ impl Bodies {
             let body = template.fill(&id, now_seconds()).into();
             Body::Fixed { name: id.as_str().into(), body }
         };
-        let bodies = if names.is_empty() {
-            SAMPLES.iter().map(body).collect()
-        } else {
-            let named = |name: &String| Sample::named(name).map(body).context(sample_names());
-            names.iter().map(named).collect::<anyhow::Result<_>>()?
-        };
-        Ok(Self { bodies, ids })
+        Self { bodies: samples.map(body).collect(), ids }
     }
 
     /// Files, the files of directories in the order of their names, and `-` for standard input.
@@ -87,7 +85,7 @@ impl Bodies {
 pub(super) enum Name<'a> {
     /// A file's path, or the message id of a sample that is repeated.
     Fixed(&'a str),
-    Fresh(crate::cli::samples::MessageId),
+    Fresh(MessageId),
 }
 
 impl Name<'_> {
@@ -97,12 +95,6 @@ impl Name<'_> {
             Self::Fresh(id) => id.as_str(),
         }
     }
-}
-
-/// Names of all samples and what they are, for a help text.
-pub(super) fn sample_names() -> String {
-    let line = |sample: &Sample| format!("  {:<12}{}\n", sample.name, sample.about);
-    format!("Samples:\n{}", SAMPLES.iter().map(line).collect::<String>())
 }
 
 fn files_of(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {

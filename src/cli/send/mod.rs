@@ -16,7 +16,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use clap::ValueEnum;
+use clap::{
+    ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use http::{HeaderName, HeaderValue, Method};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use parking_lot::Mutex;
@@ -25,12 +28,12 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::{
-    bodies::{Bodies, sample_names},
-    tally::Tally,
-};
+use self::{bodies::Bodies, tally::Tally};
 use crate::{
-    cli::courier::{Courier, Target},
+    cli::{
+        courier::{Courier, Target},
+        samples::{SAMPLES, Sample},
+    },
     config::parse_duration,
 };
 
@@ -45,14 +48,15 @@ Examples:
   Load: statuses of 1 KB on 64 connections for ten seconds:
     weni-edge send URL --sample delivered --size 1024 --connections 64 --duration 10s
 
-The exit code is 0 when every call was accepted (answered 2xx), else 1.";
+The exit code is 0 when every call was accepted (answered 2xx), 1 when one was not, and 2 when
+nothing could be sent at all.";
 
 /// Call an edge exactly as Weni does
 ///
 /// Chunked whatever the method, no Content-Type unless given, connections kept for 15 idle
 /// seconds, HTTP/2 where https offers it, 60 s of patience, no redirects, nothing sent twice.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = format!("{}\n{EXAMPLES}", sample_names()))]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Args {
     /// The webhook, such as http://localhost:8080/hooks/loja
     url: String,
@@ -71,8 +75,8 @@ pub(super) struct Args {
     headers: Vec<(HeaderName, HeaderValue)>,
 
     /// Only this built-in sample; may be given again
-    #[arg(long = "sample", value_name = "NAME", conflicts_with = "files")]
-    samples: Vec<String>,
+    #[arg(long = "sample", value_name = "NAME", conflicts_with = "files", value_parser = sample())]
+    samples: Vec<&'static Sample>,
 
     /// Send samples with the same message id again and again, instead of a fresh one each time
     #[arg(long, conflicts_with = "files")]
@@ -135,7 +139,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let target =
         Target::new(&args.url, args.method.clone(), &args.headers, args.ca_file.as_deref())?;
     let bodies = if args.files.is_empty() {
-        Bodies::samples(&args.samples, args.size, args.identical)?
+        let all =
+            if args.samples.is_empty() { SAMPLES.iter().collect() } else { args.samples.clone() };
+        Bodies::samples(all.into_iter(), args.size, args.identical)
     } else {
         Bodies::files(&args.files)?
     };
@@ -257,6 +263,13 @@ async fn show_progress(plan: &Plan, tally: &Mutex<Tally>) {
         bar.set_position(if plan.end.is_some() { elapsed.as_millis() as u64 } else { total });
         bar.set_message(format!("{:.0} calls/s", total as f64 / elapsed.as_secs_f64()));
     }
+}
+
+fn sample() -> impl TypedValueParser<Value = &'static Sample> {
+    let value = |sample: &Sample| PossibleValue::new(sample.name).help(sample.about);
+    // INVARIANT: the parser lets only names of samples through.
+    PossibleValuesParser::new(SAMPLES.iter().map(value))
+        .map(|name| Sample::named(&name).expect("a sample of that name"))
 }
 
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
