@@ -49,16 +49,18 @@ pub struct Edge {
     publisher: Publisher,
     phase: watch::Sender<Phase>,
     http: JoinHandle<()>,
-    helpers: [JoinHandle<()>; 2],
+    admin_task: JoinHandle<()>,
+    certificates: Option<Arc<Certificates>>,
+    metrics: Arc<Metrics>,
 }
 
 impl Edge {
-    /// Starts everything. `file` is read again when it changes.
+    /// Starts everything.
     ///
     /// # Errors
     /// When an address cannot be bound, the certificate not be read or the journal not be opened.
     /// Never because of Kafka.
-    pub async fn start(config: Config, file: Option<&Path>) -> anyhow::Result<Self> {
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::default());
         for source in config.sources.keys() {
             metrics.add_source(source);
@@ -86,9 +88,6 @@ impl Edge {
             metrics: Arc::clone(&metrics),
             phase: watched,
         };
-        let reload =
-            reload::run(file.map(PathBuf::from), Arc::clone(&config), metrics, certificates);
-        let helpers = [tokio::spawn(admin::serve(probes, state)), tokio::spawn(reload)];
         Ok(Self {
             public: public_address,
             admin: probes_address,
@@ -97,8 +96,26 @@ impl Edge {
             publisher,
             phase,
             http,
-            helpers,
+            admin_task: tokio::spawn(admin::serve(probes, state)),
+            certificates,
+            metrics,
         })
+    }
+
+    /// Takes up changes of the configuration in `file` (and of the environment's files), and of the
+    /// certificate, until the process ends.
+    pub fn reload_from(&self, file: Option<&Path>) {
+        let certificates = self.certificates.clone();
+        let reloading = reload::run(
+            file.map(PathBuf::from),
+            Arc::clone(&self.config),
+            Arc::clone(&self.metrics),
+            move || certificates.iter().for_each(|certificates| certificates.reload()),
+        );
+        tokio::spawn(async move {
+            let Err(error) = reloading.await;
+            tracing::error!(%error, "changes of the configuration are not taken up");
+        });
     }
 
     /// Runs until a signal asks to stop, then stops in order.
@@ -128,14 +145,14 @@ impl Edge {
             ended = &mut self.http => ended.context("the public listener")?,
             why = self.journal.failed() => bail!("the journal failed: {why}"),
         }
-        let Self { publisher, journal, helpers, .. } = self;
+        let Self { publisher, journal, admin_task, .. } = self;
         let left = tokio::task::spawn_blocking(move || {
             publisher.stop(Instant::now() + PUBLISH_DRAIN);
             journal.close();
             journal.pending()
         })
         .await?;
-        helpers.iter().for_each(JoinHandle::abort);
+        admin_task.abort();
         tracing::info!(
             pending = left,
             "stopped; what is pending is published after the next start"

@@ -81,7 +81,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     super::log::init(&config.log)?;
 
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let edge = Edge::start(config, None).await?;
+        let edge = Edge::start(config).await?;
         let hooks = format!("http://{}/hooks/{SOURCE}", edge.public);
         let welcome = Welcome {
             hooks: &hooks,

@@ -22,7 +22,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     config.ready_to_serve()?;
     super::log::init(&config.log)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let edge = Edge::start(config, args.config.as_deref()).await?;
+        let edge = Edge::start(config).await?;
+        edge.reload_from(args.config.as_deref());
         tracing::info!(public = %edge.public, admin = %edge.admin, "listening");
         edge.run().await
     })?;
