@@ -125,7 +125,7 @@ metrics! {
     quarantined_total: IntCounterVec["stage"];
     /// Failed operations of the journal: append, prepare, checkpoint, read.
     journal_errors_total: IntCounterVec["op"];
-    /// What callbacks held, counted once when the callback is settled: published, dead_lettered, duplicate, empty, quarantined, already_committed.
+    /// What callbacks held, counted once when the callback is settled: published, dead_lettered, duplicate, empty, quarantined, already_committed, left_out (by a fork that was asked to).
     items_total: IntCounterVec["kind", "outcome"];
     /// Committed records by topic.
     publish_records_total: IntCounterVec["topic"];
@@ -278,7 +278,7 @@ impl Metrics {
                 self.items_total.with_label_values(&[kind, outcome]);
             }
         }
-        for outcome in ["dead_lettered", "empty", "quarantined", "already_committed"] {
+        for outcome in ["dead_lettered", "empty", "quarantined", "already_committed", "left_out"] {
             self.items_total.with_label_values(&["none", outcome]);
         }
         for status in labels::STATUSES {

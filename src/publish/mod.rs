@@ -38,6 +38,7 @@ use self::{
     faults::Blocked,
     opening::Obstacle,
     session::{Ended, Memory, Session},
+    tally::Tally,
 };
 use crate::{
     config::Config,
@@ -251,8 +252,10 @@ fn publish(shared: &Shared, panicked: BTreeSet<Position>) {
 fn take_up_fork(shared: &Shared) {
     match shared.journal.take_fork() {
         Ok(None) => {}
-        Ok(Some(fork)) => {
-            tracing::warn!(journal = %fork.new_id, "the journal was forked: it publishes under a new name now")
+        Ok(Some((fork, left_out))) => {
+            Tally::left_out(left_out, &shared.metrics);
+            tracing::warn!(journal = %fork.new_id, left_out,
+                "the journal was forked: it publishes under a new name now");
         }
         Err(error) => tracing::error!(%error, "the fork that was asked for cannot be taken up"),
     }

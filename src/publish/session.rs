@@ -130,7 +130,8 @@ impl<'a> Session<'a> {
             if self.shared.journal.fork_requested() || self.topics_changed() {
                 return Ended::Again;
             }
-            self.skip_gap();
+            // Behind the last record of an earlier run the next one is where this run begins.
+            self.position = self.shared.journal.first_from(self.position);
             let something = self.shared.journal.wait_durable(self.position, TICK);
             if !something && self.last_commit.elapsed() < IDLE_COMMIT {
                 continue;
@@ -147,14 +148,6 @@ impl<'a> Session<'a> {
 
     fn topics_changed(&self) -> bool {
         self.shared.config.load().topics != *self.topics.names()
-    }
-
-    /// A position behind the last record of an earlier run is the beginning of what came later.
-    fn skip_gap(&mut self) {
-        let durable = self.shared.journal.durable();
-        if self.position.run() < durable.run() && self.reader.position() > self.position {
-            self.position = self.reader.position().min(durable);
-        }
     }
 
     /// Counts what the position found at opening shows as committed and nobody has counted yet:
@@ -186,7 +179,7 @@ impl<'a> Session<'a> {
         }
         self.memory.window.commit();
         tally.count(&self.shared.metrics, now_ms());
-        journal.opened_by_publisher(self.position);
+        journal.go_on_from(self.position);
         Ok(())
     }
 

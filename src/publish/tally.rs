@@ -30,6 +30,12 @@ impl Tally {
         self.item("none", "empty");
     }
 
+    /// Callbacks that a fork does not publish: settled, by the word of whoever asked for it.
+    pub(super) fn left_out(callbacks: u64, metrics: &Metrics) {
+        metrics.callbacks_settled_total.inc_by(callbacks);
+        metrics.items_total.with_label_values(&["none", "left_out"]).inc_by(callbacks);
+    }
+
     /// Callbacks that an earlier process published.
     pub(super) fn already_committed(&mut self, callbacks: u64) {
         self.callbacks += callbacks;
