@@ -112,7 +112,7 @@ impl<'a> Reading<'_, 'a> {
                 let place = self.place(pointer, None);
                 let topic = EventKind::ChannelEvent.topic();
                 let (reason, detail) = if value.is_object() {
-                    (Reason::Unrecognized, "no callback")
+                    (Reason::Unrecognized, "something else belongs here")
                 } else {
                     (Reason::NotAnObject, "an object belongs here")
                 };
