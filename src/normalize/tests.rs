@@ -462,6 +462,15 @@ fn event_ids_are_those_of_the_reference() {
     }
 }
 
+/// The element as it came; where no strict parser reads it, the members that tests look at.
+fn lenient(event: &Json) -> Json {
+    let Some(bytes) = event["raw_base64"].as_str() else { return event["raw"].clone() };
+    let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, bytes).unwrap();
+    let (element, _) = json::parse(&bytes).unwrap();
+    let members = ["id", "type", "status", "timestamp"];
+    members.into_iter().filter_map(|name| Some((name, element.get(name)?.text()?))).collect()
+}
+
 #[test]
 fn the_corpus_yields_what_it_must_where_it_is_present() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus");
@@ -475,7 +484,7 @@ fn the_corpus_yields_what_it_must_where_it_is_present() {
             let found = seen
                 .iter()
                 .filter(|seen| kinds.iter().any(|kind| seen.event["event_kind"] == *kind));
-            found.map(|seen| seen.event["raw"].clone()).collect()
+            found.map(|seen| lenient(&seen.event)).collect()
         };
         let part = |raw: &Json, name: &str| raw.get(name).cloned().unwrap_or(Json::Null);
         let statuses: Vec<_> = of(&["message_status", "payment_status", "call_status"])
