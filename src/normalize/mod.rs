@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** pure. No clock, no I/O; the same callback always yields the same items.
 
+mod contract;
 mod envelope;
 mod error_codes;
 mod json;
@@ -18,6 +19,8 @@ use std::{borrow::Cow, io};
 
 use flate2::read::MultiGzDecoder;
 
+#[doc(hidden)]
+pub use self::contract::hold_to_the_contract;
 use self::{
     envelope::{Array, Part, Scope},
     json::Value,

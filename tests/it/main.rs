@@ -5,4 +5,5 @@ mod architecture;
 mod cluster;
 mod harness;
 mod kafka;
+mod publish;
 mod send;
