@@ -30,6 +30,8 @@ macro_rules! metrics {
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
+            /// Of the async runtime.
+            pub runtime: Runtime,
             $( $(#[doc = $help])+ pub $name: $kind, )+
         }
 
@@ -45,6 +47,7 @@ macro_rules! metrics {
                         registry, $kind, concat!("weni_edge_", stringify!($name)),
                         concat!($($help),+).trim() $(, [$($label),*])? $(, in $buckets)?
                     ), )+
+                    runtime: Runtime::new(&registry),
                     registry,
                 };
                 metrics.start_at_zero();
@@ -185,6 +188,36 @@ metrics! {
     tls_certificate_not_after_seconds: GaugeVec[];
     /// 1 if the configuration was last read without an error.
     config_last_reload_successful: IntGauge;
+}
+
+/// What tokio tells of itself, under the names that other programs use too: without the prefix.
+#[derive(Debug)]
+pub struct Runtime {
+    workers: IntGauge,
+    alive_tasks: IntGauge,
+    global_queue_depth: IntGauge,
+}
+
+impl Runtime {
+    fn new(registry: &Registry) -> Self {
+        let gauge =
+            |name: &str, help: &str| add(registry, IntGauge::with_opts(Opts::new(name, help)));
+        Self {
+            workers: gauge("tokio_workers", "Worker threads of the runtime."),
+            alive_tasks: gauge("tokio_alive_tasks", "Tasks that have not ended."),
+            global_queue_depth: gauge(
+                "tokio_global_queue_depth",
+                "Tasks in the queue that all workers share.",
+            ),
+        }
+    }
+
+    /// Takes the runtime's figures as they are now.
+    pub fn observe(&self, now: &tokio::runtime::RuntimeMetrics) {
+        self.workers.set(now.num_workers() as i64);
+        self.alive_tasks.set(now.num_alive_tasks() as i64);
+        self.global_queue_depth.set(now.global_queue_depth() as i64);
+    }
 }
 
 /// The closed sets of label values: all of them are exported from the start, at 0.
