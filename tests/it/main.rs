@@ -1,5 +1,7 @@
 //! Integration tests: one binary, a file per capability.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod admin;
 mod architecture;
+mod http;
 mod send;
