@@ -5,7 +5,7 @@ use std::{convert::Infallible, error::Error, io, pin::pin, sync::Arc, time::Dura
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
 use tokio::{
@@ -66,7 +66,6 @@ impl Listener {
     ) -> Self {
         let limits = state.config.load().http.clone();
         let connections = u32::try_from(limits.max_connections).unwrap_or(u32::MAX);
-        let connections = connections.min(Semaphore::MAX_PERMITS as u32);
         let patience = Patience { header: limits.header_timeout, idle: limits.idle_timeout };
         let acceptor = Arc::new(Acceptor::new(state, &limits));
         let http = protocol();
@@ -133,14 +132,10 @@ fn is_callers(error: &io::Error) -> bool {
 
 fn protocol() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
-    // Own timers, see `connection`.
-    http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_buf_size(READ_AHEAD_BYTES)
-        .pipeline_flush(false);
+    // Head and idle timers are our own, see `connection`. A caller who has sent all and closed its
+    // side has called: without half_close hyper would drop the request, stored or not.
+    http.http1().header_read_timeout(None).half_close(true).max_buf_size(READ_AHEAD_BYTES);
     http.http2()
-        .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(HEADER_LIST_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -169,7 +164,11 @@ impl Server {
                         let http2 = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
                         self.speak(stream, http2, phase).await;
                     }
-                    Ok(Err(_)) => self.count(Refusal::Malformed),
+                    // Other kinds are connections that broke, or were probes.
+                    Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                        self.count(Refusal::Malformed);
+                    }
+                    Ok(Err(_)) => {}
                     Err(_) => self.count(Refusal::Timeout),
                 }
             }

@@ -488,6 +488,23 @@ async fn a_caller_who_goes_away_in_mid_body_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_caller_who_has_sent_all_and_closed_its_side_has_called() {
+    let edge = Edge::start().await;
+    for number in 1..=20 {
+        let mut caller = edge.caller().await;
+        caller.send(&call(BODY)).await;
+        caller.stream.shutdown().await.unwrap();
+        if number % 2 == 0 {
+            caller.answer().await.receipt();
+            caller.is_closed().await;
+        }
+        drop(caller);
+        until(|| edge.stored().len() == number).await;
+    }
+    until(|| edge.metrics.http_connections.get() == 0).await;
+}
+
+#[tokio::test]
 async fn what_is_not_http_is_refused_and_counted() {
     let edge = Edge::start().await;
     for garbage in ["GARBAGE\r\n\r\n", "POST /hooks/loja HTTP/1.1\r\nbad header\r\n\r\n"] {
@@ -676,6 +693,10 @@ async fn over_tls_http2_is_spoken_when_it_is_offered_and_http1_otherwise() {
     );
     let (status, answer) = call_http2(&mut client, "wrong", b"2").await;
     assert_eq!((status, &answer["reason"]), (StatusCode::UNAUTHORIZED, &json!("auth")));
+    let mut stranger = edge.caller().await;
+    stranger.send(&call(b"no TLS")).await;
+    while stranger.receive().await {}
+    until(|| edge.rejected("unknown", "malformed") == 1).await;
     let mut stream = connect_tls(&edge, &trusted, &[]).await.unwrap();
     stream.write_all(&call(b"3")).await.unwrap();
     let mut answer = [0; 15];
