@@ -11,7 +11,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header, request};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, Version, header, header::AsHeaderName,
+    request,
+};
 use http_body::Body;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -125,8 +128,8 @@ impl Acceptor {
             source: &source.name,
             raw: source.raw,
             method: head.method.as_str(),
-            content_type: text(&head.headers, header::CONTENT_TYPE.as_str()),
-            content_encoding: text(&head.headers, header::CONTENT_ENCODING.as_str()),
+            content_type: text(&head.headers, header::CONTENT_TYPE),
+            content_encoding: text(&head.headers, header::CONTENT_ENCODING),
             traceparent: text(&head.headers, "traceparent"),
             body: held.bytes(),
         };
@@ -140,7 +143,7 @@ impl Acceptor {
 }
 
 /// A header as text, where it is text.
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
 }
 
