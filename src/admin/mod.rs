@@ -69,7 +69,7 @@ async fn readyz(extract::State(state): extract::State<State>) -> Response {
 }
 
 async fn metrics(extract::State(state): extract::State<State>) -> Response {
-    state.journal.observe();
+    state.journal.refresh_metrics();
     state.checks().await;
     state.metrics.runtime.observe(&Handle::current().metrics());
     match state.metrics.encode() {

@@ -179,7 +179,7 @@ impl<'a> Session<'a> {
         }
         self.memory.window.commit();
         tally.count(&self.shared.metrics, now_ms());
-        journal.go_on_from(self.position);
+        journal.opened_by_publisher(self.position);
         Ok(())
     }
 

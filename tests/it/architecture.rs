@@ -13,7 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("http", &["callback", "config", "journal", "metrics"]),
     ("admin", &["http", "journal", "metrics"]),
     ("publish", &["callback", "config", "event", "journal", "metrics", "normalize"]),
-    ("serve", &["admin", "config", "http", "journal", "metrics", "publish"]),
+    ("serve", &["admin", "callback", "config", "http", "journal", "metrics", "publish"]),
     ("cli", &["callback", "config", "event", "journal", "metrics", "normalize", "serve"]),
     ("main", &["cli"]),
 ];
@@ -43,7 +43,8 @@ fn sources() -> Vec<(String, String)> {
                 let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
                 let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
                 let code = lines.collect::<Vec<_>>().join("\n");
-                let code = if room == "main" { code.replace("weni_edge::", "crate::") } else { code };
+                let code =
+                    if room == "main" { code.replace("weni_edge::", "crate::") } else { code };
                 found.push((room.to_owned(), code));
             }
         }

@@ -71,7 +71,7 @@ impl Edge {
         configure(&mut config);
         let directory = TempDir::new().unwrap();
         let mut options = Options::new(directory.path());
-        options.sync = false;
+        options.durability = weni_edge::journal::Durability::Os;
         journal(&mut options);
         let metrics = Arc::new(Metrics::default());
         let journal = Journal::open(options, Arc::clone(&metrics)).unwrap();
