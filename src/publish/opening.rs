@@ -90,6 +90,7 @@ pub(super) fn metadata(run_id: Uuid, receipt: Uuid) -> String {
 /// # Errors
 /// What stands in the way; nothing has been changed then.
 pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Opened, Obstacle> {
+    let since = Instant::now();
     let config = shared.config.load();
     let identity = format!("{}{}", config.kafka.identity_prefix, shared.journal.id());
     let base = base_config(&config);
@@ -100,7 +101,7 @@ pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Ope
         Context::new(Arc::clone(&shared.metrics)),
     )
     .map_err(Obstacle::kafka)?;
-    let cluster_id = topics::cluster_id(&consumer)?;
+    let cluster_id = topics::cluster_id(&consumer, &config.topics.position)?;
     let Config { kafka, topics: names, .. } = &**config;
     let topics = topics::check(&consumer, &base, kafka, names, &shared.metrics, &cluster_id)?;
     shared.beat();
@@ -119,6 +120,8 @@ pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Ope
     .map_err(Obstacle::kafka)?;
     shared.beat();
     let position = reading.settled(&config.topics.position)?;
+    let seconds = since.elapsed().as_secs_f64();
+    tracing::info!(run = position.run(), index = position.index(), seconds, "publishing from here");
     Ok(Opened { client, topics, cluster_id, position })
 }
 

@@ -76,16 +76,18 @@ impl Topics {
     }
 }
 
-/// The cluster's id. The first call of an opening: it finds out whether there is any broker.
+/// The cluster's id.
 ///
 /// # Errors
 /// When no broker answers.
-pub(super) fn cluster_id(consumer: &BaseConsumer<Context>) -> Result<String, Obstacle> {
-    consumer.client().fetch_cluster_id(CALL).ok_or_else(|| {
-        consumer.poll(Duration::ZERO);
-        let trouble = consumer.context().take_trouble().unwrap_or(Blocked::NoBroker);
-        Obstacle::new(trouble, "no broker answers")
-    })
+pub(super) fn cluster_id(
+    consumer: &BaseConsumer<Context>,
+    topic: &str,
+) -> Result<String, Obstacle> {
+    // Asking for metadata brings the id along; asking for the id waits for whoever asks next.
+    with_metadata(consumer, topic, |_| Ok(()))?;
+    let no_id = || Obstacle::new(Blocked::NoBroker, "no broker tells the cluster's id");
+    consumer.client().fetch_cluster_id(CALL).ok_or_else(no_id)
 }
 
 /// Looks at all topics; creates those that are missing and may be created.

@@ -90,7 +90,7 @@ impl Edge {
         };
         let write = |buffer: &mut Vec<u8>| callback.encode(buffer);
         let append = self.journal.append(callback.encoded_len(), &self.accepted, write);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(append).unwrap();
     }
 
