@@ -4,6 +4,7 @@
 mod admin;
 mod architecture;
 mod cluster;
+mod dev;
 mod harness;
 mod http;
 mod kafka;
