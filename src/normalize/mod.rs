@@ -217,8 +217,10 @@ impl<'a> Reading<'_, 'a> {
         place: Place<'a>,
         topic: Topic,
     ) {
-        let bytes = value.bytes();
-        let letter = DeadLetter::of_element(self.callback, reason, detail, bytes, place, topic);
+        let bytes = Cow::Borrowed(value.bytes());
+        let stage = Stage::Normalize;
+        let letter =
+            DeadLetter::of_element(self.callback, reason, stage, detail, bytes, (place, topic));
         (self.each)(Item::DeadLetter(letter));
     }
 }

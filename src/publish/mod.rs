@@ -35,8 +35,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use self::{
-    faults::Blocked,
-    opening::Obstacle,
+    faults::{Blocked, Obstacle},
     session::{Ended, Memory, Session},
     tally::Tally,
 };

@@ -14,8 +14,7 @@ use rdkafka::{
 };
 
 use super::{
-    faults::{Blocked, Fault, whose},
-    opening::Obstacle,
+    faults::{Blocked, Fault, Obstacle, whose},
     transaction::Context,
 };
 use crate::{config, event::Topic, metrics::Metrics};
@@ -140,7 +139,7 @@ fn with_metadata<T>(
         Err(error) => {
             let obstacle = Obstacle::kafka(error);
             // What the connection itself says is nearer to the cause than a call's timeout.
-            consumer.poll(Duration::ZERO);
+            while consumer.poll(Duration::ZERO).is_some() {}
             let trouble = consumer.context().take_trouble();
             Err(Obstacle { blocked: trouble.unwrap_or(Blocked::NoBroker), ..obstacle })
         }
