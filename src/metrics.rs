@@ -259,6 +259,7 @@ mod labels {
         "position_reset",
         "cluster_changed",
         "publisher_wedged",
+        "kafka_error",
     ];
     pub(super) const DEAD_NORMALIZE: &[&str] = &[
         "invalid_json",
