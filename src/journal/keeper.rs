@@ -124,6 +124,11 @@ impl Shared {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn recycle_for_test(&self) {
+        self.recycle().expect("recycling");
+    }
+
     fn take_settled(&self, bound: Position) -> Option<Segment> {
         let mut segments = self.segments.lock();
         // The last one may be being written.

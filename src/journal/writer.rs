@@ -10,7 +10,6 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     io,
-    os::unix::fs::FileExt,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},

@@ -1,0 +1,233 @@
+//! From one callback to typed events and dead letters.
+//!
+//! It never fails: what cannot be read becomes a dead letter, alone. `envelope` finds the elements,
+//! `status`, `message` and `other` read one each.
+//!
+//! **Invariant:** pure. No clock, no I/O; the same callback always yields the same items.
+
+mod envelope;
+mod error_codes;
+mod json;
+mod message;
+mod other;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::{borrow::Cow, io};
+
+use flate2::read::MultiGzDecoder;
+
+use self::{
+    envelope::{Array, Part, Scope},
+    json::Value,
+};
+use crate::{
+    callback::Callback,
+    event::{
+        Contact, DeadLetter, Detail, ErrorDetail, Event, EventKind, Item, Occurred, Place, Reason,
+        Stage, Text, Topic,
+    },
+};
+
+/// Above it a body is one dead letter: nothing that Meta sends comes near.
+const ELEMENTS_MAX: usize = 20_000;
+/// `{},` is the shortest element: a shorter body cannot hold too many.
+const ELEMENT_BYTES_MIN: usize = 3;
+/// What a compressed body may become.
+const DECODED_BYTES_MAX: u64 = 32 << 20;
+
+/// Gives every item of a callback to `each`, in order; a callback without any element, or unknown
+/// member, gives none.
+pub fn normalize(callback: &Callback<'_>, each: &mut dyn FnMut(Item<'_>)) {
+    let whole = |reason, detail: String| {
+        Item::DeadLetter(DeadLetter::of_callback(callback, reason, Stage::Normalize, detail))
+    };
+    let body = match decoded(callback) {
+        Ok(body) => body,
+        Err(detail) => return each(whole(Reason::BadEncoding, detail)),
+    };
+    if json::is_blank(&body) {
+        return;
+    }
+    let (document, depth) = match json::parse(&body) {
+        Ok(parsed) => parsed,
+        Err(json::NotJson { at }) => {
+            return each(whole(Reason::InvalidJson, format!("not JSON from byte {at} on")));
+        }
+    };
+    if body.len() / ELEMENT_BYTES_MIN > ELEMENTS_MAX && count(document) > ELEMENTS_MAX {
+        return each(whole(Reason::TooManyElements, format!("more than {ELEMENTS_MAX} elements")));
+    }
+    let mut reading =
+        Reading { callback, strict: document.is_strict(depth), scope: Scope::default(), each };
+    if !envelope::walk(document, &mut |part| reading.part(part)) {
+        (reading.each)(whole(Reason::Unrecognized, "JSON, but no callback".to_owned()));
+    }
+}
+
+fn count(document: Value<'_>) -> usize {
+    let mut elements = 0;
+    envelope::walk(document, &mut |part| {
+        elements += usize::from(matches!(part, Part::Element { .. }))
+    });
+    elements
+}
+
+/// The body as JSON should be: decompressed, if its header says that it is compressed.
+fn decoded<'a>(callback: &Callback<'a>) -> Result<Cow<'a, [u8]>, String> {
+    let encoding = callback.content_encoding.unwrap_or("identity").trim().to_ascii_lowercase();
+    match encoding.as_str() {
+        "" | "identity" => Ok(Cow::Borrowed(callback.body)),
+        "gzip" | "x-gzip" => {
+            let mut body = Vec::new();
+            let decoder = MultiGzDecoder::new(callback.body);
+            let mut decoder = io::Read::take(decoder, DECODED_BYTES_MAX + 1);
+            io::Read::read_to_end(&mut decoder, &mut body)
+                .map_err(|error| format!("not gzip: {error}"))?;
+            if body.len() as u64 > DECODED_BYTES_MAX {
+                return Err(format!("more than {DECODED_BYTES_MAX} bytes when decompressed"));
+            }
+            Ok(Cow::Owned(body))
+        }
+        other => Err(format!("encoding {other:?} is not known")),
+    }
+}
+
+/// One callback while its items are made.
+struct Reading<'r, 'a> {
+    callback: &'a Callback<'a>,
+    /// Every strict parser reads the whole document, and so each of its elements.
+    strict: bool,
+    scope: Scope<'a>,
+    each: &'r mut dyn FnMut(Item<'_>),
+}
+
+impl<'a> Reading<'_, 'a> {
+    fn part(&mut self, part: Part<'a>) {
+        match part {
+            Part::Scope(scope) => self.scope = *scope,
+            Part::Element { array, value, pointer } => self.element(array, value, pointer),
+            Part::NotRecognized { value, pointer } => {
+                let place = self.place(pointer, None);
+                let topic = EventKind::ChannelEvent.topic();
+                let (reason, detail) = if value.is_object() {
+                    (Reason::Unrecognized, "no callback")
+                } else {
+                    (Reason::NotAnObject, "an object belongs here")
+                };
+                self.dead_letter(reason, detail, value, place, topic);
+            }
+            Part::Remainder { whole, members, pointer } => self.remainder(whole, members, pointer),
+        }
+    }
+
+    fn element(&mut self, array: Array, value: Value<'a>, pointer: String) {
+        let kind = array.kind(value);
+        if !value.is_object() {
+            let place = self.place(pointer, None);
+            return self.dead_letter(
+                Reason::NotAnObject,
+                "an object belongs here",
+                value,
+                place,
+                kind.topic(),
+            );
+        }
+        let read = match array {
+            Array::Statuses | Array::StandbyStatuses => status::read(value),
+            Array::Errors => other::read_error(value),
+            Array::Calls => other::read(value),
+            _ => message::read(value),
+        };
+        let contact = self.scope.contact_of(&read);
+        let place = self.place(pointer, contact);
+        let id = read.id.as_deref().unwrap_or_default();
+        let missing = match (kind.topic(), &read.detail) {
+            (Topic::ChannelEvent, _) => None,
+            _ if id.is_empty() => Some((Reason::MissingId, "no id")),
+            (_, Detail::Status(status)) if status.normal().is_none_or(|text| text.is_empty()) => {
+                Some((Reason::MissingStatus, "no status"))
+            }
+            _ => None,
+        };
+        if let Some((reason, detail)) = missing {
+            return self.dead_letter(reason, detail, value, place, kind.topic());
+        }
+        let strict = self.strict || value.is_strict(value.depth());
+        let raw = Cow::Borrowed(value.bytes());
+        let mut event = Event::new(self.callback, kind, place, raw, strict);
+        event.message_id = read.id;
+        event.other_key = read.other_key;
+        event.occurred = read.occurred;
+        event.detail = read.detail;
+        event.errors = read.errors;
+        (self.each)(Item::Event(event));
+    }
+
+    /// What of a value, change or entry is not known, and contacts that belong to nobody.
+    fn remainder(
+        &mut self,
+        whole: Option<Value<'a>>,
+        members: Vec<(Text<'a>, Value<'a>)>,
+        pointer: String,
+    ) {
+        let contacts = self.scope.take_unclaimed();
+        let raw = match whole {
+            Some(value) if !members.is_empty() => Cow::Borrowed(value.bytes()),
+            _ if members.is_empty() && contacts.is_empty() => return,
+            _ => Cow::Owned(other::gather(&members, &contacts)),
+        };
+        let find = |names: &[&str]| {
+            let named = |name: &&str| members.iter().rfind(|(key, _)| key == name);
+            names.iter().find_map(named).and_then(|(_, value)| value.text())
+        };
+        let place = self.place(pointer, None);
+        // A gathered object is what it was gathered from.
+        let strict =
+            self.strict || json::parse(&raw).is_ok_and(|(value, depth)| value.is_strict(depth));
+        let message_id = find(&["id"]);
+        let other_key = find(&["group_id", "recipient_id", "wa_id"]);
+        let text = find(&["timestamp"]).or_else(|| self.scope.time.clone());
+        let mut event = Event::new(self.callback, EventKind::ChannelEvent, place, raw, strict);
+        event.message_id = message_id.filter(|id| !id.is_empty());
+        event.other_key = other_key;
+        event.occurred = Occurred { text };
+        (self.each)(Item::Event(event));
+    }
+
+    fn place(&self, element: String, contact: Option<Contact<'a>>) -> Place<'a> {
+        Place {
+            format: self.scope.format,
+            field: self.scope.field.clone(),
+            element,
+            channel: self.scope.channel.clone(),
+            contact,
+        }
+    }
+
+    fn dead_letter(
+        &mut self,
+        reason: Reason,
+        detail: &str,
+        value: Value<'a>,
+        place: Place<'a>,
+        topic: Topic,
+    ) {
+        let bytes = value.bytes();
+        let letter = DeadLetter::of_element(self.callback, reason, detail, bytes, place, topic);
+        (self.each)(Item::DeadLetter(letter));
+    }
+}
+
+/// What was read of one element.
+struct Read<'a> {
+    id: Option<Text<'a>>,
+    other_key: Option<Text<'a>>,
+    occurred: Occurred<'a>,
+    detail: Detail<'a>,
+    errors: Vec<ErrorDetail<'a>>,
+    /// Phone numbers, then user ids, by which its contact may be found; the nearest first.
+    wa_ids: Vec<Text<'a>>,
+    user_ids: Vec<Text<'a>>,
+}

@@ -1,0 +1,231 @@
+//! Real Kafka: the one that `WENI_EDGE_TEST_KAFKA` names, clusters that a test may kill, and a
+//! reader of committed records.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientConfig, Message as _, Offset, TopicPartitionList,
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    },
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    message::{BorrowedMessage, Headers},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// The four topics by their role in the configuration.
+pub(crate) const ROLES: [&str; 4] =
+    ["message_status", "inbound_message", "channel_event", "dead_letter"];
+const CALL: Duration = Duration::from_secs(20);
+const PARTITIONS: i32 = 4;
+
+/// Where the tests' Kafka is. Without one a test says so and has passed; where the whole ground
+/// must be there, `WENI_EDGE_REQUIRE_KAFKA=1` makes it fail.
+pub(crate) fn kafka() -> Option<String> {
+    let given = std::env::var("WENI_EDGE_TEST_KAFKA").ok();
+    let required = std::env::var("WENI_EDGE_REQUIRE_KAFKA").is_ok_and(|value| value == "1");
+    assert!(given.is_some() || !required, "WENI_EDGE_TEST_KAFKA is not set");
+    if given.is_none() {
+        println!("skipped: WENI_EDGE_TEST_KAFKA=host:port names no Kafka (see tests/kafka/kafka)");
+    }
+    given
+}
+
+/// Topics that no other test has.
+pub(crate) struct Topics {
+    bootstrap: String,
+    /// By role, that of the position included.
+    pub(crate) names: BTreeMap<&'static str, String>,
+}
+
+impl Topics {
+    pub(crate) fn named(bootstrap: &str) -> Self {
+        let prefix = &Uuid::new_v4().simple().to_string()[..12];
+        let name = |role: &'static str| (role, format!("{prefix}.{}.v1", role.replace('_', "-")));
+        let names = ROLES.into_iter().chain(["position"]).map(name).collect();
+        Self { bootstrap: bootstrap.to_owned(), names }
+    }
+
+    /// Names topics and creates all that carry events.
+    pub(crate) fn create(bootstrap: &str) -> Self {
+        let topics = Self::named(bootstrap);
+        topics.create_all();
+        topics
+    }
+
+    pub(crate) fn create_all(&self) {
+        ROLES.iter().for_each(|role| self.create_one(role, &[]));
+    }
+
+    pub(crate) fn create_one(&self, role: &str, settings: &[(&str, &str)]) {
+        let replication = TopicReplication::Fixed(1);
+        let mut topic = NewTopic::new(&self.names[role], PARTITIONS, replication);
+        for (name, value) in settings {
+            topic = topic.set(name, value);
+        }
+        let created = wait(self.admin().create_topics([&topic], &options())).unwrap();
+        assert!(created.iter().all(Result::is_ok), "{created:?}");
+    }
+
+    pub(crate) fn alter(&self, role: &str, name: &str, value: &str) {
+        let topic = ResourceSpecifier::Topic(&self.names[role]);
+        let change = AlterConfig { specifier: topic, entries: HashMap::from([(name, value)]) };
+        let altered = wait(self.admin().alter_configs([&change], &options())).unwrap();
+        assert!(altered.iter().all(Result::is_ok), "{altered:?}");
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        ClientConfig::new().set("bootstrap.servers", &self.bootstrap).create().unwrap()
+    }
+
+    /// Everything that is committed, in the order of each partition.
+    pub(crate) fn read(&self) -> Vec<Record> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("group.id", "tests")
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            // The end of a partition is known when it has answered that there is nothing.
+            .set("fetch.wait.max.ms", "10")
+            .create()
+            .unwrap();
+        let mut records = Vec::new();
+        for role in ROLES {
+            let name = &self.names[role];
+            let metadata = consumer.fetch_metadata(Some(name), CALL).unwrap();
+            let mut unread = BTreeSet::new();
+            let mut list = TopicPartitionList::new();
+            for partition in metadata.topics()[0].partitions() {
+                list.add_partition_offset(name, partition.id(), Offset::Beginning).unwrap();
+                unread.insert(partition.id());
+            }
+            consumer.assign(&list).unwrap();
+            while !unread.is_empty() {
+                match consumer.poll(CALL).expect("a record or the partition's end") {
+                    Err(KafkaError::PartitionEOF(partition)) => {
+                        unread.remove(&partition);
+                    }
+                    message => records.push(Record::of(role, &message.unwrap())),
+                }
+            }
+        }
+        records
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(CALL)).request_timeout(Some(CALL))
+}
+
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+/// A committed record.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) role: &'static str,
+    pub(crate) key: String,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) value: Vec<u8>,
+}
+
+impl Record {
+    fn of(role: &'static str, message: &BorrowedMessage<'_>) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let headers = message.headers().unwrap().iter();
+        Self {
+            role,
+            key: text(message.key().unwrap()),
+            headers: headers.map(|h| (h.key.to_owned(), text(h.value.unwrap()))).collect(),
+            value: message.payload().unwrap().to_vec(),
+        }
+    }
+
+    /// The event, which is JSON.
+    pub(crate) fn event(&self) -> Value {
+        serde_json::from_slice(&self.value).unwrap()
+    }
+}
+
+/// A Kafka of one node that a test may kill. It ends with the test.
+pub(crate) struct Cluster {
+    directory: TempDir,
+    port: u16,
+}
+
+impl Cluster {
+    /// Formats a node; it is down.
+    pub(crate) fn format() -> Self {
+        let cluster = Self { directory: TempDir::new().unwrap(), port: four_free_ports() };
+        cluster.run(&["format", "1"]);
+        cluster
+    }
+
+    pub(crate) fn start() -> Self {
+        let cluster = Self::format();
+        cluster.start_again();
+        cluster
+    }
+
+    pub(crate) fn start_again(&self) {
+        self.run(&["start", "1"]);
+        self.run(&["wait", "1"]);
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&self) {
+        self.run(&["kill9", "1"]);
+    }
+
+    pub(crate) fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn sasl_ssl(&self) -> String {
+        format!("127.0.0.1:{}", self.port + 3)
+    }
+
+    /// Of the authority that signed the node's certificate.
+    pub(crate) fn ca_file(&self) -> PathBuf {
+        self.directory.path().join("tls/ca.pem")
+    }
+
+    fn run(&self, arguments: &[&str]) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/kafka");
+        let output = Command::new(script)
+            .args(arguments)
+            .env("KAFKA_DIR", self.directory.path())
+            .env("BASE_PORT", self.port.to_string())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "kafka {arguments:?}: {output:?}");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The first of four ports in a row that nobody has.
+fn four_free_ports() -> u16 {
+    // Below the range from which the system hands out ports by itself.
+    let start = 20_000 + u16::try_from(std::process::id() % 1000).unwrap() * 10;
+    let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let mut candidates = (start..32_000).step_by(10);
+    candidates.find(|first| (*first..first + 4).all(is_free)).expect("free ports")
+}

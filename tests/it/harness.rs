@@ -1,0 +1,361 @@
+//! The real program as a process of its own, called over real sockets.
+//!
+//! **Invariant:** an edge that stops, or is dropped, has its accounts in balance, and has logged
+//! neither a secret nor a message id.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub(crate) const SOURCE: &str = "loja";
+const SECRET: &str = "only for the tests";
+const PROGRAM: &str = env!("CARGO_BIN_EXE_weni-edge");
+/// More than anything here takes; a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Looks until there is something to see.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What a test's configuration says beside what all of them say.
+#[derive(Default)]
+pub(crate) struct Settings {
+    pub(crate) bootstrap: String,
+    /// librdkafka's own.
+    pub(crate) properties: Vec<(&'static str, String)>,
+    /// Role (as in the configuration) and name.
+    pub(crate) topics: BTreeMap<&'static str, String>,
+    /// Certificate and key.
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
+}
+
+impl Settings {
+    fn toml(&self, journal: &Path) -> String {
+        let pairs = |pairs: &mut dyn Iterator<Item = (&str, &str)>| {
+            pairs.map(|(name, value)| format!("{name:?} = {value:?}\n")).collect::<String>()
+        };
+        let properties = pairs(&mut self.properties.iter().map(|(name, v)| (*name, v.as_str())));
+        let topics = pairs(&mut self.topics.iter().map(|(role, name)| (*role, name.as_str())));
+        let tls = self.tls.as_ref().map_or(String::new(), |(certificate, key)| {
+            format!("[http.tls]\ncertificate_file = {certificate:?}\nkey_file = {key:?}\n")
+        });
+        format!(
+            "[http]\nlisten = \"127.0.0.1:0\"\ndrain = \"0s\"\n{tls}\
+             [admin]\nlisten = \"127.0.0.1:0\"\n\
+             [sources.{SOURCE}]\nheader = \"X-Token\"\nsecrets = [{SECRET:?}]\n\
+             [journal]\ndirectory = {journal:?}\nmin_free_bytes = 0\n\
+             [kafka]\nbootstrap_servers = {:?}\n[kafka.properties]\n{properties}\
+             [topics]\n{topics}",
+            self.bootstrap
+        )
+    }
+}
+
+/// An edge with a journal of its own; it may be killed and started again.
+pub(crate) struct Edge {
+    directory: TempDir,
+    log: Arc<Mutex<Vec<String>>>,
+    running: Option<Running>,
+    is_tls: bool,
+}
+
+struct Running {
+    process: Child,
+    public: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Edge {
+    pub(crate) fn start(settings: &Settings) -> Self {
+        let directory = TempDir::new().unwrap();
+        let toml = settings.toml(&directory.path().join("journal"));
+        fs::write(directory.path().join("weni-edge.toml"), toml).unwrap();
+        let is_tls = settings.tls.is_some();
+        let mut edge = Self { directory, log: Arc::default(), running: None, is_tls };
+        edge.start_again();
+        edge
+    }
+
+    /// Starts the process on the journal that is there.
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.running.is_none(), "it runs already");
+        let mut process = Command::new(PROGRAM)
+            .args(["serve", "--config"])
+            .arg(self.directory.path().join("weni-edge.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (log, stderr) = (Arc::clone(&self.log), process.stderr.take().unwrap());
+        let from = log.lock().unwrap().len();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                log.lock().unwrap().push(line);
+            }
+        });
+        let [public, admin] = eventually("the line that says where it listens", || {
+            let ended = process.try_wait().unwrap();
+            let log = self.log.lock().unwrap();
+            assert!(ended.is_none(), "ended at once, {ended:?}:\n{}", log[from..].join("\n"));
+            log[from..].iter().find_map(|line| listening(line))
+        });
+        self.running = Some(Running { process, public, admin });
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("the edge runs")
+    }
+
+    pub(crate) fn public(&self) -> SocketAddr {
+        self.running().public
+    }
+
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.is_tls { "https" } else { "http" };
+        // By name, as a certificate wants it.
+        format!("{scheme}://localhost:{}/hooks/{SOURCE}", self.public().port())
+    }
+
+    pub(crate) fn caller(&self) -> Caller {
+        Caller::connect(self.public()).unwrap()
+    }
+
+    /// Calls once, on a connection of its own, and gives back the receipt.
+    pub(crate) fn accept(&self, body: &str) -> String {
+        self.caller().call("POST", body.as_bytes()).unwrap().receipt()
+    }
+
+    /// A call for a client of one's own.
+    pub(crate) fn request(&self, body: String) -> http::Request<String> {
+        let request = http::Request::post(self.url()).header("X-Token", SECRET);
+        request.body(body).unwrap()
+    }
+
+    /// Runs `weni-edge send` against it.
+    pub(crate) fn send(&self, arguments: &[&str]) -> Output {
+        let header = format!("X-Token: {SECRET}");
+        let output = Command::new(PROGRAM)
+            .args(["send", &self.url(), "--output", "json", "-H", &header])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output();
+        output.unwrap()
+    }
+
+    /// Answers of the admin listener: status and body.
+    pub(crate) fn probe(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.running().admin).unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+
+    pub(crate) fn metrics(&self) -> Samples {
+        Samples::parse(&self.probe("/metrics").1)
+    }
+
+    /// Waits until everything that was accepted is in Kafka.
+    pub(crate) fn settle(&self) -> Samples {
+        eventually("nothing is pending", || {
+            let samples = self.metrics();
+            (samples.total("journal_pending_callbacks", &[]) == 0).then_some(samples)
+        })
+    }
+
+    /// Waits until the edge says that this is why nothing moves.
+    pub(crate) fn await_blocked(&self, reason: &str) {
+        let label = format!("reason=\"{reason}\"");
+        eventually(&format!("blocked: {reason}"), || {
+            (self.metrics().total("publish_blocked", &[&label]) == 1).then_some(())
+        });
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self) {
+        let mut running = self.running.take().expect("the edge runs");
+        running.process.kill().unwrap();
+        running.process.wait().unwrap();
+    }
+
+    /// SIGTERM, and the end of the process.
+    pub(crate) fn stop(&mut self) {
+        self.check_accounts();
+        let mut running = self.running.take().expect("the edge runs");
+        let pid = rustix::process::Pid::from_child(&running.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let status = eventually("it has stopped", || running.process.try_wait().unwrap());
+        assert!(status.success(), "stopped with {status}");
+    }
+
+    /// Both equations of the contract.
+    fn check_accounts(&self) {
+        let mut seen = String::new();
+        let balanced = (0..100).any(|_| {
+            let samples = self.metrics();
+            let total = |name| samples.total(name, &[]);
+            let item = |outcome| samples.total("items_total", &[&format!("outcome=\"{outcome}\"")]);
+            let callbacks = [
+                total("callbacks_accepted_total") + total("callbacks_recovered_total"),
+                total("journal_pending_callbacks") + total("callbacks_settled_total"),
+            ];
+            // Every item is accounted for; each callback has one, and each record is one.
+            // A topic is counted from its first record on.
+            let published: f64 = samples.of("publish_records_total").map(|(_, value)| value).sum();
+            let records = [published as i64, item("published") + item("dead_lettered")];
+            let items = [total("items_total"), total("callbacks_settled_total")];
+            seen = format!("callbacks {callbacks:?}, records {records:?}, items {items:?}");
+            let balanced =
+                callbacks[0] == callbacks[1] && records[0] == records[1] && items[0] >= items[1];
+            // A scrape is no snapshot: while something moves it may see one side of a step.
+            thread::sleep(Duration::from_millis(if balanced { 0 } else { 50 }));
+            balanced
+        });
+        assert!(balanced, "the accounts do not balance: {seen}");
+    }
+
+    fn check_log(&self) {
+        for line in self.log.lock().unwrap().iter() {
+            assert!(!line.contains(SECRET), "a secret was logged: {line}");
+            assert!(!line.contains("wamid."), "a message id was logged: {line}");
+        }
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the edge's log:\n{}", self.log.lock().unwrap().join("\n"));
+            if let Some(mut running) = self.running.take() {
+                // The test has failed already; all that matters is that nothing is left behind.
+                running.process.kill().and_then(|()| running.process.wait()).ok();
+            }
+            return;
+        }
+        if self.running.is_some() {
+            self.stop();
+        }
+        self.check_log();
+    }
+}
+
+fn listening(line: &str) -> Option<[SocketAddr; 2]> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let address = |name: &str| line[name].as_str()?.parse().ok();
+    (line["message"] == "listening").then_some([address("public")?, address("admin")?])
+}
+
+/// A scrape.
+pub(crate) struct Samples(Vec<(String, f64)>);
+
+impl Samples {
+    fn parse(text: &str) -> Self {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let sample = |line: &str| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.strip_prefix("weni_edge_")?.to_owned(), value.parse().ok()?))
+        };
+        Self(lines.filter_map(sample).collect())
+    }
+
+    /// The sum of a metric's samples that have these labels; without any it fails, so that a name
+    /// written wrongly is no zero.
+    pub(crate) fn total(&self, name: &str, labels: &[&str]) -> i64 {
+        assert!(self.of(name).next().is_some(), "there is no metric {name}");
+        let has = |sample: &str| labels.iter().all(|label| sample.contains(label));
+        self.of(name).filter(|(sample, _)| has(sample)).map(|(_, value)| *value).sum::<f64>() as i64
+    }
+
+    fn of(&self, name: &str) -> impl Iterator<Item = &(String, f64)> {
+        self.0.iter().filter(move |(sample, _)| sample.split('{').next() == Some(name))
+    }
+}
+
+/// One keep-alive connection that calls as Weni does: chunked, with the secret in a header.
+pub(crate) struct Caller {
+    stream: BufReader<TcpStream>,
+}
+
+/// What a call was answered.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    /// The receipt of an accepted call.
+    pub(crate) fn receipt(&self) -> String {
+        assert_eq!(self.status, 200, "{}", self.body);
+        let body: Value = serde_json::from_str(&self.body).unwrap();
+        body["receipt"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Caller {
+    pub(crate) fn connect(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Calls and waits for the answer.
+    ///
+    /// # Errors
+    /// When the connection ends before the whole answer is there.
+    pub(crate) fn call(&mut self, method: &str, body: &[u8]) -> std::io::Result<Answer> {
+        let mut request = format!(
+            "{method} /hooks/{SOURCE} HTTP/1.1\r\nHost: localhost\r\nX-Token: {SECRET}\r\n\
+             Transfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+            body.len()
+        )
+        .into_bytes();
+        request.extend_from_slice(body);
+        request.extend_from_slice(b"\r\n0\r\n\r\n");
+        self.stream.get_mut().write_all(&request)?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> std::io::Result<Answer> {
+        let (mut status, mut length) = (None, 0);
+        loop {
+            let mut line = String::new();
+            if self.stream.read_line(&mut line)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            let line = line.trim_end().to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            } else if status.is_none() {
+                status = Some(line.split(' ').nth(1).unwrap().parse().unwrap());
+            } else if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body)?;
+        Ok(Answer { status: status.unwrap(), body: String::from_utf8(body).unwrap() })
+    }
+}

@@ -1,0 +1,480 @@
+//! The whole way on real Kafka: what is answered 200 is there once, in order, whatever is killed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use base64::Engine;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    cluster::{Cluster, Record, Topics, kafka},
+    harness::{Caller, Edge, SOURCE, Settings, eventually},
+};
+
+fn settings(bootstrap: &str, topics: &Topics) -> Settings {
+    Settings {
+        bootstrap: bootstrap.to_owned(),
+        topics: topics.names.clone(),
+        ..Settings::default()
+    }
+}
+
+/// A callback of the Cloud API with these members of its value.
+fn envelope(members: &str) -> String {
+    format!(
+        r#"{{"object":"whatsapp_business_account","entry":[{{"id":"2155","changes":[{{"field":"messages","value":{{"messaging_product":"whatsapp","metadata":{{"display_phone_number":"558233330000","phone_number_id":"1184"}},{members}}}}}]}}]}}"#
+    )
+}
+
+fn status(id: &str, timestamp: u64, more: &str) -> String {
+    format!(
+        r#"{{"id":"{id}","status":"delivered","timestamp":"{timestamp}","recipient_id":"5582999990000"{more}}}"#
+    )
+}
+
+fn of_role<'a>(records: &'a [Record], role: &str) -> Vec<&'a Record> {
+    records.iter().filter(|record| record.role == role).collect()
+}
+
+#[test]
+fn a_fixed_body_is_in_kafka_as_the_contract_says() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::create(&bootstrap);
+    let edge = Edge::start(&settings(&bootstrap, &topics));
+    let element = status("wamid.fixed", 1_763_842_385, "");
+    let receipt = edge.accept(&envelope(&format!(r#""statuses":[{element}]"#)));
+    edge.settle();
+
+    let records = topics.read();
+    let [record] = &records[..] else { panic!("{records:?}") };
+    assert_eq!((record.role, record.key.as_str()), ("message_status", "wamid.fixed"));
+    let event = record.event();
+    // SHA-256 over the nine parts, worked out by hand.
+    let parts: [&[u8]; 9] = [
+        b"wcb1",
+        b"message_status",
+        b"1184",
+        b"wamid.fixed",
+        b"delivered",
+        b"1763842385",
+        b"",
+        b"",
+        b"",
+    ];
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u32).to_be_bytes());
+        hash.update(part);
+    }
+    let event_id = hex::encode(&hash.finalize()[..16]);
+    let expected = json!({
+        "schema_version": 1, "event_id": event_id, "event_kind": "message_status",
+        "message_id": "wamid.fixed", "source": SOURCE, "receipt": receipt,
+        "received_at": event["received_at"], "occurred_at": "2025-11-22T20:13:05Z",
+        "format": "cloud", "field": "messages", "element": "/entry/0/changes/0/value/statuses/0",
+        "channel": {"waba_id": "2155", "phone_number_id": "1184", "display_phone_number": "558233330000"},
+        "status": "delivered", "status_known": true, "status_rank": 20,
+        "recipient": {"id": "5582999990000", "type": "individual"},
+        "raw": serde_json::from_str::<serde_json::Value>(&element).unwrap(),
+    });
+    assert_eq!(event, expected);
+    let headers = [
+        ("ce_dataschema", "urn:weni-edge:message-status.v1"),
+        ("ce_id", &event_id),
+        ("ce_source", "/hooks/loja"),
+        ("ce_specversion", "1.0"),
+        ("ce_subject", "wamid.fixed"),
+        ("ce_time", "2025-11-22T20:13:05Z"),
+        ("ce_type", "ai.weni.message_status.v1"),
+        ("content-type", "application/json"),
+        ("content_hash", &hex::encode(Sha256::digest(&element))),
+        ("receipt", &receipt),
+    ];
+    let found: Vec<_> = record.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    assert_eq!(found, headers);
+}
+
+#[test]
+fn every_method_is_accepted_and_what_is_no_callback_is_a_dead_letter_with_its_bytes() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::create(&bootstrap);
+    let edge = Edge::start(&settings(&bootstrap, &topics));
+    let mut caller = edge.caller();
+    let mut receipts = BTreeMap::new();
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+        let body = format!("no JSON, by {method}");
+        receipts.insert(caller.call(method, body.as_bytes()).unwrap().receipt(), (method, body));
+    }
+    edge.settle();
+    let records = topics.read();
+    assert_eq!(of_role(&records, "dead_letter").len(), records.len());
+    assert_eq!(records.len(), receipts.len());
+    for record in &records {
+        let (method, body) = &receipts[&record.key];
+        assert_eq!(String::from_utf8_lossy(&record.value), *body);
+        assert_eq!(record.headers["method"], *method);
+        assert_eq!(record.headers["reason"], "invalid_json");
+    }
+}
+
+/// A caller's number and the serial number of its call.
+type CallId = (usize, u64);
+
+/// Calls without a pause, on a few connections, and remembers what was answered.
+struct Load {
+    edge: Arc<Mutex<SocketAddr>>,
+    ended: Arc<AtomicBool>,
+    accepted: Arc<AtomicUsize>,
+    callers: Vec<JoinHandle<BTreeMap<CallId, Option<String>>>>,
+}
+
+impl Load {
+    const CALLERS: usize = 4;
+    /// Of the first call; each further one is a second later.
+    const FIRST_SECOND: u64 = 1_700_000_000;
+
+    fn start(edge: &Edge) -> Self {
+        let mut load = Self {
+            edge: Arc::new(Mutex::new(edge.public())),
+            ended: Arc::default(),
+            accepted: Arc::default(),
+            callers: Vec::new(),
+        };
+        load.callers = (0..Self::CALLERS).map(|number| load.caller(number)).collect();
+        load
+    }
+
+    fn caller(&self, number: usize) -> JoinHandle<BTreeMap<CallId, Option<String>>> {
+        let (edge, ended) = (Arc::clone(&self.edge), Arc::clone(&self.ended));
+        let accepted = Arc::clone(&self.accepted);
+        thread::spawn(move || {
+            let (mut calls, mut connection) = (BTreeMap::new(), None);
+            for serial in 0.. {
+                while connection.is_none() && !ended.load(Ordering::Relaxed) {
+                    let address = *edge.lock().unwrap();
+                    connection = Caller::connect(address).ok();
+                    thread::sleep(Duration::from_millis(2));
+                }
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
+                let caller = connection.as_mut().expect("a connection");
+                let answer = caller.call("POST", Self::body(number, serial).as_bytes());
+                // No answer: it may have been accepted or not. A refusal would be a mistake.
+                let receipt = answer.map(|answer| answer.receipt()).ok();
+                match &receipt {
+                    Some(_) => {
+                        accepted.fetch_add(1, Ordering::Relaxed);
+                    }
+                    None => connection = None,
+                }
+                calls.insert((number, serial), receipt);
+            }
+            calls
+        })
+    }
+
+    /// One status of the caller's one message, and one message of its own: two topics.
+    fn body(caller: usize, serial: u64) -> String {
+        let second = Self::FIRST_SECOND + serial;
+        let status = status(&format!("wamid.{caller}"), second, "");
+        envelope(&format!(
+            r#""statuses":[{status}],"messages":[{{"from":"5582999990000","id":"wamid.{caller}.{serial}","timestamp":"{second}","type":"text","text":{{"body":"Oi"}}}}]"#
+        ))
+    }
+
+    /// Waits until `more` calls have been accepted from now on.
+    fn await_accepted(&self, more: usize) {
+        let due = self.accepted.load(Ordering::Relaxed) + more;
+        eventually("calls are accepted", || {
+            assert!(!self.callers.iter().any(JoinHandle::is_finished), "a caller has failed");
+            (self.accepted.load(Ordering::Relaxed) >= due).then_some(())
+        });
+    }
+
+    fn go_on_at(&self, edge: &Edge) {
+        *self.edge.lock().unwrap() = edge.public();
+    }
+
+    /// Stops calling; gives back each call and its receipt, if it was answered.
+    fn finish(self) -> BTreeMap<CallId, Option<String>> {
+        self.ended.store(true, Ordering::Relaxed);
+        self.callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect()
+    }
+}
+
+/// The call that a record comes from.
+fn call_of(record: &Record) -> CallId {
+    let event = record.event();
+    let second = event["raw"]["timestamp"].as_str().unwrap().parse::<u64>().unwrap();
+    let caller = record.key.split('.').nth(1).unwrap().parse().unwrap();
+    (caller, second - Load::FIRST_SECOND)
+}
+
+/// Every answered call is there once, as a status and a message; one without an answer at most
+/// once, and then wholly; nothing else is there; and each key is in order.
+fn assert_exactly_once(records: &[Record], calls: &BTreeMap<CallId, Option<String>>) {
+    let mut found: BTreeMap<CallId, Vec<(&str, &str)>> = BTreeMap::new();
+    let mut last: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for record in records {
+        let call = call_of(record);
+        assert!(calls.contains_key(&call), "nobody called {call:?}");
+        found.entry(call).or_default().push((record.role, &record.headers["receipt"]));
+        let before = last.insert((record.role, &record.key), call.1);
+        assert!(before.is_none_or(|before| before < call.1), "{} is out of order", record.key);
+    }
+    for (call, receipt) in calls {
+        let roles = found.remove(call).unwrap_or_default();
+        if receipt.is_none() && roles.is_empty() {
+            continue;
+        }
+        let receipts: BTreeSet<_> = roles.iter().map(|(_, receipt)| *receipt).collect();
+        let roles: Vec<_> = roles.iter().map(|(role, _)| *role).collect();
+        assert_eq!(roles, ["message_status", "inbound_message"], "{call:?} {receipt:?}");
+        assert_eq!(receipts.len(), 1, "{call:?}");
+        assert!(receipt.as_deref().is_none_or(|receipt| receipts.contains(receipt)), "{call:?}");
+    }
+}
+
+fn committed(edge: &Edge) -> i64 {
+    edge.metrics().total("transactions_total", &["outcome=\"committed\""])
+}
+
+/// Waits until more than `before` transactions are committed.
+fn await_commit(edge: &Edge, before: i64) {
+    eventually("a transaction is committed", || (committed(edge) > before).then_some(()));
+}
+
+#[test]
+fn what_was_answered_200_is_there_once_however_often_the_edge_is_killed() {
+    let Some(bootstrap) = kafka() else { return };
+    let rounds =
+        std::env::var("WENI_EDGE_KILL_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap());
+    let topics = Topics::create(&bootstrap);
+    let mut edge = Edge::start(&settings(&bootstrap, &topics));
+    let load = Load::start(&edge);
+    for round in 0..rounds {
+        // Killed in all its ages: opening, before and after its first commit.
+        match round % 4 {
+            0 => load.await_accepted(1 + round * 7),
+            1 => await_commit(&edge, 0),
+            2 => await_commit(&edge, 3 + round as i64),
+            _ => {}
+        }
+        edge.kill();
+        edge.start_again();
+        load.go_on_at(&edge);
+    }
+    load.await_accepted(100);
+    let calls = load.finish();
+    edge.settle();
+    assert_exactly_once(&topics.read(), &calls);
+}
+
+#[test]
+fn what_was_answered_200_is_there_once_although_the_broker_is_killed() {
+    let Some(_) = kafka() else { return };
+    let cluster = Cluster::start();
+    let topics = Topics::create(&cluster.bootstrap());
+    let edge = Edge::start(&settings(&cluster.bootstrap(), &topics));
+    let load = Load::start(&edge);
+    for _ in 0..3 {
+        await_commit(&edge, committed(&edge));
+        cluster.kill();
+        load.await_accepted(200);
+        cluster.start_again();
+        await_commit(&edge, committed(&edge));
+    }
+    let calls = load.finish();
+    edge.settle();
+    assert!(calls.values().all(Option::is_some), "no call went without an answer");
+    assert_exactly_once(&topics.read(), &calls);
+}
+
+#[test]
+fn what_was_answered_200_is_there_once_although_edge_and_broker_are_killed() {
+    let Some(_) = kafka() else { return };
+    let cluster = Cluster::start();
+    let topics = Topics::create(&cluster.bootstrap());
+    let mut edge = Edge::start(&settings(&cluster.bootstrap(), &topics));
+    let load = Load::start(&edge);
+    for round in 0..4 {
+        await_commit(&edge, 0);
+        load.await_accepted(100);
+        if round % 2 == 0 {
+            cluster.kill();
+            edge.kill();
+        } else {
+            edge.kill();
+            cluster.kill();
+        }
+        edge.start_again();
+        load.go_on_at(&edge);
+        load.await_accepted(50);
+        cluster.start_again();
+    }
+    await_commit(&edge, 0);
+    let calls = load.finish();
+    edge.settle();
+    assert_exactly_once(&topics.read(), &calls);
+}
+
+#[test]
+fn kafka_may_come_after_the_first_callbacks() {
+    let Some(_) = kafka() else { return };
+    let cluster = Cluster::format();
+    let topics = Topics::named(&cluster.bootstrap());
+    let edge = Edge::start(&settings(&cluster.bootstrap(), &topics));
+    assert_eq!(edge.probe("/readyz").0, 200, "Kafka's absence makes nobody unready");
+    let receipts: Vec<_> = (0..3).map(|serial| edge.accept(&Load::body(0, serial))).collect();
+    edge.await_blocked("no_broker");
+    assert_eq!(edge.metrics().total("journal_pending_callbacks", &[]), 3);
+
+    cluster.start_again();
+    topics.create_all();
+    edge.settle();
+    let calls = (0..).zip(receipts).map(|(serial, receipt)| ((0, serial), Some(receipt)));
+    assert_exactly_once(&topics.read(), &calls.collect());
+    assert_eq!(edge.metrics().total("publish_blocked", &[]), 0);
+}
+
+#[test]
+fn a_missing_topic_holds_everything_until_it_is_there() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::named(&bootstrap);
+    for role in ["message_status", "channel_event", "dead_letter"] {
+        topics.create_one(role, &[]);
+    }
+    let edge = Edge::start(&settings(&bootstrap, &topics));
+    let receipt = edge.accept(&Load::body(0, 0));
+    edge.await_blocked("unknown_topic");
+    assert!(topics.read().is_empty(), "nothing is skipped");
+
+    topics.create_one("inbound_message", &[]);
+    edge.settle();
+    assert_exactly_once(&topics.read(), &BTreeMap::from([((0, 0), Some(receipt))]));
+}
+
+#[test]
+fn only_the_record_that_kafka_refuses_alone_becomes_a_dead_letter() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::create(&bootstrap);
+    let edge = Edge::start(&settings(&bootstrap, &topics));
+    edge.accept(&envelope(&format!(r#""statuses":[{}]"#, status("wamid.before", 1, ""))));
+    edge.settle();
+    // The edge has compared sizes with the old limit by now.
+    topics.alter("message_status", "max.message.bytes", "4000");
+
+    let large = large_status("wamid.large");
+    let statuses: Vec<_> = (0..40)
+        .map(|at| if at == 17 { large.clone() } else { status(&format!("wamid.{at}"), 5, "") })
+        .collect();
+    let receipt = edge.accept(&envelope(&format!(r#""statuses":[{}]"#, statuses.join(","))));
+    let after =
+        edge.accept(&envelope(&format!(r#""statuses":[{}]"#, status("wamid.after", 1, ""))));
+    edge.settle();
+
+    let records = topics.read();
+    assert_eq!(of_role(&records, "message_status").len(), 1 + 39 + 1);
+    assert!(records.iter().any(|record| record.headers["receipt"] == after));
+    let dead = of_role(&records, "dead_letter");
+    let [dead] = &dead[..] else { panic!("{dead:?}") };
+    assert_eq!(String::from_utf8_lossy(&dead.value), large);
+    assert_eq!(dead.key, receipt);
+    assert_eq!(dead.headers["element"], "/entry/0/changes/0/value/statuses/17");
+    assert_eq!(dead.headers["stage"], "publish");
+    assert_eq!(dead.headers["topic"], topics.names["message_status"]);
+    assert!(["refused", "too_large"].contains(&dead.headers["reason"].as_str()));
+}
+
+/// A status of about 6,000 bytes that no compression makes small.
+fn large_status(id: &str) -> String {
+    let noise = (0..128_u32).flat_map(|at| Sha256::digest(at.to_le_bytes())).collect::<Vec<_>>();
+    let noise = base64::engine::general_purpose::STANDARD.encode(noise);
+    status(id, 5, &format!(r#","biz_opaque_callback_data":"{noise}""#))
+}
+
+#[test]
+fn events_reach_kafka_over_tls_with_scram() {
+    let Some(_) = kafka() else { return };
+    let cluster = Cluster::start();
+    let topics = Topics::create(&cluster.bootstrap());
+    let ca_file = cluster.ca_file().display().to_string();
+    let settings = Settings {
+        properties: vec![
+            ("security.protocol", "SASL_SSL".into()),
+            ("ssl.ca.location", ca_file),
+            ("sasl.mechanism", "SCRAM-SHA-512".into()),
+            ("sasl.username", "edge".into()),
+            ("sasl.password", "edge-secret".into()),
+        ],
+        ..settings(&cluster.sasl_ssl(), &topics)
+    };
+    let edge = Edge::start(&settings);
+    let receipt = edge.accept(&Load::body(0, 0));
+    edge.settle();
+    assert_exactly_once(&topics.read(), &BTreeMap::from([((0, 0), Some(receipt))]));
+}
+
+#[test]
+fn a_call_over_https_with_http_2_reaches_kafka() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::create(&bootstrap);
+    let directory = tempfile::TempDir::new().unwrap();
+    let [certificate_file, key_file] =
+        ["tls.crt", "tls.key"].map(|name| directory.path().join(name));
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&certificate_file, made.cert.pem()).unwrap();
+    std::fs::write(&key_file, made.signing_key.serialize_pem()).unwrap();
+    let tls = Some((certificate_file.clone(), key_file));
+    let edge = Edge::start(&Settings { tls, ..settings(&bootstrap, &topics) });
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let certificate = CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).unwrap();
+    let status = runtime.block_on(call_over_http_2(&edge, certificate, Load::body(0, 0)));
+    assert_eq!(status, 200);
+    let sent =
+        edge.send(&["--sample", "delivered", "--ca-file", certificate_file.to_str().unwrap()]);
+    assert!(sent.status.success(), "{sent:?}");
+    edge.settle();
+    let records = topics.read();
+    assert_eq!(of_role(&records, "message_status").len(), 2);
+    assert_eq!(of_role(&records, "inbound_message").len(), 1);
+}
+
+async fn call_over_http_2(edge: &Edge, certificate: CertificateDer<'_>, body: String) -> u16 {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.into_owned()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = tokio::net::TcpStream::connect(edge.public()).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream =
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    let connection = tokio::spawn(connection);
+    let request = edge.request(body);
+    let status = sender.send_request(request).await.unwrap().status().as_u16();
+    connection.abort();
+    status
+}
