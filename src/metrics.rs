@@ -30,6 +30,7 @@ macro_rules! metrics {
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
+            runtime: Runtime,
             $( $(#[doc = $help])+ pub $name: $kind, )+
         }
 
@@ -45,6 +46,7 @@ macro_rules! metrics {
                         registry, $kind, concat!("weni_edge_", stringify!($name)),
                         concat!($($help),+).trim() $(, [$($label),*])? $(, in $buckets)?
                     ), )+
+                    runtime: Runtime::new(&registry),
                     registry,
                 };
                 metrics.start_at_zero();
@@ -81,7 +83,7 @@ fn add<C: prometheus::core::Collector + Clone + 'static>(
 }
 
 metrics! {
-    /// Requests to the public listener, by configured source (`unknown` otherwise), method and status code.
+    /// Requests to the public listener, by configured source (`unknown` otherwise), method and status code (499 for a caller that went before its answer).
     http_requests_total: IntCounterVec["source", "method", "code"];
     /// From the head of a request to the head of its answer, in seconds.
     http_request_duration_seconds: HistogramVec["source"] in SECONDS;
@@ -187,6 +189,28 @@ metrics! {
     config_last_reload_successful: IntGauge;
 }
 
+/// What tokio tells of itself; like the process's metrics it has no prefix of ours.
+#[derive(Debug)]
+struct Runtime {
+    workers: IntGauge,
+    alive_tasks: IntGauge,
+    global_queue_depth: IntGauge,
+}
+
+impl Runtime {
+    fn new(registry: &Registry) -> Self {
+        let gauge = |name, help| add(registry, IntGauge::new(name, help));
+        Self {
+            workers: gauge("tokio_workers", "Threads of the runtime."),
+            alive_tasks: gauge("tokio_alive_tasks", "Tasks that have not ended."),
+            global_queue_depth: gauge(
+                "tokio_global_queue_depth",
+                "Tasks that wait for any thread of the runtime.",
+            ),
+        }
+    }
+}
+
 /// The closed sets of label values: all of them are exported from the start, at 0.
 mod labels {
     pub(super) const REJECTIONS: &[&str] = &[
@@ -259,6 +283,14 @@ impl Metrics {
         if last.get() == 0.0 {
             last.set(Self::now_seconds());
         }
+    }
+
+    /// Brings the runtime's metrics up to date.
+    pub fn observe_runtime(&self, runtime: &tokio::runtime::Handle) {
+        let now = runtime.metrics();
+        self.runtime.workers.set(now.num_workers() as i64);
+        self.runtime.alive_tasks.set(now.num_alive_tasks() as i64);
+        self.runtime.global_queue_depth.set(now.global_queue_depth() as i64);
     }
 
     /// All metrics in Prometheus' text format, those of the process and of tokio included.

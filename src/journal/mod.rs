@@ -408,6 +408,11 @@ impl Journal {
         self.shared().count(from, to)
     }
 
+    /// Whether appends are taken: neither closed nor broken.
+    pub fn is_open(&self) -> bool {
+        !self.shared().queue.lock().is_closed()
+    }
+
     /// Whether there is room for more.
     pub fn has_room(&self) -> bool {
         let shared = self.shared();

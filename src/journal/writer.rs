@@ -130,6 +130,12 @@ pub(super) struct Queue {
     slow: bool,
 }
 
+impl Queue {
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+}
+
 impl Shared {
     /// Puts a record of `len` bytes into the batch that is being gathered.
     fn enqueue(

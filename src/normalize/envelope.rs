@@ -347,7 +347,7 @@ fn inner_value<'a>(value: Value<'a>, pointer: &str, mut scope: Scope<'a>, visit:
 
 fn elements<'a>(array: Array, member: Value<'a>, pointer: &str, visit: Visit<'_, 'a>) {
     if !member.is_array() && !member.is_null() {
-        return visit(Part::Element { array, value: member, pointer: pointer.to_owned() });
+        return visit(Part::NotRecognized { value: member, pointer: pointer.to_owned() });
     }
     for (at, value) in member.elements().enumerate() {
         visit(Part::Element { array, value, pointer: format!("{pointer}/{at}") });

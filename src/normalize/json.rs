@@ -19,16 +19,16 @@ pub(super) struct NotJson {
     pub(super) at: usize,
 }
 
-/// Reads a whole document. Returns it and how deep it is.
-pub(super) fn parse(bytes: &[u8]) -> Result<(Value<'_>, usize), NotJson> {
+/// Reads a whole document. Returns it and its shape.
+pub(super) fn parse(bytes: &[u8]) -> Result<(Value<'_>, Shape), NotJson> {
     let mut scanner = Scanner { bytes, at: 0 };
-    let mut depth = Depth::default();
-    let value = scanner.value(&mut depth)?;
+    let mut shape = Shape::default();
+    let value = scanner.value(&mut shape)?;
     scanner.blanks();
     if scanner.at < bytes.len() {
         return scanner.fail();
     }
-    Ok((value, depth.deepest))
+    Ok((value, shape))
 }
 
 /// Whether there is nothing but blanks.
@@ -103,16 +103,19 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Whether every strict parser reads these bytes, which are `depth` deep.
-    pub(super) fn is_strict(self, depth: usize) -> bool {
-        depth <= STRICT_DEPTH && std::str::from_utf8(self.0).is_ok() && !has_lone_surrogate(self.0)
+    /// Whether every strict parser reads these bytes, which are of this shape.
+    pub(super) fn is_strict(self, shape: &Shape) -> bool {
+        shape.deepest <= STRICT_DEPTH
+            && !shape.beyond_double
+            && std::str::from_utf8(self.0).is_ok()
+            && !has_lone_surrogate(self.0)
     }
 
-    pub(super) fn depth(self) -> usize {
+    pub(super) fn shape(self) -> Shape {
         let mut scanner = Scanner { bytes: self.0, at: 0 };
-        let mut depth = Depth::default();
-        // It was scanned before; only its depth is of interest now.
-        scanner.value(&mut depth).map_or(0, |_| depth.deepest)
+        let mut shape = Shape::default();
+        // It was scanned before; only its shape is of interest now.
+        scanner.value(&mut shape).map_or_else(|_| Shape::default(), |_| shape)
     }
 }
 
@@ -145,19 +148,22 @@ impl<'a> Inside<'a> {
     }
 
     fn value(&mut self) -> Option<Value<'a>> {
-        self.scanner.value(&mut Depth::default()).ok()
+        self.scanner.value(&mut Shape::default()).ok()
     }
 }
 
-/// The containers that are open, a bit each: whether it is an object.
+/// What of a value matters to other parsers.
 #[derive(Default)]
-struct Depth {
+pub(super) struct Shape {
+    /// The containers that are open, a bit each: whether it is an object.
     bits: Vec<u64>,
     open: usize,
     deepest: usize,
+    /// Some number is too large for 64-bit floating point.
+    beyond_double: bool,
 }
 
-impl Depth {
+impl Shape {
     fn push(&mut self, object: bool) {
         let (word, bit) = (self.open / 64, self.open % 64);
         if word == self.bits.len() {
@@ -203,7 +209,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// One value of any depth.
-    fn value(&mut self, depth: &mut Depth) -> Result<Value<'a>, NotJson> {
+    fn value(&mut self, shape: &mut Shape) -> Result<Value<'a>, NotJson> {
         self.blanks();
         let start = self.at;
         loop {
@@ -212,7 +218,7 @@ impl<'a> Scanner<'a> {
             match self.peek() {
                 Some(b'{') => {
                     self.at += 1;
-                    depth.push(true);
+                    shape.push(true);
                     self.blanks();
                     if self.peek() != Some(b'}') {
                         self.key()?;
@@ -221,30 +227,30 @@ impl<'a> Scanner<'a> {
                 }
                 Some(b'[') => {
                     self.at += 1;
-                    depth.push(false);
+                    shape.push(false);
                     self.blanks();
                     if self.peek() != Some(b']') {
                         continue;
                     }
                 }
                 Some(b'"') => drop(self.string()?),
-                Some(b'-' | b'0'..=b'9') => self.number()?,
+                Some(b'-' | b'0'..=b'9') => shape.beyond_double |= !self.number()?,
                 Some(b't') => self.word(b"true")?,
                 Some(b'f') => self.word(b"false")?,
                 Some(b'n') => self.word(b"null")?,
                 _ => return self.fail(),
             }
-            if !self.close(depth)? {
+            if !self.close(shape)? {
                 return Ok(Value(&self.bytes[start..self.at]));
             }
         }
     }
 
     /// Behind a value: closes what ends here; true if another value follows.
-    fn close(&mut self, depth: &mut Depth) -> Result<bool, NotJson> {
-        while depth.open > 0 {
+    fn close(&mut self, shape: &mut Shape) -> Result<bool, NotJson> {
+        while shape.open > 0 {
             self.blanks();
-            let object = depth.in_object();
+            let object = shape.in_object();
             match self.peek() {
                 Some(b',') => {
                     self.at += 1;
@@ -254,8 +260,8 @@ impl<'a> Scanner<'a> {
                     }
                     return Ok(true);
                 }
-                Some(b'}') if object => depth.open -= 1,
-                Some(b']') if !object => depth.open -= 1,
+                Some(b'}') if object => shape.open -= 1,
+                Some(b']') if !object => shape.open -= 1,
                 _ => return self.fail(),
             }
             self.at += 1;
@@ -302,7 +308,9 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn number(&mut self) -> Result<(), NotJson> {
+    /// Whether it fits 64-bit floating point.
+    fn number(&mut self) -> Result<bool, NotJson> {
+        let start = self.at;
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
@@ -314,14 +322,24 @@ impl<'a> Scanner<'a> {
             self.at += 1;
             self.digits()?;
         }
-        if matches!(self.peek(), Some(b'e' | b'E')) {
-            self.at += 1;
-            if matches!(self.peek(), Some(b'+' | b'-')) {
-                self.at += 1;
-            }
-            self.digits()?;
+        let digits = self.at - start;
+        let exponent = self.exponent()?;
+        if !exponent && digits < 300 {
+            return Ok(true);
         }
-        Ok(())
+        let text = std::str::from_utf8(&self.bytes[start..self.at]).unwrap_or_default();
+        Ok(text.parse::<f64>().is_ok_and(f64::is_finite))
+    }
+
+    fn exponent(&mut self) -> Result<bool, NotJson> {
+        if !matches!(self.peek(), Some(b'e' | b'E')) {
+            return Ok(false);
+        }
+        self.at += 1;
+        if matches!(self.peek(), Some(b'+' | b'-')) {
+            self.at += 1;
+        }
+        self.digits().map(|()| true)
     }
 
     fn digits(&mut self) -> Result<(), NotJson> {
@@ -452,8 +470,8 @@ mod tests {
     #[test]
     fn depth_costs_no_stack() {
         let deep = [vec![b'['; 500_000], vec![b']'; 500_000]].concat();
-        assert_eq!(parse(&deep).unwrap().1, 500_000);
-        assert_eq!(value(&deep).depth(), 500_000);
+        assert_eq!(parse(&deep).unwrap().1.deepest, 500_000);
+        assert_eq!(value(&deep).shape().deepest, 500_000);
         assert!(parse(&vec![b'['; 1_000_000]).is_err());
     }
 
@@ -475,10 +493,14 @@ mod tests {
             (b"\"\\\\ud83d\"", true),
             (b"\"\xff\"", false),
             (b"\"\\ufffd\"", true),
+            (b"1e308", true),
+            (b"-1e309", false),
         ] {
-            assert_eq!(value(json).is_strict(1), strict, "{json:?}");
+            assert_eq!(value(json).is_strict(&value(json).shape()), strict, "{json:?}");
         }
-        assert!(value(b"[]").is_strict(100));
-        assert!(!value(b"[]").is_strict(101));
+        for (depth, strict) in [(100, true), (101, false)] {
+            let json = [vec![b'['; depth], vec![b']'; depth]].concat();
+            assert_eq!(value(&json).is_strict(&value(&json).shape()), strict, "{depth}");
+        }
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn read(element: Value<'_>) -> Read<'_> {
     };
     let referral = element.get("referral").filter(|referral| referral.is_object());
     message.referral =
-        referral.filter(|referral| referral.is_strict(referral.depth())).map(Value::bytes);
+        referral.filter(|referral| referral.is_strict(&referral.shape())).map(Value::bytes);
     if let Some(kind) = message.kind.clone()
         && let Some(content) = element.get(&kind)
     {

@@ -50,7 +50,7 @@ pub fn normalize(callback: &Callback<'_>, each: &mut dyn FnMut(Item<'_>)) {
     if json::is_blank(&body) {
         return;
     }
-    let (document, depth) = match json::parse(&body) {
+    let (document, shape) = match json::parse(&body) {
         Ok(parsed) => parsed,
         Err(json::NotJson { at }) => {
             return each(whole(Reason::InvalidJson, format!("not JSON from byte {at} on")));
@@ -60,7 +60,7 @@ pub fn normalize(callback: &Callback<'_>, each: &mut dyn FnMut(Item<'_>)) {
         return each(whole(Reason::TooManyElements, format!("more than {ELEMENTS_MAX} elements")));
     }
     let mut reading =
-        Reading { callback, strict: document.is_strict(depth), scope: Scope::default(), each };
+        Reading { callback, strict: document.is_strict(&shape), scope: Scope::default(), each };
     if !envelope::walk(document, &mut |part| reading.part(part)) {
         (reading.each)(whole(Reason::Unrecognized, "JSON, but no callback".to_owned()));
     }
@@ -112,7 +112,7 @@ impl<'a> Reading<'_, 'a> {
                 let place = self.place(pointer, None);
                 let topic = EventKind::ChannelEvent.topic();
                 let (reason, detail) = if value.is_object() {
-                    (Reason::Unrecognized, "no callback")
+                    (Reason::Unrecognized, "something else belongs here")
                 } else {
                     (Reason::NotAnObject, "an object belongs here")
                 };
@@ -154,7 +154,7 @@ impl<'a> Reading<'_, 'a> {
         if let Some((reason, detail)) = missing {
             return self.dead_letter(reason, detail, value, place, kind.topic());
         }
-        let strict = self.strict || value.is_strict(value.depth());
+        let strict = self.strict || value.is_strict(&value.shape());
         let raw = Cow::Borrowed(value.bytes());
         let mut event = Event::new(self.callback, kind, place, raw, strict);
         event.message_id = read.id;
@@ -185,7 +185,7 @@ impl<'a> Reading<'_, 'a> {
         let place = self.place(pointer, None);
         // A gathered object is what it was gathered from.
         let strict =
-            self.strict || json::parse(&raw).is_ok_and(|(value, depth)| value.is_strict(depth));
+            self.strict || json::parse(&raw).is_ok_and(|(value, shape)| value.is_strict(&shape));
         let message_id = find(&["id"]);
         let other_key = find(&["group_id", "recipient_id", "wa_id"]);
         let text = find(&["timestamp"]).or_else(|| self.scope.time.clone());

@@ -462,6 +462,15 @@ fn event_ids_are_those_of_the_reference() {
     }
 }
 
+/// The element as it came; where no strict parser reads it, the members that tests look at.
+fn lenient(event: &Json) -> Json {
+    let Some(bytes) = event["raw_base64"].as_str() else { return event["raw"].clone() };
+    let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, bytes).unwrap();
+    let (element, _) = json::parse(&bytes).unwrap();
+    let members = ["id", "type", "status", "timestamp"];
+    members.into_iter().filter_map(|name| Some((name, element.get(name)?.text()?))).collect()
+}
+
 #[test]
 fn the_corpus_yields_what_it_must_where_it_is_present() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus");
@@ -475,7 +484,7 @@ fn the_corpus_yields_what_it_must_where_it_is_present() {
             let found = seen
                 .iter()
                 .filter(|seen| kinds.iter().any(|kind| seen.event["event_kind"] == *kind));
-            found.map(|seen| seen.event["raw"].clone()).collect()
+            found.map(|seen| lenient(&seen.event)).collect()
         };
         let part = |raw: &Json, name: &str| raw.get(name).cloned().unwrap_or(Json::Null);
         let statuses: Vec<_> = of(&["message_status", "payment_status", "call_status"])
@@ -489,18 +498,20 @@ fn the_corpus_yields_what_it_must_where_it_is_present() {
                 ])
             })
             .collect();
-        assert_eq!(json!(statuses), expected["statuses"], "{file}");
         let messages: Vec<_> = of(&["inbound_message"])
             .iter()
             .map(|raw| json!([part(raw, "id"), part(raw, "type")]))
             .collect();
-        // One without an id has no key: it is a dead letter.
-        let listed = expected["messages"].as_array().unwrap();
-        let (nameless, named): (Vec<_>, Vec<_>) =
-            listed.iter().partition(|listed| listed[0].is_null());
-        assert_eq!(json!(messages), json!(named), "{file}");
-        let missing = seen.iter().filter(|seen| seen.header("reason") == "missing_id").count();
-        assert_eq!(missing, nameless.len(), "{file}");
+        // What has no id has no key: it is a dead letter.
+        let mut nameless = 0;
+        for (found, name) in [(statuses, "statuses"), (messages, "messages")] {
+            let listed = expected[name].as_array().unwrap();
+            let named: Vec<_> = listed.iter().filter(|listed| !listed[0].is_null()).collect();
+            assert_eq!(json!(found), json!(named), "{file}");
+            nameless += listed.len() - named.len();
+        }
+        let dead = seen.iter().filter(|seen| seen.header("reason") == "missing_id").count();
+        assert_eq!(dead, nameless, "{file}");
         for (kind, name) in
             [("echo", "echoes"), ("history_message", "history_messages"), ("call", "calls")]
         {

@@ -100,9 +100,10 @@ pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Ope
         Context::new(Arc::clone(&shared.metrics)),
     )
     .map_err(Obstacle::kafka)?;
-    let topics = topics::check(&consumer, &base, &config.kafka, &config.topics, &shared.metrics)?;
+    let cluster_id = topics::cluster_id(&consumer)?;
+    let Config { kafka, topics: names, .. } = &**config;
+    let topics = topics::check(&consumer, &base, kafka, names, &shared.metrics, &cluster_id)?;
     shared.beat();
-    let cluster_id = consumer.client().fetch_cluster_id(CALL).unwrap_or_default();
     let reading = Reading { shared, consumer: &consumer, cluster_id: &cluster_id };
 
     reading.judge(&reading.read(&config.topics.position)?)?;

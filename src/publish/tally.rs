@@ -54,7 +54,7 @@ impl Tally {
     pub(super) fn published(&mut self, event: &Event<'_>, source: &str, received_at_ms: u64) {
         self.item(event.kind().as_str(), "published");
         if let Some(status) = event.status() {
-            *self.statuses.entry(status_label(status)).or_default() += 1;
+            *self.statuses.entry(status_label(&status)).or_default() += 1;
         }
         for code in event.failure_codes() {
             *self.codes.entry(code).or_default() += 1;
