@@ -26,10 +26,10 @@ const LOOK: Duration = Duration::from_millis(20);
 struct Absence {
     /// Of the process that took the backlog in.
     memory: Memory,
-    /// With the page cache as the kill left it.
-    opened_warm: Duration,
-    /// With everything to be read from the disk.
+    /// With everything to be read from the disk, as on a machine that started again.
     opened_cold: Duration,
+    /// With everything in the page cache, as after a crash.
+    opened_warm: Duration,
     drained: Drained,
 }
 
@@ -84,28 +84,28 @@ fn absence(effort: Effort, kafka: Kafka) -> anyhow::Result<Absence> {
         accepted += load.send(&edge.url())?.accepted;
     }
     let memory = edge.process().memory()?;
-    // Killed, as an edge is after which there is something to recover.
+    // Killed each time: what is opened has to be recovered.
     drop(edge);
-    let opened_warm = Edge::start_without_kafka(&home, &nowhere)?.opened_in;
     home.drop_page_cache()?;
     let opened_cold = Edge::start_without_kafka(&home, &nowhere)?.opened_in;
+    let opened_warm = Edge::start_without_kafka(&home, &nowhere)?.opened_in;
 
     let edge = Edge::start_on_one_core(&home)?;
     let drained = drain(&edge, &kafka)?;
     edge.prove(&kafka, accepted)?;
     progress(format_args!(
-        "backlog of {accepted}: {} ({} at most), opened in {:.2} s ({:.2} s from the disk), drained \
+        "backlog of {accepted}: {} ({} at most), opened in {:.2} s ({:.2} s from the page cache), drained \
          {:.0}/s, {:.0} a second of CPU, {:.2} s of Kafka's in {:.2} s",
         mib(memory.now as f64),
         mib(memory.most as f64),
-        opened_warm.as_secs_f64(),
         opened_cold.as_secs_f64(),
+        opened_warm.as_secs_f64(),
         drained.events / drained.seconds,
         drained.events / drained.cpu_seconds,
         drained.kafka_cpu_seconds,
         drained.seconds,
     ));
-    Ok(Absence { memory, opened_warm, opened_cold, drained })
+    Ok(Absence { memory, opened_cold, opened_warm, drained })
 }
 
 /// From the first commit that is seen to the last.
@@ -157,12 +157,12 @@ fn opening(size: &str, absences: &[Absence]) -> Row {
     Row {
         figure: format!("opening {size} of backlog"),
         target: "≤ 2 s",
-        measured: format!("{} s", warm.show(decimals(2))),
-        met: Some(warm.median <= 2.0),
+        measured: format!("{} s", cold.show(decimals(2))),
+        met: Some(cold.median <= 2.0),
         note: format!(
-            "after kill -9, from the process's start until it listens; with nothing in the page \
-             cache {} s",
-            cold.show(decimals(2))
+            "after kill -9 and with nothing in the page cache, from the process's start until it \
+             listens; {} s with all of it there",
+            warm.show(decimals(2))
         ),
     }
 }

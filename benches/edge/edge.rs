@@ -153,6 +153,8 @@ impl Edge {
     /// Proves that each of `accepted` callbacks is in Kafka once, and came there without detours.
     pub(crate) fn prove(&self, kafka: &Kafka, accepted: u64) -> anyhow::Result<()> {
         let metrics = self.settle()?;
+        let serving = metrics.sum("ready", "serving");
+        ensure!(serving == 1.0, "somebody asked the edge to stop while it was measured");
         for outcome in ["aborted", "lost"] {
             let count = metrics.sum("transactions_total", outcome);
             ensure!(count == 0.0, "{count} transactions were {outcome}");

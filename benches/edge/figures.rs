@@ -79,7 +79,7 @@ pub(crate) fn progress(text: impl Display) {
 
 /// Prints the table as Markdown.
 pub(crate) fn print(rows: &[Row]) {
-    println!("| figure | measured | target | | |\n|---|---|---|---|---|");
+    println!("| figure | measured | target | | what it is |\n|---|---|---|---|---|");
     for Row { figure, target, measured, met, note } in rows {
         let met = match met {
             Some(true) => "met",
