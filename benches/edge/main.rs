@@ -80,7 +80,7 @@ enum Rows {
     /// minutes)
     Return,
     /// Accepted -> readable by a read_committed consumer, 1,000 a second; needs a real Kafka:
-    /// WENI_EDGE_TEST_KAFKA=host:port (1 minute)
+    /// WENI_EDGE_TEST_KAFKA=host:port (3 minutes)
     Latency,
 }
 
