@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** pure. No clock, no I/O; the same callback always yields the same items.
 
+mod contract;
 mod envelope;
 mod error_codes;
 mod json;
@@ -18,6 +19,8 @@ use std::{borrow::Cow, io};
 
 use flate2::read::MultiGzDecoder;
 
+#[doc(hidden)]
+pub use self::contract::hold_to_the_contract;
 use self::{
     envelope::{Array, Part, Scope},
     json::Value,
@@ -214,8 +217,10 @@ impl<'a> Reading<'_, 'a> {
         place: Place<'a>,
         topic: Topic,
     ) {
-        let bytes = value.bytes();
-        let letter = DeadLetter::of_element(self.callback, reason, detail, bytes, place, topic);
+        let bytes = Cow::Borrowed(value.bytes());
+        let stage = Stage::Normalize;
+        let letter =
+            DeadLetter::of_element(self.callback, reason, stage, detail, bytes, (place, topic));
         (self.each)(Item::DeadLetter(letter));
     }
 }

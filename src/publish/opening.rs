@@ -5,7 +5,6 @@
 //! client can move it any more.
 
 use std::{
-    fmt,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -22,7 +21,7 @@ use uuid::Uuid;
 
 use super::{
     Shared,
-    faults::{Blocked, Fault, whose},
+    faults::{Blocked, Obstacle},
     topics::{self, Topics},
     transaction::{Client, Context},
 };
@@ -31,39 +30,6 @@ use crate::{config::Config, journal::Position};
 const CALL: Duration = Duration::from_secs(10);
 /// How long a position that went back is read again before it is believed.
 const DOUBT: Duration = Duration::from_secs(30);
-
-/// What stands in the way of publishing.
-#[derive(Debug)]
-pub(super) struct Obstacle {
-    pub(super) blocked: Blocked,
-    pub(super) detail: String,
-}
-
-impl Obstacle {
-    pub(super) fn new(blocked: Blocked, detail: impl Into<String>) -> Self {
-        Self { blocked, detail: detail.into() }
-    }
-
-    pub(super) fn missing(topic: &str) -> Self {
-        let remedy = "create it, set kafka.create_topics, or route it to the dead letters";
-        Self::new(Blocked::UnknownTopic, format!("topic {topic} does not exist: {remedy}"))
-    }
-
-    pub(super) fn kafka(error: KafkaError) -> Self {
-        let blocked = match error.rdkafka_error_code().map(whose) {
-            Some(Fault::Everyone(blocked)) => blocked,
-            Some(Fault::Time) => Blocked::NoBroker,
-            _ => Blocked::KafkaError,
-        };
-        Self::new(blocked, error.to_string())
-    }
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.blocked.as_str(), self.detail)
-    }
-}
 
 /// Where publishing goes on, and with what.
 pub(super) struct Opened {
@@ -90,6 +56,7 @@ pub(super) fn metadata(run_id: Uuid, receipt: Uuid) -> String {
 /// # Errors
 /// What stands in the way; nothing has been changed then.
 pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Opened, Obstacle> {
+    let since = Instant::now();
     let config = shared.config.load();
     let identity = format!("{}{}", config.kafka.identity_prefix, shared.journal.id());
     let base = base_config(&config);
@@ -100,7 +67,7 @@ pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Ope
         Context::new(Arc::clone(&shared.metrics)),
     )
     .map_err(Obstacle::kafka)?;
-    let cluster_id = topics::cluster_id(&consumer)?;
+    let cluster_id = topics::cluster_id(&consumer, &config.topics.position)?;
     let Config { kafka, topics: names, .. } = &**config;
     let topics = topics::check(&consumer, &base, kafka, names, &shared.metrics, &cluster_id)?;
     shared.beat();
@@ -119,6 +86,8 @@ pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Ope
     .map_err(Obstacle::kafka)?;
     shared.beat();
     let position = reading.settled(&config.topics.position)?;
+    let seconds = since.elapsed().as_secs_f64();
+    tracing::info!(run = position.run(), index = position.index(), seconds, "publishing from here");
     Ok(Opened { client, topics, cluster_id, position })
 }
 

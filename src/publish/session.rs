@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::{
     Shared,
     batch::{Batch, BatchError, ItemId, Refusal, Rules, Sent, Size, now_ms},
-    faults::{Blocked, Fault, whose},
-    opening::{Obstacle, Opened, metadata},
+    faults::{Blocked, Fault, Obstacle, whose},
+    opening::{Opened, metadata},
     tally::Tally,
     topics::Topics,
     transaction::{Client, Failure, Step, label},
@@ -179,7 +179,7 @@ impl<'a> Session<'a> {
         }
         self.memory.window.commit();
         tally.count(&self.shared.metrics, now_ms());
-        journal.go_on_from(self.position);
+        journal.opened_by_publisher(self.position);
         Ok(())
     }
 
@@ -226,7 +226,9 @@ impl<'a> Session<'a> {
             only,
         };
         let mut batch = Batch::new(rules, &mut self.client, &mut self.memory.window, deadline);
-        let filled = batch.fill(&mut self.reader, size, Position::MAX, self.shared);
+        let last = only.and_then(BTreeSet::last);
+        let until = last.map_or(Position::MAX, |id| id.position.next());
+        let filled = batch.fill(&mut self.reader, size, until, self.shared);
         let Batch { tally, sent, end, .. } = batch;
         let full = matches!(filled, Ok(true));
         (Attempt { tally, sent, end, full }, filled.map(drop))
