@@ -29,8 +29,7 @@ pub(super) fn read(element: Value<'_>) -> Read<'_> {
         ..Message::default()
     };
     let referral = element.get("referral").filter(|referral| referral.is_object());
-    message.referral =
-        referral.filter(|referral| referral.is_strict(&referral.shape())).map(Value::bytes);
+    message.referral = referral.filter(|referral| referral.is_strict()).map(Value::bytes);
     if let Some(kind) = message.kind.clone()
         && let Some(content) = element.get(&kind)
     {

@@ -23,7 +23,7 @@ use flate2::read::MultiGzDecoder;
 pub use self::contract::hold_to_the_contract;
 use self::{
     envelope::{Array, Part, Scope},
-    json::Value,
+    json::{Document, Unreadable, Value},
 };
 use crate::{
     callback::Callback,
@@ -53,18 +53,22 @@ pub fn normalize(callback: &Callback<'_>, each: &mut dyn FnMut(Item<'_>)) {
     if json::is_blank(&body) {
         return;
     }
-    let (document, shape) = match json::parse(&body) {
-        Ok(parsed) => parsed,
-        Err(json::NotJson { at }) => {
+    let document = match Document::parse(&body) {
+        Ok(document) => document,
+        Err(Unreadable::NotJson { at }) => {
             return each(whole(Reason::InvalidJson, format!("not JSON from byte {at} on")));
         }
+        Err(Unreadable::TooManyValues) => {
+            return each(whole(Reason::TooManyElements, "too many values".to_owned()));
+        }
     };
-    if body.len() / ELEMENT_BYTES_MIN > ELEMENTS_MAX && count(document) > ELEMENTS_MAX {
+    let root = document.root();
+    if body.len() / ELEMENT_BYTES_MIN > ELEMENTS_MAX && count(root) > ELEMENTS_MAX {
         return each(whole(Reason::TooManyElements, format!("more than {ELEMENTS_MAX} elements")));
     }
     let mut reading =
-        Reading { callback, strict: document.is_strict(&shape), scope: Scope::default(), each };
-    if !envelope::walk(document, &mut |part| reading.part(part)) {
+        Reading { callback, strict: document.is_strict(), scope: Scope::default(), each };
+    if !envelope::walk(root, &mut |part| reading.part(part)) {
         (reading.each)(whole(Reason::Unrecognized, "JSON, but no callback".to_owned()));
     }
 }
@@ -157,7 +161,7 @@ impl<'a> Reading<'_, 'a> {
         if let Some((reason, detail)) = missing {
             return self.dead_letter(reason, detail, value, place, kind.topic());
         }
-        let strict = self.strict || value.is_strict(&value.shape());
+        let strict = self.strict || value.is_strict();
         let raw = Cow::Borrowed(value.bytes());
         let mut event = Event::new(self.callback, kind, place, raw, strict);
         event.message_id = read.id;
@@ -188,7 +192,7 @@ impl<'a> Reading<'_, 'a> {
         let place = self.place(pointer, None);
         // A gathered object is what it was gathered from.
         let strict =
-            self.strict || json::parse(&raw).is_ok_and(|(value, shape)| value.is_strict(&shape));
+            self.strict || Document::parse(&raw).is_ok_and(|document| document.is_strict());
         let message_id = find(&["id"]);
         let other_key = find(&["group_id", "recipient_id", "wa_id"]);
         let text = find(&["timestamp"]).or_else(|| self.scope.time.clone());
