@@ -220,7 +220,7 @@ fn publish(shared: &Shared, panicked: BTreeSet<Position>) {
     while !shared.out_of_time() {
         shared.beat();
         take_up_fork(shared);
-        let obstacle = match opening::open(shared, memory.transaction_timeout) {
+        let obstacle = match opening::open(shared, &memory) {
             Err(obstacle) => Some(obstacle),
             Ok(opened) => match Session::new(shared, &mut memory, opened).run() {
                 Ended::Stopped => return,

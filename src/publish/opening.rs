@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::{
     Shared,
     faults::{Blocked, Obstacle},
+    session::Memory,
     topics::{self, Topics},
     transaction::{Client, Context},
 };
@@ -55,7 +56,7 @@ pub(super) fn metadata(run_id: Uuid, receipt: Uuid) -> String {
 ///
 /// # Errors
 /// What stands in the way; nothing has been changed then.
-pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Opened, Obstacle> {
+pub(super) fn open(shared: &Shared, memory: &Memory) -> Result<Opened, Obstacle> {
     let since = Instant::now();
     let config = shared.config.load();
     let identity = format!("{}{}", config.kafka.identity_prefix, shared.journal.id());
@@ -75,15 +76,14 @@ pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Ope
 
     reading.judge(&reading.read(&config.topics.position)?)?;
     shared.beat();
-    let producer_config = producer_config(&base, &identity, &config, &topics, transaction_timeout);
+    let producer_config = producer_config(&base, &identity, &config, &topics, memory);
     let client = Client::open(
         &producer_config,
         Context::new(Arc::clone(&shared.metrics)),
         &consumer,
         &config.topics.position,
-        transaction_timeout,
-    )
-    .map_err(Obstacle::kafka)?;
+        memory.transaction_timeout,
+    )?;
     shared.beat();
     let position = reading.settled(&config.topics.position)?;
     let seconds = since.elapsed().as_secs_f64();
@@ -217,23 +217,24 @@ fn producer_config(
     identity: &str,
     config: &Config,
     topics: &Topics,
-    transaction_timeout: Duration,
+    memory: &Memory,
 ) -> ClientConfig {
-    let timeout_ms = transaction_timeout.as_millis().to_string();
+    let timeout_ms = memory.transaction_timeout.as_millis().to_string();
     // An event repeats what its body said and adds to it; base64 is a third longer.
     let message_bytes = 2 * config.http.max_body_bytes + 64 * 1024;
-    let batch_bytes = topics.max_message_bytes().unwrap_or(message_bytes).min(1_000_000);
-    let mut producer = ClientConfig::new();
+    let limit = topics.max_message_bytes().unwrap_or(message_bytes);
+    let batch_bytes = memory.batch_bytes.min(limit);
+    let mut producer = base.clone();
     for (name, value) in [
         ("linger.ms", "5"),
         ("compression.codec", "lz4"),
         ("statistics.interval.ms", "5000"),
         ("queue.buffering.max.messages", "100000"),
     ] {
-        producer.set(name, value);
-    }
-    for (name, value) in base.config_map() {
-        producer.set(name, value);
+        // Not by copying all of the base: librdkafka's crate blots out secrets in such a listing.
+        if base.get(name).is_none() {
+            producer.set(name, value);
+        }
     }
     producer
         .set("transactional.id", identity)

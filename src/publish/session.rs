@@ -26,6 +26,8 @@ use crate::{
 
 /// The time that a transaction may take, unless a callback alone needs more.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// librdkafka's own default of `batch.size`.
+const BATCH_BYTES: usize = 1_000_000;
 /// The most that brokers allow by default (`transaction.max.timeout.ms`).
 const TRANSACTION_TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 /// How long the thread waits at most before it looks around.
@@ -38,6 +40,8 @@ const REFUSALS_MAX: usize = 10;
 /// What a publisher learns and keeps from one client to the next.
 pub(super) struct Memory {
     pub(super) transaction_timeout: Duration,
+    /// What one request carries for a partition at most.
+    pub(super) batch_bytes: usize,
     /// Callbacks that made normalizing panic twice.
     panicked: BTreeSet<Position>,
     window: Window,
@@ -54,6 +58,7 @@ impl Memory {
     pub(super) fn new(shared: &Shared, panicked: BTreeSet<Position>) -> Self {
         Self {
             transaction_timeout: TRANSACTION_TIMEOUT,
+            batch_bytes: BATCH_BYTES,
             panicked,
             window: Window::new(shared.config.load().duplicates),
             refused: HashMap::new(),
@@ -378,12 +383,22 @@ impl<'a> Session<'a> {
             match (refused.first(), half) {
                 (Some((sent, code)), 1) => return self.refuse(*sent, *code),
                 (Some(_), _) => suspects = refused.into_iter().map(|(sent, _)| sent).collect(),
-                // Alone it passes now: nothing to blame, the next try takes it.
-                (None, _) if suspects.len() == 1 => return Ok(()),
+                (None, _) if suspects.len() == 1 => return Err(self.nobody_is_at_fault()),
                 (None, _) => drop(suspects.drain(..half)),
             }
         }
         Ok(())
+    }
+
+    /// Alone they pass, together they were refused: a limit has changed. The next client learns
+    /// it, or, where it may not ask, sends less at once.
+    fn nobody_is_at_fault(&mut self) -> Ended {
+        self.memory.batch_bytes = (self.memory.batch_bytes / 2).max(1);
+        tracing::warn!(
+            batch_bytes = self.memory.batch_bytes,
+            "Kafka refuses records together that pass alone"
+        );
+        Ended::Lost(None)
     }
 
     /// Sends some records of the next transaction alone, and aborts. Returns who was refused.

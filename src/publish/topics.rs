@@ -139,7 +139,8 @@ fn with_metadata<T>(
         Err(error) => {
             let obstacle = Obstacle::kafka(error);
             // What the connection itself says is nearer to the cause than a call's timeout.
-            while consumer.poll(Duration::ZERO).is_some() {}
+            // A poll ends with each error that it finds, and log lines lie between them.
+            (0..10).for_each(|_| drop(consumer.poll(Duration::from_millis(10))));
             let trouble = consumer.context().take_trouble();
             Err(Obstacle { blocked: trouble.unwrap_or(Blocked::NoBroker), ..obstacle })
         }
