@@ -117,7 +117,7 @@ impl Event<'_> {
         object.text("source", self.callback.source);
         object.text("receipt", &self.receipt);
         object.text("received_at", &rfc3339_millis(self.callback.received_at_ms));
-        match self.occurred.seconds().and_then(rfc3339_seconds) {
+        match self.occurred_at_seconds().and_then(rfc3339_seconds) {
             Some(time) => object.text("occurred_at", &time),
             None => {
                 object.raw("occurred_at", b"null");

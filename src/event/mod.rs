@@ -299,6 +299,10 @@ pub struct Event<'a> {
     /// What the record is keyed by where the element has no id of its own; the receipt without it.
     pub other_key: Option<Text<'a>>,
     pub occurred: Occurred<'a>,
+    /// When its entry was made, for elements without a timestamp of their own.
+    pub entry_time: Occurred<'a>,
+    /// The element's `status`, as it was written.
+    pub state: Option<Text<'a>>,
     pub detail: Detail<'a>,
     pub errors: Vec<ErrorDetail<'a>>,
     /// The element's bytes.
@@ -327,6 +331,8 @@ impl<'a> Event<'a> {
             message_id: None,
             other_key: None,
             occurred: Occurred::default(),
+            entry_time: Occurred::default(),
+            state: None,
             detail: Detail::Other,
             errors: Vec::new(),
             content_hash: Sha256::digest(&raw).into(),
@@ -362,16 +368,16 @@ impl<'a> Event<'a> {
     }
 
     fn make_event_id(&self) -> [u8; 16] {
-        let (state, participant) = match &self.detail {
+        let state = match &self.detail {
+            Detail::Message(message) if self.kind == EventKind::InboundMessage => &message.kind,
+            _ => &self.state,
+        };
+        let participant = match &self.detail {
             Detail::Status(status) => {
                 let Recipient { participant_user_id, participant_id, .. } = &status.recipient;
-                let participant = participant_user_id.as_deref().or(participant_id.as_deref());
-                (status.raw.as_deref(), participant)
+                participant_user_id.as_deref().or(participant_id.as_deref())
             }
-            Detail::Message(message) if self.kind == EventKind::InboundMessage => {
-                (message.kind.as_deref(), None)
-            }
-            _ => (None, None),
+            _ => None,
         };
         let timestamp = self.occurred.text.as_deref().unwrap_or_default();
         let seconds = self.occurred.seconds().map(|seconds| seconds.to_string());
@@ -385,7 +391,7 @@ impl<'a> Event<'a> {
             self.kind.as_str().as_bytes(),
             number.unwrap_or(self.callback.source).as_bytes(),
             id.as_bytes(),
-            state.unwrap_or_default().as_bytes(),
+            state.as_deref().unwrap_or_default().as_bytes(),
             seconds.as_deref().unwrap_or(timestamp).as_bytes(),
             participant.unwrap_or_default().as_bytes(),
             if named { b"" } else { &self.content_hash },
@@ -414,14 +420,15 @@ impl<'a> Event<'a> {
         self.errors.iter().filter(move |_| failed).map(|error| error.label)
     }
 
-    /// The element's own time, in seconds since 1970.
+    /// The element's own time, or its entry's where it has none, in seconds since 1970.
     pub fn occurred_at_seconds(&self) -> Option<i64> {
-        self.occurred.seconds()
+        let own = self.occurred.text.is_some();
+        if own { self.occurred.seconds() } else { self.entry_time.seconds() }
     }
 
     /// The headers of its record, in order.
     pub fn headers(&self, each: &mut dyn FnMut(&str, &[u8])) {
-        let time = self.occurred.seconds().and_then(rfc3339_seconds);
+        let time = self.occurred_at_seconds().and_then(rfc3339_seconds);
         let time = time.unwrap_or_else(|| rfc3339_millis(self.callback.received_at_ms));
         each("ce_specversion", b"1.0");
         each("ce_id", hex::encode(self.event_id()).as_bytes());

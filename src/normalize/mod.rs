@@ -167,6 +167,7 @@ impl<'a> Reading<'_, 'a> {
         event.message_id = read.id;
         event.other_key = read.other_key;
         event.occurred = read.occurred;
+        event.state = read.state;
         event.detail = read.detail;
         event.errors = read.errors;
         (self.each)(Item::Event(event));
@@ -195,11 +196,13 @@ impl<'a> Reading<'_, 'a> {
             self.strict || Document::parse(&raw).is_ok_and(|document| document.is_strict());
         let message_id = find(&["id"]);
         let other_key = find(&["group_id", "recipient_id", "wa_id"]);
-        let text = find(&["timestamp"]).or_else(|| self.scope.time.clone());
+        let (text, state) = (find(&["timestamp"]), find(&["status"]));
         let mut event = Event::new(self.callback, EventKind::ChannelEvent, place, raw, strict);
         event.message_id = message_id.filter(|id| !id.is_empty());
         event.other_key = other_key;
         event.occurred = Occurred { text };
+        event.entry_time = Occurred { text: self.scope.time.clone() };
+        event.state = state;
         (self.each)(Item::Event(event));
     }
 
@@ -234,6 +237,8 @@ struct Read<'a> {
     id: Option<Text<'a>>,
     other_key: Option<Text<'a>>,
     occurred: Occurred<'a>,
+    /// Its `status`.
+    state: Option<Text<'a>>,
     detail: Detail<'a>,
     errors: Vec<ErrorDetail<'a>>,
     /// Phone numbers, then user ids, by which its contact may be found; the nearest first.

@@ -50,6 +50,7 @@ pub(super) fn read(element: Value<'_>) -> Read<'_> {
         other_key: recipient.id.clone(),
         id,
         occurred,
+        state: status.raw.clone(),
         errors,
         detail: Detail::Status(Box::new(Status { pricing: pricing.map(self::pricing), ..status })),
     }
