@@ -121,7 +121,8 @@ impl Event<'_> {
             Some(time) => object.text("occurred_at", &time),
             None => {
                 object.raw("occurred_at", b"null");
-                object.maybe("timestamp_raw", &self.occurred.text);
+                let text = self.occurred.text.as_deref().filter(|text| !text.is_empty());
+                object.maybe("timestamp_raw", &text);
             }
         }
         object.maybe("format", &self.place.format.map(super::Format::as_str));

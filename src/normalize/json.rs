@@ -147,6 +147,12 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// Its text, or, of what has none, its JSON as it is written; none for null.
+    pub(super) fn written(self) -> Option<Cow<'a, str>> {
+        let json = || (!self.is_null()).then(|| String::from_utf8_lossy(self.bytes()));
+        self.text().or_else(json)
+    }
+
     /// The text of a string; what is no text becomes U+FFFD.
     fn string(self) -> Cow<'a, str> {
         let bytes = self.bytes();

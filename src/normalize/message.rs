@@ -40,7 +40,7 @@ pub(super) fn read(element: Value<'_>) -> Read<'_> {
         id: text("id"),
         other_key: message.group_id.clone().or_else(|| message.to.clone()),
         occurred: Occurred { text: text("timestamp") },
-        state: text("status"),
+        state: element.get("status").and_then(Value::written),
         wa_ids: [&message.from.id, &message.to].into_iter().flatten().cloned().collect(),
         user_ids: [&message.from.user_id, &to_user_id].into_iter().flatten().cloned().collect(),
         errors,

@@ -186,9 +186,10 @@ impl<'a> Reading<'_, 'a> {
             _ if members.is_empty() && contacts.is_empty() => return,
             _ => Cow::Owned(other::gather(&members, &contacts)),
         };
+        let member =
+            |name: &str| members.iter().rfind(|(key, _)| key == name).map(|(_, value)| value);
         let find = |names: &[&str]| {
-            let named = |name: &&str| members.iter().rfind(|(key, _)| key == name);
-            names.iter().find_map(named).and_then(|(_, value)| value.text())
+            names.iter().find_map(|name| member(name)).and_then(|value| value.text())
         };
         let place = self.place(pointer, None);
         // A gathered object is what it was gathered from.
@@ -196,7 +197,8 @@ impl<'a> Reading<'_, 'a> {
             self.strict || Document::parse(&raw).is_ok_and(|document| document.is_strict());
         let message_id = find(&["id"]);
         let other_key = find(&["group_id", "recipient_id", "wa_id"]);
-        let (text, state) = (find(&["timestamp"]), find(&["status"]));
+        let (text, state) =
+            (find(&["timestamp"]), member("status").and_then(|value| value.written()));
         let mut event = Event::new(self.callback, EventKind::ChannelEvent, place, raw, strict);
         event.message_id = message_id.filter(|id| !id.is_empty());
         event.other_key = other_key;

@@ -161,7 +161,7 @@ fn ranks_are_those_of_the_contract_and_unknown_statuses_are_published() {
 
 #[test]
 fn a_timestamp_that_cannot_be_read_is_null_and_kept_as_text() {
-    for text in ["soon", "-1", "", "123456789012", "1763842385.5"] {
+    for text in ["soon", "-1", "123456789012", "1763842385.5"] {
         let seen =
             one(&format!(r#"{{"statuses":[{{"id":"1","status":"read","timestamp":"{text}"}}]}}"#));
         assert!(seen.event["occurred_at"].is_null(), "{text}");
