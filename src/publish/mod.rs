@@ -219,7 +219,7 @@ fn publish(shared: &Shared, panicked: BTreeSet<Position>) {
     let mut commits = 0;
     while !shared.out_of_time() {
         shared.beat();
-        take_up_fork(shared);
+        take_up_fork(shared, &mut memory);
         let obstacle = match opening::open(shared, &memory) {
             Err(obstacle) => Some(obstacle),
             Ok(opened) => match Session::new(shared, &mut memory, opened).run() {
@@ -248,11 +248,12 @@ fn publish(shared: &Shared, panicked: BTreeSet<Position>) {
     }
 }
 
-fn take_up_fork(shared: &Shared) {
+fn take_up_fork(shared: &Shared, memory: &mut Memory) {
     match shared.journal.take_fork() {
         Ok(None) => {}
         Ok(Some(Forked { left_out, repeated, .. })) => {
             Tally::left_out(left_out, &shared.metrics);
+            memory.window.clear();
             tracing::warn!(journal = %shared.journal.id(), left_out, repeated,
                 "the journal was forked: it publishes under a new name now");
         }

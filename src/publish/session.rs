@@ -44,7 +44,7 @@ pub(super) struct Memory {
     pub(super) batch_bytes: usize,
     /// Callbacks that made normalizing panic twice.
     panicked: BTreeSet<Position>,
-    window: Window,
+    pub(super) window: Window,
     refused: HashMap<ItemId, Refusal>,
     /// What was refused since a record of its topic was last committed, by topic and code.
     in_a_row: HashMap<(Topic, i32), Vec<ItemId>>,
@@ -163,6 +163,9 @@ impl<'a> Session<'a> {
         let mut tally = Tally::default();
         if self.shared.first_opening() {
             tally.already_committed(journal.count(known, self.position));
+        } else if self.position < known {
+            // Kafka does not have them: they would be taken for repetitions of themselves.
+            self.memory.window.clear();
         } else if known < self.position {
             let mut reader = journal.reader(known);
             let nothing = BTreeSet::new();

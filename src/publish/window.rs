@@ -56,6 +56,13 @@ impl Window {
         false
     }
 
+    /// Nothing is known any more: what was committed is to be published again.
+    pub(super) fn clear(&mut self) {
+        self.known.clear();
+        self.order.clear();
+        self.uncommitted = 0;
+    }
+
     /// What the open transaction added stays.
     pub(super) fn commit(&mut self) {
         self.uncommitted = 0;
@@ -124,6 +131,15 @@ mod tests {
         window.abort();
         assert!(seen(&mut window, 1, 2));
         assert!(!seen(&mut window, 2, 2));
+    }
+
+    #[test]
+    fn what_is_published_again_is_no_repetition() {
+        let mut window = window(100);
+        assert!(!seen(&mut window, 1, 0));
+        window.commit();
+        window.clear();
+        assert!(!seen(&mut window, 1, 0));
     }
 
     #[test]
