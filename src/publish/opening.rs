@@ -116,7 +116,10 @@ pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Ope
         &config.topics.position,
         transaction_timeout,
     )
-    .map_err(Obstacle::kafka)?;
+    .map_err(|(error, trouble)| {
+        let obstacle = Obstacle::kafka(error);
+        Obstacle { blocked: trouble.unwrap_or(obstacle.blocked), ..obstacle }
+    })?;
     shared.beat();
     let position = reading.settled(&config.topics.position)?;
     Ok(Opened { client, topics, cluster_id, position })
@@ -254,17 +257,17 @@ fn producer_config(
     // An event repeats what its body said and adds to it; base64 is a third longer.
     let message_bytes = 2 * config.http.max_body_bytes + 64 * 1024;
     let batch_bytes = topics.max_message_bytes().unwrap_or(message_bytes).min(1_000_000);
-    let mut producer = ClientConfig::new();
+    // A copy as a whole: `config_map` hides passwords.
+    let mut producer = base.clone();
     for (name, value) in [
         ("linger.ms", "5"),
         ("compression.codec", "lz4"),
         ("statistics.interval.ms", "5000"),
         ("queue.buffering.max.messages", "100000"),
     ] {
-        producer.set(name, value);
-    }
-    for (name, value) in base.config_map() {
-        producer.set(name, value);
+        if base.get(name).is_none() {
+            producer.set(name, value);
+        }
     }
     producer
         .set("transactional.id", identity)

@@ -20,7 +20,7 @@ use rdkafka::{
     ClientConfig, ClientContext, Offset, Statistics, TopicPartitionList,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
     consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata},
-    error::{KafkaError, KafkaResult},
+    error::KafkaError,
     message::{DeliveryResult, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig},
     types::RDKafkaErrorCode as Code,
@@ -179,16 +179,22 @@ impl Client {
     /// same transactional id left open.
     ///
     /// # Errors
-    /// Whatever librdkafka says; nothing has been published then.
+    /// Whatever librdkafka says, and what its connections had to say; nothing has been published
+    /// then.
     pub(super) fn open(
         config: &ClientConfig,
         context: Context,
         consumer: &BaseConsumer<Context>,
         position_topic: &str,
         timeout: Duration,
-    ) -> KafkaResult<Self> {
-        let producer = BaseProducer::from_config_and_context(config, context)?;
-        producer.init_transactions(2 * CALL)?;
+    ) -> Result<Self, (KafkaError, Option<Blocked>)> {
+        let producer = BaseProducer::from_config_and_context(config, context)
+            .map_err(|error| (error, None))?;
+        if let Err(error) = producer.init_transactions(2 * CALL) {
+            // A call's timeout hides the cause: refused credentials look like no broker.
+            producer.poll(Duration::ZERO);
+            return Err((error, producer.context().take_trouble()));
+        }
         // INVARIANT: `group.id` is always set, and that is all that the metadata needs.
         let group = consumer.group_metadata().expect("a consumer with a group");
         Ok(Self { producer, group, position_topic: position_topic.to_owned(), timeout, sent: 0 })
