@@ -394,7 +394,7 @@ fn only_the_record_that_kafka_refuses_alone_becomes_a_dead_letter() {
     assert_eq!(dead.key, receipt);
     assert_eq!(dead.headers["element"], "/entry/0/changes/0/value/statuses/17");
     assert_eq!(dead.headers["stage"], "publish");
-    assert_eq!(dead.headers["topic"], topics.names["message_status"]);
+    assert_eq!(dead.headers["topic"], "message-status.v1");
     assert!(["refused", "too_large"].contains(&dead.headers["reason"].as_str()));
 }
 
