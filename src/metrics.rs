@@ -30,7 +30,8 @@ macro_rules! metrics {
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
-            runtime: Runtime,
+            /// Of the async runtime.
+            pub runtime: Runtime,
             $( $(#[doc = $help])+ pub $name: $kind, )+
         }
 
@@ -83,7 +84,7 @@ fn add<C: prometheus::core::Collector + Clone + 'static>(
 }
 
 metrics! {
-    /// Requests to the public listener, by configured source (`unknown` otherwise), method and status code (499 for a caller that went before its answer).
+    /// Requests to the public listener, by configured source (`unknown` otherwise), method and status code.
     http_requests_total: IntCounterVec["source", "method", "code"];
     /// From the head of a request to the head of its answer, in seconds.
     http_request_duration_seconds: HistogramVec["source"] in SECONDS;
@@ -189,9 +190,9 @@ metrics! {
     config_last_reload_successful: IntGauge;
 }
 
-/// What tokio tells of itself; like the process's metrics it has no prefix of ours.
+/// What tokio tells of itself, under the names that other programs use too: without the prefix.
 #[derive(Debug)]
-struct Runtime {
+pub struct Runtime {
     workers: IntGauge,
     alive_tasks: IntGauge,
     global_queue_depth: IntGauge,
@@ -199,15 +200,23 @@ struct Runtime {
 
 impl Runtime {
     fn new(registry: &Registry) -> Self {
-        let gauge = |name, help| add(registry, IntGauge::new(name, help));
+        let gauge =
+            |name: &str, help: &str| add(registry, IntGauge::with_opts(Opts::new(name, help)));
         Self {
-            workers: gauge("tokio_workers", "Threads of the runtime."),
+            workers: gauge("tokio_workers", "Worker threads of the runtime."),
             alive_tasks: gauge("tokio_alive_tasks", "Tasks that have not ended."),
             global_queue_depth: gauge(
                 "tokio_global_queue_depth",
-                "Tasks that wait for any thread of the runtime.",
+                "Tasks in the queue that all workers share.",
             ),
         }
+    }
+
+    /// Takes the runtime's figures as they are now.
+    pub fn observe(&self, now: &tokio::runtime::RuntimeMetrics) {
+        self.workers.set(now.num_workers() as i64);
+        self.alive_tasks.set(now.num_alive_tasks() as i64);
+        self.global_queue_depth.set(now.global_queue_depth() as i64);
     }
 }
 
@@ -250,6 +259,7 @@ mod labels {
         "position_reset",
         "cluster_changed",
         "publisher_wedged",
+        "kafka_error",
     ];
     pub(super) const DEAD_NORMALIZE: &[&str] = &[
         "invalid_json",
@@ -283,14 +293,6 @@ impl Metrics {
         if last.get() == 0.0 {
             last.set(Self::now_seconds());
         }
-    }
-
-    /// Brings the runtime's metrics up to date.
-    pub fn observe_runtime(&self, runtime: &tokio::runtime::Handle) {
-        let now = runtime.metrics();
-        self.runtime.workers.set(now.num_workers() as i64);
-        self.runtime.alive_tasks.set(now.num_alive_tasks() as i64);
-        self.runtime.global_queue_depth.set(now.global_queue_depth() as i64);
     }
 
     /// All metrics in Prometheus' text format, those of the process and of tokio included.

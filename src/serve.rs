@@ -28,6 +28,7 @@ use tokio::{
 
 use crate::{
     admin,
+    callback::Callback,
     config::{Config, Durability},
     http::{self, Phase, tls::Certificates},
     journal::{self, Journal},
@@ -170,7 +171,13 @@ async fn open_journal(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<
     let options = journal::Options {
         max_bytes: config.journal.max_bytes,
         min_free_bytes: config.journal.min_free_bytes,
-        sync: config.journal.durability == Durability::Fsync,
+        durability: match config.journal.durability {
+            Durability::Fsync => journal::Durability::Fsync,
+            Durability::Os => journal::Durability::Os,
+        },
+        accepted_at_ms: |record| {
+            Callback::decode(record).ok().map(|callback| callback.received_at_ms)
+        },
         label: label.clone(),
         ..journal::Options::new(&config.journal.directory)
     };

@@ -112,11 +112,16 @@ fn show(inspection: &Inspection) {
         ),
         None => println!("checkpoint  none"),
     }
-    let committed = inspection.committed();
-    println!("pending     {} callbacks", inspection.count(committed, inspection.end()));
+    let committed = committed(inspection);
+    println!("pending     {} callbacks", inspection.count(committed, inspection.end));
     for run in &inspection.runs {
         println!("run {:<7} {} callbacks, id {}", run.number, run.records, run.id);
     }
+}
+
+/// What this journal knows as committed: the first position that is not.
+fn committed(inspection: &Inspection) -> Position {
+    inspection.checkpoint.as_ref().map_or(inspection.oldest, |kept| kept.position)
 }
 
 fn fork(
@@ -125,12 +130,12 @@ fn fork(
     from: From,
     yes: bool,
 ) -> anyhow::Result<ExitCode> {
-    let committed = inspection.committed();
+    let committed = committed(inspection);
     let from = match from {
         From::Checkpoint => committed,
-        From::Oldest => inspection.oldest(),
+        From::Oldest => inspection.oldest,
         From::Run(run) => Position::new(run, 0),
-        From::End => inspection.end(),
+        From::End => inspection.end,
     };
     let again = inspection.count(from, committed);
     let left_out = inspection.count(committed, from);
@@ -138,7 +143,7 @@ fn fork(
         "The journal goes on under a new identity: {} callbacks will be published, {again} of them \
          again (with the same event_id) as far as this journal knows, and {left_out} that are \
          pending will be left out.",
-        inspection.count(from, inspection.end())
+        inspection.count(from, inspection.end)
     );
     if !yes && !confirmed()? {
         println!("Nothing was changed.");

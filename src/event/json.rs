@@ -117,11 +117,12 @@ impl Event<'_> {
         object.text("source", self.callback.source);
         object.text("receipt", &self.receipt);
         object.text("received_at", &rfc3339_millis(self.callback.received_at_ms));
-        match self.occurred.seconds().and_then(rfc3339_seconds) {
+        match self.occurred_at_seconds().and_then(rfc3339_seconds) {
             Some(time) => object.text("occurred_at", &time),
             None => {
                 object.raw("occurred_at", b"null");
-                object.maybe("timestamp_raw", &self.occurred.text);
+                let text = self.occurred.text.as_deref().filter(|text| !text.is_empty());
+                object.maybe("timestamp_raw", &text);
             }
         }
         object.maybe("format", &self.place.format.map(super::Format::as_str));

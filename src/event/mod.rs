@@ -2,16 +2,20 @@
 //!
 //! Once published, this only grows: fields are added, never renamed or retyped.
 
+mod dead_letter;
 mod json;
 
-use std::{borrow::Cow, fmt::Write};
+use std::{borrow::Cow, cell::OnceCell, fmt::Write};
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::callback::Callback;
 
-pub use json::Object;
+pub use self::{
+    dead_letter::{DeadLetter, Reason, Stage},
+    json::Object,
+};
 
 /// What normalizing yields.
 #[derive(Debug)]
@@ -295,6 +299,10 @@ pub struct Event<'a> {
     /// What the record is keyed by where the element has no id of its own; the receipt without it.
     pub other_key: Option<Text<'a>>,
     pub occurred: Occurred<'a>,
+    /// When its entry was made, for elements without a timestamp of their own.
+    pub entry_time: Occurred<'a>,
+    /// The element's `status`, as it was written.
+    pub state: Option<Text<'a>>,
     pub detail: Detail<'a>,
     pub errors: Vec<ErrorDetail<'a>>,
     /// The element's bytes.
@@ -302,6 +310,8 @@ pub struct Event<'a> {
     /// Whether every strict parser reads them.
     pub raw_is_strict: bool,
     content_hash: [u8; 32],
+    /// Made when it is first asked for, by when all else is set.
+    event_id: OnceCell<[u8; 16]>,
     receipt: String,
 }
 
@@ -321,9 +331,12 @@ impl<'a> Event<'a> {
             message_id: None,
             other_key: None,
             occurred: Occurred::default(),
+            entry_time: Occurred::default(),
+            state: None,
             detail: Detail::Other,
             errors: Vec::new(),
             content_hash: Sha256::digest(&raw).into(),
+            event_id: OnceCell::new(),
             raw,
             raw_is_strict,
             receipt: callback.receipt.to_string(),
@@ -351,16 +364,20 @@ impl<'a> Event<'a> {
 
     /// Names the update: the same update always has the same id, whatever its bytes.
     pub fn event_id(&self) -> [u8; 16] {
-        let (state, participant) = match &self.detail {
+        *self.event_id.get_or_init(|| self.make_event_id())
+    }
+
+    fn make_event_id(&self) -> [u8; 16] {
+        let state = match &self.detail {
+            Detail::Message(message) if self.kind == EventKind::InboundMessage => &message.kind,
+            _ => &self.state,
+        };
+        let participant = match &self.detail {
             Detail::Status(status) => {
                 let Recipient { participant_user_id, participant_id, .. } = &status.recipient;
-                let participant = participant_user_id.as_deref().or(participant_id.as_deref());
-                (status.raw.as_deref(), participant)
+                participant_user_id.as_deref().or(participant_id.as_deref())
             }
-            Detail::Message(message) if self.kind == EventKind::InboundMessage => {
-                (message.kind.as_deref(), None)
-            }
-            _ => (None, None),
+            _ => None,
         };
         let timestamp = self.occurred.text.as_deref().unwrap_or_default();
         let seconds = self.occurred.seconds().map(|seconds| seconds.to_string());
@@ -374,7 +391,7 @@ impl<'a> Event<'a> {
             self.kind.as_str().as_bytes(),
             number.unwrap_or(self.callback.source).as_bytes(),
             id.as_bytes(),
-            state.unwrap_or_default().as_bytes(),
+            state.as_deref().unwrap_or_default().as_bytes(),
             seconds.as_deref().unwrap_or(timestamp).as_bytes(),
             participant.unwrap_or_default().as_bytes(),
             if named { b"" } else { &self.content_hash },
@@ -403,14 +420,15 @@ impl<'a> Event<'a> {
         self.errors.iter().filter(move |_| failed).map(|error| error.label)
     }
 
-    /// The element's own time, in seconds since 1970.
+    /// The element's own time, or its entry's where it has none, in seconds since 1970.
     pub fn occurred_at_seconds(&self) -> Option<i64> {
-        self.occurred.seconds()
+        let own = self.occurred.text.is_some();
+        if own { self.occurred.seconds() } else { self.entry_time.seconds() }
     }
 
     /// The headers of its record, in order.
     pub fn headers(&self, each: &mut dyn FnMut(&str, &[u8])) {
-        let time = self.occurred.seconds().and_then(rfc3339_seconds);
+        let time = self.occurred_at_seconds().and_then(rfc3339_seconds);
         let time = time.unwrap_or_else(|| rfc3339_millis(self.callback.received_at_ms));
         each("ce_specversion", b"1.0");
         each("ce_id", hex::encode(self.event_id()).as_bytes());
@@ -430,162 +448,7 @@ impl<'a> Event<'a> {
     /// What is published when this event cannot be: its element's bytes, with the reason.
     pub fn into_dead_letter(self, reason: Reason, stage: Stage, detail: String) -> DeadLetter<'a> {
         let topic = self.topic();
-        DeadLetter {
-            callback: self.callback,
-            receipt: self.receipt,
-            reason,
-            stage,
-            detail,
-            value: self.raw,
-            place: Some((self.place, topic)),
-        }
-    }
-}
-
-/// Why something is a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    InvalidJson,
-    Unrecognized,
-    NotAnObject,
-    MissingId,
-    MissingStatus,
-    BadEncoding,
-    TooManyElements,
-    TooLarge,
-    Refused,
-    Unroutable,
-    Panic,
-}
-
-impl Reason {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::InvalidJson => "invalid_json",
-            Self::Unrecognized => "unrecognized",
-            Self::NotAnObject => "not_an_object",
-            Self::MissingId => "missing_id",
-            Self::MissingStatus => "missing_status",
-            Self::BadEncoding => "bad_encoding",
-            Self::TooManyElements => "too_many_elements",
-            Self::TooLarge => "too_large",
-            Self::Refused => "refused",
-            Self::Unroutable => "unroutable",
-            Self::Panic => "panic",
-        }
-    }
-}
-
-/// Who made it one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    Normalize,
-    Publish,
-}
-
-impl Stage {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Normalize => "normalize",
-            Self::Publish => "publish",
-        }
-    }
-}
-
-/// What could not be read or not be published: the original bytes, untouched.
-#[derive(Debug, Clone)]
-pub struct DeadLetter<'a> {
-    callback: &'a Callback<'a>,
-    receipt: String,
-    reason: Reason,
-    stage: Stage,
-    detail: String,
-    value: Cow<'a, [u8]>,
-    /// For an element: where it stands, and the topic that its event would have gone to.
-    place: Option<(Place<'a>, Topic)>,
-}
-
-impl<'a> DeadLetter<'a> {
-    /// The whole body.
-    pub fn of_callback(
-        callback: &'a Callback<'a>,
-        reason: Reason,
-        stage: Stage,
-        detail: impl Into<String>,
-    ) -> Self {
-        let value = Cow::Borrowed(callback.body);
-        let (receipt, detail) = (callback.receipt.to_string(), detail.into());
-        Self { callback, receipt, reason, stage, detail, value, place: None }
-    }
-
-    /// One element of it.
-    pub fn of_element(
-        callback: &'a Callback<'a>,
-        reason: Reason,
-        detail: impl Into<String>,
-        value: &'a [u8],
-        place: Place<'a>,
-        topic: Topic,
-    ) -> Self {
-        let of_callback = Self::of_callback(callback, reason, Stage::Normalize, detail);
-        Self { value: Cow::Borrowed(value), place: Some((place, topic)), ..of_callback }
-    }
-
-    pub fn value(&self) -> &[u8] {
-        &self.value
-    }
-
-    /// The receipt.
-    pub fn key(&self) -> &str {
-        &self.receipt
-    }
-
-    pub fn reason(&self) -> Reason {
-        self.reason
-    }
-
-    pub fn stage(&self) -> Stage {
-        self.stage
-    }
-
-    /// JSON pointer to the element, if it is not the whole body.
-    pub fn element(&self) -> Option<&str> {
-        self.place.as_ref().map(|(place, _)| place.element.as_str())
-    }
-
-    /// The headers of its record, in order.
-    pub fn headers(&self, each: &mut dyn FnMut(&str, &[u8])) {
-        let callback = self.callback;
-        each("reason", self.reason.as_str().as_bytes());
-        each("stage", self.stage.as_str().as_bytes());
-        each("detail", self.detail.as_bytes());
-        each("source", callback.source.as_bytes());
-        each("receipt", self.receipt.as_bytes());
-        each("received_at", rfc3339_millis(callback.received_at_ms).as_bytes());
-        each("method", callback.method.as_bytes());
-        let hash: [u8; 32] = Sha256::digest(&self.value).into();
-        each("content_hash", hex::encode(hash).as_bytes());
-        for (name, value) in [
-            ("content-type", callback.content_type),
-            ("content-encoding", callback.content_encoding),
-        ] {
-            if let Some(value) = value {
-                each(name, value.as_bytes());
-            }
-        }
-        let Some((place, topic)) = &self.place else { return };
-        each("element", place.element.as_bytes());
-        each("topic", topic.contract().as_bytes());
-        if let Some(format) = place.format {
-            each("format", format.as_str().as_bytes());
-        }
-        if let Some(field) = &place.field {
-            each("field", field.as_bytes());
-        }
-        each("channel", &json::object(|object| place.channel.write(object)));
-        if let Some(contact) = &place.contact {
-            each("contact", &json::object(|object| contact.write(object)));
-        }
+        DeadLetter::of_element(self.callback, reason, stage, detail, self.raw, (self.place, topic))
     }
 }
 

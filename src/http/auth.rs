@@ -1,95 +1,93 @@
-//! Whether a request carries one of a source's secrets.
+//! Whether a call knows a secret. Pure.
 //!
-//! Secrets and what callers send are compared as SHA-256 digests: the time that takes depends on
-//! nothing but the length of what was sent.
+//! Secrets and what is offered are compared by their digests: so every comparison takes the same
+//! time, whatever the lengths, and the secrets themselves are not kept here.
 
 use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::config::Source;
+use crate::config;
 
-type Hash = [u8; 32];
-
-/// What lets a request in.
-pub(super) enum Door {
-    Open,
-    Locked { header: HeaderName, secrets: Vec<Hash> },
+/// What a source asks of its callers.
+pub(super) enum Check {
+    Nothing,
+    /// One of the secrets, in this header.
+    Secret {
+        header: HeaderName,
+        digests: Vec<[u8; 32]>,
+    },
+    /// The configuration names no usable header: nobody gets in.
+    Never,
 }
 
-impl Door {
-    /// A source whose header is no header name lets nobody in; configuration refuses such a one.
-    pub(super) fn of(source: &Source) -> Self {
+impl Check {
+    pub(super) fn of(source: &config::Source) -> Self {
         if source.allow_unauthenticated {
-            return Self::Open;
+            return Self::Nothing;
         }
-        match HeaderName::from_bytes(source.header.as_bytes()) {
-            Ok(header) => {
-                let hashes = source.secrets.iter().map(|secret| hash(secret.expose().as_bytes()));
-                Self::Locked { header, secrets: hashes.collect() }
-            }
-            Err(_) => Self::Locked { header: http::header::AUTHORIZATION, secrets: Vec::new() },
+        let digests = source.secrets.iter().map(|secret| digest(secret.expose().as_bytes()));
+        match HeaderName::try_from(&source.header) {
+            Ok(header) => Self::Secret { header, digests: digests.collect() },
+            Err(_) => Self::Never,
         }
     }
 
-    /// Every value of the header is compared with every secret.
-    pub(super) fn admits(&self, headers: &HeaderMap) -> bool {
-        match self {
-            Self::Open => true,
-            Self::Locked { header, secrets } => {
-                let mut admitted = Choice::from(0);
-                for value in headers.get_all(header) {
-                    let given = hash(value.as_bytes());
-                    for secret in secrets {
-                        admitted |= given.ct_eq(secret);
-                    }
-                }
-                admitted.into()
-            }
-        }
+    /// Compares with all secrets, also when the first one is right.
+    pub(super) fn passes(&self, headers: &HeaderMap) -> bool {
+        let (header, digests) = match self {
+            Self::Nothing => return true,
+            Self::Never => return false,
+            Self::Secret { header, digests } => (header, digests),
+        };
+        let Some(offered) = headers.get(header) else { return false };
+        let offered = digest(offered.as_bytes());
+        let none = Choice::from(0);
+        digests.iter().fold(none, |found, known| found | known.ct_eq(&offered)).into()
     }
 }
 
-fn hash(text: &[u8]) -> Hash {
+fn digest(text: &[u8]) -> [u8; 32] {
     Sha256::digest(text).into()
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
     use crate::config::Secret;
 
-    fn admits(source: &Source, values: &[&[u8]]) -> bool {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append("x-token", http::HeaderValue::from_bytes(value).unwrap());
-        }
-        Door::of(source).admits(&headers)
+    fn check(header: &str, secrets: &[&str]) -> Check {
+        Check::of(&config::Source {
+            header: header.into(),
+            secrets: secrets.iter().map(|text| Secret::new(*text)).collect(),
+            ..config::Source::default()
+        })
     }
 
-    fn source(secrets: &[&str]) -> Source {
-        let secrets = secrets.iter().map(|secret| Secret::new(*secret)).collect();
-        Source { header: "X-Token".into(), secrets, ..Source::default() }
-    }
-
-    #[test]
-    fn every_live_secret_opens_and_nothing_else_does() {
-        let two = source(&["the old secret of 2025", "novo é não-ASCII"]);
-        assert!(admits(&two, &[b"the old secret of 2025"]));
-        assert!(admits(&two, &["novo é não-ASCII".as_bytes()]));
-        assert!(admits(&two, &[b"of another proxy", b"the old secret of 2025"]));
-        let others: [&[u8]; 4] = [b"", b"the old secret of 202", b"the old secret of 20255", b"T"];
-        for wrong in others {
-            assert!(!admits(&two, &[wrong]), "{wrong:?}");
-        }
-        assert!(!admits(&two, &[]));
+    fn offered(value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(
+            HeaderName::from_static("x-token"),
+            HeaderValue::from_static(value),
+        )])
     }
 
     #[test]
-    fn without_a_secret_only_a_source_that_says_so_is_open() {
-        assert!(!admits(&source(&[]), &[b""]));
-        assert!(!admits(&source(&[]), &[]));
-        let open = Source { allow_unauthenticated: true, ..Source::default() };
-        assert!(admits(&open, &[]));
+    fn each_live_secret_passes_and_nothing_else_does() {
+        let check = check("X-Token", &["old", "a-new-and-longer-one"]);
+        assert!(check.passes(&offered("old")) && check.passes(&offered("a-new-and-longer-one")));
+        for wrong in ["", "ol", "older", "OLD", "a-new-and-longer-onf"] {
+            assert!(!check.passes(&offered(wrong)), "{wrong}");
+        }
+        assert!(!check.passes(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn without_a_secret_or_a_header_nobody_gets_in_unless_it_is_said() {
+        assert!(!check("X-Token", &[]).passes(&offered("")));
+        assert!(!check("", &["s"]).passes(&offered("s")));
+        let open = config::Source { allow_unauthenticated: true, ..config::Source::default() };
+        assert!(Check::of(&open).passes(&HeaderMap::new()));
     }
 }

@@ -1,177 +1,165 @@
-//! Reading a request's body within its limits.
+//! Reading a body within its limits: bytes of one, and of all together.
 //!
-//! A body that comes in one piece is used as it is; pieces are copied together as they come, so
-//! that many small ones do not hold many large read buffers.
+//! **Invariant:** memory for a body is taken from the budget before it is used, and nobody waits
+//! for it: waiting bodies hold what others wait for.
 
 use std::{
-    ops::Deref,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body::Body as _;
+use bytes::{Buf, Bytes};
+use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::error::Refusal;
 
-/// How much of a body that nobody wants is read, and how long, for the connection to be of use
-/// again or the answer to be heard.
-pub(super) const DRAIN_BYTES: usize = 1 << 20;
-pub(super) const DRAIN_TIME: Duration = Duration::from_secs(1);
+/// What is read of a refused body so that its sender gets to see the answer.
+const DRAIN_BYTES: usize = 1 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// Bytes of bodies that may be in memory, of all requests together.
-pub(super) struct Budget {
-    left: AtomicUsize,
-}
+/// Bytes that bodies may still take.
+#[derive(Debug)]
+pub(super) struct Budget(AtomicUsize);
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Self {
-        Self { left: AtomicUsize::new(bytes) }
+        Self(AtomicUsize::new(bytes))
     }
 
-    fn take(&self, bytes: usize) -> Result<(), Refusal> {
-        self.left
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes))
-            .map(|_| ())
-            .map_err(|_| Refusal::Overloaded)
+    fn take(&self, bytes: usize) -> bool {
+        let take = |left: usize| left.checked_sub(bytes);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 }
 
-/// A body in memory; its bytes go back to the budget with it.
-pub(super) struct Body<'b> {
-    /// The only piece, or empty.
-    piece: Bytes,
-    /// All pieces, when there were several.
-    pieces: Vec<u8>,
+/// A body that is read, and its share of the budget.
+pub(super) struct Held<'a> {
+    budget: &'a Budget,
     taken: usize,
-    budget: &'b Budget,
+    /// A body that came in one piece is used as it came.
+    whole: Bytes,
+    pieces: Vec<u8>,
 }
 
-impl Deref for Body<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        if self.pieces.is_empty() { &self.piece } else { &self.pieces }
+impl<'a> Held<'a> {
+    fn new(budget: &'a Budget) -> Self {
+        Self { budget, taken: 0, whole: Bytes::new(), pieces: Vec::new() }
     }
-}
 
-impl Drop for Body<'_> {
-    fn drop(&mut self) {
-        self.budget.left.fetch_add(self.taken, Ordering::Relaxed);
+    pub(super) fn bytes(&self) -> &[u8] {
+        if self.pieces.is_empty() { &self.whole } else { &self.pieces }
     }
-}
 
-impl<'b> Body<'b> {
-    /// Reads to the end.
-    ///
-    /// # Errors
-    /// `TooLarge`, `Overloaded`, `Malformed`, and `Timeout` when `time` is over.
-    pub(super) async fn read(
-        incoming: &mut Incoming,
-        budget: &'b Budget,
-        bytes_max: usize,
-        time: Duration,
-    ) -> Result<Self, Refusal> {
-        let mut body = Self { piece: Bytes::new(), pieces: Vec::new(), taken: 0, budget };
-        if incoming.size_hint().lower() > bytes_max as u64 {
+    fn add(&mut self, chunk: Bytes, max_bytes: usize) -> Result<(), Refusal> {
+        let held = self.bytes().len();
+        let len = held + chunk.len();
+        if len > max_bytes {
             return Err(Refusal::TooLarge);
         }
-        timeout(time, body.fill(incoming, bytes_max)).await.map_err(|_| Refusal::Timeout)??;
-        Ok(body)
-    }
-
-    async fn fill(&mut self, incoming: &mut Incoming, bytes_max: usize) -> Result<(), Refusal> {
-        while let Some(piece) = next_piece(incoming).await? {
-            if self.len() + piece.len() > bytes_max {
-                return Err(Refusal::TooLarge);
-            }
-            self.add(piece)?;
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, piece: Bytes) -> Result<(), Refusal> {
-        if self.is_empty() {
-            self.take(piece.len())?;
-            self.piece = piece;
+        if held == 0 {
+            self.take(chunk.len())?;
+            self.whole = chunk;
             return Ok(());
         }
-        let held = if self.pieces.is_empty() { self.piece.len() } else { 0 };
-        self.pieces.reserve(held + piece.len());
-        self.take(self.pieces.capacity().saturating_sub(self.taken))?;
-        self.pieces.extend_from_slice(&std::mem::take(&mut self.piece));
-        self.pieces.extend_from_slice(&piece);
+        if len > self.pieces.capacity() {
+            let capacity = (len * 2).min(max_bytes);
+            self.take(capacity.saturating_sub(self.taken))?;
+            self.pieces.reserve_exact(capacity - self.pieces.len());
+        }
+        if self.pieces.is_empty() {
+            self.pieces.extend_from_slice(&std::mem::take(&mut self.whole));
+        }
+        self.pieces.extend_from_slice(&chunk);
         Ok(())
     }
 
     fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
-        self.budget.take(bytes)?;
+        if !self.budget.take(bytes) {
+            return Err(Refusal::Overloaded);
+        }
         self.taken += bytes;
         Ok(())
     }
 }
 
-/// The next data of a body that is not empty; `None` at its end.
-async fn next_piece(incoming: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
-    while !incoming.is_end_stream() {
-        let Some(frame) = incoming.frame().await else { break };
-        let frame = frame.map_err(|_| Refusal::Malformed)?;
-        if let Ok(piece) = frame.into_data()
-            && !piece.is_empty()
-        {
-            return Ok(Some(piece));
-        }
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.budget.0.fetch_add(self.taken, Ordering::Relaxed);
     }
-    Ok(None)
 }
 
-/// Reads what is left of a body that nobody wants; whether that was all of it.
-pub(super) async fn drain(incoming: &mut Incoming) -> bool {
-    let all = async {
-        let mut left = DRAIN_BYTES;
-        while let Ok(piece) = next_piece(incoming).await {
-            let Some(piece) = piece else { return true };
-            match left.checked_sub(piece.len()) {
-                Some(less) => left = less,
-                None => return false,
+/// Reads a body of at most `max_bytes` until `deadline`.
+///
+/// # Errors
+/// `TooLarge`, `Overloaded`, `Timeout`, or `Malformed` where it breaks off.
+pub(super) async fn read<'a, B: Body<Data = Bytes> + Unpin>(
+    body: &mut B,
+    budget: &'a Budget,
+    max_bytes: usize,
+    deadline: Instant,
+) -> Result<Held<'a>, Refusal> {
+    if body.size_hint().lower() > max_bytes as u64 {
+        return Err(Refusal::TooLarge);
+    }
+    let mut held = Held::new(budget);
+    let reading = async {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Refusal::Malformed)?;
+            // Trailers are no part of the body.
+            if let Ok(chunk) = frame.into_data() {
+                held.add(chunk, max_bytes)?;
             }
         }
-        false
+        Ok::<_, Refusal>(())
     };
-    timeout(DRAIN_TIME, all).await.unwrap_or(false)
+    timeout_at(deadline, reading).await.map_err(|_| Refusal::Timeout)??;
+    Ok(held)
+}
+
+/// Reads on and throws away, within limits.
+pub(super) async fn drain<B: Body<Data = Bytes> + Unpin>(mut body: B) {
+    let reading = async {
+        let mut read = 0;
+        while read < DRAIN_BYTES
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            read += frame.data_ref().map_or(0, Buf::remaining);
+        }
+    };
+    // Out of time or not: the body is dropped, and with it the connection if it had not ended.
+    timeout_at(Instant::now() + DRAIN_TIME, reading).await.ok();
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn body(budget: &Budget, pieces: &[&'static [u8]]) -> Result<Vec<u8>, Refusal> {
-        let mut body = Body { piece: Bytes::new(), pieces: Vec::new(), taken: 0, budget };
-        for piece in pieces {
-            body.add(Bytes::from_static(piece))?;
-        }
-        let kept = body.piece.len() + body.pieces.capacity();
-        assert!(body.taken >= kept, "{} taken for {kept}", body.taken);
-        Ok(body.to_vec())
+    #[test]
+    fn a_body_in_one_piece_is_not_copied_and_one_in_pieces_is_whole() {
+        let budget = Budget::new(1000);
+        let chunk = Bytes::from(vec![7; 10]);
+        let mut held = Held::new(&budget);
+        held.add(chunk.clone(), 100).unwrap();
+        assert_eq!(held.bytes().as_ptr(), chunk.as_ptr());
+        held.add(Bytes::from_static(b"end"), 100).unwrap();
+        assert_eq!(held.bytes(), [&[7; 10][..], b"end"].concat());
     }
 
     #[test]
-    fn pieces_are_put_together_and_their_bytes_go_back() {
-        let budget = Budget::new(64);
-        assert_eq!(body(&budget, &[]).unwrap(), b"");
-        assert_eq!(body(&budget, &[b"whole"]).unwrap(), b"whole");
-        assert_eq!(body(&budget, &[b"{", b"\"a\"", b":1}"]).unwrap(), b"{\"a\":1}");
-        assert_eq!(budget.left.load(Ordering::Relaxed), 64);
-    }
-
-    #[test]
-    fn what_the_budget_does_not_hold_is_refused_and_given_back() {
-        let budget = Budget::new(20);
-        assert_eq!(body(&budget, &[b"0123456789", b"0123456789a"]), Err(Refusal::Overloaded));
-        assert_eq!(body(&budget, &[b"0123456789", b"0123456789"]).map(|b| b.len()), Ok(20));
-        assert_eq!(budget.left.load(Ordering::Relaxed), 20);
+    fn the_budget_is_taken_by_pieces_refused_without_waiting_and_given_back() {
+        let budget = Budget::new(100);
+        let mut first = Held::new(&budget);
+        first.add(Bytes::from(vec![0; 60]), 100).unwrap();
+        let mut second = Held::new(&budget);
+        assert_eq!(second.add(Bytes::from(vec![0; 41]), 100), Err(Refusal::Overloaded));
+        assert_eq!(first.add(Bytes::from(vec![0; 41]), 100), Err(Refusal::TooLarge));
+        first.add(Bytes::from(vec![0; 1]), 100).unwrap();
+        assert_eq!(second.add(Bytes::from_static(b"1"), 100), Err(Refusal::Overloaded));
+        drop(first);
+        second.add(Bytes::from(vec![0; 100]), 100).unwrap();
+        drop(second);
+        assert_eq!(budget.0.into_inner(), 100);
     }
 }

@@ -1,252 +1,237 @@
-//! The accept loop, and the life of one connection.
-//!
-//! At the limit of connections nobody is turned away: whoever comes waits in the kernel's queue
-//! until another connection ends. Idle ones end by themselves.
+//! The accept loop, and what bounds a connection.
 
-use std::{
-    future::poll_fn,
-    io,
-    pin::pin,
-    sync::Arc,
-    task::Poll,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, error::Error, io, pin::pin, sync::Arc, time::Duration};
 
-use hyper::service::service_fn;
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use prometheus::IntGauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
-    time::{sleep, timeout},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{sleep, sleep_until, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     Phase, State,
-    accept::{Call, Hooks},
-    activity::{Activity, Doing, Limits, Noted, Overdue},
+    accept::Acceptor,
+    connection::{Counted, Overdue, Patience, Pulse, Watched},
     error::Refusal,
-    tls::Certificates,
+    tls::{self, Certificates},
 };
-use crate::metrics::UNKNOWN_SOURCE;
 
-/// The largest head of a request, and the most that is read at once of a body over HTTP/1.1. hyper
-/// answers 431 beyond it.
-const READ_BUFFER_BYTES: usize = 64 << 10;
-/// How long an idle connection may take to end after it was asked to.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long nobody is accepted after the system could not.
+/// Between two tries when the process has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const LOG_EVERY: Duration = Duration::from_secs(10);
 
-struct Server {
-    protocol: auto::Builder<TokioExecutor>,
-    tls: Option<Arc<Certificates>>,
-    hooks: Arc<Hooks>,
-    header_timeout: Duration,
-    idle_timeout: Duration,
+/// What one connection reads ahead, and so the largest head of HTTP/1.
+const READ_AHEAD_BYTES: usize = 64 << 10;
+
+/// Bounds of one HTTP/2 connection.
+const STREAMS: u32 = 100;
+const HEADER_LIST_BYTES: u32 = 16 << 10;
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// Streams that a peer may reset before they were looked at, and resets that its errors may cause:
+/// beyond, the connection ends (CVE-2023-44487 and its relatives).
+const PEER_RESETS: usize = 20;
+const ERROR_RESETS: usize = 100;
+
+pub(super) struct Listener {
+    listener: TcpListener,
+    /// One permit a connection.
+    permits: Arc<Semaphore>,
+    connections: u32,
+    phase: watch::Receiver<Phase>,
+    server: Arc<Server>,
 }
 
-pub(super) async fn run(
-    listener: TcpListener,
-    tls: Option<Arc<Certificates>>,
-    state: State,
-    mut phase: watch::Receiver<Phase>,
-) {
-    let config = state.config.load_full();
-    let http = &config.http;
-    let server = Arc::new(Server {
-        protocol: protocol(),
-        tls,
-        hooks: Arc::new(Hooks::new(state, phase.clone())),
-        header_timeout: http.header_timeout,
-        idle_timeout: http.idle_timeout,
-    });
-    let slots_all = u32::try_from(http.max_connections).unwrap_or(u32::MAX);
-    let slots = Arc::new(Semaphore::new(slots_all as usize));
-    let connections = phase.clone();
-    let accepting = async {
-        let mut failures = Failures::default();
+/// What connections share.
+struct Server {
+    acceptor: Arc<Acceptor>,
+    certificates: Option<Arc<Certificates>>,
+    http: auto::Builder<TokioExecutor>,
+    patience: Patience,
+}
+
+impl Listener {
+    pub(super) fn new(
+        listener: TcpListener,
+        certificates: Option<Arc<Certificates>>,
+        state: State,
+        phase: watch::Receiver<Phase>,
+    ) -> Self {
+        let limits = state.config.load().http.clone();
+        let connections = u32::try_from(limits.max_connections).unwrap_or(u32::MAX);
+        let patience = Patience { header: limits.header_timeout, idle: limits.idle_timeout };
+        let acceptor = Arc::new(Acceptor::new(state, &limits));
+        let http = protocol();
+        Self {
+            listener,
+            permits: Arc::new(Semaphore::new(connections as usize)),
+            connections,
+            phase,
+            server: Arc::new(Server { acceptor, certificates, http, patience }),
+        }
+    }
+
+    pub(super) async fn run(self) {
+        let Self { listener, permits, connections, mut phase, server } = self;
         loop {
-            // INVARIANT: nobody closes the semaphore.
-            let slot = Arc::clone(&slots).acquire_owned().await.expect("a slot");
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let serving = Arc::clone(&server).connection(stream, connections.clone());
-                    tokio::spawn(async move {
-                        serving.await;
-                        drop(slot);
-                    });
+            tokio::select! {
+                (stream, permit) = next(&listener, &permits) => {
+                    tokio::spawn(Arc::clone(&server).connection(stream, permit, phase.clone()));
                 }
-                Err(error) => failures.pause(&error).await,
+                changed = phase.changed() => {
+                    let now = *phase.borrow_and_update();
+                    if now != Phase::Serving {
+                        server.acceptor.drain();
+                    }
+                    if now == Phase::Closing || changed.is_err() {
+                        break;
+                    }
+                }
             }
         }
-    };
-    tokio::select! {
-        () = accepting => {}
-        // Also when there is nobody any more who could say it.
-        _ = phase.wait_for(|phase| *phase == Phase::Closing) => {}
+        drop(listener);
+        // All permits are back: the last connection has ended. The semaphore is never closed.
+        permits.acquire_many(connections).await.map(drop).ok();
     }
-    drop(listener);
-    // All slots are free when the last connection has ended.
-    // INVARIANT: nobody closes the semaphore.
-    drop(slots.acquire_many(slots_all).await.expect("all slots"));
 }
 
-/// HTTP/1.1 and HTTP/2. Times are kept by [`Limits`]; hyper has no timer.
+/// The next connection, once there may be one more. A caller beyond waits in the kernel's queue.
+async fn next(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> (TcpStream, OwnedSemaphorePermit) {
+    // INVARIANT: the semaphore is never closed.
+    let permit = Arc::clone(permits).acquire_owned().await.expect("permits");
+    let mut reported = false;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, permit),
+            Err(error) if is_callers(&error) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut reported, true) {
+                    tracing::error!(%error, "no connection can be accepted");
+                }
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether only the connection that was to be accepted has failed.
+fn is_callers(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
 fn protocol() -> auto::Builder<TokioExecutor> {
-    let mut protocol = auto::Builder::new(TokioExecutor::new());
-    protocol
-        .http1()
-        .header_read_timeout(None)
-        .max_buf_size(READ_BUFFER_BYTES)
-        // Who has sent everything may close that direction and still be answered. Nor is the socket
-        // then read while a request is handled, which saves a call of the system each time.
-        .half_close(true)
-        // Answers are small: copied together they are one write.
-        .writev(false);
-    protocol
-        .http2()
-        .max_concurrent_streams(200)
-        .max_header_list_size(16 << 10)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(1 << 20)
-        // Against streams opened and reset at once (CVE-2023-44487, RUSTSEC-2024-0003).
-        .max_pending_accept_reset_streams(20)
-        .max_local_error_reset_streams(1024);
-    protocol
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    // Head and idle timers are our own, see `connection`. A caller who has sent all and closed its
+    // side has called: without half_close hyper would drop the request, stored or not.
+    http.http1().header_read_timeout(None).half_close(true).max_buf_size(READ_AHEAD_BYTES);
+    http.http2()
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADER_LIST_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_pending_accept_reset_streams(PEER_RESETS)
+        .max_local_error_reset_streams(ERROR_RESETS);
+    http
 }
 
 impl Server {
-    async fn connection(self: Arc<Self>, stream: TcpStream, phase: watch::Receiver<Phase>) {
-        let _open = Counted::new(self.hooks.metrics.http_connections.clone());
-        // Without it an answer may wait for an acknowledgement; a socket that refuses is gone.
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        _permit: OwnedSemaphorePermit,
+        phase: watch::Receiver<Phase>,
+    ) {
+        let _connection = Counted::new(&self.acceptor.metrics.http_connections);
+        // Only a connection that has ended already refuses this.
         stream.set_nodelay(true).ok();
-        let Some(tls) = &self.tls else {
-            return self.speak(stream, Activity::new(false), phase).await;
-        };
-        match timeout(self.header_timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => {
-                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                self.speak(stream, Activity::new(is_http2), phase).await;
+        match &self.certificates {
+            None => self.speak(stream, false, phase).await,
+            Some(certificates) => {
+                let handshake = TlsAcceptor::from(certificates.current()).accept(stream);
+                match timeout(self.patience.header, handshake).await {
+                    Ok(Ok(stream)) => {
+                        let http2 = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
+                        self.speak(stream, http2, phase).await;
+                    }
+                    // Other kinds are connections that broke, or were probes.
+                    Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                        self.count(Refusal::Malformed);
+                    }
+                    Ok(Err(_)) => {}
+                    Err(_) => self.count(Refusal::Timeout),
+                }
             }
-            // Connected and went away: a probe.
-            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "TLS handshake");
-                self.hooks.refuse(UNKNOWN_SOURCE, Refusal::Malformed);
-            }
-            Err(_) => self.hooks.refuse(UNKNOWN_SOURCE, Refusal::Timeout),
         }
     }
 
-    async fn speak<S>(&self, stream: S, activity: Activity, mut phase: watch::Receiver<Phase>)
+    /// Speaks HTTP until the connection ends.
+    async fn speak<S>(&self, stream: S, http2: bool, mut phase: watch::Receiver<Phase>)
     where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let activity = Arc::new(activity);
-        let stream = TokioIo::new(Noted::new(stream, Arc::clone(&activity)));
-        let service = service_fn(|request| {
-            Call::begin(Arc::clone(&self.hooks), Arc::clone(&activity), &request).answer(request)
+        let pulse = Pulse::new(http2);
+        let service = service_fn(|request: Request<Incoming>| {
+            let busy = pulse.begin();
+            let handled = Arc::clone(&self.acceptor).handle(request, busy);
+            async move { Ok::<_, Infallible>(handled.await) }
         });
-        let mut connection = pin!(self.protocol.serve_connection(stream, service));
-        let mut limits = Limits::new(self.header_timeout, self.idle_timeout);
-        let mut has_parted = false;
-        let mut now = *phase.borrow_and_update();
+        let stream = TokioIo::new(Watched::new(stream, Arc::clone(&pulse)));
+        let mut connection = pin!(self.http.serve_connection(stream, service));
+        let mut timer = pin!(sleep_until(pulse.opened() + self.patience.idle));
+        let mut told = false;
+        let mut abandoned = false;
         loop {
-            if now == Phase::Closing {
-                limits.shorten_idle(LAST_WORDS);
+            let now = if abandoned { Phase::Closing } else { *phase.borrow_and_update() };
+            // HTTP/1 is told by the answers; an idle connection is closed only at the end.
+            let tell = match now {
+                Phase::Serving => false,
+                Phase::Draining => pulse.is_http2() && pulse.is_used(),
+                Phase::Closing => true,
+            };
+            if tell && !told {
+                connection.as_mut().graceful_shutdown();
+                told = true;
             }
-            // In this order: whether the connection is overdue, or may be asked to end, shows only
-            // after it has read what there is.
             tokio::select! {
                 biased;
                 ended = connection.as_mut() => {
-                    return ended.unwrap_or_else(|error| self.count_failure(&*error));
-                }
-                overdue = poll_fn(|context| limits.poll(context, &activity)) => {
-                    if overdue == Overdue::Head {
-                        self.hooks.refuse(UNKNOWN_SOURCE, Refusal::Timeout);
+                    if let Err(error) = ended && is_refusal(&*error, pulse.is_http2()) {
+                        self.count(Refusal::Malformed);
                     }
                     return;
                 }
-                () = parting(now, &activity), if !has_parted => {
-                    has_parted = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                changed = phase.changed(), if now != Phase::Closing => {
-                    now = changed.map_or(Phase::Closing, |()| *phase.borrow_and_update());
+                changed = phase.changed(), if now != Phase::Closing => abandoned = changed.is_err(),
+                // GOAWAY before the first request would end the connection without an answer.
+                () = pulse.used(), if now == Phase::Draining && !pulse.is_used() => {}
+                overdue = pulse.overdue(self.patience, timer.as_mut()) => {
+                    if overdue == Overdue::Head {
+                        self.count(Refusal::Timeout);
+                    }
+                    return;
                 }
             }
         }
     }
 
-    /// Counts what hyper found wrong with a request, and has answered if that was possible.
-    fn count_failure(&self, error: &(dyn std::error::Error + Send + Sync + 'static)) {
-        let is_callers = error
-            .downcast_ref::<hyper::Error>()
-            .is_some_and(|error| error.is_parse() || error.is_incomplete_message());
-        if is_callers {
-            self.hooks.refuse(UNKNOWN_SOURCE, Refusal::Malformed);
-        }
+    fn count(&self, refusal: Refusal) {
+        self.acceptor.sources.count_refused(None, refusal);
     }
 }
 
-/// Ready when the connection is to be told that it ends. Looked at whenever the connection has moved.
-///
-/// While draining, an answer over HTTP/1.1 says so itself, and before that the connection stays: its
-/// next request must not meet a closed door. Over HTTP/2 GOAWAY says so, once there was a request: a
-/// new connection was made for one that is on its way.
-async fn parting(phase: Phase, activity: &Activity) {
-    poll_fn(|_| {
-        let is_time = match phase {
-            Phase::Serving => false,
-            Phase::Draining => activity.is_multiplexed() && activity.has_served(),
-            // hyper would drop the half of a head that is there.
-            Phase::Closing => activity.doing() != Doing::Head,
-        };
-        if is_time { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-}
-
-/// An open connection in the gauge.
-struct Counted(IntGauge);
-
-impl Counted {
-    fn new(gauge: IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-/// Connections that could not be accepted.
-#[derive(Default)]
-struct Failures {
-    logged: Option<Instant>,
-}
-
-impl Failures {
-    /// One connection's failure is its own; any other (no file descriptors, no memory) takes time.
-    async fn pause(&mut self, error: &io::Error) {
-        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-        if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
-            return;
-        }
-        if self.logged.is_none_or(|last| last.elapsed() >= LOG_EVERY) {
-            self.logged = Some(Instant::now());
-            tracing::error!(%error, "cannot accept connections");
-        }
-        sleep(ACCEPT_PAUSE).await;
-    }
+/// Whether hyper ended the connection because of what it was sent, and not because it broke.
+fn is_refusal(error: &(dyn Error + 'static), http2: bool) -> bool {
+    let Some(error) = error.downcast_ref::<hyper::Error>() else { return false };
+    let broke = error.source().is_none_or(|source| source.is::<io::Error>());
+    error.is_parse() || (http2 && !broke)
 }

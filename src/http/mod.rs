@@ -1,32 +1,22 @@
-//! The public door: `/hooks/{source}`, answered 200 once the callback is durable.
+//! The public listener: takes calls of `/hooks/{source}`, and answers 200 once they are durable.
 //!
-//! ```text
-//! listener   connections: accepting, limits, TLS, draining      tls       certificates from files
-//! activity   what one connection is doing, and for how long     sources   the configured sources, ready to use
-//! accept     one request, from its head to its answer           auth      whether a secret is right
-//! body       reading within size, time and memory               error     the only mapping to a status
-//! receipt    names of accepted callbacks
-//! ```
+//! `listener` accepts connections and bounds them, `connection` watches one, `accept` handles a
+//! request with what `sources` has resolved, `auth` checks secrets, `body` bounds memory, `error`
+//! is the only mapping of a refusal to a status.
 //!
-//! There is one route and it takes every method, so there is no router: requests go from hyper to
-//! [`accept`] directly. The limits are kept per connection, by one timer that is hardly ever
-//! touched; `axum::serve` has no place for them.
+//! The handler is a service straight on hyper: there is one route, and a router with its boxed
+//! bodies and futures costs more than the handling itself. The admin listener is axum's.
 //!
-//! What ends a request early is counted once, in `http_rejections_total`, by its source where that
-//! is known: the refusals of [`error`]; `timeout` for a head that does not come to its end;
-//! `malformed` for what hyper answers by itself (400, 414, 431), for a caller that goes away within
-//! a request, and for a failed TLS handshake.
-//!
-//! **Invariant:** 200 is answered after the append returned, and only then.
-//! **Invariant:** bodies, secrets and what callers send as path are never logged.
+//! **Invariant:** nothing that a caller sends (body, ids, secrets, paths) is logged or becomes a
+//! label.
+//! **Invariant:** 200 means durable; whatever Kafka does is not known here.
 
 mod accept;
-mod activity;
 mod auth;
 mod body;
+mod connection;
 mod error;
 mod listener;
-mod receipt;
 mod sources;
 pub mod tls;
 
@@ -37,32 +27,31 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{config::Config, journal::Journal, metrics::Metrics};
 
-/// Where the edge is on its way from start to stop.
+/// How far the process is on its way to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     Serving,
-    /// Still accepting; every answer asks to close the connection.
+    /// Still accepting, and telling callers to go elsewhere: `Connection: close`, GOAWAY.
     Draining,
     /// No new connections; what is in flight is finished.
     Closing,
 }
 
-/// What requests are answered with.
-#[derive(Clone)]
+/// What the listener works with.
 pub struct State {
-    /// Sources are looked up at every request; the section `http` counts as it is at the start.
+    /// Sources are taken from it anew when it changes; the limits are those of the start.
     pub config: Arc<ArcSwap<Config>>,
     pub journal: Journal,
     pub metrics: Arc<Metrics>,
 }
 
-/// Serves until `phase` says [`Closing`](Phase::Closing) (or nobody can say it any more) and every
-/// connection has ended. Each of them ends within its own limits.
+/// Serves until the phase is [`Phase::Closing`] (or its sender is gone) and every connection has
+/// ended.
 pub async fn serve(
     listener: TcpListener,
-    tls: Option<Arc<tls::Certificates>>,
+    certificates: Option<Arc<tls::Certificates>>,
     state: State,
     phase: watch::Receiver<Phase>,
 ) {
-    listener::run(listener, tls, state, phase).await;
+    listener::Listener::new(listener, certificates, state, phase).run().await;
 }

@@ -1,106 +1,138 @@
-//! The configured sources, with everything that a request needs of them looked up beforehand.
+//! The configured sources as the handler needs them: secrets digested, metrics looked up.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use http::Method;
 use prometheus::{Gauge, Histogram, IntCounter};
 
-use super::auth::Door;
+use super::{auth::Check, error::Refusal};
 use crate::{
     config::{self, Config},
-    metrics::Metrics,
+    metrics::{Metrics, UNKNOWN_SOURCE},
 };
 
-/// The methods that are told apart in metrics; whatever else comes is `other`.
+/// One line a source and reason within this time.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// The values of label `method`; what is none of them is the last one.
 const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "other"];
-
-/// A request's method as a label.
-#[derive(Clone, Copy)]
-pub(super) struct MethodLabel(usize);
-
-impl MethodLabel {
-    pub(super) fn of(method: &Method) -> Self {
-        let known = METHODS.iter().position(|known| *known == method.as_str());
-        Self(known.unwrap_or(METHODS.len() - 1))
-    }
-
-    pub(super) fn as_str(self) -> &'static str {
-        METHODS[self.0]
-    }
-}
 
 /// One source.
 pub(super) struct Source {
     pub(super) name: String,
-    pub(super) door: Door,
+    pub(super) check: Check,
     pub(super) raw: bool,
-    /// The journal counts here what becomes durable.
     pub(super) accepted: IntCounter,
-    pub(super) request_seconds: Histogram,
     pub(super) last_callback: Gauge,
-    answered_200: [IntCounter; METHODS.len()],
+    pub(super) duration: Histogram,
+    answered: Vec<IntCounter>,
+}
+
+/// All sources of one configuration.
+pub(super) struct Sources {
+    config: Arc<Config>,
+    by_name: HashMap<String, Source>,
+}
+
+/// The sources of the configuration as it is now.
+pub(super) struct Registry {
+    config: Arc<ArcSwap<Config>>,
+    resolved: ArcSwap<Sources>,
+    metrics: Arc<Metrics>,
+    noticed: parking_lot::Mutex<HashMap<(String, &'static str), Noticed>>,
+}
+
+/// Refusals that are not logged yet.
+struct Noticed {
+    logged: Option<Instant>,
+    count: u64,
 }
 
 impl Source {
     fn new(name: &str, source: &config::Source, metrics: &Metrics) -> Self {
+        metrics.add_source(name);
+        let answered = METHODS
+            .map(|method| metrics.http_requests_total.with_label_values(&[name, method, "200"]));
         Self {
             name: name.to_owned(),
-            door: Door::of(source),
+            check: Check::of(source),
             raw: source.raw,
             accepted: metrics.callbacks_accepted_total.with_label_values(&[name]),
-            request_seconds: metrics.http_request_duration_seconds.with_label_values(&[name]),
             last_callback: metrics.last_callback_timestamp_seconds.with_label_values(&[name]),
-            answered_200: METHODS.map(|method| {
-                metrics.http_requests_total.with_label_values(&[name, method, "200"])
-            }),
+            duration: metrics.http_request_duration_seconds.with_label_values(&[name]),
+            answered: answered.into(),
         }
     }
 
-    pub(super) fn answered_200(&self, method: MethodLabel) -> &IntCounter {
-        &self.answered_200[method.0]
+    /// Counts an answer 200.
+    pub(super) fn count_answered(&self, method: &Method) {
+        self.answered[method_index(method)].inc();
     }
-}
-
-/// All sources of the configuration as it is now.
-pub(super) struct Sources {
-    config: Arc<ArcSwap<Config>>,
-    metrics: Arc<Metrics>,
-    resolved: ArcSwap<Resolved>,
-}
-
-struct Resolved {
-    /// Kept, so that another configuration never has the same address.
-    of: Arc<Config>,
-    sources: HashMap<String, Arc<Source>>,
 }
 
 impl Sources {
-    pub(super) fn new(config: Arc<ArcSwap<Config>>, metrics: Arc<Metrics>) -> Self {
-        let resolved = Resolved::new(config.load_full(), &metrics);
-        Self { config, metrics, resolved: ArcSwap::from_pointee(resolved) }
+    fn new(config: Arc<Config>, metrics: &Metrics) -> Self {
+        let sources = config.sources.iter();
+        let by_name = sources
+            .map(|(name, source)| (name.clone(), Source::new(name, source, metrics)))
+            .collect();
+        Self { config, by_name }
     }
 
-    /// The source of this name, if it is configured.
-    pub(super) fn get(&self, name: &str) -> Option<Arc<Source>> {
-        let config = self.config.load();
-        let resolved = self.resolved.load();
-        if Arc::ptr_eq(&resolved.of, &config) {
-            return resolved.sources.get(name).cloned();
-        }
-        let fresh = Resolved::new(Arc::clone(&config), &self.metrics);
-        let source = fresh.sources.get(name).cloned();
-        self.resolved.store(Arc::new(fresh));
-        source
+    /// The source that a path names: `/hooks/{source}`, with or without one trailing slash.
+    pub(super) fn find(&self, path: &str) -> Option<&Source> {
+        let name = path.strip_prefix("/hooks/")?;
+        self.by_name.get(name.strip_suffix('/').unwrap_or(name))
     }
 }
 
-impl Resolved {
-    fn new(of: Arc<Config>, metrics: &Metrics) -> Self {
-        let source = |(name, source): (&String, &config::Source)| {
-            (name.clone(), Arc::new(Source::new(name, source, metrics)))
-        };
-        let sources = of.sources.iter().map(source).collect();
-        Self { of, sources }
+impl Registry {
+    pub(super) fn new(config: Arc<ArcSwap<Config>>, metrics: Arc<Metrics>) -> Self {
+        let resolved = ArcSwap::from_pointee(Sources::new(config.load_full(), &metrics));
+        Self { config, resolved, metrics, noticed: parking_lot::Mutex::default() }
     }
+
+    /// The sources of the present configuration, resolved anew when it is another one.
+    pub(super) fn load(&self) -> Arc<Sources> {
+        let config = self.config.load();
+        let sources = self.resolved.load_full();
+        if Arc::ptr_eq(&config, &sources.config) {
+            return sources;
+        }
+        let sources = Arc::new(Sources::new(Arc::clone(&config), &self.metrics));
+        self.resolved.store(Arc::clone(&sources));
+        sources
+    }
+
+    /// Counts a call that is refused, and says so in the log now and then.
+    pub(super) fn count_refused(&self, source: Option<&Source>, refusal: Refusal) {
+        let source = source.map_or(UNKNOWN_SOURCE, |source| &source.name);
+        let reason = refusal.reason();
+        self.metrics.http_rejections_total.with_label_values(&[source, reason]).inc();
+        let mut noticed = self.noticed.lock();
+        let kind = (source.to_owned(), reason);
+        let noticed = noticed.entry(kind).or_insert(Noticed { logged: None, count: 0 });
+        noticed.count += 1;
+        if noticed.logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
+            tracing::warn!(source, reason, count = noticed.count, "calls refused");
+            *noticed = Noticed { logged: Some(Instant::now()), count: 0 };
+        }
+    }
+
+    /// Counts an answer that is not 200.
+    pub(super) fn count_answered(&self, source: Option<&Source>, method: &Method, code: &str) {
+        let source = source.map_or(UNKNOWN_SOURCE, |source| &source.name);
+        let method = METHODS[method_index(method)];
+        self.metrics.http_requests_total.with_label_values(&[source, method, code]).inc();
+    }
+}
+
+fn method_index(method: &Method) -> usize {
+    let known = METHODS.iter().position(|known| *known == method.as_str());
+    known.unwrap_or(METHODS.len() - 1)
 }

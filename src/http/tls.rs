@@ -1,139 +1,138 @@
-//! The public listener's certificate, from files that may change while it is served.
+//! The public listener's certificate, taken up again when its files change.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::{
     ServerConfig,
-    crypto::{CryptoProvider, ring},
+    crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
 };
 use sha2::{Digest, Sha256};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
-use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use crate::{config::Tls, metrics::Metrics};
 
-/// Certificate and key, as they are now. Connections that are open keep what they began with.
+/// HTTP/2's name in TLS.
+pub(super) const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+
+/// The certificate that new connections get.
 pub struct Certificates {
     files: Tls,
     metrics: Arc<Metrics>,
-    provider: Arc<CryptoProvider>,
-    served: Arc<Served>,
-    acceptor: TlsAcceptor,
-    /// Of the files as they were last read, right or wrong.
-    seen: Mutex<[u8; 32]>,
+    current: ArcSwap<ServerConfig>,
+    last: Mutex<Last>,
 }
 
-/// What the files hold.
-struct Read {
+/// What was seen last, so that the same is not taken up, and not complained of, twice.
+struct Last {
+    digest: [u8; 32],
+    trouble: Option<String>,
+}
+
+/// The two files as they are now.
+struct Files {
     certificate: Vec<u8>,
     key: Vec<u8>,
 }
 
 impl Certificates {
-    /// Loads them for the first time.
+    /// Reads certificate chain and key.
     ///
     /// # Errors
-    /// When a file cannot be read, holds no PEM, or the key is not the certificate's.
+    /// When a file cannot be read, or key and certificate are no pair.
     pub fn load(files: &Tls, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
-        let provider = Arc::new(ring::default_provider());
-        let read = Read::from(files)?;
-        let served = Arc::new(Served(ArcSwap::from(read.certified(files, &provider, &metrics)?)));
-        let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&served) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Arc::new(Self {
+        let read = Files::read(files)?;
+        let (config, not_after) = read.parse(files)?;
+        let certificates = Self {
             files: files.clone(),
             metrics,
-            provider,
-            served,
-            acceptor: TlsAcceptor::from(Arc::new(config)),
-            seen: Mutex::new(read.digest()),
-        }))
+            current: ArcSwap::from_pointee(config),
+            last: Mutex::new(Last { digest: read.digest(), trouble: None }),
+        };
+        certificates.show(not_after);
+        Ok(Arc::new(certificates))
     }
 
-    /// Takes up files that have changed. What is wrong is logged once, and the old certificate stays.
+    /// Takes up files that have changed. What cannot be used is logged once, and the certificate
+    /// before it stays.
     pub fn reload(&self) {
-        match self.take_up() {
-            Ok(false) => {}
-            Ok(true) => tracing::info!("took up a changed certificate"),
+        let mut last = self.last.lock();
+        match self.changed(&last) {
+            Ok(None) => last.trouble = None,
+            Ok(Some((digest, config, not_after))) => {
+                self.current.store(Arc::new(config));
+                self.show(not_after);
+                *last = Last { digest, trouble: None };
+                tracing::info!("a new certificate is served");
+            }
             Err(error) => {
-                tracing::error!("the certificate is wrong; the old one stays: {error:#}");
+                let trouble = format!("{error:#}");
+                if last.trouble.as_ref() != Some(&trouble) {
+                    tracing::error!(error = trouble, "the certificate before it stays in use");
+                    last.trouble = Some(trouble);
+                }
             }
         }
     }
 
-    /// Whether something new was taken up.
-    fn take_up(&self) -> anyhow::Result<bool> {
-        let read = Read::from(&self.files);
-        let digest = read.as_ref().map(Read::digest).unwrap_or_default();
-        if std::mem::replace(&mut *self.seen.lock(), digest) == digest {
-            return Ok(false);
-        }
-        self.served.0.store(read?.certified(&self.files, &self.provider, &self.metrics)?);
-        Ok(true)
+    /// For the next connection.
+    pub(super) fn current(&self) -> Arc<ServerConfig> {
+        self.current.load_full()
     }
 
-    /// The server's side of a handshake.
-    pub(super) fn accept(&self, stream: TcpStream) -> tokio_rustls::Accept<TcpStream> {
-        self.acceptor.accept(stream)
+    fn changed(&self, last: &Last) -> anyhow::Result<Option<([u8; 32], ServerConfig, i64)>> {
+        let read = Files::read(&self.files)?;
+        let digest = read.digest();
+        if digest == last.digest {
+            return Ok(None);
+        }
+        let (config, not_after) = read.parse(&self.files)?;
+        Ok(Some((digest, config, not_after)))
+    }
+
+    fn show(&self, not_after: i64) {
+        let gauge = self.metrics.tls_certificate_not_after_seconds.with_label_values::<&str>(&[]);
+        gauge.set(not_after as f64);
     }
 }
 
-impl Read {
-    fn from(files: &Tls) -> anyhow::Result<Self> {
-        let read = |path: &Path| fs::read(path).with_context(|| format!("{}", path.display()));
+impl Files {
+    fn read(files: &Tls) -> anyhow::Result<Self> {
+        let read = |path| fs::read(path).with_context(|| format!("cannot read {path:?}"));
         Ok(Self { certificate: read(&files.certificate_file)?, key: read(&files.key_file)? })
     }
 
     fn digest(&self) -> [u8; 32] {
-        let lengths = (self.certificate.len() as u64).to_le_bytes();
-        let parts = Sha256::new().chain_update(lengths).chain_update(&self.certificate);
-        parts.chain_update(&self.key).finalize().into()
+        let length = (self.certificate.len() as u64).to_le_bytes();
+        Sha256::new()
+            .chain_update(length)
+            .chain_update(&self.certificate)
+            .chain_update(&self.key)
+            .finalize()
+            .into()
     }
 
-    /// The chain with its key, if they belong together. Tells the metric when it expires.
-    fn certified(
-        &self,
-        files: &Tls,
-        provider: &CryptoProvider,
-        metrics: &Metrics,
-    ) -> anyhow::Result<Arc<CertifiedKey>> {
-        let (certificate_file, key_file) =
-            (files.certificate_file.display(), files.key_file.display());
-        let chain = CertificateDer::pem_slice_iter(&self.certificate)
-            .collect::<Result<Vec<_>, _>>()
-            .with_context(|| format!("{certificate_file}"))?;
-        let Some(leaf) = chain.first() else { bail!("{certificate_file} holds no certificate") };
-        let (_, parsed) = X509Certificate::from_der(leaf)
-            .with_context(|| format!("the certificate in {certificate_file}"))?;
-        let not_after = parsed.validity().not_after.timestamp();
+    /// The server's configuration, and when its certificate expires in seconds since 1970.
+    fn parse(&self, files: &Tls) -> anyhow::Result<(ServerConfig, i64)> {
+        let Tls { certificate_file, key_file } = files;
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&self.certificate)
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("{certificate_file:?} is not PEM"))?;
         let key = PrivateKeyDer::from_pem_slice(&self.key)
-            .with_context(|| format!("the private key in {key_file}"))?;
-        let certified = CertifiedKey::from_der(chain, key, provider)
-            .with_context(|| format!("{certificate_file} with {key_file}"))?;
-        metrics
-            .tls_certificate_not_after_seconds
-            .with_label_values::<&str>(&[])
-            .set(not_after as f64);
-        Ok(Arc::new(certified))
-    }
-}
-
-/// Gives each handshake the certificate of the moment.
-#[derive(Debug)]
-struct Served(ArcSwap<CertifiedKey>);
-
-impl ResolvesServerCert for Served {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+            .with_context(|| format!("{key_file:?} holds no private key in PEM"))?;
+        let first = chain.first().with_context(|| format!("{certificate_file:?} is empty"))?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(first)
+            .with_context(|| format!("{certificate_file:?} holds no certificate"))?;
+        let not_after = parsed.validity().not_after.timestamp();
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .with_context(|| format!("{certificate_file:?} and {key_file:?}"))?;
+        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+        Ok((config, not_after))
     }
 }

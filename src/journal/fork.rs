@@ -1,78 +1,74 @@
-//! A fork: the journal goes on under a new identity, from where somebody said.
+//! A new identity for a journal whose old one somebody else has used or lost.
 //!
-//! The request is a file in the journal's directory, so that a running edge takes it up and a
-//! stopped one finds it: one line, `<new id> <position> <label>`.
+//! The command leaves a [`Request`] in the journal's directory; a running edge takes it up
+//! through [`Journal::take_fork`](super::Journal::take_fork).
 
 use std::{fs, io, path::Path};
 
 use uuid::Uuid;
 
 use super::{
-    Checkpoint, Position,
-    files::{read_text, sync_directory_of, write_atomically},
-    identity::Identity,
+    OpenError, Position,
+    sealed::{self, Fields},
 };
 
+const KIND: sealed::Kind = *b"fork";
 const NAME: &str = "fork";
 
-/// What was asked for.
+/// What the journal shall be from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// The journal's new id.
+    /// The journal's id from now on. Random: it must never have published.
     pub new_id: Uuid,
-    /// The first position to be published under it.
+    /// Where publishing begins: at the first record at or behind this position.
     pub from: Position,
-    /// The publisher's new label.
+    /// The journal's label from now on.
     pub label: String,
 }
 
 impl Request {
-    /// Leaves the request, durably; it replaces an earlier one.
+    /// Leaves the request, durably, in a journal's directory. A later one replaces it.
     ///
     /// # Errors
-    /// When the directory cannot be written.
+    /// When the file cannot be written.
     pub fn write(&self, directory: &Path) -> io::Result<()> {
-        let line = format!("{} {} {}\n", self.new_id, self.from.as_u64(), self.label);
-        write_atomically(&directory.join(NAME), line.as_bytes())
+        let mut payload = self.new_id.as_bytes().to_vec();
+        sealed::put_position(&mut payload, self.from);
+        sealed::put_text(&mut payload, &self.label);
+        sealed::write(directory, NAME, KIND, &payload)
     }
 
-    pub(super) fn is_there(directory: &Path) -> bool {
+    /// Whether a request waits in a journal's directory to be taken up.
+    pub fn is_pending(directory: &Path) -> bool {
         directory.join(NAME).exists()
     }
 
-    /// Reads the request, if there is one.
-    pub(super) fn read(directory: &Path) -> io::Result<Option<Self>> {
-        let Some(text) = read_text(&directory.join(NAME))? else { return Ok(None) };
-        let mut words = text.trim_end().splitn(3, ' ');
-        let id = words.next().and_then(|word| word.parse().ok());
-        let from = words.next().and_then(|word| word.parse().ok());
-        let label = words.next();
-        match id.zip(from).zip(label) {
-            Some(((new_id, from), label)) => {
-                let (from, label) = (Position::from_u64(from), label.to_owned());
-                Ok(Some(Self { new_id, from, label }))
-            }
-            None => {
-                Err(io::Error::new(io::ErrorKind::InvalidData, "the fork's request is damaged"))
-            }
-        }
+    pub(super) fn read(directory: &Path) -> Result<Option<Self>, OpenError> {
+        let Some(payload) = sealed::read(&directory.join(NAME), KIND)? else { return Ok(None) };
+        let mut fields = Fields(&payload);
+        Ok((|| {
+            let (new_id, from) = (fields.uuid()?, fields.position()?);
+            Some(Self { new_id, from, label: fields.text()? })
+        })())
     }
 
-    /// Makes it true. Every step may be repeated, and the request goes last: a crash in between is
-    /// taken up at the next start.
-    pub(super) fn apply(&self, directory: &Path) -> io::Result<Checkpoint> {
-        // No cluster, no run: whatever Kafka keeps under the new name is ours.
-        let checkpoint = Checkpoint {
-            position: self.from,
-            run_id: Uuid::nil(),
-            receipt: Uuid::nil(),
-            cluster_id: String::new(),
-        };
-        checkpoint.write(directory)?;
-        Identity { id: self.new_id, label: self.label.clone() }.write(directory)?;
-        let path = directory.join(NAME);
-        fs::remove_file(&path)?;
-        sync_directory_of(&path)?;
-        Ok(checkpoint)
+    pub(super) fn remove(directory: &Path) -> io::Result<()> {
+        match fs::remove_file(directory.join(NAME)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
+}
+
+/// What a fork that was taken up did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forked {
+    /// Where publishing goes on.
+    pub from: Position,
+    /// Records that waited and will not be published. The account of callbacks holds only if the
+    /// caller counts them as settled.
+    pub left_out: u64,
+    /// Records that were committed under the old id and will be published again. They are
+    /// counted as recovered.
+    pub repeated: u64,
 }

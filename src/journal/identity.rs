@@ -1,132 +1,170 @@
-//! Who this journal is: its id, its runs, and that nobody else has it open.
+//! Who a journal is: its id and label, and the ids of its runs.
 //!
-//! A *run* is one opening. Its number grows by one each time and is taken by creating `runs/<n>`
-//! exclusively, with a random id in it, before anything is cut or appended: so a position is never
-//! used twice, even where the lock does not hold (NFS).
+//! A run's file holds a random id of its own; the id that the world sees is derived from it and
+//! the journal's. So when a fork gives the journal a new id, all its runs have new ones at the
+//! same moment, and none under which another copy of the journal may have published is ours any
+//! more, while old records stay readable.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, TryLockError},
-    io::{self, Read, Seek, Write},
-    path::Path,
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
 };
 
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{
-    OpenError,
-    files::{self, read_text, sync_directory_of, write_atomically},
+    OpenError, Position, disk, io_at,
+    sealed::{self, Fields},
 };
 
-const IDENTITY: &str = "journal";
-const MAGIC: &str = "weni-edge-journal";
-/// The layout of the directory; segments have a version of their own.
-const VERSION: u32 = 1;
-const LOCK: &str = "lock";
-const RUNS: &str = "runs";
-/// Run files that are kept: a position in Kafka can be told to be ours for so many openings.
-const RUNS_KEPT: usize = 1000;
+const KIND: sealed::Kind = *b"idty";
+const NAME: &str = "identity";
+/// Written behind the first, read where the first is lost: without an id everything would have
+/// to be published again under another.
+const COPY: &str = "identity.copy";
+const RUN_KIND: sealed::Kind = *b"runn";
+/// Files of runs that nothing else needs are kept so long.
+const RUNS_KEPT: u32 = 1024;
 
-/// What is fixed when the journal is born, or forked.
+/// What a journal is born with, and what a fork replaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) id: Uuid,
-    /// The publisher's, opaque: under which names it keeps its position.
     pub(super) label: String,
+    /// Where publishing begins while this identity has no checkpoint: what a fork was told.
+    pub(super) start: Option<Position>,
 }
 
 impl Identity {
-    /// Reads the directory's identity, if a journal was born there.
-    pub(super) fn read(directory: &Path) -> Result<Option<Self>, OpenError> {
-        let Some(text) = read_text(&directory.join(IDENTITY))? else { return Ok(None) };
-        let mut lines = text.lines();
-        let version = lines.next().and_then(|line| line.strip_prefix(MAGIC)?.trim().parse().ok());
-        match version {
-            Some(VERSION) => {}
-            Some(version) => return Err(OpenError::Newer { version }),
-            None => return Err(OpenError::NotAJournal),
-        }
-        let id = lines.next().and_then(|line| line.parse().ok()).ok_or(OpenError::NotAJournal)?;
-        Ok(Some(Self { id, label: lines.next().unwrap_or_default().to_owned() }))
+    pub(super) fn born(label: &str) -> Self {
+        Self { id: Uuid::new_v4(), label: label.to_owned(), start: None }
     }
 
+    /// Makes this the identity of the journal, durably.
     pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
-        let text = format!("{MAGIC} {VERSION}\n{}\n{}\n", self.id, self.label);
-        write_atomically(&directory.join(IDENTITY), text.as_bytes())
+        let mut payload = self.id.as_bytes().to_vec();
+        // No run has the number 0, so that its first position can stand for none.
+        sealed::put_position(&mut payload, self.start.unwrap_or_default());
+        sealed::put_text(&mut payload, &self.label);
+        sealed::write(directory, NAME, KIND, &payload)?;
+        sealed::write(directory, COPY, KIND, &payload)
     }
-}
 
-/// Keeps a second process out for as long as the file is open.
-pub(super) fn lock(directory: &Path) -> Result<File, OpenError> {
-    let mut file = files::options().create(true).truncate(false).open(directory.join(LOCK))?;
-    match file.try_lock() {
-        Ok(()) => {
-            file.set_len(0)?;
-            file.rewind()?;
-            write!(file, "{}", std::process::id())?;
-            Ok(file)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            file.read_to_string(&mut holder)?;
-            Err(OpenError::Locked { holder })
-        }
-        Err(TryLockError::Error(error)) => Err(error.into()),
-    }
-}
-
-/// The runs that are on record, by number. Unreadable files are left out: segments know theirs.
-pub(super) fn read_runs(directory: &Path) -> io::Result<BTreeMap<u32, Uuid>> {
-    let entries = match fs::read_dir(directory.join(RUNS)) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error),
-    };
-    let mut runs = BTreeMap::new();
-    for entry in entries {
-        let path = entry?.path();
-        let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-        let id = read_text(&path)?.and_then(|text| text.trim().parse().ok());
-        if let Some((number, id)) = number.zip(id) {
-            runs.insert(number, id);
-        }
-    }
-    Ok(runs)
-}
-
-/// Takes the next run, durably. `known` are those of run files, segments and checkpoint; those that
-/// have no file any more get it back.
-pub(super) fn take_run(directory: &Path, known: &mut BTreeMap<u32, Uuid>) -> io::Result<u32> {
-    let runs = directory.join(RUNS);
-    files::create_directory(&runs)?;
-    for (number, id) in known.iter() {
-        let path = runs.join(number.to_string());
-        if !path.exists() {
-            write_atomically(&path, id.to_string().as_bytes())?;
-        }
-    }
-    // Numbers whose files cannot be read are taken as well.
-    let mut number = known.keys().next_back().map_or(1, |last| last + 1);
-    let id = Uuid::new_v4();
-    loop {
-        let path = runs.join(number.to_string());
-        match files::options().create_new(true).open(&path) {
-            Ok(mut file) => {
-                file.write_all(id.to_string().as_bytes())?;
-                file.sync_all()?;
-                sync_directory_of(&path)?;
-                break;
+    pub(super) fn read(directory: &Path) -> Result<Option<Self>, OpenError> {
+        for name in [NAME, COPY] {
+            let Some(payload) = sealed::read(&directory.join(name), KIND)? else { continue };
+            let mut fields = Fields(&payload);
+            let (id, start, label) = (fields.uuid(), fields.position(), fields.text());
+            if let (Some(id), Some(start), Some(label)) = (id, start, label) {
+                let start = Some(start).filter(|start| *start != Position::default());
+                return Ok(Some(Self { id, label, start }));
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
-            Err(error) => return Err(error),
+        }
+        Ok(None)
+    }
+
+    /// The id of a run as the world sees it.
+    pub(super) fn run_id(&self, own: Uuid) -> Uuid {
+        let hash = Sha256::new().chain_update(self.id).chain_update(own).finalize();
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hash[..16]);
+        uuid::Builder::from_random_bytes(bytes).into_uuid()
+    }
+}
+
+/// The runs of a journal and their own ids.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Runs {
+    own: BTreeMap<u32, Uuid>,
+    /// The highest number that was ever taken.
+    highest: u32,
+}
+
+impl Runs {
+    fn directory(journal: &Path) -> PathBuf {
+        journal.join("runs")
+    }
+
+    pub(super) fn read(journal: &Path) -> Result<Self, OpenError> {
+        let mut runs = Self::default();
+        let directory = Self::directory(journal);
+        for entry in fs::read_dir(&directory).map_err(io_at(&directory))? {
+            let path = entry.map_err(io_at(&directory))?.path();
+            let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let Some(number) = number else { continue };
+            runs.highest = runs.highest.max(number);
+            if let Some(own) = sealed::read(&path, RUN_KIND)?.and_then(|run| Fields(&run).uuid()) {
+                runs.own.insert(number, own);
+            }
+        }
+        Ok(runs)
+    }
+
+    /// Learns of a run from something else than its file.
+    pub(super) fn add(&mut self, number: u32, own: Option<Uuid>) {
+        self.highest = self.highest.max(number);
+        if let Some(own) = own {
+            self.own.entry(number).or_insert(own);
         }
     }
-    sync_directory_of(&runs)?;
-    known.insert(number, id);
-    while known.len() > RUNS_KEPT {
-        if let Some((oldest, _)) = known.pop_first() {
-            fs::remove_file(runs.join(oldest.to_string()))?;
-        }
+
+    pub(super) fn highest(&self) -> u32 {
+        self.highest
     }
-    Ok(number)
+
+    /// Takes the next run: its file is made exclusively and durable before anything else of the
+    /// run is, so that two processes never have one, whatever the lock is worth.
+    pub(super) fn take(&mut self, journal: &Path) -> Result<u32, OpenError> {
+        let number = self.highest + 1;
+        let directory = Self::directory(journal);
+        let path = directory.join(number.to_string());
+        let own = Uuid::new_v4();
+        match write_run(&path, own) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(OpenError::RunTaken { run: number });
+            }
+            result => result.map_err(io_at(&path))?,
+        }
+        disk::sync_directory(&directory).map_err(io_at(&directory))?;
+        self.add(number, Some(own));
+        Ok(number)
+    }
+
+    /// Writes the files of runs again that are known and have none, and drops those of runs
+    /// before `needed` that are old.
+    pub(super) fn mend(&mut self, journal: &Path, needed: u32) -> io::Result<()> {
+        let directory = Self::directory(journal);
+        let oldest = needed.min(self.highest.saturating_sub(RUNS_KEPT));
+        for (number, own) in &self.own {
+            let path = directory.join(number.to_string());
+            if *number < oldest {
+                fs::remove_file(path)?;
+            } else if !path.exists() {
+                write_run(&path, *own)?;
+            }
+        }
+        self.own.retain(|number, _| *number >= oldest);
+        disk::sync_directory(&directory)
+    }
+
+    pub(super) fn create_directory(journal: &Path) -> io::Result<()> {
+        disk::create_directory(&Self::directory(journal))
+    }
+
+    pub(super) fn own(&self, number: u32) -> Option<Uuid> {
+        self.own.get(&number).copied()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, Uuid)> {
+        self.own.iter().map(|(number, own)| (*number, *own))
+    }
+}
+
+fn write_run(path: &Path, own: Uuid) -> io::Result<()> {
+    let mut file = disk::create_new(path)?;
+    file.write_all(&sealed::seal(RUN_KIND, own.as_bytes()))?;
+    file.sync_all()
 }

@@ -1,92 +1,133 @@
-//! Reads records in order, up to the durable watermark.
+//! Reading the journal in order, up to the durable watermark.
 
-use std::{io, sync::Arc};
+use std::{fs::File, io, sync::Arc};
 
 use super::{
-    Position, Shared,
-    recovery::Segment,
-    segment::{FRAMES_START, Found, FrameReader},
+    Position,
+    index::Place,
+    segment::{self, Frame, Frames},
+    shared::Shared,
 };
 
-/// A place in the journal that moves on with each record.
-pub struct Reader {
-    shared: Arc<Shared>,
-    segment: Option<Segment>,
-    offset: u64,
-    frames: FrameReader,
-    /// The first position that was not read.
-    position: Position,
-}
-
-/// One record.
-#[derive(Debug, PartialEq, Eq)]
+/// A durable record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
     pub position: Position,
     pub payload: &'a [u8],
 }
 
+/// Reads records one after the other, with one file open and a buffer of the largest record.
+#[derive(Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+    position: Position,
+    open: Option<Open>,
+}
+
+/// The segment that is being read.
+#[derive(Debug)]
+struct Open {
+    base: Position,
+    frames: Frames,
+    /// Offset of the next frame.
+    at: u64,
+    /// Offset behind the last durable frame, as far as is known here.
+    limit: u64,
+}
+
 impl Reader {
-    pub(super) fn new(shared: Arc<Shared>, from: Position) -> Self {
-        Self { shared, segment: None, offset: 0, frames: FrameReader::new(), position: from }
+    pub(super) fn new(shared: Arc<Shared>, position: Position) -> Self {
+        Self { shared, position, open: None }
     }
 
-    /// The next record, or `None` at the durable watermark; does not wait.
+    /// The position behind the record that was read last; where [`next`](Self::next) found none,
+    /// the durable watermark.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The next durable record, or `None` when there is none yet. Does not wait, but reads the
+    /// disk. Where segments were recycled or records lost, it goes on behind them.
     ///
     /// # Errors
-    /// When the file cannot be read, or holds something else than when the journal was opened.
-    // Not an iterator: a record borrows the reader's buffer.
-    #[allow(clippy::should_implement_trait)]
+    /// When the disk cannot be read, or a record that was durable is damaged now
+    /// (`InvalidData`). The position stays; opening the journal again puts the damage aside.
+    #[expect(clippy::should_implement_trait, reason = "a record borrows from the reader")]
     pub fn next(&mut self) -> io::Result<Option<Record<'_>>> {
-        let Some(file_end) = self.seek()? else { return Ok(None) };
-        let Self { segment: Some(segment), offset, frames, position, .. } = self else {
-            return Ok(None);
-        };
-        match frames.at(&segment.file, *offset, file_end, segment.header.salt)? {
-            Found::Frame(header, payload) => {
-                *offset += header.frame_bytes() as u64;
-                let found = Position::from_u64(header.position);
-                *position = found.next();
-                Ok(Some(Record { position: found, payload }))
+        let found = self.find();
+        let frame = found.inspect_err(|_| {
+            self.open = None;
+            self.shared.metrics.journal_errors_total.with_label_values(&["read"]).inc();
+        })?;
+        Ok(match (frame, &self.open) {
+            (Some(frame), Some(open)) => {
+                self.position = frame.position.next();
+                Some(Record { position: frame.position, payload: open.frames.payload(&frame) })
             }
-            Found::Damaged(_) | Found::End => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{} is damaged at {offset}", segment.path.display()),
-            )),
-        }
+            _ => None,
+        })
     }
 
-    /// Moves to the frame of the next record; returns where its segment's frames end.
-    fn seek(&mut self) -> io::Result<Option<u64>> {
+    fn find(&mut self) -> io::Result<Option<Frame>> {
         loop {
-            if self.position >= self.shared.durable() {
+            let Some(open) = self.open.as_mut().filter(|open| open.at < open.limit) else {
+                if self.advance()? {
+                    continue;
+                }
                 return Ok(None);
-            }
-            let Some(segment) = self.segment.as_ref().filter(|segment| self.offset < segment.end)
-            else {
-                if !self.next_segment() {
-                    return Ok(None);
-                }
-                continue;
             };
-            let header = self.frames.header_at(&segment.file, self.offset, segment.end)?;
-            match header {
-                Some(header) if header.is_filler() || header.position < self.position.as_u64() => {
-                    self.offset += header.frame_bytes() as u64;
+            let floor = open.base;
+            match open.frames.frame_at(open.at, open.limit, floor)? {
+                Some(frame) => {
+                    open.at = frame.end;
+                    if frame.position >= self.position {
+                        return Ok(Some(frame));
+                    }
                 }
-                _ => return Ok(Some(segment.end)),
+                // The file is another segment by now.
+                None if !self.shared.index.lock().has(open.base) => self.open = None,
+                None => {
+                    let message = format!("the record at or behind {} is damaged", self.position);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+                }
             }
         }
     }
 
-    /// Takes the segment with the position, or the first behind it; again, if it has grown.
-    fn next_segment(&mut self) -> bool {
-        let Some(found) = self.shared.segment_at(self.position) else { return false };
-        let same = self.segment.as_ref().is_some_and(|old| old.header == found.header);
-        if !same {
-            self.offset = FRAMES_START;
-            self.frames = FrameReader::new();
+    /// Learns what else is durable, and opens the segment of the next record if that is another.
+    /// False when there is nothing more to read.
+    fn advance(&mut self) -> io::Result<bool> {
+        let mut place = {
+            let index = self.shared.index.lock();
+            match index.locate(self.position) {
+                Some(place) => place,
+                None => {
+                    self.position = self.position.max(index.end());
+                    return Ok(false);
+                }
+            }
+        };
+        if let Some(open) = self.open.as_mut().filter(|open| open.base == place.base) {
+            open.limit = place.limit;
+            return Ok(true);
         }
-        self.segment = Some(found);
-        true
+        let file = loop {
+            match File::open(segment::path(&self.shared.options.directory, place.base)) {
+                Ok(file) => break file,
+                // It may have been recycled since; then another one is the next.
+                Err(error) => match self.locate_again(place) {
+                    Some(other) => place = other,
+                    None => return Err(error),
+                },
+            }
+        };
+        let frames = Frames::new(file, place.salt);
+        self.open = Some(Open { base: place.base, frames, at: place.offset, limit: place.limit });
+        Ok(true)
+    }
+
+    fn locate_again(&self, lost: Place) -> Option<Place> {
+        let place = self.shared.index.lock().locate(self.position)?;
+        (place.base != lost.base).then_some(place)
     }
 }

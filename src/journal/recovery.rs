@@ -1,308 +1,373 @@
-//! What is on disk when a journal is opened: which frames are intact, what is damaged, and whether
-//! that is a torn write or corruption.
+//! Opening what an earlier run left: find every intact record, tell a torn tail from corruption,
+//! put aside what is damaged, and cut it.
+//!
+//! *Torn* is what the last batch of the last segment may look like after a power cut: it was
+//! never acknowledged. Everything else that is missing is *corrupt*: a batch is written only when
+//! the one before is durable, so an intact frame of a later batch behind the damage proves it, and
+//! so does a later segment, or the end that the last recovery or a clean stop wrote down
+//! ([`History`]). Either way every intact frame is kept.
+//!
+//! The order is: all is looked at, the run is taken, what was found is synced, damage is copied
+//! to quarantine, the history says what is known to be missing (so that it is reported once),
+//! and only then is anything cut.
 
 use std::{
-    collections::VecDeque,
+    collections::BTreeMap,
     fs::{self, File},
-    io,
-    os::unix::fs::FileExt,
+    io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
+    ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use super::{
-    OpenError, Position,
-    files::{self, sync_directory_of},
-    segment::{self, FRAMES_START, Found, FrameReader, Header, HeaderError},
+    Durability, OpenError, Position, disk, index, io_at,
+    sealed::{self, Fields, Unsealed},
+    segment::{self, HEADER_BYTES, Header, Scan},
 };
+use crate::metrics::Metrics;
 
-pub(super) const SEGMENTS: &str = "segments";
-const QUARANTINE: &str = "quarantine";
-/// How a segment that is prepared or waits to be used again is named.
-pub(super) const SPARE: &str = "spare-";
-
-/// One segment with the records that it holds.
-#[derive(Debug, Clone)]
-pub(super) struct Segment {
-    pub(super) path: PathBuf,
-    pub(super) file: Arc<File>,
+/// A segment file and what is in it.
+#[derive(Debug)]
+pub(super) struct Found {
     pub(super) header: Header,
-    /// The first position behind it; records lie at or behind `header.base`.
-    pub(super) next: Position,
-    /// Records in it.
-    pub(super) records: u64,
-    /// Positions, from and to, whose records are damaged and gone.
-    pub(super) missing: Vec<(Position, Position)>,
-    /// Where its last frame ends.
-    pub(super) end: u64,
+    pub(super) scan: Scan,
 }
 
-impl Segment {
-    /// Records in [from, to).
-    pub(super) fn count(&self, from: Position, to: Position) -> u64 {
-        let within = |start: Position, end: Position| {
-            let start = start.max(from).as_u64();
-            end.min(to).as_u64().saturating_sub(start)
-        };
-        let gone: u64 = self.missing.iter().map(|(start, end)| within(*start, *end)).sum();
-        within(self.header.base, self.next) - gone
-    }
-
-    /// Bytes of its frames.
-    pub(super) fn bytes(&self) -> u64 {
-        self.end - FRAMES_START
-    }
-}
-
-/// What was found.
+/// What lies in a journal's directory. Made without changing anything.
 #[derive(Debug, Default)]
-pub(super) struct Recovered {
-    /// In order of their positions.
-    pub(super) segments: VecDeque<Segment>,
-    pub(super) spares: Vec<PathBuf>,
-    /// Damaged bytes that cannot be a torn write.
-    pub(super) corrupt_bytes: u64,
-    /// Files put into quarantine.
-    pub(super) quarantined: u64,
+pub(super) struct Survey {
+    /// Oldest first.
+    pub(super) segments: Vec<Found>,
+    /// Base positions of files whose header is lost in both copies.
+    headless: Vec<Position>,
+    /// All other files in the directory of segments.
+    pub(super) others: Vec<PathBuf>,
+    mark_every_bytes: u64,
 }
 
-/// A damaged stretch of a segment.
-#[derive(Debug, Clone, Copy)]
-struct Damage {
-    from: u64,
-    to: u64,
-    /// Intact frames lie behind it.
-    inside: bool,
-    corrupt: bool,
-}
-
-/// Reads every segment and tells what it holds; changes nothing.
-pub(super) fn scan(directory: &Path) -> Result<(Vec<Scanned>, Vec<PathBuf>), OpenError> {
-    let mut scanned = Vec::new();
-    let mut spares = Vec::new();
-    let entries = match fs::read_dir(directory.join(SEGMENTS)) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((scanned, spares)),
-        Err(error) => return Err(error.into()),
-    };
-    let mut paths: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
-    // Names are positions in hexadecimal: their order is the records'.
-    paths.sort();
-    for path in paths {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with(SPARE) {
-            spares.push(path);
-        } else if name.ends_with(".segment") {
-            scanned.push(scan_segment(path)?);
-        }
-    }
-    link(&mut scanned);
-    Ok((scanned, spares))
-}
-
-/// Within a run a segment begins where the one before it ends, and was begun only when that was
-/// durable: a gap between the two is no torn write.
-fn link(scanned: &mut [Scanned]) {
-    for at in 1..scanned.len() {
-        let (before, behind) = scanned.split_at_mut(at);
-        let Some(header) = behind[0].header() else { continue };
-        let Some(Scanned { segment: Some(segment), damage, .. }) = before.last_mut() else {
-            continue;
-        };
-        if segment.header.run != header.run || segment.next >= header.base {
-            continue;
-        }
-        segment.missing.push((segment.next, header.base));
-        segment.next = header.base;
-        match damage.last_mut().filter(|damage| !damage.inside) {
-            Some(damage) => damage.corrupt = true,
-            None => damage.push(Damage {
-                from: segment.end,
-                to: segment.end,
-                inside: false,
-                corrupt: true,
-            }),
-        }
-    }
-}
-
-/// A segment as it was found.
-pub(super) struct Scanned {
-    path: PathBuf,
-    file: File,
-    /// `None`: both headers are damaged, and with the salt all of it.
-    segment: Option<Segment>,
-    damage: Vec<Damage>,
-    /// A copy of the header is damaged.
-    head_damaged: bool,
-}
-
-impl Scanned {
-    pub(super) fn into_segment(self) -> Option<Segment> {
-        self.segment
-    }
-
-    pub(super) fn header(&self) -> Option<Header> {
-        self.segment.as_ref().map(|segment| segment.header)
-    }
-
-    /// Copies what is damaged to quarantine, cuts or fills it, and makes the rest durable.
-    pub(super) fn mend(self, directory: &Path, recovered: &mut Recovered) -> io::Result<()> {
-        let Self { path, file, segment, damage, head_damaged } = self;
-        let Some(segment) = segment else {
-            let name = path.file_name().map(PathBuf::from).unwrap_or_default();
-            let kept = quarantine_directory(directory)?.join(name);
-            recovered.corrupt_bytes += file.metadata()?.len();
-            recovered.quarantined += 1;
-            fs::rename(&path, &kept)?;
-            sync_directory_of(&path)?;
-            tracing::error!(file = %kept.display(), "a segment's header is damaged: set aside whole");
-            return sync_directory_of(&kept);
-        };
-        for damage in damage {
-            let mut bytes = vec![0; (damage.to - damage.from) as usize];
-            file.read_exact_at(&mut bytes, damage.from)?;
-            let name = format!("{:016x}-{}.damaged", segment.header.base.as_u64(), damage.from);
-            let kept = quarantine_directory(directory)?.join(name);
-            files::write_atomically(&kept, &bytes)?;
-            recovered.quarantined += 1;
-            if damage.corrupt {
-                // A tail that is plainly gone leaves no bytes, and must be noticed all the same.
-                recovered.corrupt_bytes += (bytes.len() as u64).max(1);
-                tracing::error!(bytes = bytes.len(), file = %kept.display(),
-                    "the journal is damaged before intact records: set aside");
-            } else {
-                tracing::warn!(bytes = bytes.len(), file = %kept.display(),
-                    "the journal ends in a torn write, which was never acknowledged: set aside");
-            }
-            if damage.inside {
-                segment::fill(&mut bytes, segment.header.salt);
-                file.write_all_at(&bytes, damage.from)?;
+impl Survey {
+    /// Reads every segment.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or is of a newer format.
+    pub(super) fn make(journal: &Path, mark_every_bytes: u64) -> Result<Self, OpenError> {
+        let mut survey = Self { mark_every_bytes, ..Self::default() };
+        let mut headers = Vec::new();
+        let directory = segment::directory(journal);
+        for entry in fs::read_dir(&directory).map_err(io_at(&directory))? {
+            let path = entry.map_err(io_at(&directory))?.path();
+            let Some(base) = segment::base_of(&path) else {
+                survey.others.push(path);
+                continue;
+            };
+            let file = match File::open(&path) {
+                // Somebody who looks at a running journal: the segment has just been recycled.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                file => file.map_err(io_at(&path))?,
+            };
+            match Header::read(&file, base).map_err(io_at(&path))? {
+                Ok(header) => headers.push((header, file)),
+                Err(Unsealed::Damaged) => survey.headless.push(base),
+                Err(Unsealed::Newer(version)) => return Err(OpenError::Newer { path, version }),
             }
         }
-        if head_damaged {
-            recovered.corrupt_bytes += FRAMES_START / 2;
-            tracing::error!(file = %path.display(), "one copy of a segment's header is damaged: mended");
-            file.write_all_at(&segment.header.encode(), 0)?;
+        headers.sort_unstable_by_key(|(header, _)| header.base);
+        let bases: Vec<_> = headers.iter().map(|(header, _)| header.base).collect();
+        for (at, (header, file)) in headers.into_iter().enumerate() {
+            let next = bases.get(at + 1).filter(|next| next.run() == header.base.run());
+            let scan = segment::scan(file, &header, next.copied(), mark_every_bytes)
+                .map_err(io_at(&segment::path(journal, header.base)))?;
+            survey.segments.push(Found { header, scan });
         }
-        file.set_len(segment.end)?;
-        file.sync_all()?;
-        recovered.segments.push_back(segment);
+        Ok(survey)
+    }
+
+    pub(super) fn bases(&self) -> impl Iterator<Item = Position> {
+        self.segments.iter().map(|found| found.header.base).chain(self.headless.iter().copied())
+    }
+
+    pub(super) fn spans(&self) -> impl Iterator<Item = &Range<Position>> {
+        self.segments.iter().flat_map(|found| &found.scan.spans)
+    }
+
+    /// Where each run ends, as far as the segments show it.
+    fn ends(&self) -> BTreeMap<u32, Position> {
+        let mut ends = BTreeMap::new();
+        let found = self.segments.iter().map(|found| found.scan.end_position(&found.header));
+        for end in found.chain(self.headless.iter().copied()) {
+            let highest = ends.entry(end.run()).or_insert(end);
+            *highest = end.max(*highest);
+        }
+        ends
+    }
+}
+
+/// What the last recovery, or a clean stop, found to be true.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct History {
+    /// The position behind the last record of each run.
+    pub(super) ends: BTreeMap<u32, Position>,
+    /// Positions that are missing and have been reported.
+    pub(super) lost: Vec<Range<Position>>,
+}
+
+const KIND: sealed::Kind = *b"hist";
+const NAME: &str = "history";
+
+impl History {
+    pub(super) fn read(journal: &Path) -> Result<Self, OpenError> {
+        let payload = sealed::read(&journal.join(NAME), KIND)?.unwrap_or_default();
+        let mut fields = Fields(&payload);
+        let mut history = Self::default();
+        for _ in 0..fields.u32().unwrap_or(0) {
+            history.ends.extend(fields.position().map(|end| (end.run(), end)));
+        }
+        while let (Some(start), Some(end)) = (fields.position(), fields.position()) {
+            history.lost.push(start..end);
+        }
+        Ok(history)
+    }
+
+    pub(super) fn write(&self, journal: &Path) -> io::Result<()> {
+        let mut payload = (self.ends.len() as u32).to_le_bytes().to_vec();
+        let lost = self.lost.iter().flat_map(|lost| [lost.start, lost.end]);
+        for position in self.ends.values().copied().chain(lost) {
+            sealed::put_position(&mut payload, position);
+        }
+        sealed::write(journal, NAME, KIND, &payload)
+    }
+}
+
+/// What there is to say about a journal's records, and to do.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    /// Missing, and acknowledged once.
+    corrupt: Vec<Range<Position>>,
+    /// Missing, and never acknowledged; or written without syncs.
+    excused: Vec<Range<Position>>,
+    /// What is written down from now on.
+    pub(super) history: History,
+}
+
+impl Verdict {
+    /// Compares what should be there with what is.
+    pub(super) fn reach(survey: &Survey, known: &History, checkpoint: Option<Position>) -> Self {
+        let mut ends = survey.ends();
+        // Nothing at or behind the checkpoint was ever recycled, nor anything behind the oldest
+        // segment that is left.
+        let floor = checkpoint.into_iter().chain(survey.bases()).min().unwrap_or(Position::MAX);
+        for (run, end) in &known.ends {
+            if *end > floor {
+                let there = ends.entry(*run).or_insert(*end);
+                *there = (*there).max(*end);
+            }
+        }
+        let expected: Vec<_> = ends
+            .iter()
+            .map(|(run, end)| Position::new(*run, 0).max(floor)..*end)
+            .filter(|range| range.start < range.end)
+            .collect();
+        let present: Vec<_> = survey.spans().cloned().collect();
+        let mut missing = without(&without(&expected, &present), &known.lost);
+        let excused = survey.excused(known, &missing);
+        missing = without(&missing, &excused);
+        let mut lost = known.lost.clone();
+        lost.retain(|range| range.end > floor);
+        lost.extend(missing.iter().chain(&excused).cloned());
+        lost.sort_unstable_by_key(|range| range.start);
+        Self { corrupt: missing, excused, history: History { ends, lost } }
+    }
+}
+
+impl Survey {
+    /// Of what is missing, that whose loss was never promised against.
+    fn excused(&self, known: &History, missing: &[Range<Position>]) -> Vec<Range<Position>> {
+        let mut excused = Vec::new();
+        let newest = self.bases().max();
+        if let Some(last) = self.segments.last().filter(|last| Some(last.header.base) == newest) {
+            let durable = known.ends.get(&last.header.base.run());
+            let torn = last.scan.torn.iter();
+            excused
+                .extend(torn.filter(|torn| durable.is_none_or(|end| torn.start >= *end)).cloned());
+        }
+        for (at, found) in self.segments.iter().enumerate() {
+            if found.header.durability == Durability::Os {
+                let base = found.header.base;
+                let next = self.segments.get(at + 1).map(|next| next.header.base);
+                let end = next.filter(|next| next.run() == base.run());
+                excused.push(base..end.unwrap_or(Position::new(base.run() + 1, 0)));
+            }
+        }
+        without(missing, &without(missing, &excused))
+    }
+}
+
+/// `ranges` without the positions of `others`.
+fn without(ranges: &[Range<Position>], others: &[Range<Position>]) -> Vec<Range<Position>> {
+    let mut left = ranges.to_vec();
+    for other in others {
+        left = left
+            .into_iter()
+            .flat_map(|range| {
+                let before = range.start..range.end.min(other.start);
+                let behind = range.start.max(other.end)..range.end;
+                [before, behind]
+            })
+            .filter(|range| range.start < range.end)
+            .collect();
+    }
+    left
+}
+
+/// Carries out a verdict: syncs, puts aside, writes down, cuts. From then on every segment ends
+/// with its last intact frame and holds nothing else.
+pub(super) fn repair(
+    journal: &Path,
+    run: u32,
+    survey: &mut Survey,
+    verdict: &Verdict,
+    metrics: &Metrics,
+) -> io::Result<()> {
+    let quarantine = Quarantine { directory: journal.join("quarantine"), run, metrics };
+    for Found { header, .. } in &survey.segments {
+        File::open(segment::path(journal, header.base))?.sync_all()?;
+    }
+    for base in &survey.headless {
+        quarantine.take_file(journal, *base)?;
+    }
+    for (at, found) in survey.segments.iter().enumerate() {
+        let is_corrupt = |range: &Range<Position>| {
+            verdict.corrupt.iter().any(|lost| lost.start < range.end && range.start < lost.end)
+        };
+        let next = survey.segments.get(at + 1).map_or(Position::MAX, |next| next.header.base);
+        quarantine.copy(journal, found, is_corrupt(&(found.header.base..next)))?;
+        let end = found.scan.end_position(&found.header);
+        if verdict.corrupt.iter().any(|lost| lost.start == end) {
+            let trailing = found.scan.end..found.scan.file_bytes;
+            quarantine.copy_bytes(journal, found.header.base, trailing, true)?;
+        }
+    }
+    report(verdict, metrics);
+    verdict.history.write(journal)?;
+    let last = survey.segments.len().saturating_sub(1);
+    for (at, found) in survey.segments.iter_mut().enumerate() {
+        // Between a full segment's last frame and its end lies only what was there before.
+        let is_full = at < last && verdict.corrupt.is_empty();
+        if !found.scan.holes.is_empty() {
+            rewrite(journal, found, survey.mark_every_bytes)?;
+        } else if !is_full && found.scan.end < found.scan.file_bytes {
+            cut(journal, found)?;
+        }
+    }
+    disk::sync_directory(&segment::directory(journal))
+}
+
+fn report(verdict: &Verdict, metrics: &Metrics) {
+    let all = (Position::default(), Position::MAX);
+    for lost in &verdict.corrupt {
+        let records = index::count([lost].into_iter(), all.0, all.1);
+        metrics.journal_errors_total.with_label_values(&["read"]).inc();
+        tracing::error!(from = %lost.start, to = %lost.end, records, "acknowledged records of the journal are damaged or gone");
+    }
+    for lost in &verdict.excused {
+        let records = index::count([lost].into_iter(), all.0, all.1);
+        tracing::warn!(from = %lost.start, to = %lost.end, records, "records that were not synced yet are gone");
+    }
+}
+
+/// Cuts a segment behind its last intact frame.
+fn cut(journal: &Path, found: &mut Found) -> io::Result<()> {
+    let file = disk::open_or_create(&segment::path(journal, found.header.base))?;
+    file.set_len(found.scan.end)?;
+    file.sync_all()?;
+    found.scan.file_bytes = found.scan.end;
+    Ok(())
+}
+
+/// Replaces a segment by one that holds its intact frames alone.
+fn rewrite(journal: &Path, found: &mut Found, mark_every_bytes: u64) -> io::Result<()> {
+    let path = segment::path(journal, found.header.base);
+    let temporary = path.with_extension("tmp");
+    let mut damaged = File::open(&path)?;
+    let mut whole = disk::open_or_create(&temporary)?;
+    whole.set_len(0)?;
+    whole.write_all(&found.header.encode())?;
+    let mut at = HEADER_BYTES;
+    let end = found.scan.end..found.scan.end;
+    for hole in found.scan.holes.iter().chain([&end]) {
+        copy_range(&mut damaged, at..hole.start, &mut whole)?;
+        at = hole.end;
+    }
+    whole.sync_all()?;
+    fs::rename(&temporary, &path)?;
+    let complete_at = None;
+    found.scan = segment::scan(File::open(&path)?, &found.header, complete_at, mark_every_bytes)?;
+    Ok(())
+}
+
+fn copy_range(from: &mut File, bytes: Range<u64>, to: &mut File) -> io::Result<()> {
+    from.seek(SeekFrom::Start(bytes.start))?;
+    io::copy(&mut from.take(bytes.end - bytes.start), to).map(drop)
+}
+
+/// Where damaged bytes are kept for whoever wants to look at them.
+struct Quarantine<'a> {
+    directory: PathBuf,
+    run: u32,
+    metrics: &'a Metrics,
+}
+
+impl Quarantine<'_> {
+    /// Copies the damage between a segment's intact frames.
+    fn copy(&self, journal: &Path, found: &Found, is_corrupt: bool) -> io::Result<()> {
+        for hole in &found.scan.holes {
+            self.copy_bytes(journal, found.header.base, hole.clone(), is_corrupt)?;
+        }
         Ok(())
     }
-}
 
-fn quarantine_directory(directory: &Path) -> io::Result<PathBuf> {
-    let quarantine = directory.join(QUARANTINE);
-    files::create_directory(&quarantine)?;
-    Ok(quarantine)
-}
-
-fn scan_segment(path: PathBuf) -> Result<Scanned, OpenError> {
-    let file = files::options().open(&path)?;
-    let file_end = file.metadata()?.len();
-    let mut head = vec![0; (FRAMES_START.min(file_end)) as usize];
-    file.read_exact_at(&mut head, 0)?;
-    let header = match Header::decode(&head) {
-        Ok(header) => header,
-        Err(HeaderError::Newer(version)) => return Err(OpenError::Newer { version }),
-        Err(HeaderError::Damaged) => {
-            return Ok(Scanned {
-                path,
-                file,
-                segment: None,
-                damage: Vec::new(),
-                head_damaged: true,
-            });
+    fn copy_bytes(
+        &self,
+        journal: &Path,
+        base: Position,
+        bytes: Range<u64>,
+        is_corrupt: bool,
+    ) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
         }
-    };
-    let mut segment = Segment {
-        path: path.clone(),
-        file: Arc::new(file.try_clone()?),
-        header,
-        next: header.base,
-        records: 0,
-        missing: Vec::new(),
-        end: FRAMES_START,
-    };
-    let damage = scan_frames(&mut segment, &file, file_end)?;
-    let head_damaged = head != header.encode();
-    Ok(Scanned { path, file, segment: Some(segment), damage, head_damaged })
-}
+        let path = self.path(base, bytes.start)?;
+        let mut copy = disk::open_or_create(&path)?;
+        copy_range(&mut File::open(segment::path(journal, base))?, bytes.clone(), &mut copy)?;
+        copy.sync_all()?;
+        disk::sync_directory(&self.directory)?;
+        self.count(&path, bytes.end - bytes.start, is_corrupt);
+        Ok(())
+    }
 
-/// Walks the frames; where one is damaged, looks for the next intact one behind it.
-fn scan_frames(segment: &mut Segment, file: &File, file_end: u64) -> io::Result<Vec<Damage>> {
-    let salt = segment.header.salt;
-    let mut reader = FrameReader::new();
-    let mut damage = Vec::new();
-    loop {
-        let header = match reader.at(file, segment.end, file_end, salt)? {
-            Found::Frame(header, _) if header.is_filler() => {
-                segment.end += header.frame_bytes() as u64;
-                continue;
-            }
-            Found::Frame(header, _) if header.position >= segment.next.as_u64() => {
-                take(segment, header.position, header.frame_bytes());
-                continue;
-            }
-            Found::End => break,
-            Found::Frame(header, _) | Found::Damaged(header) => header,
-        };
-        let from = segment.end;
-        match next_intact(segment, file, from + 1, file_end)? {
-            Some((at, position, batch_start)) => {
-                // A batch is written only when the one before it is durable.
-                let corrupt = batch_start > segment.next.as_u64();
-                damage.push(Damage { from, to: at, inside: true, corrupt });
-                segment.end = at;
-                debug_assert!(position >= segment.next.as_u64());
-            }
-            None => {
-                if header.position == segment.next.as_u64() {
-                    let whole = from + header.frame_bytes() as u64;
-                    let to = whole.min(file_end);
-                    damage.push(Damage { from, to, inside: false, corrupt: false });
-                }
-                break;
-            }
+    /// Moves a whole file whose frames cannot be read.
+    fn take_file(&self, journal: &Path, base: Position) -> io::Result<()> {
+        let path = self.path(base, 0)?;
+        let segment = segment::path(journal, base);
+        let bytes = fs::metadata(&segment)?.len();
+        fs::rename(segment, &path)?;
+        disk::sync_directory(&self.directory)?;
+        self.metrics.journal_errors_total.with_label_values(&["read"]).inc();
+        self.count(&path, bytes, true);
+        Ok(())
+    }
+
+    fn path(&self, base: Position, offset: u64) -> io::Result<PathBuf> {
+        disk::create_directory(&self.directory)?;
+        let name = format!("{:016x}-{offset}-found-by-run-{}", base.as_u64(), self.run);
+        Ok(self.directory.join(name))
+    }
+
+    fn count(&self, path: &Path, bytes: u64, is_corrupt: bool) {
+        self.metrics.quarantined_total.with_label_values(&["journal"]).inc();
+        if is_corrupt {
+            self.metrics.journal_corrupt_bytes_total.inc_by(bytes);
         }
+        tracing::warn!(path = %path.display(), bytes, is_corrupt, "damaged bytes of the journal put aside");
     }
-    Ok(damage)
-}
-
-fn take(segment: &mut Segment, position: u64, frame_bytes: usize) {
-    let position = Position::from_u64(position);
-    if position > segment.next {
-        segment.missing.push((segment.next, position));
-    }
-    segment.next = position.next();
-    segment.records += 1;
-    segment.end += frame_bytes as u64;
-}
-
-/// The next intact frame of this segment at or behind `offset`: where it is, its position, and the
-/// position of its batch's first record. Tells frames from payload by position and salted CRC.
-fn next_intact(
-    segment: &Segment,
-    file: &File,
-    mut offset: u64,
-    end: u64,
-) -> io::Result<Option<(u64, u64, u64)>> {
-    let mut headers = FrameReader::new();
-    let mut frames = FrameReader::new();
-    let next = segment.next.as_u64();
-    while let Some(header) = headers.header_at(file, offset, end)? {
-        // No more positions can have been written than bytes lie between.
-        let plausible = header.position >= next
-            && header.position - next <= end - segment.end
-            && u64::from(header.index_in_batch) <= header.position;
-        if plausible
-            && let Found::Frame(header, _) = frames.at(file, offset, end, segment.header.salt)?
-        {
-            let batch_start = header.position - u64::from(header.index_in_batch);
-            return Ok(Some((offset, header.position, batch_start)));
-        }
-        offset += 1;
-    }
-    Ok(None)
 }

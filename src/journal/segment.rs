@@ -1,241 +1,341 @@
-//! The format on disk.
-//!
-//! A segment file begins with its header, twice, so that one damaged copy costs nothing:
+//! One segment file: its header, its frames, and what a scan finds in it.
 //!
 //! ```text
-//! magic 8 | version u32 | run u32 | run id 16 | base position u64 | created_ms u64 | salt u32 | crc32c u32
+//! 0      header (sealed): run's own id 16 | base u64 | salt u32 | durability u32
+//! 4096   the same header once more
+//! 8192   frames, one behind the other:
+//!        crc32c u32 | length u32 | position u64 | index in batch u32 | payload
 //! ```
 //!
-//! Frames follow, one a record, all numbers little endian:
+//! A frame's CRC covers everything behind itself and is seeded with the segment's salt, which is
+//! random: bytes inside a body cannot pass for a frame, and old frames that lie behind the tail
+//! of a recycled segment (whose salt was another) never verify. So an end is where no intact
+//! frame follows, whatever the bytes there are.
 //!
-//! ```text
-//! crc32c u32 | length u32 | position u64 | index in batch u32 | payload
-//! ```
-//!
-//! A frame's CRC covers everything after itself and starts from the segment's random salt, so that
-//! bytes inside a payload, or old frames in a file that is used again, never pass for a frame. A
-//! batch is written only when the one before it is durable: an intact frame of a later batch behind
-//! a damaged one proves that the damage is no torn write. Where damage lies between intact frames it
-//! is copied to quarantine and becomes filler, a frame that carries no record.
+//! Positions grow by one from frame to frame. Where damage was cut out they leap.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
 
 use uuid::Uuid;
 
-use super::Position;
+use super::{
+    Durability, Position,
+    sealed::{self, Fields, Unsealed},
+};
 
-const MAGIC: [u8; 8] = *b"weniedge";
-/// The format that this program writes, and the newest that it reads.
-pub(super) const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 56;
-/// Where the first frame begins: behind both copies of the header.
-pub(super) const FRAMES_START: u64 = 2 * HEADER_BYTES as u64;
+const KIND: sealed::Kind = *b"segm";
+const PAGE_BYTES: usize = 4096;
+/// Where the first frame begins.
+pub(super) const HEADER_BYTES: u64 = 2 * PAGE_BYTES as u64;
+/// What a record takes in a segment besides its payload.
 pub(super) const FRAME_HEADER_BYTES: usize = 20;
-/// The position in the header of filler.
-const FILLER: u64 = u64::MAX;
-/// The largest record: more than any body that is accepted.
-pub(super) const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 /// How much is read at once.
-const CHUNK_BYTES: usize = 1 << 20;
+const READ_BYTES: usize = 256 * 1024;
 
-/// What a segment file says about itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) run: u32,
-    pub(super) run_id: Uuid,
-    /// Position of the first record.
-    pub(super) base: Position,
-    /// Milliseconds since 1970.
-    pub(super) created_ms: u64,
-    pub(super) salt: u32,
+/// Directory of the segments and of the spare files for more of them.
+pub(super) fn directory(journal: &Path) -> PathBuf {
+    journal.join("segments")
 }
 
-/// Why a header cannot be read.
+pub(super) fn path(journal: &Path, base: Position) -> PathBuf {
+    directory(journal).join(format!("{:016x}.segment", base.as_u64()))
+}
+
+/// The base position that a file's name gives; `None` for files that are no segments.
+pub(super) fn base_of(path: &Path) -> Option<Position> {
+    if path.extension()? != "segment" {
+        return None;
+    }
+    u64::from_str_radix(path.file_stem()?.to_str()?, 16).ok().map(Position::from_u64)
+}
+
+/// What makes the frames of one segment readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HeaderError {
-    /// Both copies are damaged.
-    Damaged,
-    /// Written by a newer program, in this format.
-    Newer(u32),
+pub(super) struct Header {
+    /// The own id of the run that wrote the segment, as in its run file.
+    pub(super) run_id: Uuid,
+    /// Position of the first frame.
+    pub(super) base: Position,
+    pub(super) salt: u32,
+    pub(super) durability: Durability,
 }
 
 impl Header {
-    /// Both copies, as they are written.
+    pub(super) fn new(run_id: Uuid, base: Position, durability: Durability) -> Self {
+        Self { run_id, base, salt: Uuid::new_v4().as_fields().0, durability }
+    }
+
+    /// Both copies of the header, each on a page of its own: one bad page costs no segment.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut copy = Vec::with_capacity(FRAMES_START as usize);
-        copy.extend_from_slice(&MAGIC);
-        copy.extend_from_slice(&VERSION.to_le_bytes());
-        copy.extend_from_slice(&self.run.to_le_bytes());
-        copy.extend_from_slice(self.run_id.as_bytes());
-        copy.extend_from_slice(&self.base.as_u64().to_le_bytes());
-        copy.extend_from_slice(&self.created_ms.to_le_bytes());
-        copy.extend_from_slice(&self.salt.to_le_bytes());
-        copy.extend_from_slice(&crc32c::crc32c(&copy).to_le_bytes());
-        copy.extend_from_within(..);
-        copy
+        let mut payload = self.run_id.as_bytes().to_vec();
+        sealed::put_position(&mut payload, self.base);
+        payload.extend_from_slice(&self.salt.to_le_bytes());
+        payload.extend_from_slice(&u32::from(self.durability == Durability::Os).to_le_bytes());
+        let mut page = sealed::seal(KIND, &payload);
+        page.resize(PAGE_BYTES, 0);
+        page.repeat(2)
     }
 
-    /// Reads whichever copy is intact.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
-        let mut newer = None;
-        for copy in bytes.chunks_exact(HEADER_BYTES).take(2) {
-            match Self::decode_copy(copy) {
-                Ok(header) => return Ok(header),
-                Err(HeaderError::Newer(version)) => newer = Some(version),
-                Err(HeaderError::Damaged) => {}
-            }
+    /// Reads the header of the segment with this base: its first copy, or else its second.
+    pub(super) fn read(file: &File, base: Position) -> io::Result<Result<Self, Unsealed>> {
+        let mut pages = [0; 2 * PAGE_BYTES];
+        let len = file.metadata()?.len().min(HEADER_BYTES) as usize;
+        file.read_exact_at(&mut pages[..len], 0)?;
+        let first = Self::decode(&pages, base);
+        if first == Err(Unsealed::Damaged) {
+            return Ok(Self::decode(&pages[PAGE_BYTES..], base));
         }
-        Err(newer.map_or(HeaderError::Damaged, HeaderError::Newer))
+        Ok(first)
     }
 
-    fn decode_copy(copy: &[u8]) -> Result<Self, HeaderError> {
-        let (content, crc) = copy.split_at(HEADER_BYTES - 4);
-        if content[..8] != MAGIC || crc32c::crc32c(content) != u32_at(crc, 0) {
-            return Err(HeaderError::Damaged);
-        }
-        match u32_at(content, 8) {
-            VERSION => {}
-            version => return Err(HeaderError::Newer(version)),
-        }
-        let run_id = content[16..32].try_into().map_or(Uuid::nil(), Uuid::from_bytes);
-        Ok(Self {
-            run: u32_at(content, 12),
-            run_id,
-            base: Position::from_u64(u64_at(content, 32)),
-            created_ms: u64_at(content, 40),
-            salt: u32_at(content, 48),
-        })
+    fn decode(page: &[u8], base: Position) -> Result<Self, Unsealed> {
+        let mut fields = Fields(sealed::unseal(KIND, page)?);
+        let header = (|| {
+            Some(Self {
+                run_id: fields.uuid()?,
+                base: fields.position()?,
+                salt: fields.u32()?,
+                durability: if fields.u32()? == 0 { Durability::Fsync } else { Durability::Os },
+            })
+        })();
+        header.filter(|header| header.base == base).ok_or(Unsealed::Damaged)
     }
 }
 
-/// The header of one frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FrameHeader {
-    crc: u32,
-    pub(super) len: u32,
-    pub(super) position: u64,
-    pub(super) index_in_batch: u32,
+/// Appends a frame without its CRC, which [`seal_frames`] fills in once the segment is known.
+/// Returns the bytes that it takes.
+pub(super) fn put_frame(
+    out: &mut Vec<u8>,
+    position: Position,
+    index_in_batch: u32,
+    write: impl FnOnce(&mut Vec<u8>),
+) -> usize {
+    let start = out.len();
+    out.extend_from_slice(&[0; 8]);
+    sealed::put_position(out, position);
+    out.extend_from_slice(&index_in_batch.to_le_bytes());
+    write(out);
+    let len = (out.len() - start - FRAME_HEADER_BYTES) as u32;
+    out[start + 4..start + 8].copy_from_slice(&len.to_le_bytes());
+    out.len() - start
 }
 
-impl FrameHeader {
-    fn decode(bytes: &[u8]) -> Self {
-        Self {
-            crc: u32_at(bytes, 0),
-            len: u32_at(bytes, 4),
-            position: u64_at(bytes, 8),
-            index_in_batch: u32_at(bytes, 16),
-        }
+/// Fills in the CRCs of whole frames that lie one behind the other.
+pub(super) fn seal_frames(mut frames: &mut [u8], salt: u32) {
+    while let Some((header, _)) = frames.split_first_chunk::<FRAME_HEADER_BYTES>() {
+        let (frame, rest) = frames.split_at_mut(FRAME_HEADER_BYTES + RawFrame(header).len());
+        let crc = crc32c::crc32c_append(salt, &frame[4..]);
+        frame[..4].copy_from_slice(&crc.to_le_bytes());
+        frames = rest;
+    }
+}
+
+/// The fixed part of a frame.
+struct RawFrame<'a>(&'a [u8; FRAME_HEADER_BYTES]);
+
+impl RawFrame<'_> {
+    fn u32_at(&self, at: usize) -> u32 {
+        u32::from_le_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
     }
 
-    pub(super) fn is_filler(&self) -> bool {
-        self.position == FILLER
+    fn crc(&self) -> u32 {
+        self.u32_at(0)
     }
 
-    /// Bytes of the whole frame.
-    pub(super) fn frame_bytes(&self) -> usize {
-        FRAME_HEADER_BYTES + self.len as usize
+    fn len(&self) -> usize {
+        self.u32_at(4) as usize
+    }
+
+    fn position(&self) -> Position {
+        Position::from_u64(u64::from(self.u32_at(12)) << 32 | u64::from(self.u32_at(8)))
+    }
+
+    fn index_in_batch(&self) -> u32 {
+        self.u32_at(16)
     }
 }
 
-/// Writes the header into the first bytes of `frame`, whose payload is in place already.
-pub(super) fn seal(frame: &mut [u8], salt: u32, position: Position, index_in_batch: u32) {
-    seal_raw(frame, salt, position.as_u64(), index_in_batch);
+/// An intact frame.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) position: Position,
+    index_in_batch: u32,
+    /// Where its payload lies in the buffer of [`Frames`].
+    payload: Range<usize>,
+    /// Offset in the file of what follows it.
+    pub(super) end: u64,
 }
 
-fn seal_raw(frame: &mut [u8], salt: u32, position: u64, index_in_batch: u32) {
-    let len = (frame.len() - FRAME_HEADER_BYTES) as u32;
-    frame[4..8].copy_from_slice(&len.to_le_bytes());
-    frame[8..16].copy_from_slice(&position.to_le_bytes());
-    frame[16..20].copy_from_slice(&index_in_batch.to_le_bytes());
-    let crc = crc32c::crc32c_append(salt, &frame[4..]);
-    frame[..4].copy_from_slice(&crc.to_le_bytes());
-}
-
-/// Turns damaged bytes into a frame that carries nothing.
-pub(super) fn fill(damaged: &mut [u8], salt: u32) {
-    seal_raw(damaged, salt, FILLER, 0);
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..].first_chunk().map_or(0, |word| u32::from_le_bytes(*word))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
-}
-
-/// Reads frames of one file in order, through a buffer of bounded size.
-pub(super) struct FrameReader {
+/// Reads the frames of one segment through a buffer that is as large as the largest of them.
+#[derive(Debug)]
+pub(super) struct Frames {
+    file: File,
+    salt: u32,
     buffer: Vec<u8>,
     /// Offset in the file of the buffer's first byte.
-    start: u64,
+    buffer_start: u64,
 }
 
-/// What is at an offset of a segment.
-pub(super) enum Found<'a> {
-    /// An intact frame.
-    Frame(FrameHeader, &'a [u8]),
-    /// Bytes that are no intact frame; the header as it stands there.
-    Damaged(FrameHeader),
-    /// Less than a frame's header is left.
-    End,
-}
-
-impl FrameReader {
-    pub(super) fn new() -> Self {
-        Self { buffer: Vec::new(), start: 0 }
+impl Frames {
+    pub(super) fn new(file: File, salt: u32) -> Self {
+        Self { file, salt, buffer: Vec::new(), buffer_start: 0 }
     }
 
-    /// Looks at `offset`; nothing at or behind `end` is read.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub(super) fn at(
+    /// The frame at offset `at`, if it is intact, ends before `limit` and its position is in the
+    /// run of `floor` and not below it. Nothing at or behind `limit` is read.
+    pub(super) fn frame_at(
         &mut self,
-        file: &File,
-        offset: u64,
-        end: u64,
-        salt: u32,
-    ) -> io::Result<Found<'_>> {
-        let Some(header) = self.header_at(file, offset, end)? else { return Ok(Found::End) };
-        let frame_bytes = header.frame_bytes();
-        if header.len as usize > PAYLOAD_BYTES_MAX || offset + frame_bytes as u64 > end {
-            return Ok(Found::Damaged(header));
-        }
-        let frame = self.bytes(file, offset, frame_bytes, end)?;
-        if crc32c::crc32c_append(salt, &frame[4..]) != header.crc {
-            return Ok(Found::Damaged(header));
-        }
-        Ok(Found::Frame(header, &frame[FRAME_HEADER_BYTES..]))
-    }
-
-    /// The header at `offset`, believed or not.
-    pub(super) fn header_at(
-        &mut self,
-        file: &File,
-        offset: u64,
-        end: u64,
-    ) -> io::Result<Option<FrameHeader>> {
-        if offset + FRAME_HEADER_BYTES as u64 > end {
+        at: u64,
+        limit: u64,
+        floor: Position,
+    ) -> io::Result<Option<Frame>> {
+        if at + FRAME_HEADER_BYTES as u64 > limit {
             return Ok(None);
         }
-        Ok(Some(FrameHeader::decode(self.bytes(file, offset, FRAME_HEADER_BYTES, end)?)))
+        let start = self.fill(at, FRAME_HEADER_BYTES, limit)?;
+        let Some(header) = self.buffer[start..].first_chunk().map(RawFrame) else {
+            return Ok(None);
+        };
+        let (position, index_in_batch) = (header.position(), header.index_in_batch());
+        let (crc, len) = (header.crc(), FRAME_HEADER_BYTES + header.len());
+        let end = at + len as u64;
+        if end > limit || position.run() != floor.run() || position < floor {
+            return Ok(None);
+        }
+        let start = self.fill(at, len, limit)?;
+        let frame = &self.buffer[start..start + len];
+        if crc32c::crc32c_append(self.salt, &frame[4..]) != crc {
+            return Ok(None);
+        }
+        let payload = start + FRAME_HEADER_BYTES..start + len;
+        Ok(Some(Frame { position, index_in_batch, payload, end }))
     }
 
-    /// `len` bytes at `offset`, which are before `end`.
-    fn bytes(&mut self, file: &File, offset: u64, len: usize, end: u64) -> io::Result<&[u8]> {
-        let buffered = self.start..self.start + self.buffer.len() as u64;
-        if offset < buffered.start || offset + len as u64 > buffered.end {
-            let wanted = (CHUNK_BYTES.max(len) as u64).min(end - offset) as usize;
-            self.buffer.resize(wanted, 0);
-            self.start = offset;
-            let read = file.read_exact_at(&mut self.buffer, offset);
-            if read.is_err() {
-                self.buffer.clear();
-            }
-            read?;
-        }
-        let from = (offset - self.start) as usize;
-        Ok(&self.buffer[from..from + len])
+    /// The payload of the frame that was read last.
+    pub(super) fn payload(&self, frame: &Frame) -> &[u8] {
+        &self.buffer[frame.payload.clone()]
     }
+
+    /// The first intact frame at or behind `at`, and where it begins.
+    fn search(
+        &mut self,
+        mut at: u64,
+        limit: u64,
+        floor: Position,
+    ) -> io::Result<Option<(u64, Frame)>> {
+        while at + FRAME_HEADER_BYTES as u64 <= limit {
+            let start = self.fill(at, FRAME_HEADER_BYTES, limit)?;
+            let buffered = &self.buffer[start..];
+            let candidate = buffered.array_windows().position(|header| {
+                let position = RawFrame(header).position();
+                position.run() == floor.run() && position >= floor
+            });
+            let Some(skipped) = candidate else {
+                at += (buffered.len() - FRAME_HEADER_BYTES + 1) as u64;
+                continue;
+            };
+            at += skipped as u64;
+            if let Some(frame) = self.frame_at(at, limit, floor)? {
+                return Ok(Some((at, frame)));
+            }
+            at += 1;
+        }
+        Ok(None)
+    }
+
+    /// Has `len` bytes from offset `at` in the buffer and returns where they begin in it.
+    fn fill(&mut self, at: u64, len: usize, limit: u64) -> io::Result<usize> {
+        let end = self.buffer_start + self.buffer.len() as u64;
+        if at < self.buffer_start || at + len as u64 > end {
+            // Taken out, so that a failed read leaves nothing that could be taken for content.
+            let mut buffer = std::mem::take(&mut self.buffer);
+            buffer.resize((limit - at).min(len.max(READ_BYTES) as u64) as usize, 0);
+            self.file.read_exact_at(&mut buffer, at)?;
+            (self.buffer, self.buffer_start) = (buffer, at);
+        }
+        Ok((at - self.buffer_start) as usize)
+    }
+}
+
+/// A place in a segment from which reading can begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) position: Position,
+    pub(super) offset: u64,
+}
+
+/// What a scan found in a segment.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    /// Positions of the intact frames.
+    pub(super) spans: Vec<Range<Position>>,
+    pub(super) marks: Vec<Mark>,
+    /// Offset behind the last intact frame.
+    pub(super) end: u64,
+    /// Bytes between intact frames that are none themselves.
+    pub(super) holes: Vec<Range<u64>>,
+    /// Positions that are missing and were never durable, if this is the last segment: what is
+    /// left behind them belongs to the same batch.
+    pub(super) torn: Vec<Range<Position>>,
+    pub(super) file_bytes: u64,
+}
+
+impl Scan {
+    /// The position behind the last intact frame.
+    pub(super) fn end_position(&self, header: &Header) -> Position {
+        self.spans.last().map_or(header.base, |span| span.end)
+    }
+
+    fn add(&mut self, frame: &Frame, offset: u64, mark_every_bytes: u64) {
+        match self.spans.last_mut() {
+            Some(span) if span.end == frame.position => span.end = frame.position.next(),
+            _ => self.spans.push(frame.position..frame.position.next()),
+        }
+        if self.marks.last().is_none_or(|mark| offset - mark.offset >= mark_every_bytes) {
+            self.marks.push(Mark { position: frame.position, offset });
+        }
+        self.end = frame.end;
+    }
+}
+
+/// Reads a whole segment and finds every intact frame, also behind damage.
+///
+/// `complete_at` is the position at which the next segment takes over, where that is known.
+pub(super) fn scan(
+    file: File,
+    header: &Header,
+    complete_at: Option<Position>,
+    mark_every_bytes: u64,
+) -> io::Result<Scan> {
+    let file_bytes = file.metadata()?.len();
+    let mut scan = Scan { end: HEADER_BYTES, file_bytes, ..Scan::default() };
+    let mut frames = Frames::new(file, header.salt);
+    let mut expected = header.base;
+    while complete_at != Some(expected) {
+        let at = scan.end;
+        let frame = match frames.frame_at(at, file_bytes, expected)? {
+            Some(frame) => frame,
+            None => {
+                let Some((start, frame)) = frames.search(at + 1, file_bytes, expected)? else {
+                    break;
+                };
+                scan.holes.push(at..start);
+                let batch = frame.position.index().saturating_sub(frame.index_in_batch.into());
+                if batch <= expected.index() {
+                    scan.torn.push(expected..frame.position);
+                }
+                frame
+            }
+        };
+        let start = frame.end - (FRAME_HEADER_BYTES + frame.payload.len()) as u64;
+        expected = frame.position.next();
+        scan.add(&frame, start, mark_every_bytes);
+    }
+    Ok(scan)
 }

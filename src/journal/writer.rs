@@ -1,364 +1,462 @@
-//! Group commit: callers put their frames into the batch that is being gathered, one thread writes
-//! it, syncs once, and wakes all of them.
-//!
-//! There is no timer and no delay: while one batch is being synced the next one gathers.
-//!
-//! **Invariant:** a failed sync is never tried again, because a second try can falsely succeed. The
-//! journal is broken then; whoever opens it next finds out what is on disk.
+//! Group commit: callers copy their records into a batch under a short lock; one thread takes
+//! the batch, writes once, syncs once, and wakes all who wait for it. While it syncs, the next
+//! batch fills. No timers: a batch is what gathered while the one before was synced.
 
 use std::{
     collections::VecDeque,
+    fs::{self, File},
     future::poll_fn,
     io,
+    os::unix::fs::FileExt,
+    path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
 
 use super::{
-    Shared,
-    recovery::Segment,
-    segment::{FRAME_HEADER_BYTES, FRAMES_START, PAYLOAD_BYTES_MAX, seal},
+    AppendError, Durability, Position, disk,
+    segment::{self, FRAME_HEADER_BYTES, HEADER_BYTES, Header},
+    shared::Shared,
 };
 
-/// What one batch holds at most.
-const BATCH_RECORDS: usize = 1024;
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_RECORDS_MAX: usize = 1024;
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Buffers that are kept for the next batches.
+const BUFFERS_KEPT: usize = 2;
 
-/// Why a record is not in the journal, or not known to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    /// The limit in bytes, or the file system, has no room.
-    #[error("the journal is full")]
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Durable,
     Full,
-    /// Not durable within the time; it counts as accepted if it still becomes so.
-    #[error("the disk is slow")]
-    Slow,
-    /// The journal is closed, or broken by a failed sync.
-    #[error("the journal takes nothing any more")]
     Failed,
 }
 
-/// What became of a batch.
-const PENDING: u8 = 0;
-const DURABLE: u8 = 1;
-const FULL: u8 = 2;
-const FAILED: u8 = 3;
-/// Given up by its callers, and still being written.
-const SLOW: u8 = 4;
-
-/// Where the callers of one batch wait.
-pub(super) struct Ticket {
+/// Where those who wait for one batch learn what became of it.
+#[derive(Debug)]
+pub(super) struct Commit {
     outcome: AtomicU8,
-    waiting: Mutex<Vec<Waker>>,
+    wakers: Mutex<Vec<Waker>>,
 }
 
-impl Ticket {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { outcome: AtomicU8::new(PENDING), waiting: Mutex::default() })
+impl Commit {
+    const WAITING: u8 = u8::MAX;
+
+    fn new() -> Self {
+        let wakers = Mutex::new(Vec::with_capacity(64));
+        Self { outcome: AtomicU8::new(Self::WAITING), wakers }
     }
 
-    fn poll(&self, context: &Context<'_>, first: bool) -> Poll<Result<(), AppendError>> {
-        if let Some(result) = self.result() {
-            return Poll::Ready(result);
-        }
-        let mut waiting = self.waiting.lock();
-        // Only now, under the lock, is it certain that a wake-up will come.
-        if let Some(result) = self.result() {
-            return Poll::Ready(result);
-        }
-        if first || !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-            waiting.push(context.waker().clone());
-        }
-        Poll::Pending
+    fn decide(&self, outcome: Outcome) {
+        self.outcome.store(outcome as u8, Ordering::Release);
+        // Whoever comes later locks after this and sees the outcome.
+        let wakers = std::mem::take(&mut *self.wakers.lock());
+        wakers.into_iter().for_each(Waker::wake);
     }
 
-    fn result(&self) -> Option<Result<(), AppendError>> {
+    pub(super) async fn wait(&self) -> Outcome {
+        poll_fn(|context| self.poll(context)).await
+    }
+
+    fn poll(&self, context: &Context<'_>) -> Poll<Outcome> {
+        if let Some(outcome) = self.outcome() {
+            return Poll::Ready(outcome);
+        }
+        let mut wakers = self.wakers.lock();
+        match self.outcome() {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                wakers.push(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
         match self.outcome.load(Ordering::Acquire) {
-            PENDING => None,
-            DURABLE => Some(Ok(())),
-            FULL => Some(Err(AppendError::Full)),
-            SLOW => Some(Err(AppendError::Slow)),
-            _ => Some(Err(AppendError::Failed)),
+            Self::WAITING => None,
+            decided if decided == Outcome::Durable as u8 => Some(Outcome::Durable),
+            decided if decided == Outcome::Full as u8 => Some(Outcome::Full),
+            _ => Some(Outcome::Failed),
         }
-    }
-
-    fn settle(&self, outcome: u8) {
-        self.outcome.store(outcome, Ordering::Release);
-        let waiting = std::mem::take(&mut *self.waiting.lock());
-        waiting.into_iter().for_each(Waker::wake);
     }
 }
 
-/// Frames that are made durable together.
-struct Batch {
-    /// Frames, their headers still blank.
-    bytes: Vec<u8>,
-    /// Bytes of each frame, and where its record is counted as accepted.
-    frames: Vec<(u32, IntCounter)>,
-    ticket: Arc<Ticket>,
-    since: Instant,
+/// Records that are written and synced together.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) first: Position,
+    frames: Vec<u8>,
+    /// Bytes of `frames` that are whole frames: a caller that panicked may leave a part of one.
+    whole: usize,
+    /// One a record.
+    accepted: Vec<IntCounter>,
+    commit: Arc<Commit>,
 }
 
 impl Batch {
-    fn new(mut bytes: Vec<u8>) -> Self {
-        bytes.clear();
-        Self { bytes, frames: Vec::new(), ticket: Ticket::new(), since: Instant::now() }
+    pub(super) fn new(first: Position, mut frames: Vec<u8>) -> Self {
+        frames.clear();
+        let accepted = Vec::with_capacity(64);
+        Self { first, frames, whole: 0, accepted, commit: Arc::new(Commit::new()) }
     }
 
-    fn is_full(&self) -> bool {
-        self.frames.len() >= BATCH_RECORDS || self.bytes.len() >= BATCH_BYTES
+    fn has_room(&self, frame_bytes: usize) -> bool {
+        self.accepted.len() < BATCH_RECORDS_MAX && self.whole + frame_bytes <= BATCH_BYTES_MAX
+    }
+
+    /// Adds a record and returns its position.
+    pub(super) fn push(
+        &mut self,
+        accepted: &IntCounter,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Position {
+        self.frames.truncate(self.whole);
+        let (position, index) = (self.end(), self.accepted.len() as u32);
+        self.whole += segment::put_frame(&mut self.frames, position, index, write);
+        self.accepted.push(accepted.clone());
+        position
+    }
+
+    /// The whole frames, as they are written into a segment with this salt.
+    pub(super) fn seal(&mut self, salt: u32) -> &[u8] {
+        self.frames.truncate(self.whole);
+        segment::seal_frames(&mut self.frames, salt);
+        &self.frames
+    }
+
+    fn end(&self) -> Position {
+        self.first.plus(self.accepted.len() as u64)
     }
 }
 
-/// What waits for the writer.
-#[derive(Default)]
+/// Batches on their way to the writer.
+#[derive(Debug)]
 pub(super) struct Queue {
-    gathering: VecDeque<Batch>,
-    /// The batch that is being written: since when, and who waits for it.
-    writing: Option<(Instant, Arc<Ticket>)>,
-    /// Buffers to be used again.
-    spare: Vec<Vec<u8>>,
-    closed: bool,
-    /// The disk has been slower than callers wait.
-    slow: bool,
+    state: Mutex<State>,
+    /// Rung when there is work, or none any more.
+    work: Condvar,
+    /// [`State::admitted_bytes`] may not exceed these two: what the journal may hold, and what
+    /// the file system has room for.
+    pub(super) bytes_limit: AtomicU64,
+    pub(super) space_limit: AtomicU64,
+    /// When the writer took the batch that it has, in microseconds since `opened`; 0 if none.
+    busy_since_us: AtomicU64,
+    opened: Instant,
+    stall: Duration,
+}
+
+#[derive(Debug)]
+struct State {
+    batches: VecDeque<Batch>,
+    /// Position of the next record.
+    next: Position,
+    /// Bytes of all frames ever admitted, on the scale of [`Index::bytes`](super::index::Index).
+    admitted_bytes: u64,
+    buffers: Vec<Vec<u8>>,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// What is queued is still written.
+    Closing,
+    Stopped,
 }
 
 impl Queue {
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed
+    /// A record is refused at once when the writer has been busy with one batch for `stall`:
+    /// that bounds what gathers in memory in front of a disk that hangs.
+    pub(super) fn new(next: Position, admitted_bytes: u64, stall: Duration) -> Self {
+        Self {
+            state: Mutex::new(State {
+                batches: VecDeque::new(),
+                next,
+                admitted_bytes,
+                buffers: Vec::new(),
+                phase: Phase::Open,
+            }),
+            work: Condvar::new(),
+            bytes_limit: AtomicU64::new(0),
+            space_limit: AtomicU64::new(0),
+            busy_since_us: AtomicU64::new(0),
+            opened: Instant::now(),
+            stall,
+        }
     }
-}
 
-impl Shared {
-    /// Puts a record of `len` bytes into the batch that is being gathered.
-    fn enqueue(
+    /// Admits a record and copies it into the last batch, or refuses it.
+    pub(super) fn push(
         &self,
         len: usize,
         accepted: &IntCounter,
         write: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<Arc<Ticket>, AppendError> {
-        let mut queue = self.queue.lock();
-        if queue.closed {
-            return Err(AppendError::Failed);
-        }
-        if queue.slow {
+    ) -> Result<(Position, Arc<Commit>), AppendError> {
+        let frame_bytes = FRAME_HEADER_BYTES.saturating_add(len);
+        let limit = self.bytes_limit.load(Ordering::Relaxed);
+        let limit = limit.min(self.space_limit.load(Ordering::Relaxed));
+        if self.is_stalled() {
             return Err(AppendError::Slow);
         }
-        if queue.gathering.back().is_none_or(Batch::is_full) {
-            let buffer = queue.spare.pop().unwrap_or_default();
-            queue.gathering.push_back(Batch::new(buffer));
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return Err(AppendError::Failed);
         }
-        let idle = queue.writing.is_none();
-        // INVARIANT: pushed just above when there was none.
-        let batch = queue.gathering.back_mut().expect("a batch");
-        let start = batch.bytes.len();
-        batch.bytes.reserve(FRAME_HEADER_BYTES + len);
-        batch.bytes.resize(start + FRAME_HEADER_BYTES, 0);
-        write(&mut batch.bytes);
-        batch.frames.push(((batch.bytes.len() - start) as u32, accepted.clone()));
-        let first = batch.frames.len() == 1;
-        let ticket = Arc::clone(&batch.ticket);
-        drop(queue);
-        if idle && first {
-            self.work.notify_one();
-        }
-        Ok(ticket)
-    }
-
-    /// Appends one record and waits until it is durable.
-    pub(super) async fn append(
-        &self,
-        len: usize,
-        accepted: &IntCounter,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(), AppendError> {
-        let since = Instant::now();
-        let bytes = (FRAME_HEADER_BYTES + len) as u64;
-        if len > PAYLOAD_BYTES_MAX || !self.admit(bytes) {
+        let admitted = state.admitted_bytes.saturating_add(frame_bytes as u64);
+        if admitted > limit || u32::try_from(len).is_err() {
             return Err(AppendError::Full);
         }
-        let ticket = self.enqueue(len, accepted, write).inspect_err(|_| self.release(bytes))?;
-        let mut first = true;
-        let result = poll_fn(|context| ticket.poll(context, std::mem::take(&mut first))).await;
-        self.metrics.journal_append_seconds.observe(since.elapsed().as_secs_f64());
-        result
+        let batch = state.batch_with_room(frame_bytes);
+        let position = batch.push(accepted, write);
+        let commit = batch.commit.clone();
+        state.next = position.next();
+        state.admitted_bytes = admitted;
+        drop(state);
+        self.work.notify_one();
+        Ok((position, commit))
     }
 
-    /// Callers of a batch that the disk has not taken in time are answered; nobody new waits for
-    /// such a disk. Called by the keeper.
-    pub(super) fn give_up_on_slow_disk(&self) {
-        let mut queue = self.queue.lock();
-        let Some((since, ticket)) = &queue.writing else { return };
-        if since.elapsed() < self.append_timeout {
-            return;
+    fn is_stalled(&self) -> bool {
+        let since = self.busy_since_us.load(Ordering::Relaxed);
+        since != 0 && self.opened.elapsed() > Duration::from_micros(since) + self.stall
+    }
+
+    /// The next batch, as soon as there is one; `None` when there will be none.
+    fn next(&self) -> Option<Batch> {
+        self.busy_since_us.store(0, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        loop {
+            if state.phase == Phase::Stopped {
+                return None;
+            }
+            if let Some(batch) = state.batches.pop_front() {
+                drop(state);
+                let now_us = self.opened.elapsed().as_micros().max(1) as u64;
+                self.busy_since_us.store(now_us, Ordering::Relaxed);
+                return Some(batch);
+            }
+            if state.phase == Phase::Closing {
+                return None;
+            }
+            self.work.wait(&mut state);
         }
-        ticket.settle(SLOW);
-        queue.slow = true;
-        let late = self.append_timeout;
-        queue
-            .gathering
-            .iter()
-            .filter(|batch| batch.since.elapsed() >= late)
-            .for_each(|batch| batch.ticket.settle(SLOW));
     }
 
-    /// Lets nobody in any more; what is gathered is still written.
-    pub(super) fn close_queue(&self) {
-        self.queue.lock().closed = true;
+    /// Gives a batch's buffer back for another.
+    fn recycle(&self, buffer: Vec<u8>) {
+        let mut state = self.state.lock();
+        if state.buffers.len() < BUFFERS_KEPT && buffer.capacity() <= 2 * BATCH_BYTES_MAX {
+            state.buffers.push(buffer);
+        }
+    }
+
+    /// Refuses a batch of which nothing is on disk, and all behind it, so that their positions
+    /// can be given again.
+    fn refuse(&self, batch: Batch, outcome: Outcome) {
+        let mut refused = VecDeque::from([batch]);
+        let mut state = self.state.lock();
+        refused.append(&mut state.batches);
+        state.next = refused[0].first;
+        state.admitted_bytes -= refused.iter().map(|batch| batch.whole as u64).sum::<u64>();
+        drop(state);
+        refused.iter().for_each(|batch| batch.commit.decide(outcome));
+    }
+
+    /// Takes no more records; what is queued is still written.
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Open {
+            state.phase = Phase::Closing;
+        }
+        drop(state);
         self.work.notify_all();
     }
 
-    /// Nothing will be durable any more: everybody who waits is told.
-    pub(super) fn break_down(&self, why: String) {
-        let mut queue = self.queue.lock();
-        queue.closed = true;
-        for batch in queue.gathering.drain(..) {
-            batch.ticket.settle(FAILED);
-        }
-        if let Some((_, ticket)) = queue.writing.take() {
-            ticket.settle(FAILED);
-        }
-        drop(queue);
-        self.failed.send_replace(Some(why));
+    /// Takes no more records, and fails those that the writer has not got.
+    pub(super) fn abandon(&self) {
+        let mut state = self.state.lock();
+        state.phase = Phase::Stopped;
+        let queued = std::mem::take(&mut state.batches);
+        drop(state);
+        self.work.notify_all();
+        queued.iter().for_each(|batch| batch.commit.decide(Outcome::Failed));
+    }
+
+    /// Whether the writer waits for work.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.busy_since_us.load(Ordering::Relaxed) == 0
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.state.lock().phase == Phase::Open
+    }
+
+    /// Whether anything more is admitted.
+    pub(super) fn has_room(&self) -> bool {
+        let limit = self.bytes_limit.load(Ordering::Relaxed);
+        self.admitted_bytes() < limit.min(self.space_limit.load(Ordering::Relaxed))
+    }
+
+    /// Bytes of all frames ever admitted.
+    pub(super) fn admitted_bytes(&self) -> u64 {
+        self.state.lock().admitted_bytes
     }
 }
 
-/// The writer's thread.
-pub(super) fn run(shared: &Shared, mut active: Option<Segment>) {
-    loop {
-        let Some(mut batch) = next_batch(shared) else { return };
-        let mut written = 0;
-        let outcome = match write_batch(shared, &mut active, &mut batch, &mut written) {
-            Ok(()) => DURABLE,
-            Err(WriteError::Full(error)) => {
-                shared.metrics.journal_errors_total.with_label_values(&["append"]).inc();
-                tracing::error!(%error, "the disk is full: the journal takes nothing until it has room");
-                FULL
-            }
-            Err(WriteError::Fatal(error)) => {
-                shared.metrics.journal_errors_total.with_label_values(&["append"]).inc();
-                return shared.break_down(format!("an append failed: {error}"));
-            }
-        };
-        shared.release((batch.bytes.len() - written) as u64);
-        let mut queue = shared.queue.lock();
-        queue.writing = None;
-        queue.slow = false;
-        if queue.spare.len() < 2 {
-            queue.spare.push(std::mem::take(&mut batch.bytes));
+impl State {
+    fn batch_with_room(&mut self, frame_bytes: usize) -> &mut Batch {
+        if self.batches.back().is_none_or(|last| !last.has_room(frame_bytes)) {
+            let batch = Batch::new(self.next, self.buffers.pop().unwrap_or_default());
+            self.batches.push_back(batch);
         }
-        drop(queue);
-        batch.ticket.settle(outcome);
+        let last = self.batches.len() - 1;
+        &mut self.batches[last]
     }
 }
 
-fn next_batch(shared: &Shared) -> Option<Batch> {
-    let mut queue = shared.queue.lock();
-    loop {
-        if let Some(batch) = queue.gathering.pop_front() {
-            queue.writing = Some((Instant::now(), Arc::clone(&batch.ticket)));
-            return Some(batch);
-        }
-        if queue.closed {
-            return None;
-        }
-        shared.work.wait(&mut queue);
-    }
-}
-
-/// Why a batch is not durable.
-enum WriteError {
-    /// Nothing of it is left on disk; later batches may fit.
+/// Why a batch did not become durable.
+enum Trouble {
+    /// There is no room; nothing of the batch is on disk.
     Full(io::Error),
-    Fatal(io::Error),
+    /// What is on disk is not known.
+    Broken(io::Error),
 }
 
-fn write_batch(
-    shared: &Shared,
-    active: &mut Option<Segment>,
-    batch: &mut Batch,
-    written: &mut usize,
-) -> Result<(), WriteError> {
-    let mut bytes = &mut batch.bytes[..];
-    let mut frames = &batch.frames[..];
-    while !frames.is_empty() {
-        let room =
-            active.as_ref().map_or(0, |segment| shared.segment_bytes.saturating_sub(segment.end));
-        let (taken, taken_bytes) = fitting(frames, room);
-        let segment = match active {
-            Some(segment) if taken > 0 => segment,
-            _ => {
-                let least = FRAMES_START + u64::from(frames[0].0);
-                active.insert(shared.next_segment(least).map_err(WriteError::Full)?)
+/// The segment that is written to.
+struct Active {
+    file: File,
+    salt: u32,
+    /// Offset behind the last durable frame.
+    end: u64,
+    capacity: u64,
+}
+
+/// The thread that makes records durable.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    active: Option<Active>,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, active: None }
+    }
+
+    pub(super) fn run(mut self) {
+        while let Some(mut batch) = self.shared.queue.next() {
+            let error = match self.write(&mut batch) {
+                Ok(()) => {
+                    self.acknowledge(batch);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            self.shared.metrics.journal_errors_total.with_label_values(&["append"]).inc();
+            match error {
+                Trouble::Full(error) => {
+                    tracing::error!(%error, "no room for the journal; callbacks are refused");
+                    // Until the keeper has looked again.
+                    self.shared.active_left_bytes.store(0, Ordering::Relaxed);
+                    self.shared.queue.space_limit.store(0, Ordering::Relaxed);
+                    self.shared.queue.refuse(batch, Outcome::Full);
+                }
+                Trouble::Broken(error) => {
+                    self.shared.fail(format!("the journal's disk failed: {error}"));
+                    self.shared.queue.refuse(batch, Outcome::Failed);
+                }
             }
-        };
-        // A new segment may be of any size: its first frame always fits.
-        let (taken, taken_bytes) = if taken > 0 {
-            (taken, taken_bytes)
-        } else {
-            fitting(frames, shared.segment_bytes - FRAMES_START).max((1, frames[0].0 as usize))
-        };
-        let (part, rest) = std::mem::take(&mut bytes).split_at_mut(taken_bytes);
-        write_part(shared, segment, part, &frames[..taken])?;
-        *written += taken_bytes;
-        (bytes, frames) = (rest, &frames[taken..]);
+        }
     }
-    Ok(())
+
+    /// Makes a batch durable.
+    fn write(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
+        let mut active = match self.active.take() {
+            Some(active) if active.end + batch.whole as u64 <= active.capacity => active,
+            _ => self.next_segment(batch.first)?,
+        };
+        let frames = batch.seal(active.salt);
+        if let Err(error) = self.shared.write_at(&active.file, frames, active.end) {
+            // The next batch begins another segment.
+            return Err(cut_back(&active, error));
+        }
+        if self.shared.options.durability == Durability::Fsync {
+            let started = Instant::now();
+            self.shared.sync(&active.file).map_err(Trouble::Broken)?;
+            self.shared.metrics.journal_sync_seconds.observe(started.elapsed().as_secs_f64());
+        }
+        active.end += frames.len() as u64;
+        let left = active.capacity.saturating_sub(active.end);
+        self.shared.active_left_bytes.store(left, Ordering::Relaxed);
+        self.active = Some(active);
+        Ok(())
+    }
+
+    /// Tells everyone that a batch is durable.
+    fn acknowledge(&self, batch: Batch) {
+        let records = batch.accepted.len();
+        self.shared.metrics.journal_batch_records.observe(records as f64);
+        batch.accepted.iter().for_each(IntCounter::inc);
+        self.shared.made_durable(batch.first..batch.end(), batch.whole as u64);
+        batch.commit.decide(Outcome::Durable);
+        self.shared.queue.recycle(batch.frames);
+    }
+
+    /// Begins a segment in a spare file. It has its name only when its header is durable.
+    fn next_segment(&self, base: Position) -> Result<Active, Trouble> {
+        let shared = &self.shared;
+        let spare = shared.spares.take().map_err(Trouble::Full)?;
+        let header = Header::new(shared.own_run_id, base, shared.options.durability);
+        let file = match self.name_segment(&spare, &header) {
+            Ok(file) => file,
+            Err(error) if disk::is_full(&error) => {
+                return Err(match fs::remove_file(&spare) {
+                    Ok(()) => Trouble::Full(error),
+                    Err(error) => Trouble::Broken(error),
+                });
+            }
+            Err(error) => return Err(Trouble::Broken(error)),
+        };
+        shared.index.lock().add_empty(header);
+        shared.keeper_bell.ring();
+        let capacity = shared.options.segment_bytes;
+        Ok(Active { file, salt: header.salt, end: HEADER_BYTES, capacity })
+    }
+
+    fn name_segment(&self, spare: &PathBuf, header: &Header) -> io::Result<File> {
+        let journal = &self.shared.options.directory;
+        let file = disk::open_or_create(spare)?;
+        file.write_all_at(&header.encode(), 0)?;
+        file.sync_all()?;
+        fs::rename(spare, segment::path(journal, header.base))?;
+        disk::sync_directory(&segment::directory(journal))?;
+        Ok(file)
+    }
 }
 
-/// How many frames, and how many bytes of them, fit into `room` bytes.
-fn fitting(frames: &[(u32, IntCounter)], room: u64) -> (usize, usize) {
-    let mut bytes = 0;
-    for (count, (frame, _)) in frames.iter().enumerate() {
-        if (bytes + *frame as usize) as u64 > room {
-            return (count, bytes);
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.fail("the journal's writer panicked".to_owned());
         }
-        bytes += *frame as usize;
     }
-    (frames.len(), bytes)
 }
 
-/// Writes frames that fit, syncs, and moves the durable watermark behind them.
-fn write_part(
-    shared: &Shared,
-    segment: &mut Segment,
-    bytes: &mut [u8],
-    frames: &[(u32, IntCounter)],
-) -> Result<(), WriteError> {
-    let mut rest = &mut bytes[..];
-    let mut position = segment.next;
-    for (index, (frame, _)) in frames.iter().enumerate() {
-        let (frame, behind) = std::mem::take(&mut rest).split_at_mut(*frame as usize);
-        seal(frame, segment.header.salt, position, index as u32);
-        position = position.next();
-        rest = behind;
+/// Takes back what a failed write may have left behind the durable end.
+fn cut_back(active: &Active, error: io::Error) -> Trouble {
+    if !disk::is_full(&error) {
+        return Trouble::Broken(error);
     }
-    if let Err(error) = shared.disk.write(&segment.file, bytes, segment.end) {
-        if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-            return Err(WriteError::Fatal(error));
-        }
-        // What was written of it must not stand before what comes next.
-        segment.file.set_len(segment.end).map_err(WriteError::Fatal)?;
-        segment.file.sync_all().map_err(WriteError::Fatal)?;
-        return Err(WriteError::Full(error));
+    match active.file.set_len(active.end).and_then(|()| active.file.sync_all()) {
+        Ok(()) => Trouble::Full(error),
+        Err(error) => Trouble::Broken(error),
     }
-    if shared.sync {
-        let since = Instant::now();
-        shared.disk.sync(&segment.file).map_err(WriteError::Fatal)?;
-        shared.metrics.journal_sync_seconds.observe(since.elapsed().as_secs_f64());
-    }
-    shared.metrics.journal_batch_records.observe(frames.len() as f64);
-    frames.iter().for_each(|(_, accepted)| accepted.inc());
-    segment.next = position;
-    segment.records += frames.len() as u64;
-    segment.end += bytes.len() as u64;
-    shared.advance(segment);
-    Ok(())
 }

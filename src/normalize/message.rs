@@ -29,8 +29,7 @@ pub(super) fn read(element: Value<'_>) -> Read<'_> {
         ..Message::default()
     };
     let referral = element.get("referral").filter(|referral| referral.is_object());
-    message.referral =
-        referral.filter(|referral| referral.is_strict(&referral.shape())).map(Value::bytes);
+    message.referral = referral.filter(|referral| referral.is_strict()).map(Value::bytes);
     if let Some(kind) = message.kind.clone()
         && let Some(content) = element.get(&kind)
     {
@@ -41,6 +40,7 @@ pub(super) fn read(element: Value<'_>) -> Read<'_> {
         id: text("id"),
         other_key: message.group_id.clone().or_else(|| message.to.clone()),
         occurred: Occurred { text: text("timestamp") },
+        state: element.get("status").and_then(Value::written),
         wa_ids: [&message.from.id, &message.to].into_iter().flatten().cloned().collect(),
         user_ids: [&message.from.user_id, &to_user_id].into_iter().flatten().cloned().collect(),
         errors,

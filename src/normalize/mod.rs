@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** pure. No clock, no I/O; the same callback always yields the same items.
 
+mod contract;
 mod envelope;
 mod error_codes;
 mod json;
@@ -18,9 +19,11 @@ use std::{borrow::Cow, io};
 
 use flate2::read::MultiGzDecoder;
 
+#[doc(hidden)]
+pub use self::contract::hold_to_the_contract;
 use self::{
     envelope::{Array, Part, Scope},
-    json::Value,
+    json::{Document, Unreadable, Value},
 };
 use crate::{
     callback::Callback,
@@ -50,18 +53,22 @@ pub fn normalize(callback: &Callback<'_>, each: &mut dyn FnMut(Item<'_>)) {
     if json::is_blank(&body) {
         return;
     }
-    let (document, shape) = match json::parse(&body) {
-        Ok(parsed) => parsed,
-        Err(json::NotJson { at }) => {
+    let document = match Document::parse(&body) {
+        Ok(document) => document,
+        Err(Unreadable::NotJson { at }) => {
             return each(whole(Reason::InvalidJson, format!("not JSON from byte {at} on")));
         }
+        Err(Unreadable::TooManyValues) => {
+            return each(whole(Reason::TooManyElements, "too many values".to_owned()));
+        }
     };
-    if body.len() / ELEMENT_BYTES_MIN > ELEMENTS_MAX && count(document) > ELEMENTS_MAX {
+    let root = document.root();
+    if body.len() / ELEMENT_BYTES_MIN > ELEMENTS_MAX && count(root) > ELEMENTS_MAX {
         return each(whole(Reason::TooManyElements, format!("more than {ELEMENTS_MAX} elements")));
     }
     let mut reading =
-        Reading { callback, strict: document.is_strict(&shape), scope: Scope::default(), each };
-    if !envelope::walk(document, &mut |part| reading.part(part)) {
+        Reading { callback, strict: document.is_strict(), scope: Scope::default(), each };
+    if !envelope::walk(root, &mut |part| reading.part(part)) {
         (reading.each)(whole(Reason::Unrecognized, "JSON, but no callback".to_owned()));
     }
 }
@@ -154,12 +161,13 @@ impl<'a> Reading<'_, 'a> {
         if let Some((reason, detail)) = missing {
             return self.dead_letter(reason, detail, value, place, kind.topic());
         }
-        let strict = self.strict || value.is_strict(&value.shape());
+        let strict = self.strict || value.is_strict();
         let raw = Cow::Borrowed(value.bytes());
         let mut event = Event::new(self.callback, kind, place, raw, strict);
         event.message_id = read.id;
         event.other_key = read.other_key;
         event.occurred = read.occurred;
+        event.state = read.state;
         event.detail = read.detail;
         event.errors = read.errors;
         (self.each)(Item::Event(event));
@@ -178,21 +186,25 @@ impl<'a> Reading<'_, 'a> {
             _ if members.is_empty() && contacts.is_empty() => return,
             _ => Cow::Owned(other::gather(&members, &contacts)),
         };
+        let member =
+            |name: &str| members.iter().rfind(|(key, _)| key == name).map(|(_, value)| value);
         let find = |names: &[&str]| {
-            let named = |name: &&str| members.iter().rfind(|(key, _)| key == name);
-            names.iter().find_map(named).and_then(|(_, value)| value.text())
+            names.iter().find_map(|name| member(name)).and_then(|value| value.text())
         };
         let place = self.place(pointer, None);
         // A gathered object is what it was gathered from.
         let strict =
-            self.strict || json::parse(&raw).is_ok_and(|(value, shape)| value.is_strict(&shape));
+            self.strict || Document::parse(&raw).is_ok_and(|document| document.is_strict());
         let message_id = find(&["id"]);
         let other_key = find(&["group_id", "recipient_id", "wa_id"]);
-        let text = find(&["timestamp"]).or_else(|| self.scope.time.clone());
+        let (text, state) =
+            (find(&["timestamp"]), member("status").and_then(|value| value.written()));
         let mut event = Event::new(self.callback, EventKind::ChannelEvent, place, raw, strict);
         event.message_id = message_id.filter(|id| !id.is_empty());
         event.other_key = other_key;
         event.occurred = Occurred { text };
+        event.entry_time = Occurred { text: self.scope.time.clone() };
+        event.state = state;
         (self.each)(Item::Event(event));
     }
 
@@ -214,8 +226,10 @@ impl<'a> Reading<'_, 'a> {
         place: Place<'a>,
         topic: Topic,
     ) {
-        let bytes = value.bytes();
-        let letter = DeadLetter::of_element(self.callback, reason, detail, bytes, place, topic);
+        let bytes = Cow::Borrowed(value.bytes());
+        let stage = Stage::Normalize;
+        let letter =
+            DeadLetter::of_element(self.callback, reason, stage, detail, bytes, (place, topic));
         (self.each)(Item::DeadLetter(letter));
     }
 }
@@ -225,6 +239,8 @@ struct Read<'a> {
     id: Option<Text<'a>>,
     other_key: Option<Text<'a>>,
     occurred: Occurred<'a>,
+    /// Its `status`.
+    state: Option<Text<'a>>,
     detail: Detail<'a>,
     errors: Vec<ErrorDetail<'a>>,
     /// Phone numbers, then user ids, by which its contact may be found; the nearest first.

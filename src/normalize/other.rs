@@ -15,6 +15,7 @@ pub(super) fn read(element: Value<'_>) -> Read<'_> {
         id: text("id"),
         other_key: text("from"),
         occurred: Occurred { text: text("timestamp") },
+        state: element.get("status").and_then(Value::written),
         detail: Detail::Other,
         errors,
         wa_ids: people("from", "to"),

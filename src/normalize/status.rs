@@ -9,6 +9,7 @@ pub(super) fn read(element: Value<'_>) -> Read<'_> {
     let mut status = Status::default();
     let mut group = None;
     let mut errors = Vec::new();
+    let mut state = None;
     let recipient = &mut status.recipient;
     let mut pricing = None;
     for (key, member) in element.members() {
@@ -16,7 +17,10 @@ pub(super) fn read(element: Value<'_>) -> Read<'_> {
         match &*key {
             "id" => id = text,
             "timestamp" => occurred.text = text,
-            "status" => status.raw = text,
+            "status" => {
+                state = member.written();
+                status.raw = text;
+            }
             "recipient_id" => recipient.id = filled(text),
             "recipient_type" => group = filled(text),
             "recipient_user_id" => recipient.user_id = filled(text),
@@ -50,6 +54,7 @@ pub(super) fn read(element: Value<'_>) -> Read<'_> {
         other_key: recipient.id.clone(),
         id,
         occurred,
+        state,
         errors,
         detail: Detail::Status(Box::new(Status { pricing: pricing.map(self::pricing), ..status })),
     }

@@ -3,7 +3,9 @@
 //! One table. Only what is certainly one record's own doing may become a dead letter; everything
 //! that is not named here is everyone's, and waits. Nothing is ever skipped because of it.
 
-use rdkafka::types::RDKafkaErrorCode as Code;
+use std::fmt;
+
+use rdkafka::{error::KafkaError, types::RDKafkaErrorCode as Code};
 
 /// Whose fault an error is, and so what follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,39 @@ impl Blocked {
     /// Whether an operator has to decide before anything may move: then the position is only read.
     pub(super) fn needs_operator(self) -> bool {
         matches!(self, Self::JournalDiverged | Self::PositionReset | Self::ClusterChanged)
+    }
+}
+
+/// What stands in the way of publishing.
+#[derive(Debug)]
+pub(super) struct Obstacle {
+    pub(super) blocked: Blocked,
+    pub(super) detail: String,
+}
+
+impl Obstacle {
+    pub(super) fn new(blocked: Blocked, detail: impl Into<String>) -> Self {
+        Self { blocked, detail: detail.into() }
+    }
+
+    pub(super) fn missing(topic: &str) -> Self {
+        let remedy = "create it, set kafka.create_topics, or route it to the dead letters";
+        Self::new(Blocked::UnknownTopic, format!("topic {topic} does not exist: {remedy}"))
+    }
+
+    pub(super) fn kafka(error: KafkaError) -> Self {
+        let blocked = match error.rdkafka_error_code().map(whose) {
+            Some(Fault::Everyone(blocked)) => blocked,
+            Some(Fault::Time) => Blocked::NoBroker,
+            _ => Blocked::KafkaError,
+        };
+        Self::new(blocked, error.to_string())
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.blocked.as_str(), self.detail)
     }
 }
 

@@ -35,14 +35,13 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use self::{
-    faults::Blocked,
-    opening::Obstacle,
+    faults::{Blocked, Obstacle},
     session::{Ended, Memory, Session},
     tally::Tally,
 };
 use crate::{
     config::Config,
-    journal::{Journal, Position},
+    journal::{Journal, Position, fork::Forked},
     metrics::Metrics,
 };
 
@@ -221,7 +220,7 @@ fn publish(shared: &Shared, panicked: BTreeSet<Position>) {
     while !shared.out_of_time() {
         shared.beat();
         take_up_fork(shared);
-        let obstacle = match opening::open(shared, memory.transaction_timeout) {
+        let obstacle = match opening::open(shared, &memory) {
             Err(obstacle) => Some(obstacle),
             Ok(opened) => match Session::new(shared, &mut memory, opened).run() {
                 Ended::Stopped => return,
@@ -252,9 +251,9 @@ fn publish(shared: &Shared, panicked: BTreeSet<Position>) {
 fn take_up_fork(shared: &Shared) {
     match shared.journal.take_fork() {
         Ok(None) => {}
-        Ok(Some((fork, left_out))) => {
+        Ok(Some(Forked { left_out, repeated, .. })) => {
             Tally::left_out(left_out, &shared.metrics);
-            tracing::warn!(journal = %fork.new_id, left_out,
+            tracing::warn!(journal = %shared.journal.id(), left_out, repeated,
                 "the journal was forked: it publishes under a new name now");
         }
         Err(error) => tracing::error!(%error, "the fork that was asked for cannot be taken up"),

@@ -5,7 +5,6 @@
 //! client can move it any more.
 
 use std::{
-    fmt,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -22,7 +21,8 @@ use uuid::Uuid;
 
 use super::{
     Shared,
-    faults::{Blocked, Fault, whose},
+    faults::{Blocked, Obstacle},
+    session::Memory,
     topics::{self, Topics},
     transaction::{Client, Context},
 };
@@ -31,39 +31,6 @@ use crate::{config::Config, journal::Position};
 const CALL: Duration = Duration::from_secs(10);
 /// How long a position that went back is read again before it is believed.
 const DOUBT: Duration = Duration::from_secs(30);
-
-/// What stands in the way of publishing.
-#[derive(Debug)]
-pub(super) struct Obstacle {
-    pub(super) blocked: Blocked,
-    pub(super) detail: String,
-}
-
-impl Obstacle {
-    pub(super) fn new(blocked: Blocked, detail: impl Into<String>) -> Self {
-        Self { blocked, detail: detail.into() }
-    }
-
-    pub(super) fn missing(topic: &str) -> Self {
-        let remedy = "create it, set kafka.create_topics, or route it to the dead letters";
-        Self::new(Blocked::UnknownTopic, format!("topic {topic} does not exist: {remedy}"))
-    }
-
-    pub(super) fn kafka(error: KafkaError) -> Self {
-        let blocked = match error.rdkafka_error_code().map(whose) {
-            Some(Fault::Everyone(blocked)) => blocked,
-            Some(Fault::Time) => Blocked::NoBroker,
-            _ => Blocked::KafkaError,
-        };
-        Self::new(blocked, error.to_string())
-    }
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.blocked.as_str(), self.detail)
-    }
-}
 
 /// Where publishing goes on, and with what.
 pub(super) struct Opened {
@@ -89,7 +56,8 @@ pub(super) fn metadata(run_id: Uuid, receipt: Uuid) -> String {
 ///
 /// # Errors
 /// What stands in the way; nothing has been changed then.
-pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Opened, Obstacle> {
+pub(super) fn open(shared: &Shared, memory: &Memory) -> Result<Opened, Obstacle> {
+    let since = Instant::now();
     let config = shared.config.load();
     let identity = format!("{}{}", config.kafka.identity_prefix, shared.journal.id());
     let base = base_config(&config);
@@ -100,7 +68,7 @@ pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Ope
         Context::new(Arc::clone(&shared.metrics)),
     )
     .map_err(Obstacle::kafka)?;
-    let cluster_id = topics::cluster_id(&consumer)?;
+    let cluster_id = topics::cluster_id(&consumer, &config.topics.position)?;
     let Config { kafka, topics: names, .. } = &**config;
     let topics = topics::check(&consumer, &base, kafka, names, &shared.metrics, &cluster_id)?;
     shared.beat();
@@ -108,20 +76,18 @@ pub(super) fn open(shared: &Shared, transaction_timeout: Duration) -> Result<Ope
 
     reading.judge(&reading.read(&config.topics.position)?)?;
     shared.beat();
-    let producer_config = producer_config(&base, &identity, &config, &topics, transaction_timeout);
+    let producer_config = producer_config(&base, &identity, &config, &topics, memory);
     let client = Client::open(
         &producer_config,
         Context::new(Arc::clone(&shared.metrics)),
         &consumer,
         &config.topics.position,
-        transaction_timeout,
-    )
-    .map_err(|(error, trouble)| {
-        let obstacle = Obstacle::kafka(error);
-        Obstacle { blocked: trouble.unwrap_or(obstacle.blocked), ..obstacle }
-    })?;
+        memory.transaction_timeout,
+    )?;
     shared.beat();
     let position = reading.settled(&config.topics.position)?;
+    let seconds = since.elapsed().as_secs_f64();
+    tracing::info!(run = position.run(), index = position.index(), seconds, "publishing from here");
     Ok(Opened { client, topics, cluster_id, position })
 }
 
@@ -251,13 +217,13 @@ fn producer_config(
     identity: &str,
     config: &Config,
     topics: &Topics,
-    transaction_timeout: Duration,
+    memory: &Memory,
 ) -> ClientConfig {
-    let timeout_ms = transaction_timeout.as_millis().to_string();
+    let timeout_ms = memory.transaction_timeout.as_millis().to_string();
     // An event repeats what its body said and adds to it; base64 is a third longer.
     let message_bytes = 2 * config.http.max_body_bytes + 64 * 1024;
-    let batch_bytes = topics.max_message_bytes().unwrap_or(message_bytes).min(1_000_000);
-    // A copy as a whole: `config_map` hides passwords.
+    let limit = topics.max_message_bytes().unwrap_or(message_bytes);
+    let batch_bytes = memory.batch_bytes.min(limit);
     let mut producer = base.clone();
     for (name, value) in [
         ("linger.ms", "5"),
@@ -265,6 +231,7 @@ fn producer_config(
         ("statistics.interval.ms", "5000"),
         ("queue.buffering.max.messages", "100000"),
     ] {
+        // Not by copying all of the base: librdkafka's crate blots out secrets in such a listing.
         if base.get(name).is_none() {
             producer.set(name, value);
         }

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::{
     Shared,
     batch::{Batch, BatchError, ItemId, Refusal, Rules, Sent, Size, now_ms},
-    faults::{Blocked, Fault, whose},
-    opening::{Obstacle, Opened, metadata},
+    faults::{Blocked, Fault, Obstacle, whose},
+    opening::{Opened, metadata},
     tally::Tally,
     topics::Topics,
     transaction::{Client, Failure, Step, label},
@@ -26,6 +26,8 @@ use crate::{
 
 /// The time that a transaction may take, unless a callback alone needs more.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// librdkafka's own default of `batch.size`.
+const BATCH_BYTES: usize = 1_000_000;
 /// The most that brokers allow by default (`transaction.max.timeout.ms`).
 const TRANSACTION_TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 /// How long the thread waits at most before it looks around.
@@ -38,6 +40,8 @@ const REFUSALS_MAX: usize = 10;
 /// What a publisher learns and keeps from one client to the next.
 pub(super) struct Memory {
     pub(super) transaction_timeout: Duration,
+    /// What one request carries for a partition at most.
+    pub(super) batch_bytes: usize,
     /// Callbacks that made normalizing panic twice.
     panicked: BTreeSet<Position>,
     window: Window,
@@ -54,6 +58,7 @@ impl Memory {
     pub(super) fn new(shared: &Shared, panicked: BTreeSet<Position>) -> Self {
         Self {
             transaction_timeout: TRANSACTION_TIMEOUT,
+            batch_bytes: BATCH_BYTES,
             panicked,
             window: Window::new(shared.config.load().duplicates),
             refused: HashMap::new(),
@@ -179,7 +184,7 @@ impl<'a> Session<'a> {
         }
         self.memory.window.commit();
         tally.count(&self.shared.metrics, now_ms());
-        journal.go_on_from(self.position);
+        journal.opened_by_publisher(self.position);
         Ok(())
     }
 
@@ -226,7 +231,9 @@ impl<'a> Session<'a> {
             only,
         };
         let mut batch = Batch::new(rules, &mut self.client, &mut self.memory.window, deadline);
-        let filled = batch.fill(&mut self.reader, size, Position::MAX, self.shared);
+        let last = only.and_then(BTreeSet::last);
+        let until = last.map_or(Position::MAX, |id| id.position.next());
+        let filled = batch.fill(&mut self.reader, size, until, self.shared);
         let Batch { tally, sent, end, .. } = batch;
         let full = matches!(filled, Ok(true));
         (Attempt { tally, sent, end, full }, filled.map(drop))
@@ -376,12 +383,22 @@ impl<'a> Session<'a> {
             match (refused.first(), half) {
                 (Some((sent, code)), 1) => return self.refuse(*sent, *code),
                 (Some(_), _) => suspects = refused.into_iter().map(|(sent, _)| sent).collect(),
-                // Alone it passes now: nothing to blame, the next try takes it.
-                (None, _) if suspects.len() == 1 => return Ok(()),
+                (None, _) if suspects.len() == 1 => return Err(self.nobody_is_at_fault()),
                 (None, _) => drop(suspects.drain(..half)),
             }
         }
         Ok(())
+    }
+
+    /// Alone they pass, together they were refused: a limit has changed. The next client learns
+    /// it, or, where it may not ask, sends less at once.
+    fn nobody_is_at_fault(&mut self) -> Ended {
+        self.memory.batch_bytes = (self.memory.batch_bytes / 2).max(1);
+        tracing::warn!(
+            batch_bytes = self.memory.batch_bytes,
+            "Kafka refuses records together that pass alone"
+        );
+        Ended::Lost(None)
     }
 
     /// Sends some records of the next transaction alone, and aborts. Returns who was refused.

@@ -14,8 +14,7 @@ use rdkafka::{
 };
 
 use super::{
-    faults::{Blocked, Fault, whose},
-    opening::Obstacle,
+    faults::{Blocked, Fault, Obstacle, whose},
     transaction::Context,
 };
 use crate::{config, event::Topic, metrics::Metrics};
@@ -76,16 +75,18 @@ impl Topics {
     }
 }
 
-/// The cluster's id. The first call of an opening: it finds out whether there is any broker.
+/// The cluster's id.
 ///
 /// # Errors
 /// When no broker answers.
-pub(super) fn cluster_id(consumer: &BaseConsumer<Context>) -> Result<String, Obstacle> {
-    consumer.client().fetch_cluster_id(CALL).ok_or_else(|| {
-        consumer.poll(Duration::ZERO);
-        let trouble = consumer.context().take_trouble().unwrap_or(Blocked::NoBroker);
-        Obstacle::new(trouble, "no broker answers")
-    })
+pub(super) fn cluster_id(
+    consumer: &BaseConsumer<Context>,
+    topic: &str,
+) -> Result<String, Obstacle> {
+    // Asking for metadata brings the id along; asking for the id waits for whoever asks next.
+    with_metadata(consumer, topic, |_| Ok(()))?;
+    let no_id = || Obstacle::new(Blocked::NoBroker, "no broker tells the cluster's id");
+    consumer.client().fetch_cluster_id(CALL).ok_or_else(no_id)
 }
 
 /// Looks at all topics; creates those that are missing and may be created.
@@ -138,7 +139,8 @@ fn with_metadata<T>(
         Err(error) => {
             let obstacle = Obstacle::kafka(error);
             // What the connection itself says is nearer to the cause than a call's timeout.
-            consumer.poll(Duration::ZERO);
+            // A poll ends with each error that it finds, and log lines lie between them.
+            (0..10).for_each(|_| drop(consumer.poll(Duration::from_millis(10))));
             let trouble = consumer.context().take_trouble();
             Err(Obstacle { blocked: trouble.unwrap_or(Blocked::NoBroker), ..obstacle })
         }

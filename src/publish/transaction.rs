@@ -20,20 +20,22 @@ use rdkafka::{
     ClientConfig, ClientContext, Offset, Statistics, TopicPartitionList,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
     consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata},
-    error::KafkaError,
+    error::{KafkaError, KafkaResult},
     message::{DeliveryResult, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig},
     types::RDKafkaErrorCode as Code,
 };
 
 use super::{
-    faults::{Blocked, Fault, whose},
+    faults::{Blocked, Fault, Obstacle, whose},
     stats::Exporter,
 };
 use crate::metrics::Metrics;
 
 /// How long one step of a poll waits: the precision with which the last report is noticed.
 const POLL: Duration = Duration::from_millis(1);
+/// How long initialising waits between two looks at the client's events.
+const STEP: Duration = Duration::from_millis(500);
 /// The longest that ending a transaction may take beside the transaction's own time.
 const CALL: Duration = Duration::from_secs(10);
 
@@ -164,6 +166,22 @@ pub(super) struct Record<'a> {
     pub(super) number: usize,
 }
 
+/// Initialises transactions in steps, and serves the client's events in between.
+fn init_transactions(producer: &BaseProducer<Context>) -> KafkaResult<()> {
+    let deadline = Instant::now() + 2 * CALL;
+    loop {
+        producer.poll(Duration::ZERO);
+        let error = match producer.init_transactions(STEP) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let again = matches!(&error, KafkaError::Transaction(error) if error.is_retriable());
+        if !again || Instant::now() >= deadline {
+            return Err(error);
+        }
+    }
+}
+
 /// A transactional client that has been initialised.
 pub(super) struct Client {
     producer: BaseProducer<Context>,
@@ -179,22 +197,22 @@ impl Client {
     /// same transactional id left open.
     ///
     /// # Errors
-    /// Whatever librdkafka says, and what its connections had to say; nothing has been published
-    /// then.
+    /// What stands in the way; nothing has been published then.
     pub(super) fn open(
         config: &ClientConfig,
         context: Context,
         consumer: &BaseConsumer<Context>,
         position_topic: &str,
         timeout: Duration,
-    ) -> Result<Self, (KafkaError, Option<Blocked>)> {
-        let producer = BaseProducer::from_config_and_context(config, context)
-            .map_err(|error| (error, None))?;
-        if let Err(error) = producer.init_transactions(2 * CALL) {
-            // A call's timeout hides the cause: refused credentials look like no broker.
-            producer.poll(Duration::ZERO);
-            return Err((error, producer.context().take_trouble()));
-        }
+    ) -> Result<Self, Obstacle> {
+        let producer =
+            BaseProducer::from_config_and_context(config, context).map_err(Obstacle::kafka)?;
+        init_transactions(&producer).map_err(|error| {
+            let obstacle = Obstacle::kafka(error);
+            // What the connection itself says is nearer to the cause than a call's timeout.
+            let trouble = producer.context().take_trouble();
+            Obstacle { blocked: trouble.unwrap_or(obstacle.blocked), ..obstacle }
+        })?;
         // INVARIANT: `group.id` is always set, and that is all that the metadata needs.
         let group = consumer.group_metadata().expect("a consumer with a group");
         Ok(Self { producer, group, position_topic: position_topic.to_owned(), timeout, sent: 0 })

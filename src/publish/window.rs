@@ -80,12 +80,13 @@ impl Window {
     }
 }
 
-/// 128 bits that differ where source, update or bytes differ: both parts are SHA-256 already.
+/// 128 bits that differ where source, update or bytes differ: half of them are of the content's
+/// SHA-256, half a hash of all three.
 fn digest(source: &str, event_id: [u8; 16], content_hash: [u8; 32]) -> u128 {
     let mut hasher = DefaultHasher::new();
-    source.hash(&mut hasher);
-    let content = content_hash.first_chunk::<16>().map_or(0, |bytes| u128::from_le_bytes(*bytes));
-    u128::from_le_bytes(event_id) ^ content.rotate_left(64) ^ u128::from(hasher.finish())
+    (source, event_id, content_hash).hash(&mut hasher);
+    let content = content_hash.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    u128::from(hasher.finish()) << 64 | u128::from(content)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("http", &["callback", "config", "journal", "metrics"]),
     ("admin", &["http", "journal", "metrics"]),
     ("publish", &["callback", "config", "event", "journal", "metrics", "normalize"]),
-    ("serve", &["admin", "config", "http", "journal", "metrics", "publish"]),
+    ("serve", &["admin", "callback", "config", "http", "journal", "metrics", "publish"]),
     ("cli", &["callback", "config", "event", "journal", "metrics", "normalize", "serve"]),
     ("main", &["cli"]),
 ];
@@ -42,7 +42,10 @@ fn sources() -> Vec<(String, String)> {
                 let text = fs::read_to_string(&path).unwrap();
                 let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
                 let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-                found.push((room.to_owned(), lines.collect::<Vec<_>>().join("\n")));
+                let code = lines.collect::<Vec<_>>().join("\n");
+                let code =
+                    if room == "main" { code.replace("weni_edge::", "crate::") } else { code };
+                found.push((room.to_owned(), code));
             }
         }
     }
@@ -53,11 +56,11 @@ fn sources() -> Vec<(String, String)> {
     found
 }
 
-/// The rooms named in `crate::room` and in `use crate::{room::…, …}`.
+/// The rooms named in `crate::room` and in `use crate::{room::…, …}`; `main` is another crate.
 fn imports(code: &str) -> Vec<String> {
     let flat: String = code.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut rooms = Vec::new();
-    for part in flat.split("crate::").skip(1).chain(flat.split("weni_edge::").skip(1)) {
+    for part in flat.split("crate::").skip(1) {
         match part.strip_prefix('{') {
             None => rooms.push(first_word(part)),
             Some(group) => {

@@ -1,8 +1,12 @@
 //! Integration tests: one binary, a file per capability.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod admin;
 mod architecture;
 mod cluster;
+mod dev;
 mod harness;
+mod http;
 mod kafka;
+mod publish;
 mod send;

@@ -330,7 +330,7 @@ class Oracle:
                 self.check_where(record, carried[0][1])
 
     def is_within(self, node, record, callback):
-        places = resolve(callback.root, record.element or "?")
+        places = resolve(callback.root, "?" if record.element is None else record.element)
         return any(
             place.start <= node.start and node.end <= place.end or node.start <= place.start and place.end <= node.end
             for place in places
@@ -376,7 +376,9 @@ def status_facts(event, node):
     if status in RANKS:
         yield "status_known", event.get("status_known"), True
     yield "recipient.id", part(event, "recipient").get("id", ""), node.text("recipient_id")
-    codes = [error.text("code") for error in node.items("errors") if error.kind == "object"]
+    # A code that is no number is in raw only.
+    codes = [error.text("code").strip() for error in node.items("errors") if error.kind == "object"]
+    codes = [code if code.lstrip("-").isdigit() else "" for code in codes]
     yield "error codes", [str(error.get("code", "")) for error in event.get("errors", [])], codes
 
 

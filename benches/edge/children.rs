@@ -1,0 +1,114 @@
+//! What this program is when it was started by itself. Each ends with its standard input, that is,
+//! with the process that started it.
+
+use std::{
+    io::{BufRead, Write, stdin, stdout},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, bail};
+use axum::{Router, body::Bytes, routing::any};
+use clap::ValueEnum;
+use rdkafka::mocking::MockCluster;
+use tokio::net::TcpListener;
+
+use crate::{kafka, process::Process};
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Child {
+    /// `axum::serve` and a handler that reads the body.
+    Baseline,
+    /// A mock cluster of one broker; `down` and `up` on standard input.
+    Kafka,
+}
+
+/// Runs until standard input ends.
+pub(crate) fn run(child: Child) -> anyhow::Result<()> {
+    match child {
+        Child::Baseline => baseline(),
+        Child::Kafka => kafka(),
+    }
+}
+
+/// Starts a child, which says on its first line where it is.
+pub(crate) fn start(child: Child) -> anyhow::Result<(Process, Conversation, String)> {
+    let (name, argument) = match child {
+        Child::Baseline => ("the baseline", "baseline"),
+        Child::Kafka => ("the mock cluster", "kafka"),
+    };
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--child", argument]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut process = Process::start(name, &mut command)?;
+    let mut conversation = Conversation {
+        to: process.take_stdin()?,
+        from: std::io::BufReader::new(process.take_stdout()?),
+    };
+    let address = conversation.listen()?;
+    Ok((process, conversation, address))
+}
+
+/// Standard input and output of a child.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    to: std::process::ChildStdin,
+    from: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Conversation {
+    /// Says a line and waits for the answer.
+    pub(crate) fn ask(&mut self, line: &str) -> anyhow::Result<String> {
+        writeln!(self.to, "{line}")?;
+        self.listen()
+    }
+
+    fn listen(&mut self) -> anyhow::Result<String> {
+        let mut line = String::new();
+        self.from.read_line(&mut line)?;
+        if line.is_empty() {
+            bail!("the child has ended");
+        }
+        Ok(line.trim_end().to_owned())
+    }
+}
+
+fn baseline() -> anyhow::Result<()> {
+    std::thread::spawn(|| {
+        let _: u64 = std::io::copy(&mut stdin(), &mut std::io::sink()).unwrap_or(0);
+        std::process::exit(0);
+    });
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        say(&listener.local_addr()?.to_string())?;
+        let app = Router::new().route(
+            "/hooks/bench",
+            any(async |body: Bytes| if body.is_empty() { "empty\n" } else { "accepted\n" }),
+        );
+        Ok(axum::serve(listener, app).await?)
+    })
+}
+
+fn kafka() -> anyhow::Result<()> {
+    let cluster = MockCluster::new(1)?;
+    for name in kafka::EVENTS {
+        cluster.create_topic(&kafka::topic(kafka::MOCK_PREFIX, name), kafka::PARTITIONS, 1)?;
+    }
+    for name in [kafka::POSITION, kafka::OUTSIDE] {
+        cluster.create_topic(&kafka::topic(kafka::MOCK_PREFIX, name), 1, 1)?;
+    }
+    say(&cluster.bootstrap_servers())?;
+    for line in stdin().lines() {
+        match line?.as_str() {
+            "down" => cluster.broker_down(-1)?,
+            "up" => cluster.broker_up(-1)?,
+            other => bail!("{other:?} is neither down nor up"),
+        }
+        say("done")?;
+    }
+    Ok(())
+}
+
+fn say(line: &str) -> anyhow::Result<()> {
+    let mut out = stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush().context("standard output")
+}

@@ -1,0 +1,143 @@
+//! What the table in the README is made with: `cargo bench`, or `cargo bench -- requests` for a part.
+//!
+//! Server, Kafka and load generator are processes of their own on loopback; this one starts them,
+//! measures from outside (`/proc`, `/metrics`, the generator's summary) and ends them. The baseline
+//! and Kafka's mock cluster are this same program, started with `--child`.
+//!
+//! **Invariant:** a run that lost, doubled or aborted anything gives no figure. Every row ends with
+//! [`Edge::prove`](edge::Edge::prove).
+
+mod backlog;
+mod children;
+mod comeback;
+mod edge;
+mod figures;
+mod kafka;
+mod load;
+mod machine;
+mod process;
+mod readable;
+mod requests;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+
+use self::{children::Child, figures::Row, machine::Machine};
+
+/// As in the edge: what is compared is not the allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Measures the edge and prints the table of the README (Markdown) to standard output
+///
+/// The baseline 1.0 is plain axum::serve with a handler that reads the body. Kafka is librdkafka's
+/// mock cluster in a process of its own, with 12 partitions; the load generator is `weni-edge send`,
+/// and a row says "generator-bound" where it took more than 80 % of a core. Bodies have 1 KB and a
+/// message id each; everything is synced before the answer and published. Baseline and edge take
+/// turns; figures are medians of the rounds, with the least and the most in parentheses.
+///
+/// A run fails, without a table, when a call was not accepted, a callback was taken for a
+/// repetition, a transaction was aborted, a record is missing in Kafka or there twice, or the journal
+/// would not be on a disk.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo bench --")]
+struct Args {
+    /// What to measure; everything unless given
+    #[arg(value_enum)]
+    rows: Vec<Rows>,
+
+    /// Rounds of each row, instead of 5 for requests and 3 for the rest
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+
+    /// How long one round of requests loads the server
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+
+    /// How much is in the journal before it is opened and drained
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..))]
+    backlog: u64,
+
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+
+    /// What this process is when it was started by another one.
+    #[arg(long, hide = true, value_enum)]
+    child: Option<Child>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rows {
+    /// Requests a second at 64 and 256 connections, CPU a request, p99 of the answer (4 minutes)
+    Requests,
+    /// 1 GiB taken in while Kafka is away: memory, opening it again, draining it on one core
+    /// (5 minutes; again for the Kafka that WENI_EDGE_TEST_KAFKA names)
+    Backlog,
+    /// First commit after Kafka was away for 30 s, against an outside client's first success (2
+    /// minutes)
+    Return,
+    /// Accepted -> readable by a read_committed consumer, 1,000 a second; needs a real Kafka:
+    /// WENI_EDGE_TEST_KAFKA=host:port (3 minutes)
+    Latency,
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+struct Effort {
+    rounds: Option<u32>,
+    round: Duration,
+    backlog_bytes: u64,
+}
+
+impl Effort {
+    fn rounds(&self, unless_given: u32) -> u32 {
+        self.rounds.unwrap_or(unless_given)
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let outcome = match args.child {
+        Some(child) => children::run(child),
+        // `cargo test --all-targets` starts benches too.
+        None if !args.bench => {
+            println!("nothing measured: this is for `cargo bench`");
+            Ok(())
+        }
+        None => measure(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(args: &Args) -> anyhow::Result<()> {
+    let all = [Rows::Requests, Rows::Backlog, Rows::Return, Rows::Latency];
+    let rows = if args.rows.is_empty() { &all[..] } else { &args.rows };
+    let effort = Effort {
+        rounds: args.rounds,
+        round: Duration::from_secs(args.seconds),
+        backlog_bytes: args.backlog << 20,
+    };
+    let machine = Machine::look()?;
+    let mut table: Vec<Row> = Vec::new();
+    for name in rows {
+        let measured = match name {
+            Rows::Requests => requests::measure(effort),
+            Rows::Backlog => backlog::measure(effort),
+            Rows::Return => comeback::measure(effort),
+            Rows::Latency => readable::measure(effort),
+        };
+        table.extend(measured.with_context(|| format!("{name:?}"))?);
+    }
+    println!("{machine}");
+    figures::print(&table);
+    Ok(())
+}

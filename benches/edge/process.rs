@@ -1,0 +1,101 @@
+//! Processes that are measured, and that never outlive this one's interest in them.
+
+use std::{
+    fs,
+    process::{Child, ChildStdin, ChildStdout, Command},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+/// The unit of `/proc/<pid>/stat`: USER_HZ is 100 for user space whatever the kernel's own.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A running child; dropped, it is killed.
+#[derive(Debug)]
+pub(crate) struct Process {
+    name: &'static str,
+    child: Child,
+}
+
+/// Resident memory in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// Now (VmRSS).
+    pub(crate) now: u64,
+    /// The most since the process began (VmHWM).
+    pub(crate) most: u64,
+}
+
+impl Process {
+    pub(crate) fn start(name: &'static str, command: &mut Command) -> anyhow::Result<Self> {
+        let child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
+        Ok(Self { name, child })
+    }
+
+    /// The child's end of a pipe that was asked for, once.
+    pub(crate) fn take_stdin(&mut self) -> anyhow::Result<ChildStdin> {
+        self.child.stdin.take().with_context(|| format!("{} has no stdin", self.name))
+    }
+
+    /// As [`take_stdin`](Self::take_stdin).
+    pub(crate) fn take_stdout(&mut self) -> anyhow::Result<ChildStdout> {
+        self.child.stdout.take().with_context(|| format!("{} has no stdout", self.name))
+    }
+
+    /// The child itself, for the pipes that only one caller knows.
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Processor time of all its threads, user and system, in steps of 10 ms.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+        let stat = self.proc("stat")?;
+        // The second field is the name, in parentheses, and may hold anything; utime and stime are
+        // the 14th and 15th.
+        let (_, fields) = stat.rsplit_once(')').context("no name in /proc/<pid>/stat")?;
+        let mut fields = fields.split_ascii_whitespace().skip(11);
+        let mut ticks = || -> anyhow::Result<u32> {
+            Ok(fields.next().context("too few fields in /proc/<pid>/stat")?.parse()?)
+        };
+        Ok(TICK * (ticks()? + ticks()?))
+    }
+
+    pub(crate) fn memory(&self) -> anyhow::Result<Memory> {
+        let status = self.proc("status")?;
+        let bytes = |field: &str| -> anyhow::Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(field));
+            let value = line.with_context(|| format!("no {field} in /proc/<pid>/status"))?;
+            let kib = value.trim().trim_end_matches("kB").trim().parse::<u64>()?;
+            Ok(kib * 1024)
+        };
+        Ok(Memory { now: bytes("VmRSS:")?, most: bytes("VmHWM:")? })
+    }
+
+    /// Waits for its end, which must be a success; what processor time it took in all.
+    pub(crate) fn finish(mut self) -> anyhow::Result<Duration> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        // It is left a zombie, whose times can still be read.
+        waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
+        let cpu = self.cpu()?;
+        let status = self.child.wait()?;
+        if !status.success() {
+            bail!("{} ended with {status}", self.name);
+        }
+        Ok(cpu)
+    }
+
+    fn proc(&self, file: &str) -> anyhow::Result<String> {
+        let path = format!("/proc/{}/{file}", self.child.id());
+        fs::read_to_string(&path).with_context(|| format!("{} is gone: {path}", self.name))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only for a child that has ended and was waited for.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

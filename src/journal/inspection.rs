@@ -1,0 +1,79 @@
+//! Looking at a journal without opening it, while it may be in use.
+
+use std::{ops::Range, path::Path};
+
+use uuid::Uuid;
+
+use super::{
+    Checkpoint, OpenError, Position,
+    identity::{Identity, Runs},
+    index,
+    recovery::Survey,
+    shared::Who,
+};
+
+/// What is in a journal.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    pub id: Uuid,
+    pub label: String,
+    /// Those that are known, oldest first.
+    pub runs: Vec<Run>,
+    /// The oldest record that is left, or `end`.
+    pub oldest: Position,
+    /// The position behind the last record; in a journal that is in use, more may have come.
+    pub end: Position,
+    pub checkpoint: Option<Checkpoint>,
+    spans: Vec<Range<Position>>,
+}
+
+/// One opening of a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    pub number: u32,
+    /// The id under which its positions are committed.
+    pub id: Uuid,
+    /// Its records that are left.
+    pub records: u64,
+}
+
+impl Inspection {
+    /// Records in `[from, to)`.
+    pub fn count(&self, from: Position, to: Position) -> u64 {
+        index::count(self.spans.iter(), from, to)
+    }
+}
+
+/// Reads a journal's directory, and changes nothing. Takes about a second per GiB.
+///
+/// # Errors
+/// When there is no journal, or it cannot be read, or is of a newer format.
+pub fn inspect(directory: &Path) -> Result<Inspection, OpenError> {
+    let identity = Identity::read(directory)?.ok_or_else(|| OpenError::Io {
+        path: directory.to_owned(),
+        source: std::io::Error::new(std::io::ErrorKind::NotFound, "there is no journal here"),
+    })?;
+    let mut known = Runs::read(directory)?;
+    let survey = Survey::make(directory, u64::MAX)?;
+    for found in &survey.segments {
+        known.add(found.header.base.run(), Some(found.header.run_id));
+    }
+    let checkpoint = Checkpoint::read(directory, identity.id)?
+        .or_else(|| Who::forked_checkpoint(&identity, &known));
+    let spans: Vec<_> = survey.spans().cloned().collect();
+    let runs = known.iter().map(|(number, own)| {
+        let all = Position::new(number, 0)..Position::new(number + 1, 0);
+        let records = index::count(spans.iter(), all.start, all.end);
+        Run { number, id: identity.run_id(own), records }
+    });
+    let end = spans.last().map_or(Position::new(known.highest(), 0), |last| last.end);
+    Ok(Inspection {
+        id: identity.id,
+        runs: runs.collect(),
+        oldest: spans.first().map_or(end, |first| first.start),
+        end,
+        checkpoint,
+        label: identity.label,
+        spans,
+    })
+}

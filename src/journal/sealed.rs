@@ -1,0 +1,128 @@
+//! The envelope of everything the journal writes down besides frames: identity, runs,
+//! checkpoint, history, fork requests and the headers of segments.
+//!
+//! `magic 8 | kind 4 | version u32 | length u32 | crc32c u32 | payload`, numbers little-endian;
+//! the CRC covers kind, version, length and payload. The envelope is the same in all versions, so
+//! that an older program can tell a newer file from a damaged one.
+
+use std::{fs, io::ErrorKind, path::Path};
+
+use uuid::Uuid;
+
+use super::{OpenError, Position, disk};
+
+/// The format of files and frames that this program writes, and the newest that it reads.
+pub(super) const FORMAT_VERSION: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"weniedge";
+const ENVELOPE_BYTES: usize = 24;
+
+/// What a sealed text is, so that one file cannot pass for another.
+pub(super) type Kind = [u8; 4];
+
+/// Why a sealed text cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unsealed {
+    Damaged,
+    /// Written by a newer program, in this version.
+    Newer(u32),
+}
+
+pub(super) fn seal(kind: Kind, payload: &[u8]) -> Vec<u8> {
+    seal_as(FORMAT_VERSION, kind, payload)
+}
+
+pub(super) fn seal_as(version: u32, kind: Kind, payload: &[u8]) -> Vec<u8> {
+    let mut sealed = Vec::with_capacity(ENVELOPE_BYTES + payload.len());
+    sealed.extend_from_slice(&MAGIC);
+    sealed.extend_from_slice(&kind);
+    sealed.extend_from_slice(&version.to_le_bytes());
+    sealed.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&sealed[8..20]), payload);
+    sealed.extend_from_slice(&crc.to_le_bytes());
+    sealed.extend_from_slice(payload);
+    sealed
+}
+
+/// The payload of a sealed text; bytes behind it do not matter.
+pub(super) fn unseal(kind: Kind, bytes: &[u8]) -> Result<&[u8], Unsealed> {
+    let (envelope, rest) = bytes.split_first_chunk::<ENVELOPE_BYTES>().ok_or(Unsealed::Damaged)?;
+    let mut fields = Fields(&envelope[12..]);
+    let (Some(version), Some(len), Some(crc)) = (fields.u32(), fields.u32(), fields.u32()) else {
+        return Err(Unsealed::Damaged);
+    };
+    let payload = rest.get(..len as usize).ok_or(Unsealed::Damaged)?;
+    let intact = crc32c::crc32c_append(crc32c::crc32c(&envelope[8..20]), payload) == crc;
+    if !intact || envelope[..8] != MAGIC || envelope[8..12] != kind {
+        return Err(Unsealed::Damaged);
+    }
+    if version > FORMAT_VERSION { Err(Unsealed::Newer(version)) } else { Ok(payload) }
+}
+
+/// Replaces the sealed file `name` durably.
+pub(super) fn write(
+    directory: &Path,
+    name: &str,
+    kind: Kind,
+    payload: &[u8],
+) -> std::io::Result<()> {
+    disk::replace(directory, name, &seal(kind, payload))
+}
+
+/// The payload of a sealed file; `None` when it is missing or damaged (which is reported here:
+/// everything that is read so can be done without, or rebuilt).
+pub(super) fn read(path: &Path, kind: Kind) -> Result<Option<Vec<u8>>, OpenError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(OpenError::Io { path: path.into(), source }),
+    };
+    match unseal(kind, &bytes) {
+        Ok(payload) => Ok(Some(payload.to_vec())),
+        Err(Unsealed::Newer(version)) => Err(OpenError::Newer { path: path.into(), version }),
+        Err(Unsealed::Damaged) => {
+            tracing::error!(path = %path.display(), "a file of the journal is damaged and not used");
+            Ok(None)
+        }
+    }
+}
+
+/// Reads the fields of a payload one after the other.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, tail) = self.0.split_first_chunk::<N>()?;
+        self.0 = tail;
+        Some(*head)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn position(&mut self) -> Option<Position> {
+        self.take().map(u64::from_le_bytes).map(Position::from_u64)
+    }
+
+    pub(super) fn uuid(&mut self) -> Option<Uuid> {
+        self.take().map(Uuid::from_bytes)
+    }
+
+    /// Text that [`put_text`] wrote.
+    pub(super) fn text(&mut self) -> Option<String> {
+        let len = self.u32()? as usize;
+        let (head, tail) = self.0.split_at_checked(len)?;
+        self.0 = tail;
+        String::from_utf8(head.to_vec()).ok()
+    }
+}
+
+pub(super) fn put_position(out: &mut Vec<u8>, position: Position) {
+    out.extend_from_slice(&position.as_u64().to_le_bytes());
+}
+
+pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(&(text.len() as u32).to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
+}

@@ -1,0 +1,795 @@
+//! What callers of the public listener get, and what is stored of their calls.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use weni_edge::{
+    callback::Callback,
+    config::{Config, Secret, Source, Tls},
+    http::{self as edge_http, Phase, tls::Certificates},
+    journal::{Journal, Options, Position},
+    metrics::Metrics,
+};
+
+/// Far more than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+const BODY: &[u8] = b"{\"entry\":[]}";
+
+/// The public listener over a journal of its own.
+struct Edge {
+    address: SocketAddr,
+    journal: Journal,
+    metrics: Arc<Metrics>,
+    config: Arc<ArcSwap<Config>>,
+    phase: watch::Sender<Phase>,
+    serving: JoinHandle<()>,
+    certificates: Option<Arc<Certificates>>,
+    _directory: TempDir,
+}
+
+/// One record, as far as tests look at it.
+#[derive(Debug, PartialEq)]
+struct Stored {
+    receipt: String,
+    method: String,
+    content_type: Option<String>,
+    body: Vec<u8>,
+}
+
+impl Edge {
+    async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(configure: impl FnOnce(&mut Config)) -> Self {
+        Self::over(configure, |_| {}).await
+    }
+
+    async fn over(configure: impl FnOnce(&mut Config), journal: impl FnOnce(&mut Options)) -> Self {
+        let mut config = Config::default();
+        config.sources.insert("loja".into(), source(&["s3cret"]));
+        configure(&mut config);
+        let directory = TempDir::new().unwrap();
+        let mut options = Options::new(directory.path());
+        options.durability = weni_edge::journal::Durability::Os;
+        journal(&mut options);
+        let metrics = Arc::new(Metrics::default());
+        let journal = Journal::open(options, Arc::clone(&metrics)).unwrap();
+        let certificates = config.http.tls.as_ref();
+        let certificates =
+            certificates.map(|tls| Certificates::load(tls, Arc::clone(&metrics)).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        let (phase, watched) = watch::channel(Phase::Serving);
+        let state = edge_http::State {
+            config: Arc::clone(&config),
+            journal: journal.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        let serving =
+            tokio::spawn(edge_http::serve(listener, certificates.clone(), state, watched));
+        Self {
+            address,
+            journal,
+            metrics,
+            config,
+            phase,
+            serving,
+            certificates,
+            _directory: directory,
+        }
+    }
+
+    async fn caller(&self) -> Caller {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Caller { stream, received: Vec::new() }
+    }
+
+    /// One call as Weni makes it, on a connection of its own.
+    async fn call(&self, method: &str, path: &str, secret: &str, body: &[u8]) -> Answer {
+        self.caller().await.call(method, path, secret, body).await
+    }
+
+    fn stored(&self) -> Vec<Stored> {
+        let mut reader = self.journal.reader(Position::default());
+        let mut stored = Vec::new();
+        while let Some(record) = reader.next().unwrap() {
+            let callback = Callback::decode(record.payload).unwrap();
+            assert_eq!(callback.source, "loja");
+            stored.push(Stored {
+                receipt: callback.receipt.to_string(),
+                method: callback.method.into(),
+                content_type: callback.content_type.map(String::from),
+                body: callback.body.into(),
+            });
+        }
+        stored
+    }
+
+    fn bodies(&self) -> Vec<Vec<u8>> {
+        self.stored().into_iter().map(|stored| stored.body).collect()
+    }
+
+    fn rejected(&self, source: &str, reason: &str) -> u64 {
+        self.metrics.http_rejections_total.with_label_values(&[source, reason]).get()
+    }
+}
+
+/// Accounts: what is counted as accepted is stored, and nothing else is.
+impl Drop for Edge {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let accepted = self.metrics.callbacks_accepted_total.with_label_values(&["loja"]);
+            assert_eq!(accepted.get(), self.stored().len() as u64);
+        }
+    }
+}
+
+fn source(secrets: &[&str]) -> Source {
+    Source {
+        header: "X-Token".into(),
+        secrets: secrets.iter().map(|secret| Secret::new(*secret)).collect(),
+        ..Source::default()
+    }
+}
+
+/// Waits until something is so.
+async fn until(mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "it never came to be");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A connection as Weni's client keeps it.
+struct Caller {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    /// In lower case.
+    head: String,
+    body: Value,
+}
+
+impl Answer {
+    fn closes(&self) -> bool {
+        self.head.contains("connection: close")
+    }
+
+    /// Checks that it is a refusal as it is specified.
+    fn is_refused(&self, status: u16, reason: &str) {
+        assert_eq!((self.status, self.body["reason"].as_str()), (status, Some(reason)), "{self:?}");
+        assert!(self.head.contains("content-type: application/problem+json"), "{}", self.head);
+        assert_eq!(self.body["type"], "about:blank");
+        assert_eq!(self.body["status"], status);
+        let title = StatusCode::from_u16(status).unwrap().canonical_reason();
+        assert_eq!(self.body["title"].as_str(), title);
+        assert!(self.body["detail"].is_string());
+        assert_eq!(self.head.contains("retry-after: 1"), status == 503);
+    }
+
+    fn receipt(&self) -> &str {
+        assert_eq!(self.status, 200, "{self:?}");
+        assert!(self.head.contains("content-type: application/json"), "{}", self.head);
+        self.body["receipt"].as_str().unwrap()
+    }
+}
+
+/// A request's head as Weni writes it: chunked, and no Content-Type.
+fn head(method: &str, path: &str, secret: &str) -> Vec<u8> {
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: edge.example.com\r\nUser-Agent: Courier/1.0\r\n\
+         Transfer-Encoding: chunked\r\nX-Token: {secret}\r\nAccept-Encoding: gzip\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+fn chunk(bytes: &[u8]) -> Vec<u8> {
+    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
+}
+
+/// A whole request; GET and DELETE send their first byte alone.
+fn request(method: &str, path: &str, secret: &str, body: &[u8]) -> Vec<u8> {
+    let mut request = head(method, path, secret);
+    let alone = usize::from(matches!(method, "GET" | "DELETE")).min(body.len());
+    for part in [&body[..alone], &body[alone..]] {
+        if !part.is_empty() {
+            request.extend(chunk(part));
+        }
+    }
+    request.extend(b"0\r\n\r\n");
+    request
+}
+
+fn call(body: &[u8]) -> Vec<u8> {
+    request("POST", "/hooks/loja", "s3cret", body)
+}
+
+impl Caller {
+    async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    async fn call(&mut self, method: &str, path: &str, secret: &str, body: &[u8]) -> Answer {
+        self.send(&request(method, path, secret, body)).await;
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> Answer {
+        loop {
+            if let Some(answer) = self.take_answer() {
+                return answer;
+            }
+            assert!(self.receive().await, "closed without an answer: {:?}", self.received);
+        }
+    }
+
+    fn take_answer(&mut self) -> Option<Answer> {
+        let end = self.received.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+        let head = String::from_utf8(self.received[..end].to_vec()).unwrap().to_lowercase();
+        let (_, len) = head.split_once("content-length: ").unwrap_or(("", "0\r\n"));
+        let len: usize = len.split("\r\n").next().unwrap().parse().unwrap();
+        let body = self.received.get(end..end + len)?;
+        let body = serde_json::from_slice(body).unwrap_or_default();
+        self.received.drain(..end + len);
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Some(Answer { status, head, body })
+    }
+
+    /// Whether more came; false at the end.
+    async fn receive(&mut self) -> bool {
+        let read = timeout(PATIENCE, self.stream.read_buf(&mut self.received)).await;
+        read.expect("neither bytes nor an end").is_ok_and(|read| read > 0)
+    }
+
+    async fn is_closed(&mut self) {
+        while self.receive().await {}
+        assert_eq!(self.received, b"", "something came before the end");
+    }
+}
+
+#[tokio::test]
+async fn every_method_is_taken_as_weni_sends_it_and_the_receipt_names_the_record() {
+    let edge = Edge::start().await;
+    let mut receipts = Vec::new();
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+        for path in ["/hooks/loja", "/hooks/loja/", "/hooks/loja?a=b", "/hooks/loja/?"] {
+            let answer = edge.call(method, path, "s3cret", BODY).await;
+            receipts.push((answer.receipt().to_owned(), method.to_owned(), BODY.to_vec()));
+        }
+    }
+    let stored = edge.stored().into_iter();
+    let stored: Vec<_> = stored.map(|one| (one.receipt, one.method, one.body)).collect();
+    assert_eq!(stored, receipts);
+    let counted =
+        |method| edge.metrics.http_requests_total.with_label_values(&["loja", method, "200"]).get();
+    assert_eq!((counted("GET"), counted("other")), (4, 0));
+    let last = edge.metrics.last_callback_timestamp_seconds.with_label_values(&["loja"]).get();
+    assert!((Metrics::now_seconds() - last).abs() < 60.0);
+}
+
+#[tokio::test]
+async fn whatever_the_body_is_it_is_kept_untouched() {
+    let edge = Edge::start().await;
+    let large = vec![b'x'; 1_000_000];
+    let bodies: [&[u8]; 7] =
+        [b"", b"  ", b"{\"entr", b"\x1f\x8b\x08\x00", b"[1]", b"{\"entry\":[]}", &large];
+    for body in bodies {
+        for method in ["POST", "DELETE"] {
+            edge.call(method, "/hooks/loja", "s3cret", body).await.receipt();
+        }
+    }
+    let expected: Vec<_> = bodies.iter().flat_map(|body| [body.to_vec(), body.to_vec()]).collect();
+    assert_eq!(edge.bodies(), expected);
+}
+
+#[tokio::test]
+async fn a_method_nobody_knows_is_counted_as_other_and_headers_that_matter_are_kept() {
+    let edge = Edge::start().await;
+    let mut caller = edge.caller().await;
+    let head = "BREW /hooks/loja HTTP/1.1\r\nHost: e\r\nX-Token: s3cret\r\nContent-Length: 2\r\n\
+                Content-Type: text/x; a=\"b\"\r\n\r\n{}";
+    caller.send(head.as_bytes()).await;
+    caller.answer().await.receipt();
+    let stored = &edge.stored()[0];
+    assert_eq!(stored.content_type.as_deref(), Some("text/x; a=\"b\""));
+    assert_eq!((stored.method.as_str(), stored.body.as_slice()), ("BREW", &b"{}"[..]));
+    let other = edge.metrics.http_requests_total.with_label_values(&["loja", "other", "200"]);
+    assert_eq!(other.get(), 1);
+}
+
+#[tokio::test]
+async fn a_wrong_or_missing_secret_stores_nothing_and_keeps_the_connection() {
+    let edge = Edge::start().await;
+    let mut caller = edge.caller().await;
+    for secret in ["", "S3cret", "s3cret2"] {
+        let answer = caller.call("POST", "/hooks/loja", secret, BODY).await;
+        answer.is_refused(401, "auth");
+        assert!(!answer.closes());
+    }
+    let without = request("GET", "/hooks/loja", "s3cret", BODY);
+    let without = String::from_utf8(without).unwrap().replace("X-Token", "X-Other");
+    caller.send(without.as_bytes()).await;
+    caller.answer().await.is_refused(401, "auth");
+    assert_eq!((edge.rejected("loja", "auth"), edge.stored().len()), (4, 0));
+    caller.call("POST", "/hooks/loja", "s3cret", BODY).await.receipt();
+}
+
+#[tokio::test]
+async fn what_is_no_source_is_not_found_whatever_the_path_says() {
+    let edge = Edge::start().await;
+    let paths = ["/", "/hooks", "/hooks/", "/hooks/outra", "/hooks/loja//", "/hooks/loja/x", "/x"];
+    for path in paths {
+        edge.call("POST", path, "s3cret", BODY).await.is_refused(404, "unknown_source");
+    }
+    assert_eq!(edge.rejected("unknown", "unknown_source"), paths.len() as u64);
+    assert_eq!(edge.stored(), []);
+}
+
+#[tokio::test]
+async fn two_secrets_are_live_at_once_and_a_new_configuration_is_taken_up() {
+    let edge = Edge::with(|config| {
+        config.sources.insert("loja".into(), source(&["old", "new"]));
+    })
+    .await;
+    for secret in ["old", "new"] {
+        edge.call("POST", "/hooks/loja", secret, BODY).await.receipt();
+    }
+    let mut config = Config::clone(&edge.config.load());
+    config.sources.insert("loja".into(), source(&["new"]));
+    config.sources.insert("open".into(), Source { allow_unauthenticated: true, ..source(&[]) });
+    edge.config.store(Arc::new(config));
+    edge.call("POST", "/hooks/loja", "old", BODY).await.is_refused(401, "auth");
+    edge.call("POST", "/hooks/loja", "new", BODY).await.receipt();
+    edge.config.rcu(|config| {
+        let mut config = Config::clone(config);
+        config.sources.remove("loja");
+        config
+    });
+    edge.call("POST", "/hooks/loja", "new", BODY).await.is_refused(404, "unknown_source");
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_answered_while_it_is_sent_and_the_connection_ends() {
+    let edge = Edge::with(|config| config.http.max_body_bytes = 1000).await;
+    edge.call("POST", "/hooks/loja", "s3cret", &[b'x'; 1000]).await.receipt();
+    let mut caller = edge.caller().await;
+    let answer = caller.call("POST", "/hooks/loja", "s3cret", &[b'x'; 1_000_000]).await;
+    answer.is_refused(413, "too_large");
+    assert!(answer.closes());
+    caller.is_closed().await;
+    let mut announced = edge.caller().await;
+    let head =
+        "POST /hooks/loja HTTP/1.1\r\nHost: e\r\nX-Token: s3cret\r\nContent-Length: 1001\r\n\r\n";
+    announced.send(head.as_bytes()).await;
+    announced.answer().await.is_refused(413, "too_large");
+    announced.is_closed().await;
+    assert_eq!((edge.rejected("loja", "too_large"), edge.stored().len()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_sender_that_never_ends_is_cut_off_all_the_same() {
+    let edge = Edge::with(|config| config.http.max_body_bytes = 1000).await;
+    let mut caller = edge.caller().await;
+    caller.send(&head("POST", "/hooks/loja", "s3cret")).await;
+    let sending = async {
+        let chunk = chunk(&[b'x'; 60_000]);
+        while caller.stream.write_all(&chunk).await.is_ok() {}
+    };
+    timeout(PATIENCE, sending).await.unwrap();
+    until(|| edge.metrics.http_connections.get() == 0).await;
+    assert_eq!(edge.rejected("loja", "too_large"), 1);
+}
+
+#[tokio::test]
+async fn a_connection_survives_a_silence_longer_than_the_time_for_a_head() {
+    let edge = Edge::with(|config| config.http.header_timeout = Duration::from_millis(100)).await;
+    let mut caller = edge.caller().await;
+    for _ in 0..3 {
+        sleep(Duration::from_millis(400)).await;
+        caller.call("POST", "/hooks/loja", "s3cret", BODY).await.receipt();
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_comes_too_slowly_ends_the_connection_the_first_and_any_other() {
+    let edge = Edge::with(|config| config.http.header_timeout = Duration::from_millis(300)).await;
+    let mut first = edge.caller().await;
+    first.send(b"P").await;
+    first.is_closed().await;
+    let mut second = edge.caller().await;
+    second.call("POST", "/hooks/loja", "s3cret", BODY).await.receipt();
+    second.send(&call(BODY)[..30]).await;
+    second.is_closed().await;
+    assert_eq!(edge.rejected("unknown", "timeout"), 2);
+}
+
+#[tokio::test]
+async fn a_head_in_pieces_is_taken_while_it_comes_in_time() {
+    let edge = Edge::start().await;
+    let mut caller = edge.caller().await;
+    for byte in call(BODY) {
+        caller.send(&[byte]).await;
+    }
+    caller.answer().await.receipt();
+    assert_eq!(edge.bodies(), [BODY]);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_idle_for_too_long_is_closed_without_a_word() {
+    let edge = Edge::with(|config| config.http.idle_timeout = Duration::from_millis(200)).await;
+    let mut unused = edge.caller().await;
+    let mut used = edge.caller().await;
+    used.call("POST", "/hooks/loja", "s3cret", BODY).await.receipt();
+    unused.is_closed().await;
+    used.is_closed().await;
+    assert_eq!(edge.rejected("unknown", "timeout"), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_comes_too_slowly_is_answered_408_and_nothing_is_stored() {
+    let edge = Edge::with(|config| {
+        config.http.body_timeout = Duration::from_millis(200);
+        config.http.header_timeout = Duration::from_millis(50);
+    })
+    .await;
+    let mut caller = edge.caller().await;
+    caller.send(&head("POST", "/hooks/loja", "s3cret")).await;
+    caller.send(&chunk(b"{\"entry\":")).await;
+    let answer = caller.answer().await;
+    answer.is_refused(408, "timeout");
+    assert!(answer.closes());
+    caller.is_closed().await;
+    assert_eq!((edge.rejected("loja", "timeout"), edge.stored().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_caller_who_goes_away_in_mid_body_leaves_nothing() {
+    let edge = Edge::start().await;
+    for attempt in 1..=2 {
+        let mut caller = edge.caller().await;
+        caller.send(&head("POST", "/hooks/loja", "s3cret")).await;
+        caller.send(&chunk(b"{\"entry\":")).await;
+        until(|| edge.metrics.http_in_flight.get() == 1).await;
+        drop(caller);
+        until(|| edge.rejected("loja", "malformed") == attempt).await;
+    }
+    until(|| edge.metrics.http_in_flight.get() == 0 && edge.metrics.http_connections.get() == 0)
+        .await;
+    assert_eq!(edge.rejected("unknown", "malformed"), 0);
+    assert_eq!(edge.stored(), []);
+}
+
+#[tokio::test]
+async fn a_caller_who_has_sent_all_and_closed_its_side_has_called() {
+    let edge = Edge::start().await;
+    for number in 1..=20 {
+        let mut caller = edge.caller().await;
+        caller.send(&call(BODY)).await;
+        caller.stream.shutdown().await.unwrap();
+        if number % 2 == 0 {
+            caller.answer().await.receipt();
+            caller.is_closed().await;
+        }
+        drop(caller);
+        until(|| edge.stored().len() == number).await;
+    }
+    until(|| edge.metrics.http_connections.get() == 0).await;
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_refused_and_counted() {
+    let edge = Edge::start().await;
+    for garbage in ["GARBAGE\r\n\r\n", "POST /hooks/loja HTTP/1.1\r\nbad header\r\n\r\n"] {
+        let mut caller = edge.caller().await;
+        caller.send(garbage.as_bytes()).await;
+        assert_eq!(caller.answer().await.status, 400);
+        caller.is_closed().await;
+    }
+    let mut caller = edge.caller().await;
+    let long = format!("POST /hooks/loja HTTP/1.1\r\nX-Long: {}\r\n\r\n", "x".repeat(70_000));
+    caller.send(long.as_bytes()).await;
+    assert_eq!(caller.answer().await.status, 431);
+    until(|| edge.rejected("unknown", "malformed") == 3).await;
+    let mut caller = edge.caller().await;
+    caller.send(&head("POST", "/hooks/loja", "s3cret")).await;
+    caller.send(b"no chunk\r\n").await;
+    caller.answer().await.is_refused(400, "malformed");
+    assert_eq!(edge.stored(), []);
+}
+
+#[tokio::test]
+async fn bodies_together_over_the_budget_are_refused_and_taken_when_there_is_room_again() {
+    let edge = Edge::with(|config| config.http.max_memory_bytes = 1500).await;
+    let mut slow = edge.caller().await;
+    slow.send(&head("POST", "/hooks/loja", "s3cret")).await;
+    slow.send(&chunk(&[b'a'; 1000])).await;
+    let mut quick = edge.caller().await;
+    let refused = loop {
+        let answer = quick.call("POST", "/hooks/loja", "s3cret", &[b'b'; 1000]).await;
+        if answer.status != 200 {
+            break answer;
+        }
+    };
+    refused.is_refused(503, "overloaded");
+    slow.send(b"0\r\n\r\n").await;
+    slow.answer().await.receipt();
+    quick.call("POST", "/hooks/loja", "s3cret", &[b'b'; 1000]).await.receipt();
+    assert_eq!(edge.rejected("loja", "overloaded"), 1);
+}
+
+#[tokio::test]
+async fn a_full_journal_and_a_closed_one_are_answered_503() {
+    let edge = Edge::over(|_| {}, |journal| journal.max_bytes = 200_000).await;
+    let mut caller = edge.caller().await;
+    let refused = loop {
+        let answer = caller.call("POST", "/hooks/loja", "s3cret", &[b'x'; 50_000]).await;
+        if answer.status != 200 {
+            break answer;
+        }
+    };
+    refused.is_refused(503, "journal_full");
+    edge.journal.close();
+    caller.call("POST", "/hooks/loja", "s3cret", b"{}").await.is_refused(503, "journal_slow");
+}
+
+#[tokio::test]
+async fn calls_in_one_packet_are_answered_in_their_order() {
+    let edge = Edge::start().await;
+    let mut caller = edge.caller().await;
+    let packet: Vec<u8> = (0..5).flat_map(|number| call(format!("{number}").as_bytes())).collect();
+    caller.send(&packet).await;
+    let mut receipts = Vec::new();
+    for _ in 0..5 {
+        receipts.push(caller.answer().await.receipt().to_owned());
+    }
+    let stored = edge.stored();
+    assert_eq!(stored.iter().map(|one| one.receipt.clone()).collect::<Vec<_>>(), receipts);
+    assert_eq!(edge.bodies(), [b"0", b"1", b"2", b"3", b"4"]);
+}
+
+#[tokio::test]
+async fn one_connection_more_than_allowed_waits_until_another_ends() {
+    let edge = Edge::with(|config| config.http.max_connections = 1).await;
+    let mut first = edge.caller().await;
+    first.call("POST", "/hooks/loja", "s3cret", b"1").await.receipt();
+    let mut second = edge.caller().await;
+    second.send(&call(b"2")).await;
+    first.call("POST", "/hooks/loja", "s3cret", b"3").await.receipt();
+    assert_eq!(edge.metrics.http_connections.get(), 1);
+    drop(first);
+    second.answer().await.receipt();
+    assert_eq!(edge.bodies(), [b"1", b"3", b"2"]);
+}
+
+#[tokio::test]
+async fn a_draining_edge_still_stores_and_says_that_the_connection_ends() {
+    let edge = Edge::start().await;
+    let mut kept = edge.caller().await;
+    assert!(!kept.call("POST", "/hooks/loja", "s3cret", BODY).await.closes());
+    edge.phase.send_replace(Phase::Draining);
+    // The answer before the one that says so may have been under way.
+    while !edge.call("POST", "/hooks/loja", "s3cret", BODY).await.closes() {}
+    let answer = kept.call("POST", "/hooks/loja", "s3cret", b"last").await;
+    answer.receipt();
+    assert!(answer.closes());
+    kept.is_closed().await;
+    assert_eq!(edge.bodies().last().unwrap(), b"last");
+}
+
+#[tokio::test]
+async fn a_closing_edge_finishes_what_is_in_flight_and_returns() {
+    let mut edge = Edge::start().await;
+    let mut idle = edge.caller().await;
+    idle.call("POST", "/hooks/loja", "s3cret", b"1").await.receipt();
+    let mut unused = edge.caller().await;
+    let mut busy = edge.caller().await;
+    busy.send(&head("POST", "/hooks/loja", "s3cret")).await;
+    until(|| edge.metrics.http_in_flight.get() == 1).await;
+    edge.phase.send_replace(Phase::Closing);
+    idle.is_closed().await;
+    unused.is_closed().await;
+    assert!(!edge.serving.is_finished());
+    busy.send(&[chunk(b"2"), b"0\r\n\r\n".to_vec()].concat()).await;
+    let answer = busy.answer().await;
+    answer.receipt();
+    assert!(answer.closes());
+    timeout(PATIENCE, &mut edge.serving).await.unwrap().unwrap();
+    assert!(TcpStream::connect(edge.address).await.is_err());
+    assert_eq!(edge.bodies(), [b"1", b"2"]);
+}
+
+/// A certificate for localhost in files, and what a client has to trust.
+fn certificate(directory: &Path) -> (Tls, CertificateDer<'static>) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let tls =
+        Tls { certificate_file: directory.join("tls.crt"), key_file: directory.join("tls.key") };
+    fs::write(&tls.certificate_file, made.cert.pem()).unwrap();
+    fs::write(&tls.key_file, made.signing_key.serialize_pem()).unwrap();
+    let trusted = CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).unwrap();
+    (tls, trusted)
+}
+
+async fn connect_tls(
+    edge: &Edge,
+    trusted: &CertificateDer<'static>,
+    protocols: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let stream = TcpStream::connect(edge.address).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+type Http2 = hyper::client::conn::http2::SendRequest<Full<bytes::Bytes>>;
+
+/// A client of HTTP/2, and its connection.
+async fn http2(stream: TlsStream<TcpStream>) -> (Http2, JoinHandle<hyper::Result<()>>) {
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let stream = TokioIo::new(stream);
+    let (client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    (client, tokio::spawn(connection))
+}
+
+async fn call_http2(client: &mut Http2, secret: &str, body: &'static [u8]) -> (StatusCode, Value) {
+    let request = Request::post("https://localhost/hooks/loja")
+        .header("x-token", secret)
+        .body(Full::from(body))
+        .unwrap();
+    let answer = timeout(PATIENCE, client.send_request(request)).await.unwrap().unwrap();
+    assert_eq!(answer.headers().get(header::CONNECTION), None);
+    let status = answer.status();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&body).unwrap())
+}
+
+#[tokio::test]
+async fn over_tls_http2_is_spoken_when_it_is_offered_and_http1_otherwise() {
+    let directory = TempDir::new().unwrap();
+    let (tls, trusted) = certificate(directory.path());
+    let edge = Edge::with(|config| config.http.tls = Some(tls)).await;
+    let stream = connect_tls(&edge, &trusted, &["h2", "http/1.1"]).await.unwrap();
+    let (mut client, _connection) = http2(stream).await;
+    let (status, answer) = call_http2(&mut client, "s3cret", b"1").await;
+    assert_eq!(
+        (status, answer["receipt"].as_str()),
+        (StatusCode::OK, Some(&*edge.stored()[0].receipt))
+    );
+    let (status, answer) = call_http2(&mut client, "wrong", b"2").await;
+    assert_eq!((status, &answer["reason"]), (StatusCode::UNAUTHORIZED, &json!("auth")));
+    let mut stranger = edge.caller().await;
+    stranger.send(&call(b"no TLS")).await;
+    while stranger.receive().await {}
+    until(|| edge.rejected("unknown", "malformed") == 1).await;
+    let mut stream = connect_tls(&edge, &trusted, &[]).await.unwrap();
+    stream.write_all(&call(b"3")).await.unwrap();
+    let mut answer = [0; 15];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    assert_eq!(edge.bodies(), [b"1", b"3"]);
+}
+
+#[tokio::test]
+async fn idle_http2_outlives_the_time_for_a_head_but_not_the_idle_time() {
+    let directory = TempDir::new().unwrap();
+    let (tls, trusted) = certificate(directory.path());
+    let edge = Edge::with(|config| {
+        config.http.tls = Some(tls);
+        config.http.header_timeout = Duration::from_millis(200);
+        config.http.idle_timeout = Duration::from_millis(1500);
+    })
+    .await;
+    let stream = connect_tls(&edge, &trusted, &["h2"]).await.unwrap();
+    let (mut client, connection) = http2(stream).await;
+    for _ in 0..2 {
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(call_http2(&mut client, "s3cret", BODY).await.0, StatusCode::OK);
+    }
+    // However it ends.
+    timeout(PATIENCE, connection).await.unwrap().unwrap().ok();
+}
+
+#[tokio::test]
+async fn a_draining_edge_answers_http2_and_says_goaway_on_old_and_new_connections() {
+    let directory = TempDir::new().unwrap();
+    let (tls, trusted) = certificate(directory.path());
+    let edge = Edge::with(|config| config.http.tls = Some(tls)).await;
+    let (mut old, old_connection) =
+        http2(connect_tls(&edge, &trusted, &["h2"]).await.unwrap()).await;
+    assert_eq!(call_http2(&mut old, "s3cret", b"1").await.0, StatusCode::OK);
+    edge.phase.send_replace(Phase::Draining);
+    timeout(PATIENCE, old_connection).await.unwrap().unwrap().unwrap();
+    let (mut new, new_connection) =
+        http2(connect_tls(&edge, &trusted, &["h2"]).await.unwrap()).await;
+    assert_eq!(call_http2(&mut new, "s3cret", b"2").await.0, StatusCode::OK);
+    timeout(PATIENCE, new_connection).await.unwrap().unwrap().unwrap();
+    assert_eq!(edge.bodies(), [b"1", b"2"]);
+}
+
+#[tokio::test]
+async fn a_flood_of_resets_ends_the_connection() {
+    let edge = Edge::start().await;
+    let mut caller = edge.caller().await;
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    for stream in (1_u32..4000).step_by(2) {
+        // POST http / with no host, and then a reset: CANCEL.
+        flood.extend([0, 0, 3, 1, 4]);
+        flood.extend(stream.to_be_bytes());
+        flood.extend([0x83, 0x86, 0x84]);
+        flood.extend([0, 0, 4, 3, 0]);
+        flood.extend(stream.to_be_bytes());
+        flood.extend([0, 0, 0, 8]);
+    }
+    // It may be cut off while it sends.
+    caller.stream.write_all(&flood).await.ok();
+    while caller.receive().await {}
+    until(|| edge.rejected("unknown", "malformed") == 1).await;
+}
+
+#[tokio::test]
+async fn a_changed_certificate_is_served_and_a_broken_one_is_not() {
+    let directory = TempDir::new().unwrap();
+    let (tls, first) = certificate(directory.path());
+    let edge = Edge::with(|config| config.http.tls = Some(tls.clone())).await;
+    let certificates = edge.certificates.as_ref().unwrap();
+    let not_after =
+        || edge.metrics.tls_certificate_not_after_seconds.with_label_values::<&str>(&[]).get();
+    assert!(not_after() > Metrics::now_seconds());
+    assert!(connect_tls(&edge, &first, &[]).await.is_ok());
+    let (_, second) = certificate(directory.path());
+    certificates.reload();
+    assert!(connect_tls(&edge, &second, &[]).await.is_ok());
+    assert!(connect_tls(&edge, &first, &[]).await.is_err());
+    let whole = fs::read(&tls.certificate_file).unwrap();
+    for broken in [&b""[..], b"-----BEGIN CERTIFICATE-----\n", &whole[..whole.len() / 2]] {
+        fs::write(&tls.certificate_file, broken).unwrap();
+        certificates.reload();
+        assert!(connect_tls(&edge, &second, &[]).await.is_ok());
+    }
+    // A key that is another certificate's: the files are changed one after the other.
+    fs::write(&tls.certificate_file, whole).unwrap();
+    let elsewhere = TempDir::new().unwrap();
+    let (other, third) = certificate(elsewhere.path());
+    fs::copy(other.key_file, &tls.key_file).unwrap();
+    certificates.reload();
+    assert!(connect_tls(&edge, &second, &[]).await.is_ok());
+    fs::copy(other.certificate_file, &tls.certificate_file).unwrap();
+    certificates.reload();
+    assert!(connect_tls(&edge, &third, &[]).await.is_ok());
+}

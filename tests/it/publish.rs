@@ -1,0 +1,281 @@
+//! Publishing under injected errors, on librdkafka's mock cluster. It takes the transactional calls
+//! but keeps no position and shows aborted records: what is exactly once is proved on a real Kafka.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use prometheus::IntCounter;
+use rdkafka::{
+    mocking::MockCluster,
+    producer::DefaultProducerContext,
+    types::{RDKafkaApiKey, RDKafkaRespErr},
+};
+use tempfile::TempDir;
+use uuid::Uuid;
+use weni_edge::{
+    callback::Callback,
+    config::Config,
+    journal::{Journal, Options},
+    metrics::Metrics,
+    publish::Publisher,
+};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A journal and its publisher on a mock cluster. When it is dropped the accounts must balance.
+struct Edge {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+    _directory: TempDir,
+    config: Arc<ArcSwap<Config>>,
+    journal: Journal,
+    metrics: Arc<Metrics>,
+    accepted: IntCounter,
+    publisher: Option<Publisher>,
+}
+
+impl Edge {
+    fn new() -> Self {
+        let cluster = MockCluster::new(1).unwrap();
+        let directory = TempDir::new().unwrap();
+        let mut config = Config::default();
+        config.kafka.bootstrap_servers = cluster.bootstrap_servers();
+        config.journal.directory = directory.path().into();
+        let topics = &config.topics;
+        for topic in [
+            &topics.message_status,
+            &topics.inbound_message,
+            &topics.channel_event,
+            &topics.dead_letter,
+            &topics.position,
+        ] {
+            cluster.create_topic(topic, 1, 1).unwrap();
+        }
+        let metrics = Arc::new(Metrics::default());
+        let journal = Journal::open(Options::new(directory.path()), Arc::clone(&metrics)).unwrap();
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        let accepted = metrics.callbacks_accepted_total.with_label_values(&["loja"]);
+        let mut edge = Self {
+            cluster,
+            _directory: directory,
+            config,
+            journal,
+            metrics,
+            accepted,
+            publisher: None,
+        };
+        edge.start();
+        edge
+    }
+
+    fn start(&mut self) {
+        let (config, metrics) = (Arc::clone(&self.config), Arc::clone(&self.metrics));
+        let publisher = Publisher::start(config, self.journal.clone(), metrics).unwrap();
+        self.publisher = Some(publisher);
+    }
+
+    fn accept(&self, body: &str) {
+        let callback = Callback {
+            receipt: Uuid::now_v7(),
+            received_at_ms: 1_763_842_387_482,
+            source: "loja",
+            raw: true,
+            method: "POST",
+            content_type: None,
+            content_encoding: None,
+            traceparent: None,
+            body: body.as_bytes(),
+        };
+        let write = |buffer: &mut Vec<u8>| callback.encode(buffer);
+        let append = self.journal.append(callback.encoded_len(), &self.accepted, write);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(append).unwrap();
+    }
+
+    fn accept_statuses(&self, ids: std::ops::Range<u32>) {
+        for id in ids {
+            self.accept(&format!(r#"{{"statuses":[{{"id":"wamid.{id}","status":"read"}}]}}"#));
+        }
+    }
+
+    fn wait(&self, what: &str, until: impl Fn(&Self) -> bool) {
+        let started = Instant::now();
+        while !until(self) {
+            assert!(started.elapsed() < PATIENCE, "{what}: {}", self.text());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn wait_settled(&self) {
+        self.wait("settled", |edge| edge.journal.pending() == 0);
+    }
+
+    fn wait_blocked(&self, reason: &str) {
+        let blocked = self.metrics.publish_blocked.with_label_values(&[reason]);
+        self.wait(reason, |_| blocked.get() == 1);
+    }
+
+    fn items(&self, kind: &str, outcome: &str) -> u64 {
+        self.metrics.items_total.with_label_values(&[kind, outcome]).get()
+    }
+
+    fn text(&self) -> String {
+        let text = String::from_utf8(self.metrics.encode().unwrap()).unwrap();
+        let told = |line: &&str| {
+            !line.starts_with('#') && !line.ends_with(" 0") && !line.contains("_bucket")
+        };
+        text.lines().filter(told).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        if let Some(publisher) = self.publisher.take() {
+            publisher.stop(Instant::now() + Duration::from_secs(10));
+        }
+        if std::thread::panicking() {
+            return;
+        }
+        let metrics = &self.metrics;
+        let known = self.accepted.get() + metrics.callbacks_recovered_total.get();
+        let settled = metrics.callbacks_settled_total.get();
+        assert_eq!(known, self.journal.pending() + settled, "the account of callbacks");
+        let reported = ["no_broker", "not_authorized", "unknown_topic", "too_slow"];
+        for reason in reported {
+            let blocked = metrics.publish_blocked.with_label_values(&[reason]).get();
+            assert!(blocked == 0 || self.journal.pending() > 0, "still blocked by {reason}");
+        }
+    }
+}
+
+#[test]
+fn callbacks_are_settled_and_their_items_counted_once() {
+    let edge = Edge::new();
+    edge.accept_statuses(0..50);
+    edge.accept(r#"{"messages":[{"id":"m","from":"1","type":"text"},{"type":"text"}]}"#);
+    edge.accept("{}");
+    edge.accept_statuses(49..50);
+    edge.wait_settled();
+    assert_eq!(edge.items("message_status", "published"), 50);
+    assert_eq!(edge.items("message_status", "duplicate"), 1);
+    assert_eq!(edge.items("inbound_message", "published"), 1);
+    assert_eq!(edge.items("none", "dead_lettered"), 1);
+    assert_eq!(edge.items("none", "empty"), 1);
+    assert_eq!(edge.metrics.statuses_total.with_label_values(&["read"]).get(), 50);
+    assert_eq!(edge.metrics.callbacks_settled_total.get(), 53);
+}
+
+#[test]
+fn what_waits_while_no_broker_is_there_goes_on_when_one_is() {
+    let edge = Edge::new();
+    edge.accept_statuses(0..1);
+    edge.wait_settled();
+    edge.cluster.broker_down(1).unwrap();
+    edge.accept_statuses(1..20);
+    edge.wait_blocked("no_broker");
+    edge.accept_statuses(20..40);
+    assert!(edge.journal.pending() > 0);
+    edge.cluster.broker_up(1).unwrap();
+    edge.wait_settled();
+    assert_eq!(edge.items("message_status", "published"), 40);
+}
+
+#[test]
+fn a_refused_right_waits_and_nothing_is_blamed() {
+    let edge = Edge::new();
+    edge.accept_statuses(0..1);
+    edge.wait_settled();
+    let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    edge.cluster.request_errors(RDKafkaApiKey::Produce, &[denied; 3]);
+    edge.accept_statuses(1..30);
+    edge.wait_blocked("not_authorized");
+    edge.cluster.clear_request_errors(RDKafkaApiKey::Produce);
+    edge.wait_settled();
+    assert_eq!(edge.items("message_status", "published"), 30);
+    assert_eq!(edge.items("none", "dead_lettered"), 0);
+}
+
+#[test]
+fn a_batch_that_is_refused_once_costs_nothing() {
+    let edge = Edge::new();
+    edge.accept_statuses(0..1);
+    edge.wait_settled();
+    let large = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    edge.cluster.request_errors(RDKafkaApiKey::Produce, &[large]);
+    edge.accept_statuses(1..30);
+    edge.wait_settled();
+    assert_eq!(edge.items("message_status", "published"), 30);
+    assert_eq!(edge.items("none", "dead_lettered"), 0);
+    assert!(edge.metrics.transactions_total.with_label_values(&["aborted"]).get() >= 1);
+}
+
+#[test]
+fn a_record_that_is_refused_alone_again_and_again_becomes_a_dead_letter() {
+    let edge = Edge::new();
+    edge.accept_statuses(0..1);
+    edge.wait_settled();
+    let large = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    // Once with its transaction, once alone.
+    edge.cluster.request_errors(RDKafkaApiKey::Produce, &[large, large]);
+    edge.accept_statuses(1..2);
+    edge.wait_settled();
+    assert_eq!(edge.items("none", "dead_lettered"), 1);
+    let dead = edge.metrics.dead_letters_total.with_label_values(&["refused", "publish"]);
+    assert_eq!(dead.get(), 1);
+    edge.accept_statuses(2..10);
+    edge.wait_settled();
+    assert_eq!(edge.items("message_status", "published"), 9);
+}
+
+#[test]
+fn ordinary_failovers_open_again_and_lose_nothing() {
+    use RDKafkaApiKey as Api;
+    use RDKafkaRespErr as Error;
+    let edge = Edge::new();
+    edge.accept_statuses(0..1);
+    edge.wait_settled();
+    let mut next = 1;
+    for (api, error) in [
+        (Api::EndTxn, Error::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH),
+        (Api::AddPartitionsToTxn, Error::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE),
+        (Api::TxnOffsetCommit, Error::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED),
+        (Api::AddOffsetsToTxn, Error::RD_KAFKA_RESP_ERR_NOT_COORDINATOR),
+        (Api::Produce, Error::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER),
+        (Api::EndTxn, Error::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS),
+    ] {
+        edge.cluster.request_errors(api, &[error]);
+        edge.accept_statuses(next..next + 10);
+        next += 10;
+        edge.wait_settled();
+        edge.cluster.clear_request_errors(api);
+    }
+    assert_eq!(edge.items("message_status", "published"), u64::from(next));
+    assert_eq!(edge.items("none", "dead_lettered"), 0);
+}
+
+#[test]
+fn a_topic_can_be_routed_to_the_dead_letters_while_it_is_missing() {
+    let edge = Edge::new();
+    let mut config = edge.config.load().as_ref().clone();
+    config.topics.message_status.clone_from(&config.topics.dead_letter);
+    edge.config.store(Arc::new(config));
+    edge.accept_statuses(0..5);
+    edge.wait_settled();
+    let dead = edge.metrics.dead_letters_total.with_label_values(&["unroutable", "publish"]);
+    assert_eq!(dead.get(), 5);
+}
+
+#[test]
+fn a_stopped_publisher_goes_on_where_it_was_in_the_next_process() {
+    let mut edge = Edge::new();
+    edge.accept_statuses(0..10);
+    edge.wait_settled();
+    edge.publisher.take().unwrap().stop(Instant::now() + Duration::from_secs(10));
+    edge.accept_statuses(10..20);
+    assert_eq!(edge.journal.pending(), 10);
+    edge.start();
+    edge.wait_settled();
+    assert_eq!(edge.items("message_status", "published"), 20);
+}
