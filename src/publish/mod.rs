@@ -205,7 +205,12 @@ impl Shared {
     /// Waits, unless something happens that is worth another try.
     fn pause(&self, pause: Duration) {
         let until = Instant::now() + pause;
-        while Instant::now() < until && !self.out_of_time() && !self.journal.fork_requested() {
+        let topics = self.config.load().topics.clone();
+        while Instant::now() < until
+            && !self.out_of_time()
+            && !self.journal.fork_requested()
+            && self.config.load().topics == topics
+        {
             self.beat();
             thread::sleep(TICK.min(pause));
         }

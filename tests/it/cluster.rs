@@ -84,6 +84,29 @@ impl Topics {
         assert!(altered.iter().all(Result::is_ok), "{altered:?}");
     }
 
+    /// Deletes what Kafka keeps for a consumer group.
+    pub(crate) fn delete_group(&self, group: &str) {
+        let deleted = wait(self.admin().delete_groups(&[group], &options())).unwrap();
+        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    }
+
+    /// Whether an open transaction keeps readers of committed records before it.
+    pub(crate) fn holds_readers(&self) -> bool {
+        let [stable, all] = ["read_committed", "read_uncommitted"].map(|isolation| {
+            let mut config = ClientConfig::new();
+            config.set("bootstrap.servers", &self.bootstrap).set("group.id", "tests");
+            config.set("isolation.level", isolation).create::<BaseConsumer>().unwrap()
+        });
+        ROLES.iter().any(|role| {
+            (0..PARTITIONS).any(|partition| {
+                let end = |consumer: &BaseConsumer| {
+                    consumer.fetch_watermarks(&self.names[role], partition, CALL).unwrap().1
+                };
+                end(&stable) < end(&all)
+            })
+        })
+    }
+
     fn admin(&self) -> AdminClient<DefaultClientContext> {
         ClientConfig::new().set("bootstrap.servers", &self.bootstrap).create().unwrap()
     }

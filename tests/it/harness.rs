@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -86,13 +87,52 @@ struct Running {
 
 impl Edge {
     pub(crate) fn start(settings: &Settings) -> Self {
-        let directory = TempDir::new().unwrap();
-        let toml = settings.toml(&directory.path().join("journal"));
-        fs::write(directory.path().join("weni-edge.toml"), toml).unwrap();
-        let is_tls = settings.tls.is_some();
-        let mut edge = Self { directory, log: Arc::default(), running: None, is_tls };
+        let mut edge = Self::new(settings);
         edge.start_again();
         edge
+    }
+
+    fn new(settings: &Settings) -> Self {
+        let directory = TempDir::new().unwrap();
+        let is_tls = settings.tls.is_some();
+        let edge = Self { directory, log: Arc::default(), running: None, is_tls };
+        edge.configure(settings);
+        edge
+    }
+
+    /// Writes the configuration; a running edge looks at it by and by, or on SIGHUP.
+    pub(crate) fn configure(&self, settings: &Settings) {
+        fs::write(self.config_file(), settings.toml(&self.journal())).unwrap();
+    }
+
+    /// An edge that is down, with a copy of this one's journal, which must be down too.
+    pub(crate) fn copy(&self, settings: &Settings) -> Self {
+        assert!(self.running.is_none(), "the copy of what is being written is no copy");
+        let copy = Self::new(settings);
+        let copied = Command::new("cp").arg("-a").args([self.journal(), copy.journal()]).status();
+        assert!(copied.unwrap().success());
+        copy
+    }
+
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.directory.path().join("journal")
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.directory.path().join("weni-edge.toml")
+    }
+
+    /// Runs `weni-edge journal` on this edge's journal, and gives back what it prints.
+    pub(crate) fn journal_command(&self, command: &str, arguments: &[&str]) -> String {
+        let output = Command::new(PROGRAM)
+            .args(["journal", command, "--config"])
+            .arg(self.config_file())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "journal {command} {arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Starts the process on the journal that is there.
@@ -100,7 +140,7 @@ impl Edge {
         assert!(self.running.is_none(), "it runs already");
         let mut process = Command::new(PROGRAM)
             .args(["serve", "--config"])
-            .arg(self.directory.path().join("weni-edge.toml"))
+            .arg(self.config_file())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -200,12 +240,21 @@ impl Edge {
         running.process.wait().unwrap();
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = rustix::process::Pid::from_child(&self.running().process);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// SIGTERM, and the end of the process.
     pub(crate) fn stop(&mut self) {
         self.check_accounts();
+        self.terminate();
+    }
+
+    /// The same in mid-work: a scrape shows the accounts in motion then.
+    pub(crate) fn terminate(&mut self) {
+        self.signal(Signal::TERM);
         let mut running = self.running.take().expect("the edge runs");
-        let pid = rustix::process::Pid::from_child(&running.process);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let status = eventually("it has stopped", || running.process.try_wait().unwrap());
         assert!(status.success(), "stopped with {status}");
     }
