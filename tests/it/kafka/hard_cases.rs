@@ -153,7 +153,7 @@ fn an_edge_frozen_in_a_transaction_until_kafka_has_given_it_up_goes_on() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::create(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
-    let load = Load::start(&edge);
+    let load = Load::begin(&edge, true);
     await_commit(&edge, 0);
     eventually("it is frozen in mid-transaction", || {
         edge.signal(Signal::STOP);
