@@ -1,6 +1,9 @@
 //! The whole way on real Kafka: what is answered 200 is there once, in order, whatever is killed.
 
+mod brokers;
+mod copies;
 mod hard_cases;
+mod refusals;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -133,6 +136,19 @@ fn every_method_is_accepted_and_what_is_no_callback_is_a_dead_letter_with_its_by
 /// A caller's number and the serial number of its call.
 type CallId = (usize, u64);
 
+/// Calls and the receipts of those that were answered.
+type Calls = BTreeMap<CallId, Option<String>>;
+
+/// Accepts these calls of one caller, and remembers them.
+fn accept(edge: &Edge, caller: usize, serials: std::ops::Range<u64>) -> Calls {
+    let mut connection = edge.caller();
+    let call = |serial| {
+        let answer = connection.call("POST", Load::body(caller, serial).as_bytes()).unwrap();
+        ((caller, serial), Some(answer.receipt()))
+    };
+    serials.map(call).collect()
+}
+
 /// Calls without a pause, on a few connections, and remembers what was answered.
 struct Load {
     edge: Arc<Mutex<SocketAddr>>,
@@ -140,7 +156,7 @@ struct Load {
     accepted: Arc<AtomicUsize>,
     /// Whether the edge may refuse calls: one that was frozen finds that their time is over.
     may_refuse: bool,
-    callers: Vec<JoinHandle<BTreeMap<CallId, Option<String>>>>,
+    callers: Vec<JoinHandle<Calls>>,
 }
 
 impl Load {
@@ -164,7 +180,7 @@ impl Load {
         load
     }
 
-    fn caller(&self, number: usize) -> JoinHandle<BTreeMap<CallId, Option<String>>> {
+    fn caller(&self, number: usize) -> JoinHandle<Calls> {
         let (edge, ended) = (Arc::clone(&self.edge), Arc::clone(&self.ended));
         let (accepted, may_refuse) = (Arc::clone(&self.accepted), self.may_refuse);
         thread::spawn(move || {
@@ -218,7 +234,7 @@ impl Load {
     }
 
     /// Stops calling; gives back each call and its receipt, if it was answered.
-    fn finish(self) -> BTreeMap<CallId, Option<String>> {
+    fn finish(self) -> Calls {
         self.ended.store(true, Ordering::Relaxed);
         self.callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect()
     }
@@ -234,7 +250,7 @@ fn call_of(record: &Record) -> CallId {
 
 /// Every answered call is there once, as a status and a message; one without an answer at most
 /// once, and then wholly; nothing else is there; and each key is in order.
-fn assert_exactly_once(records: &[Record], calls: &BTreeMap<CallId, Option<String>>) {
+fn assert_exactly_once(records: &[Record], calls: &Calls) {
     let mut found: BTreeMap<CallId, Vec<(&str, &str)>> = BTreeMap::new();
     let mut last: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for record in records {
