@@ -138,6 +138,8 @@ struct Load {
     edge: Arc<Mutex<SocketAddr>>,
     ended: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
+    /// Whether the edge may refuse calls: one that was frozen finds that their time is over.
+    may_refuse: bool,
     callers: Vec<JoinHandle<BTreeMap<CallId, Option<String>>>>,
 }
 
@@ -147,10 +149,15 @@ impl Load {
     const FIRST_SECOND: u64 = 1_700_000_000;
 
     fn start(edge: &Edge) -> Self {
+        Self::begin(edge, false)
+    }
+
+    fn begin(edge: &Edge, may_refuse: bool) -> Self {
         let mut load = Self {
             edge: Arc::new(Mutex::new(edge.public())),
             ended: Arc::default(),
             accepted: Arc::default(),
+            may_refuse,
             callers: Vec::new(),
         };
         load.callers = (0..Self::CALLERS).map(|number| load.caller(number)).collect();
@@ -159,7 +166,7 @@ impl Load {
 
     fn caller(&self, number: usize) -> JoinHandle<BTreeMap<CallId, Option<String>>> {
         let (edge, ended) = (Arc::clone(&self.edge), Arc::clone(&self.ended));
-        let accepted = Arc::clone(&self.accepted);
+        let (accepted, may_refuse) = (Arc::clone(&self.accepted), self.may_refuse);
         thread::spawn(move || {
             let (mut calls, mut connection) = (BTreeMap::new(), None);
             for serial in 0.. {
@@ -174,7 +181,8 @@ impl Load {
                 let caller = connection.as_mut().expect("a connection");
                 let answer = caller.call("POST", Self::body(number, serial).as_bytes());
                 // No answer: it may have been accepted or not. A refusal would be a mistake.
-                let receipt = answer.map(|answer| answer.receipt()).ok();
+                let answer = answer.ok().filter(|answer| answer.status == 200 || !may_refuse);
+                let receipt = answer.map(|answer| answer.receipt());
                 match &receipt {
                     Some(_) => {
                         accepted.fetch_add(1, Ordering::Relaxed);

@@ -1,6 +1,8 @@
 //! What happens to a publisher beside crashes: copies, lost positions, refusals, other routes,
 //! stops and freezes.
 
+use std::time::Instant;
+
 use rustix::process::Signal;
 
 use super::*;
@@ -153,7 +155,7 @@ fn an_edge_frozen_in_a_transaction_until_kafka_has_given_it_up_goes_on() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::create(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
-    let load = Load::start(&edge);
+    let load = Load::begin(&edge, true);
     await_commit(&edge, 0);
     eventually("it is frozen in mid-transaction", || {
         edge.signal(Signal::STOP);
@@ -174,4 +176,51 @@ fn an_edge_frozen_in_a_transaction_until_kafka_has_given_it_up_goes_on() {
     let aborted = samples.total("transactions_total", &["outcome=\"aborted\""]);
     assert!(lost + aborted > 0, "the transaction that it was frozen in was not committed");
     assert_exactly_once(&topics.read(), &calls);
+}
+
+#[test]
+fn what_was_answered_as_in_kafka_needs_no_journal_any_more() {
+    let Some(_) = kafka() else { return };
+    let cluster = Cluster::start();
+    let topics = Topics::create(&cluster.bootstrap());
+    let wait = Duration::from_secs(5);
+    let settings = Settings { wait_for_kafka: wait, ..settings(&cluster.bootstrap(), &topics) };
+    let mut edge = Edge::start(&settings);
+    let call = |connection: &mut Caller, serial| {
+        connection.call("POST", Load::body(0, serial).as_bytes()).unwrap()
+    };
+    let mut connection = edge.caller();
+    // Opening may take longer than the wait.
+    eventually("answers come out of Kafka", || {
+        let answer = call(&mut connection, 0);
+        (answer.is_in_kafka() == Some(true)).then_some(())
+    });
+    let mut calls = Calls::new();
+    for serial in 1..=20 {
+        let answer = call(&mut connection, serial);
+        if answer.is_in_kafka() == Some(true) {
+            calls.insert((0, serial), Some(answer.receipt()));
+        }
+    }
+    assert!(calls.len() > 10, "only {} answers came out of Kafka", calls.len());
+    edge.kill();
+    std::fs::remove_dir_all(edge.journal()).unwrap();
+    let mut records = topics.read();
+    records.retain(|record| calls.contains_key(&call_of(record)));
+    assert_exactly_once(&records, &calls);
+
+    edge.start_again();
+    let mut connection = edge.caller();
+    cluster.kill();
+    assert_eq!(call(&mut connection, 21).is_in_kafka(), Some(false));
+    let since = Instant::now();
+    for serial in 22..=60 {
+        assert_eq!(call(&mut connection, serial).is_in_kafka(), Some(false));
+    }
+    assert!(since.elapsed() < wait, "only the first waits while Kafka is away");
+    let samples = edge.metrics();
+    assert_eq!(samples.total("callbacks_answered_total", &["in_kafka=\"false\""]), 40);
+    cluster.start_again();
+    edge.settle();
+    assert_eq!(call(&mut connection, 61).is_in_kafka(), Some(true));
 }
