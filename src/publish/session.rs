@@ -100,7 +100,6 @@ pub(super) struct Session<'a> {
     position: Position,
     last_receipt: Uuid,
     last_commit: Instant,
-    failures_in_a_row: u32,
 }
 
 impl<'a> Session<'a> {
@@ -116,7 +115,6 @@ impl<'a> Session<'a> {
             position,
             last_receipt: Uuid::nil(),
             last_commit: Instant::now(),
-            failures_in_a_row: 0,
         }
     }
 
@@ -291,7 +289,6 @@ impl<'a> Session<'a> {
                 memory.in_a_row.retain(|(topic, _), _| *topic != sent.topic);
             }
         }
-        self.failures_in_a_row = 0;
         self.last_commit = Instant::now();
         self.last_receipt = receipt;
         self.position = position;
@@ -305,25 +302,26 @@ impl<'a> Session<'a> {
         tracing::warn!(step = ?failure.step, code = ?failure.code, ?fault, records = sent.len(),
             "a transaction failed");
         self.forget_attempt();
-        if failure.step == Step::Commit || fault == Fault::Client || failure.step == Step::Begin {
+        if failure.step == Step::Commit || failure.step == Step::Begin {
             return Err(self.lost(None));
         }
-        self.abort()?;
-        self.failures_in_a_row += 1;
         match fault {
             Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => {
+                self.abort()?;
                 self.hunt(suspects(failure, sent))
             }
             Fault::Clock if !self.memory.present_time => {
                 self.memory.present_time = true;
-                Ok(())
+                self.abort()
             }
-            Fault::Clock => Err(self.everyones(Blocked::Clock, failure)),
-            Fault::Time | Fault::Purged => self.shrink(failure),
+            Fault::Clock => Err(self.lost(Some(obstacle(Blocked::Clock, failure)))),
+            Fault::Time | Fault::Purged => Err(self.shrink(failure)),
             Fault::Client => Err(self.lost(None)),
             Fault::Everyone(blocked) => {
                 self.memory.size = Size::SINGLE;
-                Err(self.everyones(blocked, failure))
+                // As long as it is open it holds readers, and the next client may be far.
+                drop(self.abort());
+                Err(Ended::Lost(Some(obstacle(blocked, failure))))
             }
         }
     }
@@ -354,10 +352,6 @@ impl<'a> Session<'a> {
         Ended::Lost(obstacle.or(seen))
     }
 
-    fn everyones(&self, blocked: Blocked, failure: &Failure) -> Ended {
-        Ended::Lost(Some(Obstacle::new(blocked, label(failure.code))))
-    }
-
     fn disk_failed(&self, error: &std::io::Error) -> Ended {
         self.shared.metrics.journal_errors_total.with_label_values(&["read"]).inc();
         tracing::error!(%error, "the journal cannot be read, or the quarantine not be written");
@@ -365,17 +359,18 @@ impl<'a> Session<'a> {
     }
 
     /// Time ran out: less at once. A callback that does not fit alone gets a client with more time.
-    fn shrink(&mut self, failure: &Failure) -> Result<(), Ended> {
+    /// Requests are still on their way, so it is another client in any case.
+    fn shrink(&mut self, failure: &Failure) -> Ended {
         if let Some(blocked) = self.client.context().take_trouble() {
-            return Err(self.everyones(blocked, failure));
+            return self.lost(Some(obstacle(blocked, failure)));
         }
         if self.memory.size == Size::SINGLE {
             let longer = self.memory.transaction_timeout * 2;
             self.memory.transaction_timeout = longer.min(TRANSACTION_TIMEOUT_MAX);
-            return Err(self.everyones(Blocked::TooSlow, failure));
+            return self.lost(Some(obstacle(Blocked::TooSlow, failure)));
         }
         self.memory.size = self.memory.size.half();
-        if self.failures_in_a_row < 2 { Ok(()) } else { Err(Ended::Lost(None)) }
+        self.lost(None)
     }
 
     /// Searches by halves, narrowed by the reports, for the record that is refused alone.
@@ -424,7 +419,7 @@ impl<'a> Session<'a> {
                 let refused = suspects_with_numbers(&failure, &attempt.sent);
                 Ok(refused.map(|(number, sent)| (sent, codes[&number])).collect())
             }
-            Fault::Everyone(blocked) => Err(self.everyones(blocked, &failure)),
+            Fault::Everyone(blocked) => Err(Ended::Lost(Some(obstacle(blocked, &failure)))),
             _ => Err(self.lost(None)),
         }
     }
@@ -446,9 +441,12 @@ impl<'a> Session<'a> {
         tracing::error!(topic = self.topics.name(topic), %code, "Kafka refuses one record alone");
         let again = self.memory.refused.contains_key(&id);
         self.memory.refused.insert(id, Refusal { code, dead_letter_too: again });
-        self.failures_in_a_row = 0;
         Ok(())
     }
+}
+
+fn obstacle(blocked: Blocked, failure: &Failure) -> Obstacle {
+    Obstacle::new(blocked, label(failure.code))
 }
 
 /// The records that the reports blame: those that are named, else all that were refused with them.

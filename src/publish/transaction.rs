@@ -38,6 +38,8 @@ use crate::metrics::Metrics;
 const PAUSE: Duration = Duration::from_millis(1);
 /// How long initialising waits between two looks at the client's events.
 const STEP: Duration = Duration::from_millis(500);
+/// How long an abort waits before it purges what has come back into the queue.
+const PURGE_AGAIN: Duration = Duration::from_millis(100);
 /// The longest that ending a transaction may take beside the transaction's own time.
 const CALL: Duration = Duration::from_secs(10);
 
@@ -343,18 +345,25 @@ impl Client {
         }
     }
 
-    /// Ends the open transaction without a trace for readers of committed records.
+    /// Ends the open transaction without a trace for readers of committed records. What is on its
+    /// way is waited for: a request that a broker takes up behind the abort would become part of
+    /// this client's next transaction (KIP-890), and its records be there twice.
     ///
     /// # Errors
-    /// The client must be dropped then; the next one's opening ends the transaction.
+    /// The client must be dropped then; the next one's opening ends the transaction, and keeps
+    /// out what comes late.
     pub(super) fn abort(&self) -> Result<(), Code> {
-        self.producer.purge(PurgeConfig::default().queue().inflight());
         let deadline = Instant::now() + CALL;
         while self.outstanding() > 0 {
             if Instant::now() >= deadline {
                 return Err(Code::OperationTimedOut);
             }
-            self.wait();
+            // Again, because a request that failed has its records back in the queue.
+            self.producer.purge(PurgeConfig::default().queue());
+            let look_again = Instant::now() + PURGE_AGAIN;
+            while self.outstanding() > 0 && Instant::now() < look_again {
+                self.wait();
+            }
         }
         self.context().reports.lock().clear();
         let code = |error: KafkaError| error.rdkafka_error_code().unwrap_or(Code::Unknown);
