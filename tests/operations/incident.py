@@ -1,0 +1,148 @@
+"""The scripted incident: what goes wrong, and the alerts that have to say so.
+
+Each step causes a fault, waits until its alerts fire, and ends it. The rules' windows are scaled, so that
+an hour passes in a minute.
+"""
+
+import shutil
+import signal
+import time
+
+import confluent_kafka
+
+from processes import SECRET, wait_for
+
+SCALE = 60
+STATUS_TOPIC, INBOUND_TOPIC = "weni.message-status.v1", "weni.inbound-message.v1"
+SAMPLES = [f"--sample={name}" for name in ("sent", "delivered", "read", "text", "reply", "image", "template", "on-premise")]
+
+# What the incident does not cause; `promtool test rules` has cases for them.
+NOT_CAUSED = {
+    "WeniEdgeNoTraffic": "compares with the week before",
+    "WeniEdgeSlowSync": "takes a slow disk",
+    "WeniEdgePublisherWedged": "takes a defect of the publisher",
+}
+
+
+class Incident:
+    def __init__(self, edge, kafka, prometheus):
+        self.edge, self.kafka, self.prometheus = edge, kafka, prometheus
+        self.started, self.senders, self.fired = time.time(), [], {}
+
+    def say(self, what):
+        print(f"    {time.time() - self.started:5.0f} s  {what}", flush=True)
+
+    def send(self, *arguments, **more):
+        self.senders.append(self.edge.send(*arguments, **more))
+
+    def expect(self, *names, seconds=60):
+        """Waits until alerts fire, and keeps what they say."""
+        missing = set(names) - set(self.fired)
+
+        def all_fire():
+            for alert in self.prometheus.alerts():
+                name = alert["labels"]["alertname"]
+                if alert["state"] == "firing" and name not in self.fired:
+                    self.fired[name] = alert["annotations"]
+                    self.say(f"{name}: {alert['annotations']['summary']}. {alert['annotations']['description']}")
+            return missing <= set(self.fired)
+
+        try:
+            wait_for(f"{', '.join(names)} fire", all_fire, seconds)
+        except TimeoutError:
+            self.say(f"SILENT: {', '.join(sorted(missing - set(self.fired)))}")
+
+    def run(self):
+        self.say("traffic of two sources")
+        self.send("loja", 20, "--duration=600s", *SAMPLES)
+        self.send("filial", 10, "--duration=600s", "--sample=sent", "--sample=delivered", "--sample=read")
+        self.expect("WeniEdgeCertificateExpires")
+        time.sleep(15)
+        for step in (self.callers, self.configuration, self.refused_records, self.failed_messages, self.outage, self.divergence):
+            step()
+        self.say("all is well again: alerts have to resolve")
+        try:
+            wait_for("alerts resolve", lambda: not self.prometheus.firing(), 120)
+        except TimeoutError:
+            self.say(f"STILL FIRING: {', '.join(self.prometheus.firing())}")
+
+    def callers(self):
+        self.say("wrong secrets, an unknown source, garbage, repetitions; a transaction of somebody else stays open")
+        self.send("loja", 20, "--duration=30s", secret="not the right secret")
+        self.send("nobody", 2, "--duration=10s")
+        garbage = self.edge.work / "garbage.json"
+        garbage.write_bytes(b'{"entry": [')
+        self.send("loja", 2, "--duration=5s", str(garbage))
+        self.send("loja", 2, "--duration=5s", "--sample=read", "--identical")
+        held = confluent_kafka.Producer({"bootstrap.servers": self.kafka.address, "transactional.id": "somebody"})
+        held.init_transactions(30)
+        held.begin_transaction()
+        held.produce(STATUS_TOPIC, b"never seen", partition=0)
+        held.flush(10)
+        self.expect("WeniEdgeDeadLetters", "WeniEdgeSecretsRejected", "WeniEdgeReadersHeld")
+        held.abort_transaction(30)
+
+    def configuration(self):
+        self.say("a wrong configuration; the certificate is renewed")
+        self.edge.configure(more="[kafka\n")
+        self.edge.certify(days=365)
+        self.expect("WeniEdgeReloadFailed")
+        self.edge.configure()
+
+    def refused_records(self):
+        self.say("a topic refuses most records")
+        self.kafka("topic", "alter", INBOUND_TOPIC, "max.message.bytes=600")
+        self.expect("WeniEdgePublishErrors")
+        self.kafka("topic", "alter", INBOUND_TOPIC, "max.message.bytes=1048588")
+
+    def failed_messages(self):
+        self.say("many messages fail")
+        self.send("loja", 20, "--duration=25s", "--sample=failed")
+        self.expect("WeniEdgeFailedShareHigh")
+
+    def outage(self):
+        self.say("Kafka is killed, and large bodies fill the journal")
+        self.kafka("kill9", "1")
+        self.send("loja", 40, "--duration=40s", "--sample=text", "--size=200000")
+        self.expect("WeniEdgeNoBroker", "WeniEdgePublishingStalled", "WeniEdgeCallbacksAging", "WeniEdgeJournalFilling",
+                    "WeniEdgeAcceptanceBurnFast", "WeniEdgeAcceptanceBurnSlow")  # fmt: skip
+        self.say("the edge is killed, and a bit of its journal turns")
+        self.edge.stop(signal.SIGKILL)
+        self.damage_journal()
+        self.expect("WeniEdgeDown")
+        self.edge.start()
+        self.expect("WeniEdgeJournalFault")
+        self.say("Kafka is back")
+        self.kafka.start()
+        self.drain()
+
+    def damage_journal(self):
+        """In the middle of what is written: an intact record behind it tells damage from a torn end."""
+        segment = max((self.edge.journal / "segments").glob("*.segment"))
+        with open(segment, "r+b") as file:
+            file.seek(5_000_000)
+            byte = file.read(1)
+            file.seek(5_000_000)
+            file.write(bytes([byte[0] ^ 0xFF]))
+
+    def divergence(self):
+        self.say("an old copy of the journal is put in its place; then it is forked, as the runbook says")
+        copy = self.edge.work / "copy"
+        self.edge.stop()
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(self.edge.journal, copy)
+        self.edge.start()
+        self.drain()
+        before = self.edge.metric("weni_edge_callbacks_settled_total")
+        wait_for("callbacks are settled", lambda: self.edge.metric("weni_edge_callbacks_settled_total") > before + 50, 60)
+        self.edge.stop()
+        shutil.rmtree(self.edge.journal)
+        copy.rename(self.edge.journal)
+        self.edge.start()
+        self.expect("WeniEdgeJournalDiverged")
+        self.edge.command("journal", "fork", "--from", "checkpoint", "--yes")
+        self.drain()
+
+    def drain(self):
+        age = "weni_edge_journal_oldest_pending_age_seconds"
+        wait_for("the journal drains", lambda: self.edge.metric(age) < 1, 90)
