@@ -114,7 +114,7 @@ PAGES = [
           "longer than 250 ms. At this rate the month's error budget is gone in five days."),
     # Each instance has a journal of its own: one that is down keeps what it accepted from Kafka.
     alert("WeniEdgeDown", "page", "2m", f"up{{{JOB}}} == 0 or absent(up{{{JOB}}})",
-          "Edge {{ $labels.instance }} is down",
+          "{{ with $labels.instance }}Edge {{ . }} is down{{ else }}No edge is up{{ end }}",
           "Prometheus cannot scrape {{ with $labels.instance }}{{ . }}{{ else }}any edge{{ end }}. "
           "What its journal holds is not in Kafka."),
     # The floor of 10 keeps one stray call to a quiet source from paging.
@@ -157,11 +157,11 @@ PAGES = [
             or ({young("weni_edge_position_went_back_total")})""",
           "The journal of {{ $labels.instance }} and Kafka disagree",
           "{{ with $labels.reason }}Publishing waits for you: {{ . }}.{{ else }}Kafka's position went back: "
-          "events are repeated with the same event_id.{{ end }} (value {{ $value | humanize }})"),
+          "events are repeated with the same event_id.{{ end }}"),
     alert("WeniEdgePublisherWedged", "page", None,
           f'weni_edge_publish_blocked{{{JOB}, reason="publisher_wedged"}} == 1',
           "The publisher of {{ $labels.instance }} is stuck",
-          "Several publishers in a row died or hung without a commit (value {{ $value | humanize }})."),
+          "Several publishers of {{ $labels.instance }} in a row died or hung without a commit."),
     alert("WeniEdgeReadersHeld", "page", "1m",
           f"max by (job, topic) (weni_edge_kafka_stable_lag_seconds{{{JOB}}}) > $1m",
           "Readers of {{ $labels.topic }} are held",
@@ -170,7 +170,7 @@ PAGES = [
     alert("WeniEdgeNoBroker", "page", "5m",
           f'weni_edge_publish_blocked{{{JOB}, reason="no_broker"}} == 1',
           "{{ $labels.instance }} reaches no Kafka broker",
-          "Nothing is published; callbacks are accepted until the journal is full (value {{ $value | humanize }})."),
+          "{{ $labels.instance }} publishes nothing; it accepts callbacks until its journal is full."),
 ]  # fmt: skip
 
 TICKETS = [
@@ -199,7 +199,7 @@ TICKETS = [
           "{{ with $labels.reason }}{{ . }}{{ else }}refused even as a dead letter: in quarantine{{ end }})."),
     alert("WeniEdgeReloadFailed", "ticket", "5m", f"weni_edge_config_last_reload_successful{{{JOB}}} == 0",
           "{{ $labels.instance }} does not take up its configuration",
-          "The file is wrong (value {{ $value | humanize }}); the edge goes on with the old one and would not start again."),
+          "The file of {{ $labels.instance }} is wrong; the edge goes on with the old one and would not start again."),
     alert("WeniEdgeCertificateExpires", "ticket", None,
           f"weni_edge_tls_certificate_not_after_seconds{{{JOB}}} - time() < 14 * 86400",
           "The certificate of {{ $labels.instance }} expires",

@@ -10,7 +10,7 @@ import time
 
 import confluent_kafka
 
-from processes import SECRET, wait_for
+from processes import wait_for
 
 SCALE = 60
 STATUS_TOPIC, INBOUND_TOPIC = "weni.message-status.v1", "weni.inbound-message.v1"
@@ -36,21 +36,23 @@ class Incident:
         self.senders.append(self.edge.send(*arguments, **more))
 
     def expect(self, *names, seconds=60):
-        """Waits until alerts fire, and keeps what they say."""
-        missing = set(names) - set(self.fired)
+        """Waits until alerts have fired since it was called, and keeps what they say."""
+        seen = set()
 
         def all_fire():
             for alert in self.prometheus.alerts():
-                name = alert["labels"]["alertname"]
-                if alert["state"] == "firing" and name not in self.fired:
-                    self.fired[name] = alert["annotations"]
-                    self.say(f"{name}: {alert['annotations']['summary']}. {alert['annotations']['description']}")
-            return missing <= set(self.fired)
+                name, texts = alert["labels"]["alertname"], alert["annotations"]
+                if alert["state"] == "firing" and name not in seen:
+                    seen.add(name)
+                    if self.fired.get(name) != texts:
+                        self.say(f"{name}: {texts['summary']}. {texts['description']}")
+                    self.fired[name] = texts
+            return seen.issuperset(names)
 
         try:
-            wait_for(f"{', '.join(names)} fire", all_fire, seconds)
+            wait_for("alerts fire", all_fire, seconds)
         except TimeoutError:
-            self.say(f"SILENT: {', '.join(sorted(missing - set(self.fired)))}")
+            self.say(f"SILENT: {', '.join(sorted(set(names) - seen))}")
 
     def run(self):
         self.say("traffic of two sources")
@@ -58,7 +60,8 @@ class Incident:
         self.send("filial", 10, "--duration=600s", "--sample=sent", "--sample=delivered", "--sample=read")
         self.expect("WeniEdgeCertificateExpires")
         time.sleep(15)
-        for step in (self.callers, self.configuration, self.refused_records, self.failed_messages, self.outage, self.divergence):
+        for step in (self.callers, self.configuration, self.refused_records, self.fencing, self.failed_messages,
+                     self.outage, self.divergence):  # fmt: skip
             step()
         self.say("all is well again: alerts have to resolve")
         try:
@@ -92,8 +95,19 @@ class Incident:
     def refused_records(self):
         self.say("a topic refuses most records")
         self.kafka("topic", "alter", INBOUND_TOPIC, "max.message.bytes=600")
-        self.expect("WeniEdgePublishErrors")
+        refused = 'weni_edge_dead_letters_total{reason="too_large",stage="publish"}'
+        wait_for("records are refused", lambda: self.edge.metric(refused) > 0, 30)
         self.kafka("topic", "alter", INBOUND_TOPIC, "max.message.bytes=1048588")
+
+    def fencing(self):
+        self.say("somebody else takes the edge's transactional id, again and again")
+        identity = "weni-edge." + self.edge.command("journal", "show").split()[1]
+        other = {"bootstrap.servers": self.kafka.address, "transactional.id": identity}
+        until = time.monotonic() + 60
+        while "WeniEdgePublishErrors" not in self.prometheus.firing() and time.monotonic() < until:
+            confluent_kafka.Producer(other).init_transactions(30)
+            time.sleep(0.5)
+        self.expect("WeniEdgePublishErrors", seconds=1)
 
     def failed_messages(self):
         self.say("many messages fail")

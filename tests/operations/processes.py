@@ -95,7 +95,8 @@ create_topics = {{ partitions = 3, replication_factor = 1 }}
         self.config.write_text(text + more)
 
     def command(self, *arguments):
-        subprocess.run([self.binary, *arguments, "--config", self.config], check=True, stdout=subprocess.DEVNULL)
+        """What a command of the edge prints."""
+        return subprocess.check_output([self.binary, *arguments, "--config", self.config], text=True)
 
     def start(self):
         with open(self.work / "edge.log", "a") as log:

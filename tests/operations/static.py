@@ -44,7 +44,7 @@ def metrics_in(expr):
 
 def registered():
     source = (ROOT / "src/metrics.rs").read_text()
-    declared = re.findall(r"^    (\w+): (?:Int)?(?:Counter|Gauge|Histogram)(?:Vec)?\b", source, re.MULTILINE)
+    declared = re.findall(r"^    (\w+): (?:Int)?(?:Counter|Gauge|Histogram)(?:Vec)?\b.*;$", source, re.MULTILINE)
     return {f"weni_edge_{name}" for name in declared} | set(re.findall(r'"(tokio_\w+)"', source)) | PROCESS
 
 
@@ -86,9 +86,9 @@ def check(report):
     names = {rule["alert"] for rule in alerts}
     report.same("every alert has a case that fires and one that does not", names - both_cases(), set())
     for rule in alerts:
-        report.that(f"{rule['alert']} has severity, summary and a description with its value",
+        report.that(f"{rule['alert']} has severity, summary and a description with values",
                     rule["labels"]["severity"] in ("page", "ticket") and rule["annotations"]["summary"]
-                    and "$value" in rule["annotations"]["description"])  # fmt: skip
+                    and "{{ " in rule["annotations"]["description"])  # fmt: skip
 
     runbook = (DEPLOY / "RUNBOOK.md").read_text()
     anchors = {slug(heading) for heading in re.findall(r"^#+ (.+)$", runbook, re.MULTILINE)}
