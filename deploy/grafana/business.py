@@ -52,7 +52,7 @@ LOSSES = row(
     panel("Refused calls, by source", "Calls that were not accepted: Weni does not repeat them.",
           "reqps", (rate("weni_edge_http_rejections_total", "source, reason") + NONZERO, "{{source}} {{reason}}"), min=0),
     panel("Repetitions dropped", "Items that were byte for byte what had come within duplicates.window.",
-          "ops", (rate("weni_edge_items_total", "kind", 'outcome="duplicate"'), "{{kind}}"), min=0),
+          "ops", (rate("weni_edge_items_total", "kind", 'outcome="duplicate"') + NONZERO, "{{kind}}"), min=0),
 )  # fmt: skip
 
 BUSINESS = dashboard(

@@ -1,6 +1,6 @@
 """The journal and the Kafka client in depth: for whoever looks for the cause."""
 
-from panels import JOB, NONZERO, TOPIC, dashboard, panel, quantiles, rate, row, stat, table
+from panels import NONZERO, TOPIC, dashboard, panel, quantiles, rate, row, stat, table
 
 EACH = "{{instance}}"
 BROKER = "{{instance}} broker {{broker}}"
@@ -56,14 +56,14 @@ TRANSACTIONS = row(
           "short", ("sum by (instance, reason) (weni_edge_producer_rebuilds_total{@})" + NONZERO, f"{EACH} {{{{reason}}}}"), min=0, decimals=0),
     panel("Since the last commit", "Two minutes while callbacks wait page.",
           "s", ("time() - weni_edge_last_publish_timestamp_seconds{@}", EACH), min=0),
-    panel("Accepted to committed, by topic", "From acceptance to the commit in Kafka.",
-          "s", *quantiles("weni_edge_end_to_end_seconds", "topic", TOPIC), min=0, bad_above=5),
+    panel("Accepted to committed, by topic", "From acceptance to the commit in Kafka, 99th percentile.",
+          "s", *list(quantiles("weni_edge_end_to_end_seconds", "topic", TOPIC))[1:], min=0, bad_above=5),
     panel("Readers held, by topic", "How long readers of committed records have stood still before an open transaction.",
           "s", (f"max by (topic) (weni_edge_kafka_stable_lag_seconds{{@, {TOPIC}}})", "{{topic}}"), min=0, bad_above=60),
-    stat("Position went back", "Openings at which Kafka's position was below what was known as committed: events were repeated.",
-         "short", ("sum(weni_edge_position_went_back_total{@})", "openings"), bad_above=1, h=7),
-    stat("Statistics are this old", "librdkafka gives its statistics every few seconds; old ones make the row below worthless.",
-         "s", ("time() - min(weni_edge_kafka_stats_timestamp_seconds{@})", "age"), bad_above=60, h=7),
+    stat("Position went back", "Openings in the range shown at which Kafka's position was below what was known as committed: events were repeated.",
+         "short", ("sum(max_over_time(weni_edge_position_went_back_total{@}[$__range]))", "openings"), bad_above=1, h=7),
+    stat("Statistics are this old", "librdkafka gives its statistics every few seconds; old ones make the row below worthless. Nothing before the first.",
+         "s", ("time() - min(weni_edge_kafka_stats_timestamp_seconds{@} > 0)", "age"), bad_above=60, h=7),
 )  # fmt: skip
 
 BROKERS = row(
@@ -83,7 +83,7 @@ BROKERS = row(
     table("Configuration read", "1 if the configuration was last read without an error, 0 if the edge goes on with an old one.",
           "short", "min by (instance) (weni_edge_config_last_reload_successful{@})", (), w=4),
     table("Certificates", "How long each instance's certificate is still valid. Nothing where the edge speaks plain HTTP.",
-          "s", "weni_edge_tls_certificate_not_after_seconds{@} - time()", (), w=5),
+          "s", "max by (instance) (weni_edge_tls_certificate_not_after_seconds{@}) - time()", (), w=5),
 )  # fmt: skip
 
 DEPTH = dashboard(

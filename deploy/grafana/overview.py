@@ -10,8 +10,8 @@ HEALTH = row(
          "short", ("sum(up{@})", "up"), bad_below=1, w=3),
     stat("Ready", "Whether every check of readiness holds everywhere: journal open, room left, not stopping.",
          "bool_yes_no", ("min(weni_edge_ready{@})", "ready"), bad_below=1, w=3),
-    stat("Error budget left", "Of 30 days: 99.9 % of callbacks are answered 2xx within 250 ms. Below 0 the promise is broken.",
-         "percentunit", (f"1 - job:weni_edge_acceptance_bad:ratio30d{JOB} / 0.001", "left"), bad_below=0, decimals=1, w=4),
+    stat("Error budget left", "Of 30 days: 99.9 % of callbacks are answered 2xx within 250 ms. Below 0 the promise is broken; -100 % stands for all that is worse.",
+         "percentunit", (f"clamp_min(1 - job:weni_edge_acceptance_bad:ratio30d{JOB} / 0.001, -1)", "left"), bad_below=0, decimals=1, w=4),
     stat("Refused or slow, 1 h", "Share of the last hour's callbacks that were not answered 2xx within 250 ms; 0.1 % is the budget.",
          "percentunit", (f"job:weni_edge_acceptance_bad:ratio_rate1h{JOB}", "1 h"), bad_above=0.001, decimals=2, w=4),
     stat("Late in Kafka, 1 h", "Share of the last hour's records committed more than 5 s after acceptance; 1 % is the budget. Silent while nothing is committed: then look at the oldest pending callback.",
@@ -56,8 +56,7 @@ JOURNAL = row(
     panel("Journal used", "Share of journal.max_bytes. When full, callbacks are refused.",
           "percentunit", (CAPACITY, "{{instance}}"), min=0, max=1, bad_above=0.8),
     panel("Append and sync", "99th percentile. Each answer waits for a sync of the disk.",
-          "s", *[(query, f"append {legend}") for query, legend in quantiles("weni_edge_journal_append_seconds")][1:],
-          *[(query, f"sync {legend}") for query, legend in quantiles("weni_edge_journal_sync_seconds")][1:], min=0),
+          "s", *[(list(quantiles(f"weni_edge_journal_{what}_seconds"))[1][0], what) for what in ("append", "sync")], min=0),
 )  # fmt: skip
 
 PUBLISHING = row(
@@ -75,8 +74,8 @@ DEAD_LETTERS = row(
     panel("Dead letters, by reason", "What could not be read (stage normalize) or published (stage publish). The bytes are in the dead letter topic.",
           "short", ("sum by (stage, reason) (increase(weni_edge_dead_letters_total{@}[$__rate_interval]))" + NONZERO, "{{stage}} {{reason}}"),
           min=0, w=16),
-    stat("In quarantine", "Records that Kafka refused even as dead letters (publish), and damaged bytes (journal), kept as files since the start.",
-         "short", ("sum by (stage) (weni_edge_quarantined_total{@})", "{{stage}}"), bad_above=1, w=8, h=7),
+    stat("In quarantine", "Records that Kafka refused even as dead letters (publish), and damaged bytes (journal), put aside as files in the range shown.",
+         "short", ("sum by (stage) (max_over_time(weni_edge_quarantined_total{@}[$__range]))", "{{stage}}"), bad_above=1, w=8, h=7),
 )  # fmt: skip
 
 KAFKA = row(

@@ -44,7 +44,7 @@ class Incident:
                 name, texts = alert["labels"]["alertname"], alert["annotations"]
                 if alert["state"] == "firing" and name not in seen:
                     seen.add(name)
-                    if self.fired.get(name) != texts:
+                    if name not in self.fired:
                         self.say(f"{name}: {texts['summary']}. {texts['description']}")
                     self.fired[name] = texts
             return seen.issuperset(names)
@@ -58,6 +58,7 @@ class Incident:
         self.say("traffic of two sources")
         self.send("loja", 20, "--duration=600s", *SAMPLES)
         self.send("filial", 10, "--duration=600s", "--sample=sent", "--sample=delivered", "--sample=read")
+        self.send("filial", 4, "--duration=600s", "--sample=sent")
         self.expect("WeniEdgeCertificateExpires")
         time.sleep(15)
         for step in (self.callers, self.configuration, self.refused_records, self.fencing, self.failed_messages,
@@ -69,6 +70,13 @@ class Incident:
         except TimeoutError:
             self.say(f"STILL FIRING: {', '.join(self.prometheus.firing())}")
 
+    def producer(self, identity):
+        """A client of somebody else; its first act ends what another of that identity had left open."""
+        settings = {"bootstrap.servers": self.kafka.address, "transactional.id": identity, "log_level": 0}
+        producer = confluent_kafka.Producer(settings)
+        producer.init_transactions(30)
+        return producer
+
     def callers(self):
         self.say("wrong secrets, an unknown source, garbage, repetitions; a transaction of somebody else stays open")
         self.send("loja", 20, "--duration=30s", secret="not the right secret")
@@ -77,8 +85,7 @@ class Incident:
         garbage.write_bytes(b'{"entry": [')
         self.send("loja", 2, "--duration=5s", str(garbage))
         self.send("loja", 2, "--duration=5s", "--sample=read", "--identical")
-        held = confluent_kafka.Producer({"bootstrap.servers": self.kafka.address, "transactional.id": "somebody"})
-        held.init_transactions(30)
+        held = self.producer("somebody")
         held.begin_transaction()
         held.produce(STATUS_TOPIC, b"never seen", partition=0)
         held.flush(10)
@@ -102,10 +109,9 @@ class Incident:
     def fencing(self):
         self.say("somebody else takes the edge's transactional id, again and again")
         identity = "weni-edge." + self.edge.command("journal", "show").split()[1]
-        other = {"bootstrap.servers": self.kafka.address, "transactional.id": identity}
         until = time.monotonic() + 60
         while "WeniEdgePublishErrors" not in self.prometheus.firing() and time.monotonic() < until:
-            confluent_kafka.Producer(other).init_transactions(30)
+            self.producer(identity)
             time.sleep(0.5)
         self.expect("WeniEdgePublishErrors", seconds=1)
 

@@ -61,8 +61,7 @@ def main():
     static.check(report)
     if not arguments.static:
         live(arguments.work, arguments.edge, arguments.prometheus, arguments.port, report)
-    print(report)
-    sys.exit(report.failed > 0)
+    (arguments.work / "counts").write_text(f"{report}\n")
 
 
 if __name__ == "__main__":

@@ -16,4 +16,4 @@ class Report:
         self.that(what, found == wanted, f"{found}, not {wanted}")
 
     def __str__(self):
-        return f"{self.passed} passed, {self.failed} failed"
+        return f"{self.passed} {self.failed}"
