@@ -7,7 +7,7 @@ STATUSES = "weni_edge_statuses_total"
 
 def total(title, status, **more):
     return stat(title, f"Status updates `{status}` in the range shown.", "short",
-                (f'sum(increase({STATUSES}{{@, status="{status}"}}[$__range]))', status), decimals=0, w=3, **more)  # fmt: skip
+                (f'sum(increase({STATUSES}{{@, status="{status}"}}[$__range]))', status), w=3, **more)  # fmt: skip
 
 
 def share(title, description, part, whole, **more):

@@ -40,6 +40,9 @@ def check(report, incident):
     wanted = set().union(*(static.metrics_in(expr) for name, expr in static.queries() if name not in WITHOUT_DATA))
     report.same("every metric on the dashboards is exported", wanted - exported, set())
 
+    rules = [rule for group in prometheus.api("rules")["groups"] for rule in group["rules"]]
+    report.same("every rule can be evaluated", {rule["name"]: rule["lastError"] for rule in rules if rule["health"] != "ok"}, {})
+
     still = prometheus.firing()
     for rule in static.rules("alert"):
         name = rule["alert"]
