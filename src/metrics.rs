@@ -98,6 +98,8 @@ metrics! {
     http_rejections_total: IntCounterVec["source", "reason"];
     /// Callbacks that are durable in the journal.
     callbacks_accepted_total: IntCounterVec["source"];
+    /// Accepted callbacks by whether they were in Kafka when they were answered; only with http.wait_for_kafka.
+    callbacks_answered_total: IntCounterVec["in_kafka"];
     /// Callbacks whose transaction is committed.
     callbacks_settled_total: IntCounter;
     /// Callbacks of earlier runs that were found unsettled when the journal was opened.

@@ -153,6 +153,12 @@ fn http(mut section: Section<'_>) -> Http {
             Duration::from_secs(20)..=Duration::from_secs(3600),
             "Weni's client keeps connections for 15 s, so anything below 20s loses calls",
         ),
+        wait_for_kafka: section.duration(
+            "wait_for_kafka",
+            default.wait_for_kafka,
+            Duration::ZERO..=Duration::from_secs(5),
+            "Weni's own answer to Meta waits as long",
+        ),
         drain: section.duration(
             "drain",
             default.drain,

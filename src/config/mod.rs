@@ -54,6 +54,8 @@ pub struct Http {
     pub body_timeout: Duration,
     /// Keep-alive between two requests.
     pub idle_timeout: Duration,
+    /// How long an answer waits for its callback to be in Kafka; zero for not at all.
+    pub wait_for_kafka: Duration,
     /// How long callbacks are still accepted after SIGTERM.
     pub drain: Duration,
     pub tls: Option<Tls>,
@@ -192,6 +194,7 @@ impl Default for Http {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
+            wait_for_kafka: Duration::ZERO,
             drain: Duration::from_secs(20),
             tls: None,
         }

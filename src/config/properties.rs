@@ -48,7 +48,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("isolation.level", "stays `read_committed`: an open transaction's position is not the truth"),
     ("partitioner", "stays `murmur2_random`: every client finds the partition of a message's id"),
     ("message.max.bytes", SIZE),
-    ("delivery.report.only.error", "is off: a callback is settled when every event is reported"),
+    (
+        "delivery.report.only.error",
+        "stays on: the edge is told what is refused, and counts the rest",
+    ),
     ("test.mock.num.brokers", "keeps events in memory only; `weni-edge dev` is for trying out"),
 ];
 

@@ -129,7 +129,7 @@ impl<'a> DeadLetter<'a> {
         each("received_at", rfc3339_millis(callback.received_at_ms).as_bytes());
         each("method", callback.method.as_bytes());
         let hash: [u8; 32] = Sha256::digest(&self.value).into();
-        each("content_hash", hex::encode(hash).as_bytes());
+        each("content_hash", &super::hex::<32, 64>(hash));
         for (name, value) in [
             ("content-type", callback.content_type),
             ("content-encoding", callback.content_encoding),

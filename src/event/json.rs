@@ -53,6 +53,15 @@ impl Object<'_> {
         serde_json::to_writer(&mut *self.out, text).expect("text into memory");
     }
 
+    fn hex(&mut self, key: &str, bytes: &[u8]) {
+        self.raw(key, b"\"");
+        let start = self.out.len();
+        self.out.resize(start + 2 * bytes.len(), 0);
+        // INVARIANT: there is room for exactly two digits a byte.
+        hex::encode_to_slice(bytes, &mut self.out[start..]).expect("two digits a byte");
+        self.out.push(b'"');
+    }
+
     fn maybe(&mut self, key: &str, text: &Option<impl AsRef<str>>) {
         if let Some(text) = text {
             self.text(key, text.as_ref());
@@ -111,7 +120,7 @@ impl Event<'_> {
 
     fn write_envelope(&self, object: &mut Object<'_>) {
         object.number("schema_version", SCHEMA_VERSION);
-        object.text("event_id", &hex::encode(self.event_id()));
+        object.hex("event_id", &self.event_id());
         object.text("event_kind", self.kind.as_str());
         object.maybe("message_id", &self.message_id);
         object.text("source", self.callback.source);

@@ -431,7 +431,7 @@ impl<'a> Event<'a> {
         let time = self.occurred_at_seconds().and_then(rfc3339_seconds);
         let time = time.unwrap_or_else(|| rfc3339_millis(self.callback.received_at_ms));
         each("ce_specversion", b"1.0");
-        each("ce_id", hex::encode(self.event_id()).as_bytes());
+        each("ce_id", &hex::<16, 32>(self.event_id()));
         each("ce_type", format!("ai.weni.{}.v1", self.kind.as_str()).as_bytes());
         each("ce_source", format!("/hooks/{}", self.callback.source).as_bytes());
         each("ce_subject", self.key().as_bytes());
@@ -439,7 +439,7 @@ impl<'a> Event<'a> {
         each("ce_dataschema", format!("urn:weni-edge:{}", self.topic().contract()).as_bytes());
         each("content-type", b"application/json");
         each("receipt", self.receipt.as_bytes());
-        each("content_hash", hex::encode(self.content_hash).as_bytes());
+        each("content_hash", &hex::<32, 64>(self.content_hash));
         if let Some(traceparent) = self.callback.traceparent {
             each("traceparent", traceparent.as_bytes());
         }
@@ -450,6 +450,14 @@ impl<'a> Event<'a> {
         let topic = self.topic();
         DeadLetter::of_element(self.callback, reason, stage, detail, self.raw, (self.place, topic))
     }
+}
+
+/// Lower-case digits; `DIGITS` is twice `BYTES`.
+fn hex<const BYTES: usize, const DIGITS: usize>(bytes: [u8; BYTES]) -> [u8; DIGITS] {
+    let mut digits = [0; DIGITS];
+    // INVARIANT: there is room for exactly two digits a byte.
+    hex::encode_to_slice(bytes, &mut digits).expect("two digits a byte");
+    digits
 }
 
 /// `2026-11-22T20:13:05Z`; none beyond the year 9999.

@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -28,7 +28,12 @@ use super::{
     error::Refusal,
     sources::{Registry, Source},
 };
-use crate::{callback::Callback, config, journal::Journal, metrics::Metrics};
+use crate::{
+    callback::Callback,
+    config,
+    journal::{Journal, Position},
+    metrics::Metrics,
+};
 
 /// What all requests share.
 pub(super) struct Acceptor {
@@ -39,6 +44,10 @@ pub(super) struct Acceptor {
     max_body_bytes: usize,
     body_timeout: Duration,
     draining: AtomicBool,
+    wait_for_kafka: Duration,
+    /// The last position that was waited for in vain. As long as it is not committed there is no
+    /// sense in waiting: older callbacks than that wait would last are pending.
+    waited_in_vain: AtomicU64,
 }
 
 impl Acceptor {
@@ -52,6 +61,8 @@ impl Acceptor {
             max_body_bytes: limits.max_body_bytes,
             body_timeout: limits.body_timeout,
             draining: AtomicBool::new(false),
+            wait_for_kafka: limits.wait_for_kafka,
+            waited_in_vain: AtomicU64::new(0),
         }
     }
 
@@ -134,11 +145,27 @@ impl Acceptor {
             body: held.bytes(),
         };
         let len = callback.encoded_len();
-        self.journal.append(len, &source.accepted, |record| callback.encode(record)).await?;
+        let write = |record: &mut _| callback.encode(record);
+        let position = self.journal.append(len, &source.accepted, write).await?;
         source.last_callback.set(now.as_secs_f64());
         self.metrics.http_request_body_bytes.observe(callback.body.len() as f64);
         source.count_answered(&head.method);
-        Ok(accepted(callback.receipt))
+        Ok(accepted(callback.receipt, self.is_in_kafka(position).await))
+    }
+
+    /// Whether the callback was committed in time; none where nobody asked for it.
+    async fn is_in_kafka(&self, position: Position) -> Option<bool> {
+        if self.wait_for_kafka.is_zero() {
+            return None;
+        }
+        let waits = self.waited_in_vain.load(Ordering::Relaxed) < self.journal.committed().as_u64();
+        let in_kafka = waits && self.journal.wait_committed(position, self.wait_for_kafka).await;
+        if waits && !in_kafka {
+            self.waited_in_vain.fetch_max(position.as_u64(), Ordering::Relaxed);
+        }
+        let label = if in_kafka { "true" } else { "false" };
+        self.metrics.callbacks_answered_total.with_label_values(&[label]).inc();
+        Some(in_kafka)
     }
 }
 
@@ -147,8 +174,12 @@ fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
 }
 
-fn accepted(receipt: Uuid) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(format!("{{\"receipt\":\"{receipt}\"}}")));
+fn accepted(receipt: Uuid, in_kafka: Option<bool>) -> Response<Full<Bytes>> {
+    let body = match in_kafka {
+        None => format!("{{\"receipt\":\"{receipt}\"}}"),
+        Some(in_kafka) => format!("{{\"receipt\":\"{receipt}\",\"in_kafka\":{in_kafka}}}"),
+    };
+    let mut response = Response::new(Full::from(body));
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response

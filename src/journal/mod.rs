@@ -328,6 +328,13 @@ impl Journal {
         index.locate(position).map_or(index.end(), |place| position.max(place.base))
     }
 
+    /// Waits until the record at `position` is committed; false when the time was too short.
+    pub async fn wait_committed(&self, position: Position, timeout: Duration) -> bool {
+        let mut committed = self.shared().committed_moved.subscribe();
+        let is_committed = committed.wait_for(|committed| position < *committed);
+        matches!(tokio::time::timeout(timeout, is_committed).await, Ok(Ok(_)))
+    }
+
     /// Whether appends are taken: neither closed nor failed.
     pub fn is_open(&self) -> bool {
         self.shared().queue.is_open()
@@ -359,7 +366,7 @@ impl Journal {
         Reader::new(self.handle.shared.clone(), from)
     }
 
-    /// The checkpoint as found at opening; after a fork, where that begins.
+    /// The checkpoint on disk; after a fork, where that begins.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         self.shared().who.read().checkpoint.clone()
     }

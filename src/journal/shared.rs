@@ -42,7 +42,7 @@ const MARKS_IN_SEGMENT: u64 = 256;
 pub(super) struct Who {
     pub(super) identity: Identity,
     runs: Runs,
-    /// As found at opening, or as a fork made it.
+    /// As it is on disk, or as a fork made it.
     pub(super) checkpoint: Option<Checkpoint>,
 }
 
@@ -87,6 +87,8 @@ pub(super) struct Shared {
     persist: Mutex<()>,
     pub(super) who: RwLock<Who>,
     pub(super) committed: Mutex<Committed>,
+    /// Tells whoever waits for it where the committed watermark is.
+    pub(super) committed_moved: watch::Sender<Position>,
     pub(super) index: Mutex<Index>,
     pub(super) queue: Queue,
     durable: AtomicU64,
@@ -156,6 +158,7 @@ impl Shared {
             own_run_id,
             persist: Mutex::default(),
             who: RwLock::new(Who { identity, runs, checkpoint }),
+            committed_moved: watch::Sender::new(committed.position),
             committed: Mutex::new(committed),
             index: Mutex::new(index),
             durable: AtomicU64::new(start.as_u64()),
@@ -221,6 +224,7 @@ impl Shared {
             return;
         }
         committed.position = checkpoint.position;
+        self.committed_moved.send_replace(checkpoint.position);
         committed.moved = Some(checkpoint);
         drop(committed);
         self.limit_bytes();
@@ -244,6 +248,7 @@ impl Shared {
         let again = index.count(position, committed.position);
         self.metrics.callbacks_recovered_total.inc_by(again);
         committed.position = position;
+        self.committed_moved.send_replace(position);
         (no_longer, again)
     }
 
@@ -285,6 +290,7 @@ impl Shared {
         let id = self.who.read().identity.id;
         let Some(checkpoint) = self.committed.lock().moved.clone() else { return Ok(()) };
         checkpoint.write(&self.options.directory, id)?;
+        self.who.write().checkpoint = Some(checkpoint.clone());
         let mut committed = self.committed.lock();
         committed.persisted = Some(checkpoint.position);
         committed.moved.take_if(|moved| *moved == checkpoint);

@@ -8,7 +8,7 @@
 //!
 //! **Invariant:** nothing here recurses: depth costs a number on the heap, not the stack.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 /// More values than any body that is accepted can sensibly hold; bounds memory to 32 MB.
 const VALUES_MAX: usize = 2_000_000;
@@ -20,11 +20,15 @@ const BLANKS: &[u8] = b" \t\r\n";
 #[derive(Debug)]
 pub(super) struct Document<'a> {
     bytes: &'a [u8],
+    /// The same, if all of it is UTF-8, as it nearly always is.
+    text: Option<&'a str>,
     /// In the order in which they begin; keys are among them, each before its value.
     notes: Vec<Note>,
     deepest: usize,
     /// Some number is too large for 64-bit floating point.
     beyond_double: bool,
+    /// Half of a surrogate pair is escaped somewhere; most likely with its other half.
+    surrogates: bool,
 }
 
 /// Where a value is.
@@ -63,8 +67,14 @@ pub(super) fn is_blank(bytes: &[u8]) -> bool {
 impl<'a> Document<'a> {
     /// Reads a whole document.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Unreadable> {
-        let notes = Vec::with_capacity(bytes.len() / 16);
-        let document = Self { bytes, notes, deepest: 0, beyond_double: false };
+        let document = Self {
+            bytes,
+            text: std::str::from_utf8(bytes).ok(),
+            notes: Vec::with_capacity(bytes.len() / 16),
+            deepest: 0,
+            beyond_double: false,
+            surrogates: false,
+        };
         Scanner { document, at: 0, open: Vec::new() }.scan()
     }
 
@@ -77,8 +87,8 @@ impl<'a> Document<'a> {
     pub(super) fn is_strict(&self) -> bool {
         self.deepest <= STRICT_DEPTH
             && !self.beyond_double
-            && std::str::from_utf8(self.bytes).is_ok()
-            && !has_lone_surrogate(self.bytes)
+            && self.text.is_some()
+            && !(self.surrogates && has_lone_surrogate(self.bytes))
     }
 }
 
@@ -87,10 +97,22 @@ impl<'a> Value<'a> {
         self.document.notes[self.at as usize]
     }
 
+    fn range(self) -> Range<usize> {
+        let Note { start, end, .. } = self.note();
+        start as usize..end as usize
+    }
+
     /// Its bytes, without blanks around it.
     pub(super) fn bytes(self) -> &'a [u8] {
-        let Note { start, end, .. } = self.note();
-        &self.document.bytes[start as usize..end as usize]
+        &self.document.bytes[self.range()]
+    }
+
+    /// The text in that range; what is no text becomes U+FFFD.
+    fn slice(self, range: Range<usize>) -> Cow<'a, str> {
+        match self.document.text {
+            Some(text) => Cow::Borrowed(&text[range]),
+            None => String::from_utf8_lossy(&self.document.bytes[range]),
+        }
     }
 
     fn first_byte(self) -> u8 {
@@ -135,7 +157,21 @@ impl<'a> Value<'a> {
 
     /// The member of that name; of several the last.
     pub(super) fn get(self, name: &str) -> Option<Value<'a>> {
-        self.members().filter(|(key, _)| key == name).last().map(|(_, value)| value)
+        let mut inside = self.inside(self.is_object());
+        let mut found = None;
+        while let (Some(key), Some(value)) = (inside.next(), inside.next()) {
+            if key.spells(name) {
+                found = Some(value);
+            }
+        }
+        found
+    }
+
+    /// Whether this string's text is that; cheaper than to ask for the text.
+    fn spells(self, text: &str) -> bool {
+        let Note { start, end, escaped, .. } = self.note();
+        let inner = &self.document.bytes[start as usize + 1..end as usize - 1];
+        if escaped { self.string() == text } else { inner == text.as_bytes() }
     }
 
     /// A string's text, or a number's or boolean's as it is written; none for null, `{}` and `[]`.
@@ -143,25 +179,21 @@ impl<'a> Value<'a> {
         match self.first_byte() {
             b'"' => Some(self.string()),
             b'{' | b'[' | b'n' => None,
-            _ => Some(String::from_utf8_lossy(self.bytes())),
+            _ => Some(self.slice(self.range())),
         }
     }
 
     /// Its text, or, of what has none, its JSON as it is written; none for null.
     pub(super) fn written(self) -> Option<Cow<'a, str>> {
-        let json = || (!self.is_null()).then(|| String::from_utf8_lossy(self.bytes()));
+        let json = || (!self.is_null()).then(|| self.slice(self.range()));
         self.text().or_else(json)
     }
 
     /// The text of a string; what is no text becomes U+FFFD.
     fn string(self) -> Cow<'a, str> {
-        let bytes = self.bytes();
-        let inner = &bytes[1..bytes.len() - 1];
-        if self.note().escaped {
-            Cow::Owned(unescape(inner))
-        } else {
-            String::from_utf8_lossy(inner)
-        }
+        let Note { start, end, escaped, .. } = self.note();
+        let inner = start as usize + 1..end as usize - 1;
+        if escaped { Cow::Owned(unescape(&self.document.bytes[inner])) } else { self.slice(inner) }
     }
 
     /// `true` or `false`.
@@ -341,6 +373,9 @@ impl<'a> Scanner<'a> {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
             Some(b'u') => {
                 let digits = self.document.bytes.get(self.at + 1..self.at + 5);
+                if let Some([b'd' | b'D', b'8'..=b'9' | b'a'..=b'f' | b'A'..=b'F', ..]) = digits {
+                    self.document.surrogates = true;
+                }
                 if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
                     return self.fail();
                 }

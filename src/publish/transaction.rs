@@ -8,10 +8,12 @@
 //! - an abort with messages outstanding blocks: they are purged and polled to zero first;
 //! - an abort after a commit has begun loops for ever: it is never tried;
 //! - nothing sends what lingers early but a flush, and rdkafka's only waits in steps of 100 ms:
-//!   so `linger.ms` is short, and the position travels while the records do.
+//!   so `linger.ms` is short, and the position travels while the records do;
+//! - rdkafka's poll spins for the last millisecond of its time: [`Client::poll`] gives it none.
 
 use std::{
-    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -32,8 +34,8 @@ use super::{
 };
 use crate::metrics::Metrics;
 
-/// How long one step of a poll waits: the precision with which the last report is noticed.
-const POLL: Duration = Duration::from_millis(1);
+/// The precision with which the last report is noticed.
+const PAUSE: Duration = Duration::from_millis(1);
 /// How long initialising waits between two looks at the client's events.
 const STEP: Duration = Duration::from_millis(500);
 /// The longest that ending a transaction may take beside the transaction's own time.
@@ -82,10 +84,9 @@ impl Failure {
     }
 }
 
-/// Receives delivery reports, errors and statistics on the thread that polls.
+/// Receives refusals, errors and statistics on the thread that polls.
 pub(super) struct Context {
     metrics: Arc<Metrics>,
-    settled: AtomicUsize,
     /// Number and code of each record that was not accepted.
     reports: Mutex<Vec<(usize, Code)>>,
     trouble: Mutex<Option<Blocked>>,
@@ -96,7 +97,6 @@ impl Context {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         Self {
             metrics,
-            settled: AtomicUsize::new(0),
             reports: Mutex::default(),
             trouble: Mutex::default(),
             statistics: Mutex::default(),
@@ -141,7 +141,6 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
-        self.settled.fetch_add(1, Ordering::Relaxed);
         if let Err((error, _)) = result {
             let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
             self.reports.lock().push((number, code));
@@ -189,7 +188,6 @@ pub(super) struct Client {
     position_topic: String,
     /// The time that a transaction may take.
     timeout: Duration,
-    sent: usize,
 }
 
 impl Client {
@@ -215,7 +213,7 @@ impl Client {
         })?;
         // INVARIANT: `group.id` is always set, and that is all that the metadata needs.
         let group = consumer.group_metadata().expect("a consumer with a group");
-        Ok(Self { producer, group, position_topic: position_topic.to_owned(), timeout, sent: 0 })
+        Ok(Self { producer, group, position_topic: position_topic.to_owned(), timeout })
     }
 
     pub(super) fn timeout(&self) -> Duration {
@@ -226,14 +224,25 @@ impl Client {
         self.producer.context()
     }
 
-    /// Serves events while nothing is to be published.
+    /// Serves what reports and errors there are, without waiting.
     pub(super) fn poll(&self) {
-        self.producer.poll(Duration::ZERO);
+        let reports = || self.context().reports.lock().len();
+        loop {
+            let before = reports();
+            // One event: the refusals of one batch, where it is a report.
+            self.producer.poll(Duration::ZERO);
+            if reports() == before {
+                break;
+            }
+        }
     }
 
-    pub(super) fn begin(&mut self) -> Result<(), Failure> {
-        self.sent = 0;
-        self.context().settled.store(0, Ordering::Relaxed);
+    fn wait(&self) {
+        thread::sleep(PAUSE);
+        self.poll();
+    }
+
+    pub(super) fn begin(&self) -> Result<(), Failure> {
         self.context().reports.lock().clear();
         self.producer.begin_transaction().map_err(|error| Failure::of(Step::Begin, &error))
     }
@@ -242,7 +251,7 @@ impl Client {
     ///
     /// # Errors
     /// When librdkafka refuses it itself, which is then reported as a refusal of this record.
-    pub(super) fn produce(&mut self, record: Record<'_>, deadline: Instant) -> Result<(), Failure> {
+    pub(super) fn produce(&self, record: Record<'_>, deadline: Instant) -> Result<(), Failure> {
         let Record { topic, key, value, headers, timestamp_ms, number } = record;
         let mut next = BaseRecord::with_opaque_to(topic, number)
             .key(key)
@@ -250,13 +259,10 @@ impl Client {
             .headers(headers)
             .timestamp(timestamp_ms);
         loop {
-            let Err((error, unsent)) = self.producer.send(next) else {
-                self.sent += 1;
-                return Ok(());
-            };
+            let Err((error, unsent)) = self.producer.send(next) else { return Ok(()) };
             let mut failure = Failure::of(Step::Produce, &error);
             if failure.code == Code::QueueFull && Instant::now() < deadline {
-                self.producer.poll(POLL);
+                self.wait();
                 next = unsent;
                 continue;
             }
@@ -272,7 +278,7 @@ impl Client {
     /// # Errors
     /// The refusals so far.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        self.producer.poll(Duration::ZERO);
+        self.poll();
         let reports = std::mem::take(&mut *self.context().reports.lock());
         match reports.first() {
             None => Ok(()),
@@ -310,12 +316,13 @@ impl Client {
             if Instant::now() >= deadline {
                 return Err(Failure::new(Step::Produce, Code::OperationTimedOut));
             }
-            self.producer.poll(POLL);
+            thread::sleep(PAUSE);
         }
     }
 
-    fn outstanding(&self) -> usize {
-        self.sent - self.context().settled.load(Ordering::Relaxed)
+    /// Records that are neither acknowledged nor reported, and events that are not served.
+    fn outstanding(&self) -> i32 {
+        self.producer.in_flight_count()
     }
 
     /// Commits; everything has to be [settled](Self::settle).
@@ -347,7 +354,7 @@ impl Client {
             if Instant::now() >= deadline {
                 return Err(Code::OperationTimedOut);
             }
-            self.producer.poll(POLL);
+            self.wait();
         }
         self.context().reports.lock().clear();
         let code = |error: KafkaError| error.rdkafka_error_code().unwrap_or(Code::Unknown);

@@ -47,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) topics: BTreeMap<&'static str, String>,
     /// Certificate and key.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    /// How long answers wait for Kafka.
+    pub(crate) wait_for_kafka: Duration,
 }
 
 impl Settings {
@@ -60,12 +62,13 @@ impl Settings {
             format!("[http.tls]\ncertificate_file = {certificate:?}\nkey_file = {key:?}\n")
         });
         format!(
-            "[http]\nlisten = \"127.0.0.1:0\"\ndrain = \"0s\"\n{tls}\
+            "[http]\nlisten = \"127.0.0.1:0\"\ndrain = \"0s\"\nwait_for_kafka = \"{}ms\"\n{tls}\
              [admin]\nlisten = \"127.0.0.1:0\"\n\
              [sources.{SOURCE}]\nheader = \"X-Token\"\nsecrets = [{SECRET:?}]\n\
              [journal]\ndirectory = {journal:?}\nmin_free_bytes = 0\n\
              [kafka]\nbootstrap_servers = {:?}\n[kafka.properties]\n{properties}\
              [topics]\n{topics}",
+            self.wait_for_kafka.as_millis(),
             self.bootstrap
         )
     }
@@ -354,6 +357,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Whether the callback was in Kafka when the call was answered; none if nobody asked.
+    pub(crate) fn is_in_kafka(&self) -> Option<bool> {
+        serde_json::from_str::<Value>(&self.body).unwrap()["in_kafka"].as_bool()
+    }
+
     /// The receipt of an accepted call.
     pub(crate) fn receipt(&self) -> String {
         assert_eq!(self.status, 200, "{}", self.body);

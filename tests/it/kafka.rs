@@ -1,6 +1,9 @@
 //! The whole way on real Kafka: what is answered 200 is there once, in order, whatever is killed.
 
+mod brokers;
+mod copies;
 mod hard_cases;
+mod refusals;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -133,12 +136,27 @@ fn every_method_is_accepted_and_what_is_no_callback_is_a_dead_letter_with_its_by
 /// A caller's number and the serial number of its call.
 type CallId = (usize, u64);
 
+/// Calls and the receipts of those that were answered.
+type Calls = BTreeMap<CallId, Option<String>>;
+
+/// Accepts these calls of one caller, and remembers them.
+fn accept(edge: &Edge, caller: usize, serials: std::ops::Range<u64>) -> Calls {
+    let mut connection = edge.caller();
+    let call = |serial| {
+        let answer = connection.call("POST", Load::body(caller, serial).as_bytes()).unwrap();
+        ((caller, serial), Some(answer.receipt()))
+    };
+    serials.map(call).collect()
+}
+
 /// Calls without a pause, on a few connections, and remembers what was answered.
 struct Load {
     edge: Arc<Mutex<SocketAddr>>,
     ended: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
-    callers: Vec<JoinHandle<BTreeMap<CallId, Option<String>>>>,
+    /// Whether the edge may refuse calls: one that was frozen finds that their time is over.
+    may_refuse: bool,
+    callers: Vec<JoinHandle<Calls>>,
 }
 
 impl Load {
@@ -147,19 +165,24 @@ impl Load {
     const FIRST_SECOND: u64 = 1_700_000_000;
 
     fn start(edge: &Edge) -> Self {
+        Self::begin(edge, false)
+    }
+
+    fn begin(edge: &Edge, may_refuse: bool) -> Self {
         let mut load = Self {
             edge: Arc::new(Mutex::new(edge.public())),
             ended: Arc::default(),
             accepted: Arc::default(),
+            may_refuse,
             callers: Vec::new(),
         };
         load.callers = (0..Self::CALLERS).map(|number| load.caller(number)).collect();
         load
     }
 
-    fn caller(&self, number: usize) -> JoinHandle<BTreeMap<CallId, Option<String>>> {
+    fn caller(&self, number: usize) -> JoinHandle<Calls> {
         let (edge, ended) = (Arc::clone(&self.edge), Arc::clone(&self.ended));
-        let accepted = Arc::clone(&self.accepted);
+        let (accepted, may_refuse) = (Arc::clone(&self.accepted), self.may_refuse);
         thread::spawn(move || {
             let (mut calls, mut connection) = (BTreeMap::new(), None);
             for serial in 0.. {
@@ -174,7 +197,8 @@ impl Load {
                 let caller = connection.as_mut().expect("a connection");
                 let answer = caller.call("POST", Self::body(number, serial).as_bytes());
                 // No answer: it may have been accepted or not. A refusal would be a mistake.
-                let receipt = answer.map(|answer| answer.receipt()).ok();
+                let answer = answer.ok().filter(|answer| answer.status == 200 || !may_refuse);
+                let receipt = answer.map(|answer| answer.receipt());
                 match &receipt {
                     Some(_) => {
                         accepted.fetch_add(1, Ordering::Relaxed);
@@ -210,7 +234,7 @@ impl Load {
     }
 
     /// Stops calling; gives back each call and its receipt, if it was answered.
-    fn finish(self) -> BTreeMap<CallId, Option<String>> {
+    fn finish(self) -> Calls {
         self.ended.store(true, Ordering::Relaxed);
         self.callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect()
     }
@@ -226,7 +250,7 @@ fn call_of(record: &Record) -> CallId {
 
 /// Every answered call is there once, as a status and a message; one without an answer at most
 /// once, and then wholly; nothing else is there; and each key is in order.
-fn assert_exactly_once(records: &[Record], calls: &BTreeMap<CallId, Option<String>>) {
+fn assert_exactly_once(records: &[Record], calls: &Calls) {
     let mut found: BTreeMap<CallId, Vec<(&str, &str)>> = BTreeMap::new();
     let mut last: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for record in records {

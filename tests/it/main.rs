@@ -6,6 +6,7 @@ mod architecture;
 mod cluster;
 mod dev;
 mod harness;
+mod healthcheck;
 mod http;
 mod kafka;
 mod publish;
