@@ -54,6 +54,8 @@ TRANSACTIONS = row(
     panel("Errors, by librdkafka's code", "Failures of publishing.", "ops", (rate("weni_edge_publish_errors_total", "reason"), "{{reason}}"), min=0),
     panel("Clients made anew", "Since the start of the process: start is normal, lost comes with each outage, wedged and panic are defects.",
           "short", ("sum by (instance, reason) (weni_edge_producer_rebuilds_total{@})" + NONZERO, f"{EACH} {{{{reason}}}}"), min=0, decimals=0),
+    panel("Answered, by whether Kafka had it", "Accepted callbacks; only with http.wait_for_kafka. `false`: on disk, and in Kafka later.",
+          "cps", (rate("weni_edge_callbacks_answered_total", "in_kafka"), "{{in_kafka}}"), min=0),
     panel("Since the last commit", "Two minutes while callbacks wait page.",
           "s", ("time() - weni_edge_last_publish_timestamp_seconds{@}", EACH), min=0),
     panel("Accepted to committed, by topic", "From acceptance to the commit in Kafka, 99th percentile.",

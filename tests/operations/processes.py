@@ -77,6 +77,7 @@ class Edge:
 [http]
 listen = "{self.public}"
 drain = "0s"
+wait_for_kafka = "100ms"
 [http.tls]
 certificate_file = "{self.work}/tls.pem"
 key_file = "{self.work}/key.pem"
