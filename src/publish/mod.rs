@@ -76,6 +76,8 @@ impl Publisher {
         journal: Journal,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
+        let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
+        metrics.set_build_info(&librdkafka);
         let stop = Arc::new(Mutex::new(None));
         let quarantine = config.load().journal.directory.join("quarantine");
         let shared = Shared {

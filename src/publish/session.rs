@@ -319,9 +319,12 @@ impl<'a> Session<'a> {
             Fault::Client => Err(self.lost(None)),
             Fault::Everyone(blocked) => {
                 self.memory.size = Size::SINGLE;
+                let obstacle = obstacle(blocked, failure);
+                // Before the abort, which takes its time where no broker answers.
+                self.shared.block(&obstacle);
                 // As long as it is open it holds readers, and the next client may be far.
                 drop(self.abort());
-                Err(Ended::Lost(Some(obstacle(blocked, failure))))
+                Err(Ended::Lost(Some(obstacle)))
             }
         }
     }

@@ -236,8 +236,10 @@ fn limits(name: &str, resource: &ConfigResource, metrics: &Metrics) -> Limits {
         ("unclean", value("unclean.leader.election.enable") == Some("true")),
         ("compacted", value("cleanup.policy").is_some_and(|policy| policy.contains("compact"))),
     ] {
-        metrics.kafka_topic_risky.with_label_values(&[name, risk]).set(risky.into());
-        if risky {
+        let gauge = metrics.kafka_topic_risky.with_label_values(&[name, risk]);
+        let is_new = risky && gauge.get() == 0;
+        gauge.set(risky.into());
+        if is_new {
             tracing::warn!(topic = name, risk, "the topic is set up so that Kafka may lose events");
         }
     }

@@ -5,11 +5,6 @@ import re
 import static
 from incident import NOT_CAUSED
 
-# What has no data although an incident happened, and why.
-WITHOUT_DATA = {
-    "annotation / Deploys": "the edge does not export build_info yet",
-}
-
 
 def substituted(expr):
     """As Grafana would ask for it, with the variables at All."""
@@ -29,15 +24,12 @@ def check(report, incident):
             found, why = has_data(substituted(expr)), "no data"
         except ValueError as error:
             found, why = False, str(error)
-        if name in WITHOUT_DATA:
-            report.that(f"{name} is without data ({WITHOUT_DATA[name]})", not found, "it has some now: take it off the list")
-        else:
-            report.that(f"{name} has data", found, f"{why}: {expr}")
+        report.that(f"{name} has data", found, f"{why}: {expr}")
     for rule in static.rules("record"):
         report.that(f"{rule['record']} has data", has_data(rule["record"]))
 
     exported = static.metrics_in(" ".join(prometheus.api("label/__name__/values")))
-    wanted = set().union(*(static.metrics_in(expr) for name, expr in static.queries() if name not in WITHOUT_DATA))
+    wanted = set().union(*(static.metrics_in(expr) for _, expr in static.queries()))
     report.same("every metric on the dashboards is exported", wanted - exported, set())
 
     rules = [rule for group in prometheus.api("rules")["groups"] for rule in group["rules"]]
