@@ -6,6 +6,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
+use fail::fail_point;
 use rdkafka::{
     message::{Header, OwnedHeaders},
     types::RDKafkaErrorCode as Code,
@@ -181,6 +182,9 @@ impl<'a> Batch<'a> {
             }
         };
         let panicked = self.rules.panicked.contains(&position);
+        if !panicked {
+            fail_point!(&format!("normalize {}", callback.method));
+        }
         let mut number = 0;
         let mut each = |item: Item<'_>| {
             if self.failure.is_none() {

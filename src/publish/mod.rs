@@ -47,7 +47,7 @@ use crate::{
 
 /// Looks without a sign of life after which a publisher is wedged: two minutes, more than every
 /// call's time limit. Counted, not timed: a process that was frozen did not look.
-const WEDGED_TICKS: u32 = 1200;
+const WEDGED_TICKS: u32 = if cfg!(feature = "failpoints") { 50 } else { 1200 };
 /// So many publishers replaced since the last commit page somebody.
 const REPLACED_MAX: u32 = 3;
 const TICK: Duration = Duration::from_millis(100);

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fail::fail_point;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use uuid::Uuid;
 
@@ -192,6 +193,7 @@ impl<'a> Session<'a> {
     /// One transaction, to its commit or to what follows from its failure. Returns whether the
     /// next one shall go at once: this one was full, or its failure is mended.
     fn transaction(&mut self) -> Result<bool, Ended> {
+        fail_point!("transaction");
         let begun = Instant::now();
         let (attempt, filled) = self.attempt(self.memory.size, None);
         let end = attempt.end.unwrap_or((self.position, self.last_receipt));

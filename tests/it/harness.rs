@@ -80,6 +80,8 @@ pub(crate) struct Edge {
     log: Arc<Mutex<Vec<String>>>,
     running: Option<Running>,
     is_tls: bool,
+    /// Where the next process fails; only in a build with the feature.
+    pub(crate) failpoints: &'static str,
 }
 
 struct Running {
@@ -98,7 +100,7 @@ impl Edge {
     fn new(settings: &Settings) -> Self {
         let directory = TempDir::new().unwrap();
         let is_tls = settings.tls.is_some();
-        let edge = Self { directory, log: Arc::default(), running: None, is_tls };
+        let edge = Self { directory, log: Arc::default(), running: None, is_tls, failpoints: "" };
         edge.configure(settings);
         edge
     }
@@ -144,6 +146,7 @@ impl Edge {
         let mut process = Command::new(PROGRAM)
             .args(["serve", "--config"])
             .arg(self.config_file())
+            .env("FAILPOINTS", self.failpoints)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -2,6 +2,8 @@
 
 mod brokers;
 mod copies;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod hard_cases;
 mod refusals;
 
