@@ -20,7 +20,7 @@ use std::{
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinHandle,
@@ -36,6 +36,9 @@ use crate::{
     publish::Publisher,
 };
 
+/// Callers who wait in the kernel's queue, while a journal recovers or all connections are taken:
+/// the most that Linux grants unless told otherwise. With the usual 128 the next would be a second late.
+const BACKLOG: u32 = 4096;
 /// How long the publisher may drain after the last call was answered.
 const PUBLISH_DRAIN: Duration = Duration::from_secs(10);
 
@@ -69,8 +72,8 @@ impl Edge {
         let tls = config.http.tls.as_ref();
         let certificates =
             tls.map(|tls| Certificates::load(tls, Arc::clone(&metrics))).transpose()?;
-        let public = bind(config.http.listen).await?;
-        let probes = bind(config.admin.listen).await?;
+        let public = bind(config.http.listen)?;
+        let probes = bind(config.admin.listen)?;
         let (public_address, probes_address) = (public.local_addr()?, probes.local_addr()?);
 
         let journal = open_journal(&config, Arc::clone(&metrics)).await?;
@@ -162,8 +165,14 @@ impl Edge {
     }
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().with_context(|| format!("cannot listen on {address}"))
 }
 
 async fn open_journal(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<Journal> {

@@ -3,6 +3,7 @@
 
 mod admin;
 mod architecture;
+mod callers;
 mod cluster;
 mod dev;
 mod harness;
