@@ -4,6 +4,8 @@ mod courier;
 mod dev;
 mod journal;
 mod log;
+mod prompt;
+mod replay;
 mod samples;
 mod send;
 mod serve;
@@ -27,6 +29,7 @@ enum Command {
     Dev(dev::Args),
     Send(send::Args),
     Journal(journal::Args),
+    Replay(replay::Args),
 }
 
 /// Runs the command that the process's arguments name. Exit codes: 0 all went well, 1 not all did
@@ -37,6 +40,7 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => dev::run(args),
         Command::Send(args) => send::run(&args),
         Command::Journal(args) => journal::run(args),
+        Command::Replay(args) => replay::run(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

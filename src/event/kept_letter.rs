@@ -10,7 +10,7 @@ use super::{Channel, Contact, Format, Place, Stage, Text};
 use crate::callback::Callback;
 
 /// Names and values, as the record has them.
-pub type Headers = [(String, Vec<u8>)];
+type Headers = [(String, Vec<u8>)];
 
 /// A dead letter as it was kept: what [`DeadLetter::headers`](super::DeadLetter::headers) wrote.
 #[derive(Debug, Clone)]

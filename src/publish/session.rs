@@ -27,7 +27,7 @@ use crate::{
 /// The time that a transaction may take, unless a callback alone needs more.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 /// librdkafka's own default of `batch.size`.
-const BATCH_BYTES: usize = 1_000_000;
+pub(super) const BATCH_BYTES: usize = 1_000_000;
 /// The most that brokers allow by default (`transaction.max.timeout.ms`).
 const TRANSACTION_TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 /// How long the thread waits at most before it looks around.

@@ -298,9 +298,20 @@ impl Client {
         let mut element = offsets.add_partition(&self.position_topic, 0);
         element.set_offset(Offset::Offset(offset)).map_err(|error| failed(&error))?;
         element.set_metadata(metadata);
-        self.producer
-            .send_offsets_to_transaction(&offsets, &self.group, self.timeout)
-            .map_err(|error| self.check().err().unwrap_or_else(|| failed(&error)))
+        self.send_offsets(&offsets)
+    }
+
+    /// The same with whatever offsets the group keeps.
+    ///
+    /// # Errors
+    /// Whatever librdkafka says; the transaction is still open.
+    pub(super) fn send_offsets(&self, offsets: &TopicPartitionList) -> Result<(), Failure> {
+        self.producer.send_offsets_to_transaction(offsets, &self.group, self.timeout).map_err(
+            |error| {
+                let failed = || Failure::of(Step::Offsets, &error);
+                self.check().err().unwrap_or_else(failed)
+            },
+        )
     }
 
     /// Waits until every record is reported.

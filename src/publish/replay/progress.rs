@@ -58,6 +58,14 @@ impl Progress {
         }
     }
 
+    /// Nothing is at these offsets: they are done if what lies before them is, and not worth a run
+    /// of their own otherwise.
+    pub(super) fn insert_behind(&mut self, offsets: Range<i64>) {
+        if offsets.start <= self.first || self.contains(offsets.start - 1) {
+            self.insert(offsets);
+        }
+    }
+
     /// The runs, each as `<not done>+<done>`: how many offsets behind the one before.
     pub(super) fn metadata(&self) -> String {
         let mut text = VERSION.to_owned();
@@ -114,7 +122,9 @@ mod tests {
     #[test]
     fn what_is_no_progress_is_said_to_be_none() {
         assert_eq!(Progress::read(7, ""), Ok(Progress::from(7)));
-        for text in ["v2 1+1", "v1 1", "v1 0+1", "v1 1+0", "v1 1+-1", "v1 1+1 ", "v1 9223372036854775807+1"] {
+        for text in
+            ["v2 1+1", "v1 1", "v1 0+1", "v1 1+0", "v1 1+-1", "v1 1+1 ", "v1 9223372036854775807+1"]
+        {
             assert_eq!(Progress::read(7, text), Err(Unreadable(text.to_owned())), "{text}");
         }
     }
