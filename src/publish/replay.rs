@@ -52,6 +52,7 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// What one transaction takes; always at least one letter.
 const TRANSACTION_RECORDS: usize = 1000;
 const TRANSACTION_BYTES: usize = 4 << 20;
+const TRIES: u32 = 5;
 /// Quarantined files that are younger may belong to a callback that the edge has not settled yet.
 const FILE_AGE_MIN: Duration = Duration::from_secs(60);
 /// Files that are remembered as committed: those whose new name a crash may have prevented.
@@ -351,11 +352,7 @@ impl<'a> Replay<'a> {
         let next = self.kept.with(letters);
         let touched = |partition: &i32| letters.iter().any(|letter| letter.is_of(*partition));
         let offsets = self.ground.offsets(&next, touched)?;
-        let mut committed = self.ground.transact(client, letters, &offsets, false);
-        if committed.as_ref().is_err_and(|failure| failure.fault() == Fault::Clock) {
-            committed = self.ground.transact(client, letters, &offsets, true);
-        }
-        let failure = match committed {
+        let failure = match self.ground.try_some_times(client, letters, &offsets) {
             Ok(()) => {
                 self.kept = next;
                 self.committed += letters.len();
@@ -482,6 +479,29 @@ impl Ground<'_> {
         Ok(offsets)
     }
 
+    /// Tries again what may pass the next time.
+    fn try_some_times(
+        &self,
+        client: &Client,
+        letters: &[Ready],
+        offsets: &TopicPartitionList,
+    ) -> Result<(), Failure> {
+        let mut present_time = false;
+        let mut tries = 0;
+        loop {
+            let Err(failure) = self.transact(client, letters, offsets, present_time) else {
+                return Ok(());
+            };
+            tries += 1;
+            match failure.fault() {
+                Fault::Clock if !present_time => present_time = true,
+                // The purge before an abort also takes what comes right behind it.
+                Fault::Purged | Fault::RecordIfTwice if tries < TRIES => {}
+                _ => return Err(failure),
+            }
+        }
+    }
+
     /// One transaction, committed or, wherever that can be known, aborted.
     fn transact(
         &self,
@@ -492,11 +512,12 @@ impl Ground<'_> {
     ) -> Result<(), Failure> {
         let deadline = Instant::now() + TRANSACTION_TIMEOUT / 2;
         client.begin()?;
-        let filled = self.produce(client, letters, present_time, deadline);
-        let settled = filled
-            .and_then(|()| client.send_offsets(offsets))
-            .and_then(|()| client.settle(deadline));
-        if let Err(failure) = settled {
+        // The offsets last: behind a refusal they would fail with a word that says nothing of it.
+        let settled = self
+            .produce(client, letters, present_time, deadline)
+            .and_then(|()| client.settle(deadline))
+            .and_then(|()| client.send_offsets(offsets));
+        if let Err(failure) = settled.map_err(|failure| client.hear_out(failure)) {
             if !failure.fatal
                 && let Err(code) = client.abort()
             {
@@ -527,7 +548,7 @@ impl Ground<'_> {
             client
                 .produce(Record { topic, key, value, headers, timestamp_ms, number }, deadline)?;
         }
-        client.check()
+        Ok(())
     }
 
     fn refused(&self, letter: &Ready, failure: &Failure) -> anyhow::Error {

@@ -288,6 +288,19 @@ impl Client {
         }
     }
 
+    /// Adds what is reported within a moment: the refusal that brought the others down may come last.
+    pub(super) fn hear_out(&self, mut failure: Failure) -> Failure {
+        let deadline = Instant::now() + STEP;
+        while failure.reports.iter().all(|(_, code)| whose(*code) == Fault::Purged)
+            && self.outstanding() > 0
+            && Instant::now() < deadline
+        {
+            self.wait();
+            failure.reports.append(&mut self.context().reports.lock());
+        }
+        failure
+    }
+
     /// Sends the position along: `offset` is the first one that is not in this transaction.
     ///
     /// # Errors

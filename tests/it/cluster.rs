@@ -17,7 +17,8 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
-    message::{BorrowedMessage, Headers},
+    message::{BorrowedMessage, Header, Headers, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -105,6 +106,18 @@ impl Topics {
                 end(&stable) < end(&all)
             })
         })
+    }
+
+    /// Writes one record, keyed by nothing that matters.
+    pub(crate) fn write(&self, role: &str, headers: &[(&str, &str)], value: &[u8]) {
+        let producer: BaseProducer =
+            ClientConfig::new().set("bootstrap.servers", &self.bootstrap).create().unwrap();
+        let headers = headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value: Some(*value) })
+        });
+        let record = BaseRecord::to(&self.names[role]).key("k").payload(value).headers(headers);
+        producer.send(record).unwrap();
+        producer.flush(CALL).unwrap();
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {

@@ -1,6 +1,7 @@
 //! The whole way on real Kafka: what is answered 200 is there once, in order, whatever is killed.
 
 mod hard_cases;
+mod replay;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
