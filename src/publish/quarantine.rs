@@ -14,6 +14,9 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
+/// Names and values, as the record would have had them.
+type Headers = Vec<(String, Vec<u8>)>;
+
 /// Keeps `value` and its headers under `name`; the same name again replaces it.
 ///
 /// # Errors
@@ -61,7 +64,7 @@ pub(super) fn list(directory: &Path, young: Duration) -> io::Result<Vec<String>>
 ///
 /// # Errors
 /// When a file cannot be read or is not what was written.
-pub(super) fn read(directory: &Path, name: &str) -> io::Result<(Vec<(String, Vec<u8>)>, Vec<u8>)> {
+pub(super) fn read(directory: &Path, name: &str) -> io::Result<(Headers, Vec<u8>)> {
     let headers = fs::read(directory.join(format!("{name}.headers.json")))?;
     let headers: Vec<(String, String)> = serde_json::from_slice(&headers)?;
     let decode = |(key, value): (String, String)| match STANDARD.decode(value) {

@@ -246,6 +246,8 @@ struct Replay<'a> {
     kept: Kept,
     summary: Summary,
     committed: usize,
+    /// Records carry the present time: the broker refused the time of acceptance.
+    present_time: bool,
 }
 
 impl<'a> Replay<'a> {
@@ -256,7 +258,7 @@ impl<'a> Replay<'a> {
     ) -> anyhow::Result<Self> {
         let kept = ground.kept()?;
         let summary = Summary { no_progress: kept.nothing, ..Summary::default() };
-        Ok(Self { ground, options, client, kept, summary, committed: 0 })
+        Ok(Self { ground, options, client, kept, summary, committed: 0, present_time: false })
     }
 
     fn run(mut self, watch: Watch<'_>) -> anyhow::Result<Summary> {
@@ -352,7 +354,8 @@ impl<'a> Replay<'a> {
         let next = self.kept.with(letters);
         let touched = |partition: &i32| letters.iter().any(|letter| letter.is_of(*partition));
         let offsets = self.ground.offsets(&next, touched)?;
-        let failure = match self.ground.try_some_times(client, letters, &offsets) {
+        let present_time = &mut self.present_time;
+        let failure = match self.ground.try_some_times(client, letters, &offsets, present_time) {
             Ok(()) => {
                 self.kept = next;
                 self.committed += letters.len();
@@ -485,16 +488,16 @@ impl Ground<'_> {
         client: &Client,
         letters: &[Ready],
         offsets: &TopicPartitionList,
+        present_time: &mut bool,
     ) -> Result<(), Failure> {
-        let mut present_time = false;
         let mut tries = 0;
         loop {
-            let Err(failure) = self.transact(client, letters, offsets, present_time) else {
+            let Err(failure) = self.transact(client, letters, offsets, *present_time) else {
                 return Ok(());
             };
             tries += 1;
             match failure.fault() {
-                Fault::Clock if !present_time => present_time = true,
+                Fault::Clock if !*present_time => *present_time = true,
                 // The purge before an abort also takes what comes right behind it.
                 Fault::Purged | Fault::RecordIfTwice if tries < TRIES => {}
                 _ => return Err(failure),
