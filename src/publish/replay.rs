@@ -364,6 +364,7 @@ impl<'a> Replay<'a> {
             Err(failure) => failure,
         };
         match (failure.fault(), letters) {
+            _ if failure.step == Step::Commit => Err(self.ground.failed(&failure)),
             (Fault::Record | Fault::RecordIfTwice | Fault::Neighbour, [letter]) => {
                 Err(self.ground.refused(letter, &failure))
             }
@@ -497,6 +498,8 @@ impl Ground<'_> {
             };
             tries += 1;
             match failure.fault() {
+                // It may have happened.
+                _ if failure.step == Step::Commit => return Err(failure),
                 Fault::Clock if !*present_time => *present_time = true,
                 // The purge before an abort also takes what comes right behind it.
                 Fault::Purged | Fault::RecordIfTwice if tries < TRIES => {}

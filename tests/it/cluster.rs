@@ -108,15 +108,17 @@ impl Topics {
         })
     }
 
-    /// Writes one record, keyed by nothing that matters.
-    pub(crate) fn write(&self, role: &str, headers: &[(&str, &str)], value: &[u8]) {
+    /// Writes records, headers and value, all on one partition.
+    pub(crate) fn write(&self, role: &str, records: &[(&[(&str, &str)], &[u8])]) {
         let producer: BaseProducer =
             ClientConfig::new().set("bootstrap.servers", &self.bootstrap).create().unwrap();
-        let headers = headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
-            headers.insert(Header { key, value: Some(*value) })
-        });
-        let record = BaseRecord::to(&self.names[role]).key("k").payload(value).headers(headers);
-        producer.send(record).unwrap();
+        for (headers, value) in records {
+            let headers = headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+                headers.insert(Header { key, value: Some(*value) })
+            });
+            let record = BaseRecord::to(&self.names[role]).key("k").payload(*value);
+            producer.send(record.headers(headers)).unwrap();
+        }
         producer.flush(CALL).unwrap();
     }
 

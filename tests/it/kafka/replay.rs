@@ -242,9 +242,10 @@ fn a_callback_that_is_read_today_leaves_what_is_not_as_a_letter_of_its_own() {
     let edge = Edge::start(&settings(&bootstrap, &topics));
     let good = status("wamid.good", 5, "");
     let body = statuses(&[good.clone(), r#"{"status":"read"}"#.to_owned(), "7".to_owned()]);
-    topics.write("dead_letter", &LETTER, body.as_bytes());
-    topics.write("dead_letter", &LETTER, b"{}");
-    topics.write("dead_letter", &[("reason", "mine")], b"somebody else's");
+    let strange: &[_] = &[("reason", "mine")];
+    let letters: [(&[_], &[u8]); 3] =
+        [(&LETTER, body.as_bytes()), (&LETTER, b"{}"), (strange, b"somebody else's")];
+    topics.write("dead_letter", &letters);
     let replayed = replay(&edge, &[]);
     assert_eq!(figures(&replayed), [3, 2, 1, 0, 0]);
 
@@ -311,4 +312,28 @@ fn a_quarantined_file_is_replayed_once() {
     assert_eq!(figures(&replay(&edge, &[])), [0; 5]);
     assert_there();
     assert!(!value.exists());
+}
+
+#[test]
+fn what_is_done_too_scattered_to_be_kept_ends_a_replay_that_says_what_to_do() {
+    const PAIRS: u64 = 1100;
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::create(&bootstrap);
+    let edge = Edge::start(&settings(&bootstrap, &topics));
+    let bodies: Vec<_> =
+        (0..PAIRS).map(|second| statuses(&[status("wamid.one", second, "")])).collect();
+    let letters: Vec<(&[_], &[u8])> = bodies
+        .iter()
+        .flat_map(|body| [(&LETTER[..], &b"no JSON"[..]), (&LETTER[..], body.as_bytes())])
+        .collect();
+    topics.write("dead_letter", &letters);
+
+    let stopped = edge.replay(&["--yes"]);
+    assert_eq!(stopped.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&stopped.stderr);
+    assert!(error.contains("1000 letters") && error.contains("--dismiss-dead"), "{error}");
+    assert_each_once(&topics.read(), 0..1000);
+    assert_eq!(figures(&replay(&edge, &["--dismiss-dead"])), [1200, 100, 1100, 0, 1000]);
+    assert_each_once(&topics.read(), 0..PAIRS);
+    assert_eq!(figures(&replay(&edge, &[])), [0; 5]);
 }
