@@ -119,7 +119,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn show(summary: &Summary, output: Output, done: &str) -> anyhow::Result<()> {
-    if summary.no_progress {
+    if summary.no_progress && summary.total() > 0 {
         eprintln!(
             "note: Kafka keeps no progress of an earlier replay. It forgets it some time after the \
              last one (offsets.retention.minutes, by default 7 days): if there was one, leave out \

@@ -42,6 +42,9 @@ pub(crate) fn kafka() -> Option<String> {
     given
 }
 
+/// Headers and value of a record that a test writes.
+pub(crate) type Written<'a> = (&'a [(&'a str, &'a str)], &'a [u8]);
+
 /// Topics that no other test has.
 pub(crate) struct Topics {
     bootstrap: String,
@@ -109,7 +112,7 @@ impl Topics {
     }
 
     /// Writes records, headers and value, all on one partition.
-    pub(crate) fn write(&self, role: &str, records: &[(&[(&str, &str)], &[u8])]) {
+    pub(crate) fn write(&self, role: &str, records: &[Written<'_>]) {
         let producer: BaseProducer =
             ClientConfig::new().set("bootstrap.servers", &self.bootstrap).create().unwrap();
         for (headers, value) in records {

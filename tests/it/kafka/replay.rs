@@ -9,6 +9,7 @@ use std::{
 use serde_json::Value;
 
 use super::*;
+use crate::cluster::Written;
 
 /// What the command says as JSON.
 fn summary(output: &Output) -> Value {
@@ -243,7 +244,7 @@ fn a_callback_that_is_read_today_leaves_what_is_not_as_a_letter_of_its_own() {
     let good = status("wamid.good", 5, "");
     let body = statuses(&[good.clone(), r#"{"status":"read"}"#.to_owned(), "7".to_owned()]);
     let strange: &[_] = &[("reason", "mine")];
-    let letters: [(&[_], &[u8]); 3] =
+    let letters: [Written<'_>; 3] =
         [(&LETTER, body.as_bytes()), (&LETTER, b"{}"), (strange, b"somebody else's")];
     topics.write("dead_letter", &letters);
     let replayed = replay(&edge, &[]);
@@ -322,7 +323,7 @@ fn what_is_done_too_scattered_to_be_kept_ends_a_replay_that_says_what_to_do() {
     let edge = Edge::start(&settings(&bootstrap, &topics));
     let bodies: Vec<_> =
         (0..PAIRS).map(|second| statuses(&[status("wamid.one", second, "")])).collect();
-    let letters: Vec<(&[_], &[u8])> = bodies
+    let letters: Vec<Written<'_>> = bodies
         .iter()
         .flat_map(|body| [(&LETTER[..], &b"no JSON"[..]), (&LETTER[..], body.as_bytes())])
         .collect();
