@@ -5,6 +5,8 @@ mod dev;
 mod healthcheck;
 mod journal;
 mod log;
+mod prompt;
+mod replay;
 mod samples;
 mod send;
 mod serve;
@@ -29,6 +31,7 @@ enum Command {
     Send(send::Args),
     Journal(journal::Args),
     Healthcheck(healthcheck::Args),
+    Replay(replay::Args),
 }
 
 /// Runs the command that the process's arguments name. Exit codes: 0 all went well, 1 not all did
@@ -41,6 +44,7 @@ pub fn main() -> ExitCode {
         Command::Send(args) => send::run(&args),
         Command::Journal(args) => journal::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
+        Command::Replay(args) => replay::run(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

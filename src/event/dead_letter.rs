@@ -24,6 +24,20 @@ pub enum Reason {
 }
 
 impl Reason {
+    pub const ALL: [Self; 11] = [
+        Self::InvalidJson,
+        Self::Unrecognized,
+        Self::NotAnObject,
+        Self::MissingId,
+        Self::MissingStatus,
+        Self::BadEncoding,
+        Self::TooManyElements,
+        Self::TooLarge,
+        Self::Refused,
+        Self::Unroutable,
+        Self::Panic,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidJson => "invalid_json",

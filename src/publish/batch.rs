@@ -324,13 +324,13 @@ impl From<Failure> for BatchError {
 }
 
 /// A record's headers and their size on the wire.
-struct Headers {
-    headers: OwnedHeaders,
-    bytes: usize,
+pub(super) struct Headers {
+    pub(super) headers: OwnedHeaders,
+    pub(super) bytes: usize,
 }
 
 impl Headers {
-    fn collect(give: impl FnOnce(&mut dyn FnMut(&str, &[u8]))) -> Self {
+    pub(super) fn collect(give: impl FnOnce(&mut dyn FnMut(&str, &[u8]))) -> Self {
         let mut headers = Some(OwnedHeaders::new_with_capacity(12));
         let mut bytes = RECORD_OVERHEAD_BYTES;
         give(&mut |key, value| {

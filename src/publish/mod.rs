@@ -13,6 +13,7 @@ mod faults;
 mod lag;
 mod opening;
 mod quarantine;
+pub mod replay;
 mod session;
 mod stats;
 mod tally;

@@ -28,7 +28,7 @@ use crate::{
 /// The time that a transaction may take, unless a callback alone needs more.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 /// librdkafka's own default of `batch.size`.
-const BATCH_BYTES: usize = 1_000_000;
+pub(super) const BATCH_BYTES: usize = 1_000_000;
 /// The most that brokers allow by default (`transaction.max.timeout.ms`).
 const TRANSACTION_TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 /// How long the thread waits at most before it looks around.
@@ -246,8 +246,14 @@ impl<'a> Session<'a> {
     fn commit(&mut self, end: (Position, Uuid), deadline: Instant) -> Result<(), Failure> {
         let (position, receipt) = end;
         let metadata = metadata(self.run_id(position), receipt);
-        self.client.send_position(position.as_u64() as i64, &metadata)?;
+        let sent = self.client.send_position(position.as_u64() as i64, &metadata);
+        // A record that was refused meanwhile puts the client into a state that takes no position;
+        // the record's own report says more.
+        if sent.as_ref().is_err_and(|failure| failure.code != Code::State) {
+            return sent;
+        }
         self.client.settle(deadline)?;
+        sent?;
         self.client.commit()
     }
 
@@ -424,6 +430,12 @@ impl<'a> Session<'a> {
                 let refused = suspects_with_numbers(&failure, &attempt.sent);
                 Ok(refused.map(|(number, sent)| (sent, codes[&number])).collect())
             }
+            // A batch with a record whose time is refused is called invalid as a whole.
+            Fault::Clock if !self.memory.present_time => {
+                self.memory.present_time = true;
+                Err(self.lost(None))
+            }
+            Fault::Clock => Err(Ended::Lost(Some(obstacle(Blocked::Clock, &failure)))),
             Fault::Everyone(blocked) => Err(Ended::Lost(Some(obstacle(blocked, &failure)))),
             _ => Err(self.lost(None)),
         }

@@ -290,6 +290,19 @@ impl Client {
         }
     }
 
+    /// Adds what is reported within a moment: the refusal that brought the others down may come last.
+    pub(super) fn hear_out(&self, mut failure: Failure) -> Failure {
+        let deadline = Instant::now() + STEP;
+        while failure.reports.iter().all(|(_, code)| whose(*code) == Fault::Purged)
+            && self.outstanding() > 0
+            && Instant::now() < deadline
+        {
+            self.wait();
+            failure.reports.append(&mut self.context().reports.lock());
+        }
+        failure
+    }
+
     /// Sends the position along: `offset` is the first one that is not in this transaction.
     ///
     /// # Errors
@@ -300,9 +313,20 @@ impl Client {
         let mut element = offsets.add_partition(&self.position_topic, 0);
         element.set_offset(Offset::Offset(offset)).map_err(|error| failed(&error))?;
         element.set_metadata(metadata);
-        self.producer
-            .send_offsets_to_transaction(&offsets, &self.group, self.timeout)
-            .map_err(|error| self.check().err().unwrap_or_else(|| failed(&error)))
+        self.send_offsets(&offsets)
+    }
+
+    /// The same with whatever offsets the group keeps.
+    ///
+    /// # Errors
+    /// Whatever librdkafka says; the transaction is still open.
+    pub(super) fn send_offsets(&self, offsets: &TopicPartitionList) -> Result<(), Failure> {
+        self.producer.send_offsets_to_transaction(offsets, &self.group, self.timeout).map_err(
+            |error| {
+                let failed = || Failure::of(Step::Offsets, &error);
+                self.check().err().unwrap_or_else(failed)
+            },
+        )
     }
 
     /// Waits until every record is reported.

@@ -17,7 +17,8 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, CommitMode, Consumer},
     error::KafkaError,
-    message::{BorrowedMessage, Headers},
+    message::{BorrowedMessage, Header, Headers, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -42,6 +43,9 @@ pub(crate) fn kafka() -> Option<String> {
     }
     given
 }
+
+/// Headers and value of a record that a test writes.
+pub(crate) type Written<'a> = (&'a [(&'a str, &'a str)], &'a [u8]);
 
 /// Topics that no other test has.
 pub(crate) struct Topics {
@@ -143,6 +147,20 @@ impl Topics {
                 end(&stable) < end(&all)
             })
         })
+    }
+
+    /// Writes records, headers and value, all on one partition.
+    pub(crate) fn write(&self, role: &str, records: &[Written<'_>]) {
+        let producer: BaseProducer =
+            ClientConfig::new().set("bootstrap.servers", &self.bootstrap).create().unwrap();
+        for (headers, value) in records {
+            let headers = headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+                headers.insert(Header { key, value: Some(*value) })
+            });
+            let record = BaseRecord::to(&self.names[role]).key("k").payload(*value);
+            producer.send(record.headers(headers)).unwrap();
+        }
+        producer.flush(CALL).unwrap();
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {

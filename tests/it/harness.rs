@@ -140,6 +140,23 @@ impl Edge {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Runs `weni-edge replay` with this edge's configuration.
+    pub(crate) fn replay(&self, arguments: &[&str]) -> Output {
+        self.replay_command(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// The same, begun and left to itself.
+    pub(crate) fn begin_replay(&self, arguments: &[&str]) -> Child {
+        let mut command = self.replay_command(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn replay_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(["replay", "--config"]).arg(self.config_file()).args(arguments);
+        command
+    }
+
     /// Starts the process on the journal that is there.
     pub(crate) fn start_again(&mut self) {
         assert!(self.running.is_none(), "it runs already");

@@ -6,6 +6,7 @@ mod copies;
 mod failpoints;
 mod hard_cases;
 mod refusals;
+mod replay;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

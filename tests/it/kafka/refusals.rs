@@ -104,6 +104,22 @@ fn a_record_older_than_the_retention_carries_the_present_time() {
     assert!(received_at.unwrap().as_millisecond() < accepted_ms + 3000, "this time stays");
 }
 
+#[test]
+fn times_that_kafka_refuses_are_replaced_by_the_present_one() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::named(&bootstrap);
+    for role in ["inbound_message", "channel_event", "dead_letter"] {
+        topics.create_one(role, &[]);
+    }
+    let edge = Edge::start(&settings(&bootstrap, &topics));
+    let calls = accept(&edge, 0, 0..6);
+    edge.await_blocked("unknown_topic");
+    thread::sleep(Duration::from_millis(1500));
+    topics.create_one("message_status", &[("message.timestamp.before.max.ms", "1000")]);
+    edge.settle();
+    assert_exactly_once(&topics.read(), &calls);
+}
+
 fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
