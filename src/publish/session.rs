@@ -323,7 +323,9 @@ impl<'a> Session<'a> {
                 self.abort()
             }
             Fault::Clock => Err(self.lost(Some(obstacle(Blocked::Clock, failure)))),
-            Fault::Time | Fault::Purged => Err(self.shrink(failure)),
+            Fault::Time => Err(self.shrink(failure)),
+            // librdkafka purges when a record is refused, and may come late with it.
+            Fault::Purged => self.abort(),
             Fault::Client => Err(self.lost(None)),
             Fault::Everyone(blocked) => {
                 self.memory.size = Size::SINGLE;
@@ -430,6 +432,7 @@ impl<'a> Session<'a> {
                 let refused = suspects_with_numbers(&failure, &attempt.sent);
                 Ok(refused.map(|(number, sent)| (sent, codes[&number])).collect())
             }
+            Fault::Purged => self.probe(suspects),
             // A batch with a record whose time is refused is called invalid as a whole.
             Fault::Clock if !self.memory.present_time => {
                 self.memory.present_time = true;
