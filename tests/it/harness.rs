@@ -312,6 +312,7 @@ impl Edge {
         for line in self.log.lock().unwrap().iter() {
             assert!(!line.contains(SECRET), "a secret was logged: {line}");
             assert!(!line.contains("wamid."), "a message id was logged: {line}");
+            assert!(!line.contains("5582999990000"), "a phone number was logged: {line}");
         }
     }
 }
