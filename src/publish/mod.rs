@@ -11,6 +11,7 @@
 mod batch;
 mod faults;
 mod lag;
+mod memory;
 mod opening;
 mod quarantine;
 pub mod replay;
@@ -37,7 +38,8 @@ use parking_lot::Mutex;
 
 use self::{
     faults::{Blocked, Obstacle},
-    session::{Ended, Memory, Session},
+    memory::Memory,
+    session::{Ended, Session},
     tally::Tally,
 };
 use crate::{

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::{
     Shared,
     faults::{Blocked, Obstacle},
-    session::Memory,
+    memory::Memory,
     topics::{self, Topics},
     transaction::{Client, Context},
 };

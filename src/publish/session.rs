@@ -1,7 +1,7 @@
 //! From one opening to the loss of its client: transaction after transaction.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     thread,
     time::{Duration, Instant},
 };
@@ -14,21 +14,14 @@ use super::{
     Shared,
     batch::{Batch, BatchError, ItemId, Refusal, Rules, Sent, Size, now_ms},
     faults::{Blocked, Fault, Obstacle, whose},
+    memory::Memory,
     opening::{Opened, metadata},
     tally::Tally,
     topics::Topics,
     transaction::{Client, Failure, Step, label},
-    window::Window,
 };
-use crate::{
-    event::Topic,
-    journal::{Checkpoint, Position, Reader},
-};
+use crate::journal::{Checkpoint, Position, Reader};
 
-/// The time that a transaction may take, unless a callback alone needs more.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
-/// librdkafka's own default of `batch.size`.
-pub(super) const BATCH_BYTES: usize = 1_000_000;
 /// The most that brokers allow by default (`transaction.max.timeout.ms`).
 const TRANSACTION_TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 /// How long the thread waits at most before it looks around.
@@ -37,39 +30,6 @@ const TICK: Duration = Duration::from_millis(100);
 const IDLE_COMMIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// So many refusals in a row on one topic with one code are everyone's after all.
 const REFUSALS_MAX: usize = 10;
-
-/// What a publisher learns and keeps from one client to the next.
-pub(super) struct Memory {
-    pub(super) transaction_timeout: Duration,
-    /// What one request carries for a partition at most.
-    pub(super) batch_bytes: usize,
-    /// Callbacks that made normalizing panic twice.
-    panicked: BTreeSet<Position>,
-    pub(super) window: Window,
-    refused: HashMap<ItemId, Refusal>,
-    /// What was refused since a record of its topic was last committed, by topic and code.
-    in_a_row: HashMap<(Topic, i32), Vec<ItemId>>,
-    /// Records that were damaged on the way once: a second time it is theirs.
-    damaged: BTreeSet<ItemId>,
-    size: Size,
-    present_time: bool,
-}
-
-impl Memory {
-    pub(super) fn new(shared: &Shared, panicked: BTreeSet<Position>) -> Self {
-        Self {
-            transaction_timeout: TRANSACTION_TIMEOUT,
-            batch_bytes: BATCH_BYTES,
-            panicked,
-            window: Window::new(shared.config.load().duplicates),
-            refused: HashMap::new(),
-            in_a_row: HashMap::new(),
-            damaged: BTreeSet::new(),
-            size: Size::FULL,
-            present_time: false,
-        }
-    }
-}
 
 /// How a session ended.
 pub(super) enum Ended {

@@ -21,8 +21,8 @@ use super::{
     super::{
         batch::now_ms,
         faults::{Fault, Obstacle},
+        memory::BATCH_BYTES,
         opening::{base_config, consumer_config, producer_config},
-        session::BATCH_BYTES,
         topics::{self, Topics},
         transaction::{Client, Context, Failure, Record, Step, label},
     },
