@@ -6,6 +6,7 @@ mod architecture;
 mod callers;
 mod cluster;
 mod dev;
+mod fuzzed;
 mod harness;
 mod healthcheck;
 mod http;
