@@ -147,6 +147,7 @@ impl<'a> DeadLetter<'a> {
         for (name, value) in [
             ("content-type", callback.content_type),
             ("content-encoding", callback.content_encoding),
+            ("traceparent", callback.traceparent),
         ] {
             if let Some(value) = value {
                 each(name, value.as_bytes());

@@ -47,7 +47,7 @@ impl<'a> KeptLetter<'a> {
             method: needed("method")?,
             content_type: text("content-type"),
             content_encoding: text("content-encoding"),
-            traceparent: None,
+            traceparent: text("traceparent"),
             body: value,
         };
         let place = match headers.iter().any(|(name, _)| name == "element") {

@@ -21,7 +21,7 @@ pub fn hold_to_the_contract(body: &[u8]) {
         method: "POST",
         content_type: None,
         content_encoding: None,
-        traceparent: None,
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
         body,
     };
     let written = || {
