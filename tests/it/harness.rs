@@ -22,8 +22,9 @@ use tempfile::TempDir;
 pub(crate) const SOURCE: &str = "loja";
 const SECRET: &str = "only for the tests";
 const PROGRAM: &str = env!("CARGO_BIN_EXE_weni-edge");
-/// More than anything here takes; a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// More than anything here takes, also where the watchdog replaces a publisher after two minutes; a test
+/// that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Looks until there is something to see.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
