@@ -1,6 +1,9 @@
 //! The whole way on real Kafka: what is answered 200 is there once, in order, whatever is killed.
 
+mod disk;
+mod faults;
 mod hard_cases;
+mod process;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -140,6 +143,8 @@ struct Load {
     accepted: Arc<AtomicUsize>,
     /// Whether the edge may refuse calls: one that was frozen finds that their time is over.
     may_refuse: bool,
+    /// Whether answers are lost on their way.
+    deaf: Arc<AtomicBool>,
     callers: Vec<JoinHandle<BTreeMap<CallId, Option<String>>>>,
 }
 
@@ -158,6 +163,7 @@ impl Load {
             ended: Arc::default(),
             accepted: Arc::default(),
             may_refuse,
+            deaf: Arc::default(),
             callers: Vec::new(),
         };
         load.callers = (0..Self::CALLERS).map(|number| load.caller(number)).collect();
@@ -167,6 +173,7 @@ impl Load {
     fn caller(&self, number: usize) -> JoinHandle<BTreeMap<CallId, Option<String>>> {
         let (edge, ended) = (Arc::clone(&self.edge), Arc::clone(&self.ended));
         let (accepted, may_refuse) = (Arc::clone(&self.accepted), self.may_refuse);
+        let deaf = Arc::clone(&self.deaf);
         thread::spawn(move || {
             let (mut calls, mut connection) = (BTreeMap::new(), None);
             for serial in 0.. {
@@ -180,9 +187,15 @@ impl Load {
                 }
                 let caller = connection.as_mut().expect("a connection");
                 let answer = caller.call("POST", Self::body(number, serial).as_bytes());
-                // No answer: it may have been accepted or not. A refusal would be a mistake.
-                let answer = answer.ok().filter(|answer| answer.status == 200 || !may_refuse);
-                let receipt = answer.map(|answer| answer.receipt());
+                // No answer: it may have been accepted or not. A refusal would be a mistake, unless
+                // the test says otherwise; then it is one that asks to come back.
+                let answer = answer.ok().filter(|answer| {
+                    let refused = may_refuse && answer.status == 503;
+                    assert_eq!(answer.retry_after.is_some(), refused, "{}", answer.body);
+                    !refused
+                });
+                let heard = answer.filter(|_| !deaf.load(Ordering::SeqCst));
+                let receipt = heard.map(|answer| answer.receipt());
                 match &receipt {
                     Some(_) => {
                         accepted.fetch_add(1, Ordering::Relaxed);
@@ -213,7 +226,13 @@ impl Load {
         });
     }
 
+    /// A power cut takes the network too: answers that are given from now on reach nobody.
+    fn hear_nothing(&self) {
+        self.deaf.store(true, Ordering::SeqCst);
+    }
+
     fn go_on_at(&self, edge: &Edge) {
+        self.deaf.store(false, Ordering::SeqCst);
         *self.edge.lock().unwrap() = edge.public();
     }
 
