@@ -93,10 +93,20 @@ struct Running {
 
 /// A process, and the thread that reads its log to the end.
 struct Started {
-    child: Child,
+    child: Killed,
     reading: thread::JoinHandle<()>,
     /// Lines that were there before.
     log_from: usize,
+}
+
+/// A process that does not outlive a test that fails.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // Most have ended long since; all that matters is that nothing is left behind.
+        self.0.kill().and_then(|()| self.0.wait()).ok();
+    }
 }
 
 /// How a process ended by itself, and all that it said.
@@ -177,7 +187,7 @@ impl Edge {
     pub(crate) fn start_by(&mut self, starter: &[&str]) {
         let mut process = self.spawn(starter);
         let [public, admin] = eventually("the line that says where it listens", || {
-            let ended = process.child.try_wait().unwrap();
+            let ended = process.child.0.try_wait().unwrap();
             let log = &self.log.lock().unwrap()[process.log_from..];
             assert!(ended.is_none(), "ended at once, {ended:?}:\n{}", log.join("\n"));
             log.iter().find_map(|line| listening(line))
@@ -209,7 +219,7 @@ impl Edge {
                 log.lock().unwrap().push(line);
             }
         });
-        Started { child, reading, log_from }
+        Started { child: Killed(child), reading, log_from }
     }
 
     /// Waits until the process has ended by itself.
@@ -219,7 +229,7 @@ impl Edge {
     }
 
     fn end_of(&self, mut process: Started) -> Ended {
-        let status = eventually("it has ended", || process.child.try_wait().unwrap());
+        let status = eventually("it has ended", || process.child.0.try_wait().unwrap());
         process.reading.join().unwrap();
         let log = self.log.lock().unwrap()[process.log_from..].to_vec();
         Ended { status, log }
@@ -304,18 +314,16 @@ impl Edge {
 
     /// kill -9.
     pub(crate) fn kill(&mut self) {
-        let mut running = self.running.take().expect("the edge runs");
-        running.process.child.kill().unwrap();
-        running.process.child.wait().unwrap();
+        drop(self.running.take().expect("the edge runs"));
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = rustix::process::Pid::from_child(&self.running().process.child);
+        let pid = rustix::process::Pid::from_child(&self.running().process.child.0);
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
     pub(crate) fn pid(&self) -> String {
-        self.running().process.child.id().to_string()
+        self.running().process.child.0.id().to_string()
     }
 
     /// SIGTERM, and the end of the process.
@@ -328,7 +336,7 @@ impl Edge {
     pub(crate) fn terminate(&mut self) {
         self.signal(Signal::TERM);
         let mut running = self.running.take().expect("the edge runs");
-        let status = eventually("it has stopped", || running.process.child.try_wait().unwrap());
+        let status = eventually("it has stopped", || running.process.child.0.try_wait().unwrap());
         assert!(status.success(), "stopped with {status}");
     }
 
@@ -370,11 +378,6 @@ impl Drop for Edge {
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("the edge's log:\n{}", self.log.lock().unwrap().join("\n"));
-            if let Some(mut running) = self.running.take() {
-                // The test has failed already; all that matters is that nothing is left behind.
-                let child = &mut running.process.child;
-                child.kill().and_then(|()| child.wait()).ok();
-            }
             return;
         }
         if self.running.is_some() {
