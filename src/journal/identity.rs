@@ -165,6 +165,9 @@ impl Runs {
 
 fn write_run(path: &Path, own: Uuid) -> io::Result<()> {
     let mut file = disk::create_new(path)?;
-    file.write_all(&sealed::seal(RUN_KIND, own.as_bytes()))?;
-    file.sync_all()
+    let written = file.write_all(&sealed::seal(RUN_KIND, own.as_bytes()));
+    written.and_then(|()| file.sync_all()).inspect_err(|_| {
+        // Nobody has used the number. Left behind, it would be reported as damage for ever.
+        fs::remove_file(path).ok();
+    })
 }

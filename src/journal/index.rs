@@ -47,6 +47,8 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct Index {
     segments: VecDeque<Segment>,
+    /// Whether the last segment is appended to.
+    last_is_open: bool,
     /// The first position that is not durable yet.
     end: Position,
     /// Bytes of all durable frames since the oldest that was there at opening; only ever grows.
@@ -56,7 +58,7 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn new(end: Position, mark_every_bytes: u64) -> Self {
-        Self { segments: VecDeque::new(), end, bytes: 0, mark_every_bytes }
+        Self { segments: VecDeque::new(), last_is_open: false, end, bytes: 0, mark_every_bytes }
     }
 
     /// Adds a segment that was found at opening; oldest first.
@@ -73,6 +75,12 @@ impl Index {
         self.segments.pop_back_if(|last| last.header.base == header.base);
         let (spans, marks, bytes_before) = (Vec::new(), Vec::new(), self.bytes);
         self.segments.push_back(Segment { header, spans, marks, end: HEADER_BYTES, bytes_before });
+        self.last_is_open = true;
+    }
+
+    /// Nothing is appended to the last segment any more.
+    pub(super) fn close_last(&mut self) {
+        self.last_is_open = false;
     }
 
     /// Records that are durable now, behind each other at the end of the last segment.
@@ -90,12 +98,16 @@ impl Index {
         self.bytes += bytes;
     }
 
-    /// Takes out the oldest segment if all its records lie before `position`. The last segment
-    /// stays: it may be appended to.
+    /// Takes out the oldest segment if all its records lie before `position` and nothing is
+    /// appended to it. The last one stays while it is empty: the next may have its name.
     pub(super) fn pop_before(&mut self, position: Position) -> Option<Header> {
-        let settled = self.segments.len() > 1
-            && self.segments.front().is_some_and(|oldest| oldest.end_position() <= position);
-        if settled { self.segments.pop_front().map(|segment| segment.header) } else { None }
+        let is_last = self.segments.len() == 1;
+        let is_open = is_last && self.last_is_open;
+        let oldest = self.segments.pop_front_if(|oldest| {
+            let is_settled = oldest.end_position() <= position;
+            is_settled && !is_open && !(is_last && oldest.spans.is_empty())
+        });
+        oldest.map(|segment| segment.header)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -187,10 +187,14 @@ pub enum OpenError {
     )]
     RunTaken { run: u32 },
     /// A newer program has written to it.
-    #[error("{} has format version {version}; this program reads up to {}", path.display(), sealed::FORMAT_VERSION)]
+    #[error(
+        "{} has format version {version}; this program reads up to {}: start the newer program again, \
+         until nothing is pending, or give this one another journal.directory",
+        path.display(), sealed::FORMAT_VERSION
+    )]
     Newer { path: PathBuf, version: u32 },
     /// The file system refused.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
 

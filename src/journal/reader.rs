@@ -68,6 +68,13 @@ impl Reader {
         })
     }
 
+    /// Lets go of a segment that is not needed any more: an open file keeps its room on the disk.
+    /// To be called where there may be nothing to read for long.
+    pub fn rest(&mut self) {
+        let index = self.shared.index.lock();
+        self.open.take_if(|open| !index.has(open.base));
+    }
+
     fn find(&mut self) -> io::Result<Option<Frame>> {
         loop {
             let Some(open) = self.open.as_mut().filter(|open| open.at < open.limit) else {

@@ -1,7 +1,7 @@
-//! Files for segments to come: allocated ahead, or recycled from settled segments.
+//! Files for segments to come: written with zeros ahead, or recycled from settled segments.
 //!
-//! Overwriting blocks that a file has already is what makes a sync fast, and having them makes a
-//! full disk show here, ahead of time, and not in an append.
+//! Overwriting what a file has already is what makes a sync fast, and an append independent of
+//! everything else in the file system; and a full disk shows here, ahead of time.
 
 use std::{
     fs, io,
@@ -24,6 +24,8 @@ pub(super) struct Spares {
     segment_bytes: u64,
     min_free_bytes: u64,
     files: Mutex<Vec<PathBuf>>,
+    /// Held while a file is made, so that who needs one waits for it instead of making another.
+    making: Mutex<()>,
     run: u32,
     /// Numbers the names of this run's spares.
     next: AtomicU64,
@@ -37,6 +39,7 @@ impl Spares {
             segment_bytes: options.segment_bytes,
             min_free_bytes: options.min_free_bytes,
             files: Mutex::default(),
+            making: Mutex::default(),
             run,
             next: AtomicU64::new(0),
         };
@@ -48,12 +51,17 @@ impl Spares {
 
     /// A file for a segment: ready, or else made now.
     pub(super) fn take(&self) -> io::Result<PathBuf> {
-        let ready = self.files.lock().pop();
-        ready.map_or_else(|| self.make(), Ok)
+        let ready = || self.files.lock().pop();
+        if let Some(ready) = ready() {
+            return Ok(ready);
+        }
+        let _making = self.making.lock();
+        ready().map_or_else(|| self.make(), Ok)
     }
 
     /// Makes the spares that should be ready.
     pub(super) fn prepare(&self) -> io::Result<()> {
+        let _making = self.making.lock();
         while self.len() < READY {
             let made = self.make()?;
             self.files.lock().push(made);

@@ -386,6 +386,7 @@ impl Writer {
         let frames = batch.seal(active.salt);
         if let Err(error) = self.shared.write_at(&active.file, frames, active.end) {
             // The next batch begins another segment.
+            self.shared.index.lock().close_last();
             return Err(cut_back(&active, error));
         }
         if self.shared.options.durability == Durability::Fsync {
@@ -413,6 +414,8 @@ impl Writer {
     /// Begins a segment in a spare file. It has its name only when its header is durable.
     fn next_segment(&self, base: Position) -> Result<Active, Trouble> {
         let shared = &self.shared;
+        // Where there is room for no other segment, this one has to make it, once it is settled.
+        shared.index.lock().close_last();
         let spare = shared.spares.take().map_err(Trouble::Full)?;
         let header = Header::new(shared.own_run_id, base, shared.options.durability);
         let file = match self.name_segment(&spare, &header) {
@@ -426,8 +429,10 @@ impl Writer {
             Err(error) => return Err(Trouble::Broken(error)),
         };
         shared.index.lock().add_empty(header);
-        shared.keeper_bell.ring();
         let capacity = shared.options.segment_bytes;
+        // Before the keeper looks how much room there is.
+        shared.active_left_bytes.store(capacity - HEADER_BYTES, Ordering::Relaxed);
+        shared.keeper_bell.ring();
         Ok(Active { file, salt: header.salt, end: HEADER_BYTES, capacity })
     }
 

@@ -98,6 +98,7 @@ impl<'a> Session<'a> {
             self.position = self.shared.journal.first_from(self.position);
             let something = self.shared.journal.wait_durable(self.position, TICK);
             if !something && self.last_commit.elapsed() < IDLE_COMMIT {
+                self.reader.rest();
                 continue;
             }
             thread::sleep(next.saturating_duration_since(Instant::now()));

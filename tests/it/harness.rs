@@ -9,7 +9,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
@@ -50,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
     /// How long answers wait for Kafka.
     pub(crate) wait_for_kafka: Duration,
+    /// Where the journal is, if not beside the configuration.
+    pub(crate) journal: Option<PathBuf>,
 }
 
 impl Settings {
@@ -78,6 +80,7 @@ impl Settings {
 /// An edge with a journal of its own; it may be killed and started again.
 pub(crate) struct Edge {
     directory: TempDir,
+    journal: PathBuf,
     log: Arc<Mutex<Vec<String>>>,
     running: Option<Running>,
     is_tls: bool,
@@ -86,9 +89,43 @@ pub(crate) struct Edge {
 }
 
 struct Running {
-    process: Child,
+    process: Started,
     public: SocketAddr,
     admin: SocketAddr,
+}
+
+/// A process, and the thread that reads its log to the end.
+struct Started {
+    child: Killed,
+    reading: thread::JoinHandle<()>,
+    /// Lines that were there before.
+    log_from: usize,
+}
+
+/// A process that does not outlive a test that fails.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // Most have ended long since; all that matters is that nothing is left behind.
+        self.0.kill().and_then(|()| self.0.wait()).ok();
+    }
+}
+
+/// How a process ended by itself, and all that it said.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) log: Vec<String>,
+}
+
+impl Ended {
+    /// It ended as an edge does that cannot go on, and its last line says why.
+    pub(crate) fn assert_says(&self, why: &str) {
+        assert_eq!(self.status.code(), Some(2), "{self:?}");
+        let last = self.log.last().map_or("", String::as_str);
+        assert!(last.starts_with("error: ") && last.contains(why), "no {why:?}: {self:?}");
+    }
 }
 
 impl Edge {
@@ -98,10 +135,14 @@ impl Edge {
         edge
     }
 
-    fn new(settings: &Settings) -> Self {
+    /// An edge that is down.
+    pub(crate) fn new(settings: &Settings) -> Self {
         let directory = TempDir::new().unwrap();
+        let beside = directory.path().join("journal");
+        let journal = settings.journal.clone().unwrap_or(beside);
         let is_tls = settings.tls.is_some();
-        let edge = Self { directory, log: Arc::default(), running: None, is_tls, failpoints: "" };
+        let log = Arc::default();
+        let edge = Self { directory, journal, log, running: None, is_tls, failpoints: "" };
         edge.configure(settings);
         edge
     }
@@ -121,7 +162,7 @@ impl Edge {
     }
 
     pub(crate) fn journal(&self) -> PathBuf {
-        self.directory.path().join("journal")
+        self.journal.clone()
     }
 
     fn config_file(&self) -> PathBuf {
@@ -160,9 +201,32 @@ impl Edge {
 
     /// Starts the process on the journal that is there.
     pub(crate) fn start_again(&mut self) {
+        self.start_by(&[]);
+    }
+
+    /// The same through a program that becomes it: `prlimit`, `env`, `sh -c 'exec "$@"'`.
+    pub(crate) fn start_by(&mut self, starter: &[&str]) {
+        let mut process = self.spawn(starter);
+        let [public, admin] = eventually("the line that says where it listens", || {
+            let ended = process.child.0.try_wait().unwrap();
+            let log = &self.log.lock().unwrap()[process.log_from..];
+            assert!(ended.is_none(), "ended at once, {ended:?}:\n{}", log.join("\n"));
+            log.iter().find_map(|line| listening(line))
+        });
+        self.running = Some(Running { process, public, admin });
+    }
+
+    /// Starts the process where it cannot start.
+    pub(crate) fn start_in_vain(&self, starter: &[&str]) -> Ended {
+        let process = self.spawn(starter);
+        self.end_of(process)
+    }
+
+    fn spawn(&self, starter: &[&str]) -> Started {
         assert!(self.running.is_none(), "it runs already");
-        let mut process = Command::new(PROGRAM)
-            .args(["serve", "--config"])
+        let mut line = starter.iter().copied().chain([PROGRAM, "serve", "--config"]);
+        let mut child = Command::new(line.next().expect("a program"))
+            .args(line)
             .arg(self.config_file())
             .env("FAILPOINTS", self.failpoints)
             .stdin(Stdio::null())
@@ -170,20 +234,33 @@ impl Edge {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let (log, stderr) = (Arc::clone(&self.log), process.stderr.take().unwrap());
-        let from = log.lock().unwrap().len();
-        thread::spawn(move || {
+        let (log, stderr) = (Arc::clone(&self.log), child.stderr.take().unwrap());
+        let log_from = log.lock().unwrap().len();
+        let reading = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 log.lock().unwrap().push(line);
             }
         });
-        let [public, admin] = eventually("the line that says where it listens", || {
-            let ended = process.try_wait().unwrap();
-            let log = self.log.lock().unwrap();
-            assert!(ended.is_none(), "ended at once, {ended:?}:\n{}", log[from..].join("\n"));
-            log[from..].iter().find_map(|line| listening(line))
-        });
-        self.running = Some(Running { process, public, admin });
+        Started { child: Killed(child), reading, log_from }
+    }
+
+    /// Waits until the process has ended by itself.
+    pub(crate) fn await_end(&mut self) -> Ended {
+        let running = self.running.take().expect("the edge runs");
+        self.end_of(running.process)
+    }
+
+    fn end_of(&self, mut process: Started) -> Ended {
+        let status = eventually("it has ended", || process.child.0.try_wait().unwrap());
+        process.reading.join().unwrap();
+        let log = self.log.lock().unwrap()[process.log_from..].to_vec();
+        Ended { status, log }
+    }
+
+    /// Whether the running process has said this.
+    pub(crate) fn has_logged(&self, what: &str) -> bool {
+        let log = self.log.lock().unwrap();
+        log[self.running().process.log_from..].iter().any(|line| line.contains(what))
     }
 
     fn running(&self) -> &Running {
@@ -259,14 +336,16 @@ impl Edge {
 
     /// kill -9.
     pub(crate) fn kill(&mut self) {
-        let mut running = self.running.take().expect("the edge runs");
-        running.process.kill().unwrap();
-        running.process.wait().unwrap();
+        drop(self.running.take().expect("the edge runs"));
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = rustix::process::Pid::from_child(&self.running().process);
+        let pid = rustix::process::Pid::from_child(&self.running().process.child.0);
         rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> String {
+        self.running().process.child.0.id().to_string()
     }
 
     /// SIGTERM, and the end of the process.
@@ -279,7 +358,7 @@ impl Edge {
     pub(crate) fn terminate(&mut self) {
         self.signal(Signal::TERM);
         let mut running = self.running.take().expect("the edge runs");
-        let status = eventually("it has stopped", || running.process.try_wait().unwrap());
+        let status = eventually("it has stopped", || running.process.child.0.try_wait().unwrap());
         assert!(status.success(), "stopped with {status}");
     }
 
@@ -322,10 +401,6 @@ impl Drop for Edge {
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("the edge's log:\n{}", self.log.lock().unwrap().join("\n"));
-            if let Some(mut running) = self.running.take() {
-                // The test has failed already; all that matters is that nothing is left behind.
-                running.process.kill().and_then(|()| running.process.wait()).ok();
-            }
             return;
         }
         if self.running.is_some() {
@@ -375,6 +450,8 @@ pub(crate) struct Caller {
 /// What a call was answered.
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// When the caller may try again.
+    pub(crate) retry_after: Option<String>,
     pub(crate) body: String,
 }
 
@@ -418,7 +495,7 @@ impl Caller {
     }
 
     fn answer(&mut self) -> std::io::Result<Answer> {
-        let (mut status, mut length) = (None, 0);
+        let (mut status, mut length, mut retry_after) = (None, 0, None);
         loop {
             let mut line = String::new();
             if self.stream.read_line(&mut line)? == 0 {
@@ -431,10 +508,13 @@ impl Caller {
                 status = Some(line.split(' ').nth(1).unwrap().parse().unwrap());
             } else if let Some(value) = line.strip_prefix("content-length:") {
                 length = value.trim().parse().unwrap();
+            } else if let Some(value) = line.strip_prefix("retry-after:") {
+                retry_after = Some(value.trim().to_owned());
             }
         }
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body)?;
-        Ok(Answer { status: status.unwrap(), body: String::from_utf8(body).unwrap() })
+        let (status, body) = (status.unwrap(), String::from_utf8(body).unwrap());
+        Ok(Answer { status, retry_after, body })
     }
 }

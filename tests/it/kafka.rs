@@ -2,10 +2,13 @@
 
 mod brokers;
 mod copies;
+mod disk;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+mod faults;
 mod hard_cases;
 mod judge;
+mod process;
 mod refusals;
 mod replay;
 
@@ -161,6 +164,8 @@ struct Load {
     accepted: Arc<AtomicUsize>,
     /// Whether the edge may refuse calls: one that was frozen finds that their time is over.
     may_refuse: bool,
+    /// Whether answers are lost on their way.
+    deaf: Arc<AtomicBool>,
     callers: Vec<JoinHandle<Calls>>,
 }
 
@@ -179,6 +184,7 @@ impl Load {
             ended: Arc::default(),
             accepted: Arc::default(),
             may_refuse,
+            deaf: Arc::default(),
             callers: Vec::new(),
         };
         load.callers = (0..Self::CALLERS).map(|number| load.caller(number)).collect();
@@ -188,6 +194,7 @@ impl Load {
     fn caller(&self, number: usize) -> JoinHandle<Calls> {
         let (edge, ended) = (Arc::clone(&self.edge), Arc::clone(&self.ended));
         let (accepted, may_refuse) = (Arc::clone(&self.accepted), self.may_refuse);
+        let deaf = Arc::clone(&self.deaf);
         thread::spawn(move || {
             let (mut calls, mut connection) = (BTreeMap::new(), None);
             for serial in 0.. {
@@ -201,9 +208,15 @@ impl Load {
                 }
                 let caller = connection.as_mut().expect("a connection");
                 let answer = caller.call("POST", Self::body(number, serial).as_bytes());
-                // No answer: it may have been accepted or not. A refusal would be a mistake.
-                let answer = answer.ok().filter(|answer| answer.status == 200 || !may_refuse);
-                let receipt = answer.map(|answer| answer.receipt());
+                // No answer: it may have been accepted or not. A refusal would be a mistake, unless
+                // the test says otherwise; then it is one that asks to come back.
+                let answer = answer.ok().filter(|answer| {
+                    let refused = may_refuse && answer.status == 503;
+                    assert_eq!(answer.retry_after.is_some(), refused, "{}", answer.body);
+                    !refused
+                });
+                let heard = answer.filter(|_| !deaf.load(Ordering::SeqCst));
+                let receipt = heard.map(|answer| answer.receipt());
                 match &receipt {
                     Some(_) => {
                         accepted.fetch_add(1, Ordering::Relaxed);
@@ -240,7 +253,13 @@ impl Load {
         });
     }
 
+    /// A power cut takes the network too: answers that are given from now on reach nobody.
+    fn hear_nothing(&self) {
+        self.deaf.store(true, Ordering::SeqCst);
+    }
+
     fn go_on_at(&self, edge: &Edge) {
+        self.deaf.store(false, Ordering::SeqCst);
         *self.edge.lock().unwrap() = edge.public();
     }
 
