@@ -8,7 +8,6 @@ mod failpoints;
 mod faults;
 mod hard_cases;
 mod judge;
-mod process;
 mod refusals;
 mod replay;
 
