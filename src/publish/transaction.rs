@@ -271,8 +271,18 @@ impl Client {
             if matches!(whose(failure.code), Fault::Record) {
                 failure.reports.push((number, failure.code));
             }
-            return Err(failure);
+            return Err(self.cause_of(failure));
         }
+    }
+
+    /// When a broker has refused a record, librdkafka refuses all that follows in the transaction
+    /// as a matter of its state; why says only the report, which may still be on its way.
+    fn cause_of(&self, failure: Failure) -> Failure {
+        let mut reported = self.check();
+        if reported.is_ok() && failure.code == Code::State {
+            reported = self.settle(Instant::now() + STEP);
+        }
+        reported.err().filter(|cause| !cause.reports.is_empty()).unwrap_or(failure)
     }
 
     /// Whether a record of the open transaction has been refused already.
@@ -321,12 +331,9 @@ impl Client {
     /// # Errors
     /// Whatever librdkafka says; the transaction is still open.
     pub(super) fn send_offsets(&self, offsets: &TopicPartitionList) -> Result<(), Failure> {
-        self.producer.send_offsets_to_transaction(offsets, &self.group, self.timeout).map_err(
-            |error| {
-                let failed = || Failure::of(Step::Offsets, &error);
-                self.check().err().unwrap_or_else(failed)
-            },
-        )
+        self.producer
+            .send_offsets_to_transaction(offsets, &self.group, self.timeout)
+            .map_err(|error| self.cause_of(Failure::of(Step::Offsets, &error)))
     }
 
     /// Waits until every record is reported.
