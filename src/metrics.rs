@@ -307,6 +307,13 @@ impl Metrics {
         Ok(text)
     }
 
+    /// Says what runs; the revision is known where `WENI_EDGE_REVISION` was set when it was built.
+    pub fn set_build_info(&self, librdkafka: &str) {
+        let revision = option_env!("WENI_EDGE_REVISION").unwrap_or("unknown");
+        let labels = [env!("CARGO_PKG_VERSION"), revision, librdkafka];
+        self.build_info.with_label_values(&labels).set(1);
+    }
+
     fn start_at_zero(&self) {
         self.add_source(UNKNOWN_SOURCE);
         for kind in labels::KINDS {
@@ -347,6 +354,7 @@ impl Metrics {
         }
         self.config_last_reload_successful.set(1);
         self.last_publish_timestamp_seconds.set(Self::now_seconds());
+        self.kafka_stats_timestamp_seconds.set(Self::now_seconds());
         let process = prometheus::process_collector::ProcessCollector::for_self();
         // INVARIANT: registered once, in a registry that is new.
         self.registry.register(Box::new(process)).expect("the process's metrics");

@@ -20,7 +20,7 @@ use std::{
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinHandle,
@@ -36,6 +36,9 @@ use crate::{
     publish::Publisher,
 };
 
+/// Callers who wait in the kernel's queue, while a journal recovers or all connections are taken:
+/// the most that Linux grants unless told otherwise. With the usual 128 the next would be a second late.
+const BACKLOG: u32 = 4096;
 /// How long the publisher may drain after the last call was answered.
 const PUBLISH_DRAIN: Duration = Duration::from_secs(10);
 
@@ -69,11 +72,11 @@ impl Edge {
         let tls = config.http.tls.as_ref();
         let certificates =
             tls.map(|tls| Certificates::load(tls, Arc::clone(&metrics))).transpose()?;
-        let public = bind(config.http.listen).await?;
-        let probes = bind(config.admin.listen).await?;
+        let public = bind(config.http.listen)?;
+        let probes = bind(config.admin.listen)?;
         let (public_address, probes_address) = (public.local_addr()?, probes.local_addr()?);
 
-        let journal = open_journal(&config, Arc::clone(&metrics)).await?;
+        let journal = open_journal(&config, Arc::clone(&metrics))?;
         let config = Arc::new(ArcSwap::from_pointee(config));
         let publisher =
             Publisher::start(Arc::clone(&config), journal.clone(), Arc::clone(&metrics))?;
@@ -162,11 +165,17 @@ impl Edge {
     }
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().with_context(|| format!("cannot listen on {address}"))
 }
 
-async fn open_journal(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<Journal> {
+fn open_journal(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<Journal> {
     let label = publish_label(config);
     let options = journal::Options {
         max_bytes: config.journal.max_bytes,
@@ -181,7 +190,9 @@ async fn open_journal(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<
         label: label.clone(),
         ..journal::Options::new(&config.journal.directory)
     };
-    let journal = tokio::task::spawn_blocking(move || Journal::open(options, metrics)).await??;
+    // Here and now, for nothing else is to be done yet: tokio would wait in silence for a thread
+    // where there are no more.
+    let journal = Journal::open(options, metrics)?;
     if journal.label() != label {
         bail!(
             "this journal was born with kafka.identity_prefix and topics.position {:?}, the \

@@ -1,16 +1,12 @@
 //! `journal`: looks into a journal, and forks one that may not publish any more.
 
-use std::{
-    io::{IsTerminal, Write, stdin, stdout},
-    path::PathBuf,
-    process::ExitCode,
-    str::FromStr,
-};
+use std::{path::PathBuf, process::ExitCode, str::FromStr};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Subcommand;
 use uuid::Uuid;
 
+use super::prompt;
 use crate::{
     config::Config,
     journal::{self, Inspection, Position, fork},
@@ -145,7 +141,7 @@ fn fork(
          pending will be left out.",
         inspection.count(from, inspection.end)
     );
-    if !yes && !confirmed()? {
+    if !yes && !prompt::confirmed()? {
         println!("Nothing was changed.");
         return Ok(ExitCode::FAILURE);
     }
@@ -153,15 +149,4 @@ fn fork(
     request.write(&config.journal.directory).context("cannot leave the request")?;
     println!("Asked for: a running edge takes it up at once, a stopped one at its next start.");
     Ok(ExitCode::SUCCESS)
-}
-
-fn confirmed() -> anyhow::Result<bool> {
-    if !stdin().is_terminal() {
-        bail!("nobody to ask: say --yes if that is what you want");
-    }
-    print!("Go on? [y/N] ");
-    stdout().flush()?;
-    let mut answer = String::new();
-    stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -24,6 +24,20 @@ pub enum Reason {
 }
 
 impl Reason {
+    pub const ALL: [Self; 11] = [
+        Self::InvalidJson,
+        Self::Unrecognized,
+        Self::NotAnObject,
+        Self::MissingId,
+        Self::MissingStatus,
+        Self::BadEncoding,
+        Self::TooManyElements,
+        Self::TooLarge,
+        Self::Refused,
+        Self::Unroutable,
+        Self::Panic,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidJson => "invalid_json",
@@ -133,6 +147,7 @@ impl<'a> DeadLetter<'a> {
         for (name, value) in [
             ("content-type", callback.content_type),
             ("content-encoding", callback.content_encoding),
+            ("traceparent", callback.traceparent),
         ] {
             if let Some(value) = value {
                 each(name, value.as_bytes());

@@ -4,6 +4,7 @@
 
 mod dead_letter;
 mod json;
+mod kept_letter;
 
 use std::{borrow::Cow, cell::OnceCell, fmt::Write};
 
@@ -15,6 +16,7 @@ use crate::callback::Callback;
 pub use self::{
     dead_letter::{DeadLetter, Reason, Stage},
     json::Object,
+    kept_letter::{KeptLetter, NoLetter, header, received_at_ms},
 };
 
 /// What normalizing yields.

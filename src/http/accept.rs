@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use fail::fail_point;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Version, header, header::AsHeaderName,
     request,
@@ -126,6 +127,7 @@ impl Acceptor {
         body: &mut Incoming,
         since: Instant,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
+        fail_point!(&format!("accept {}", head.method));
         let source = source.ok_or(Refusal::UnknownSource)?;
         if !source.check.passes(&head.headers) {
             return Err(Refusal::Auth);

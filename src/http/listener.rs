@@ -29,7 +29,7 @@ use super::{
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What one connection reads ahead, and so the largest head of HTTP/1.
-const READ_AHEAD_BYTES: usize = 64 << 10;
+const READ_AHEAD_BYTES: usize = 16 << 10;
 
 /// Bounds of one HTTP/2 connection.
 const STREAMS: u32 = 100;

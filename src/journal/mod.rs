@@ -370,7 +370,7 @@ impl Journal {
         Reader::new(self.handle.shared.clone(), from)
     }
 
-    /// The checkpoint as found at opening; after a fork, where that begins.
+    /// The checkpoint on disk; after a fork, where that begins.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         self.shared().who.read().checkpoint.clone()
     }

@@ -42,7 +42,7 @@ const MARKS_IN_SEGMENT: u64 = 256;
 pub(super) struct Who {
     pub(super) identity: Identity,
     runs: Runs,
-    /// As found at opening, or as a fork made it.
+    /// As it is on disk, or as a fork made it.
     pub(super) checkpoint: Option<Checkpoint>,
 }
 
@@ -290,6 +290,7 @@ impl Shared {
         let id = self.who.read().identity.id;
         let Some(checkpoint) = self.committed.lock().moved.clone() else { return Ok(()) };
         checkpoint.write(&self.options.directory, id)?;
+        self.who.write().checkpoint = Some(checkpoint.clone());
         let mut committed = self.committed.lock();
         committed.persisted = Some(checkpoint.position);
         committed.moved.take_if(|moved| *moved == checkpoint);

@@ -1,10 +1,14 @@
 //! What holds for every body there is: fuzzing and the tests run it.
 
-use super::normalize;
-use crate::{callback::Callback, event::Item};
+use super::{normalize, normalize_letter};
+use crate::{
+    callback::Callback,
+    event::{Event, Item, KeptLetter, Reason, Stage},
+};
 
 /// What fuzzing and the tests demand of any body: its items can be written, each event is JSON with a
-/// key and its bytes, and the same body gives the same items again.
+/// key and its bytes, the same body gives the same items again, and an event that was a dead letter
+/// is the same event again.
 ///
 /// # Panics
 /// When the contract is broken.
@@ -17,7 +21,7 @@ pub fn hold_to_the_contract(body: &[u8]) {
         method: "POST",
         content_type: None,
         content_encoding: None,
-        traceparent: None,
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
         body,
     };
     let written = || {
@@ -35,6 +39,7 @@ pub fn hold_to_the_contract(body: &[u8]) {
                         Err(error) => panic!("an event is no JSON: {error}"),
                     };
                     assert!(json.get("raw").is_some() != json.get("raw_base64").is_some());
+                    assert_comes_back(event);
                 }
                 Item::DeadLetter(letter) => {
                     letter.headers(&mut |_, value| out.extend_from_slice(value));
@@ -46,4 +51,33 @@ pub fn hold_to_the_contract(body: &[u8]) {
         all
     };
     assert_eq!(written(), written());
+}
+
+fn assert_comes_back(event: Event<'_>) {
+    let written = written(&event);
+    let letter = event.into_dead_letter(Reason::Refused, Stage::Publish, String::new());
+    let mut headers = Vec::new();
+    letter.headers(&mut |name, value| headers.push((name.to_owned(), value.to_vec())));
+    let letter = KeptLetter::read(&headers, letter.value());
+    let letter = letter.unwrap_or_else(|error| panic!("no letter: {error}"));
+    let mut again = Vec::new();
+    normalize_letter(&letter, &mut |item| match item {
+        Item::Event(event) => again.push(self::written(&event)),
+        Item::DeadLetter(letter) => panic!("dead again: {:?}", letter.reason()),
+    });
+    assert_eq!(again, [written]);
+}
+
+/// Headers and JSON, but for the time of its entry, which no letter keeps.
+fn written(event: &Event<'_>) -> Vec<String> {
+    let mut event = event.clone();
+    event.entry_time = Default::default();
+    let mut all = Vec::new();
+    event.headers(&mut |name, value| {
+        all.push(format!("{name}: {}", String::from_utf8_lossy(value)));
+    });
+    let mut json = Vec::new();
+    event.write_json(&mut json);
+    all.push(String::from_utf8_lossy(&json).into_owned());
+    all
 }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::{Read, json::Value};
-use crate::event::{Channel, Contact, EventKind, Format, Text};
+use crate::event::{Channel, Contact, EventKind, Format, Place, Text};
 
 /// An array whose elements become items of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,21 @@ impl Array {
             "messages" | "message_echoes" => Self::StandbyMessages,
             _ => return None,
         })
+    }
+
+    /// The array in which something at this JSON pointer stands.
+    pub(super) fn around(pointer: &str) -> Option<Self> {
+        let is_number = |segment: &str| segment.parse::<usize>().is_ok();
+        let mut upwards = pointer.rsplit('/');
+        let (element, name) = (upwards.next()?, upwards.next()?);
+        match (is_number(element), upwards.next()) {
+            (false, _) => None,
+            (true, Some("standby")) => Self::named_in_standby(name),
+            (true, Some(thread)) if is_number(thread) && upwards.next() == Some("threads") => {
+                (name == "messages").then_some(Self::History)
+            }
+            (true, _) => Self::named(name),
+        }
     }
 
     /// What an element of this array is.
@@ -94,6 +109,8 @@ pub(super) struct Scope<'a> {
     contacts: Vec<Listed<'a>>,
     by_wa_id: HashMap<Text<'a>, usize>,
     by_user_id: HashMap<Text<'a>, usize>,
+    /// Of the only element, where it was found before and nothing is listed.
+    found: Option<Contact<'a>>,
 }
 
 #[derive(Clone)]
@@ -104,6 +121,17 @@ struct Listed<'a> {
 }
 
 impl<'a> Scope<'a> {
+    /// What an element that was taken out of its callback shared with the others.
+    pub(super) fn of(place: &Place<'a>) -> Self {
+        Self {
+            format: place.format,
+            field: place.field.clone(),
+            channel: place.channel.clone(),
+            found: place.contact.clone(),
+            ..Self::default()
+        }
+    }
+
     fn list(&mut self, raw: Value<'a>) {
         let text =
             |value: Option<Value<'a>>| value.and_then(Value::text).filter(|text| !text.is_empty());
@@ -131,7 +159,8 @@ impl<'a> Scope<'a> {
         let by_wa_id = read.wa_ids.iter().find_map(|id| self.by_wa_id.get(id));
         let found =
             by_wa_id.or_else(|| read.user_ids.iter().find_map(|id| self.by_user_id.get(id)));
-        let listed = self.contacts.get_mut(*found?)?;
+        let Some(found) = found else { return self.found.clone() };
+        let listed = self.contacts.get_mut(*found)?;
         listed.claimed = true;
         Some(listed.contact.clone())
     }
@@ -169,6 +198,31 @@ pub(super) fn walk<'a>(document: Value<'a>, visit: Visit<'_, 'a>) -> bool {
         callback(document, "", visit);
     }
     is_callback
+}
+
+/// Visits something that was taken out of its callback. `is_known`: its members were found to be
+/// what no array holds.
+pub(super) fn visit_alone<'a>(
+    value: Value<'a>,
+    pointer: String,
+    is_known: bool,
+    visit: Visit<'_, 'a>,
+) {
+    if let Some(array) = Array::around(&pointer) {
+        visit(Part::Element { array, value, pointer });
+    } else if is_known {
+        let members = value.members().collect();
+        visit(Part::Remainder { whole: Some(value), members, pointer });
+    } else if is_in_root(&pointer) && is_callback(value) {
+        callback(value, &pointer, visit);
+    } else {
+        visit(Part::NotRecognized { value, pointer });
+    }
+}
+
+/// Whether this is the pointer to a callback in an array of them.
+fn is_in_root(pointer: &str) -> bool {
+    pointer.strip_prefix('/').is_some_and(|number| number.parse::<usize>().is_ok())
 }
 
 /// Members that only a callback, or a value, has.

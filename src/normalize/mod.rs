@@ -28,8 +28,8 @@ use self::{
 use crate::{
     callback::Callback,
     event::{
-        Contact, DeadLetter, Detail, ErrorDetail, Event, EventKind, Item, Occurred, Place, Reason,
-        Stage, Text, Topic,
+        Contact, DeadLetter, Detail, ErrorDetail, Event, EventKind, Item, KeptLetter, Occurred,
+        Place, Reason, Stage, Text, Topic,
     },
 };
 
@@ -71,6 +71,26 @@ pub fn normalize(callback: &Callback<'_>, each: &mut dyn FnMut(Item<'_>)) {
     if !envelope::walk(root, &mut |part| reading.part(part)) {
         (reading.each)(whole(Reason::Unrecognized, "JSON, but no callback".to_owned()));
     }
+}
+
+/// The same for one element that was taken out of its callback as a dead letter. A letter without
+/// an element is [normalized](normalize) as the callback that it is.
+pub fn normalize_letter<'a>(letter: &'a KeptLetter<'a>, each: &mut dyn FnMut(Item<'_>)) {
+    let callback = &letter.callback;
+    let Some(place) = &letter.place else { return normalize(callback, each) };
+    let Ok(document) = Document::parse(callback.body) else {
+        let (reason, detail) = (Reason::InvalidJson, "not JSON");
+        let (stage, value) = (Stage::Normalize, Cow::Borrowed(callback.body));
+        let place = (place.clone(), EventKind::ChannelEvent.topic());
+        let letter = DeadLetter::of_element(callback, reason, stage, detail, value, place);
+        return each(Item::DeadLetter(letter));
+    };
+    let strict = document.is_strict();
+    let mut reading = Reading { callback, strict, scope: Scope::of(place), each };
+    let pointer = place.element.clone();
+    envelope::visit_alone(document.root(), pointer, letter.was_event, &mut |part| {
+        reading.part(part);
+    });
 }
 
 fn count(document: Value<'_>) -> usize {

@@ -6,6 +6,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
+use fail::fail_point;
 use rdkafka::{
     message::{Header, OwnedHeaders},
     types::RDKafkaErrorCode as Code,
@@ -181,6 +182,9 @@ impl<'a> Batch<'a> {
             }
         };
         let panicked = self.rules.panicked.contains(&position);
+        if !panicked {
+            fail_point!(&format!("normalize {}", callback.method));
+        }
         let mut number = 0;
         let mut each = |item: Item<'_>| {
             if self.failure.is_none() {
@@ -320,13 +324,13 @@ impl From<Failure> for BatchError {
 }
 
 /// A record's headers and their size on the wire.
-struct Headers {
-    headers: OwnedHeaders,
-    bytes: usize,
+pub(super) struct Headers {
+    pub(super) headers: OwnedHeaders,
+    pub(super) bytes: usize,
 }
 
 impl Headers {
-    fn collect(give: impl FnOnce(&mut dyn FnMut(&str, &[u8]))) -> Self {
+    pub(super) fn collect(give: impl FnOnce(&mut dyn FnMut(&str, &[u8]))) -> Self {
         let mut headers = Some(OwnedHeaders::new_with_capacity(12));
         let mut bytes = RECORD_OVERHEAD_BYTES;
         give(&mut |key, value| {

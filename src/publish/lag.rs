@@ -48,8 +48,11 @@ pub(super) fn watch(shared: &Shared) {
             topics.channel_event,
             topics.dead_letter,
         ] {
-            if let Ok(seconds) = clients.lag(&topic, &mut held) {
-                shared.metrics.kafka_stable_lag_seconds.with_label_values(&[&topic]).set(seconds);
+            let gauge = &shared.metrics.kafka_stable_lag_seconds;
+            match clients.lag(&topic, &mut held) {
+                Ok(seconds) => gauge.with_label_values(&[&topic]).set(seconds),
+                // Not known is another thing than what it was: nothing then, if there was anything.
+                Err(_) => drop(gauge.remove_label_values(&[&topic])),
             }
         }
         clients.stable.poll(Duration::ZERO);

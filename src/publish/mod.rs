@@ -11,8 +11,10 @@
 mod batch;
 mod faults;
 mod lag;
+mod memory;
 mod opening;
 mod quarantine;
+pub mod replay;
 mod session;
 mod stats;
 mod tally;
@@ -36,7 +38,8 @@ use parking_lot::Mutex;
 
 use self::{
     faults::{Blocked, Obstacle},
-    session::{Ended, Memory, Session},
+    memory::Memory,
+    session::{Ended, Session},
     tally::Tally,
 };
 use crate::{
@@ -47,7 +50,7 @@ use crate::{
 
 /// Looks without a sign of life after which a publisher is wedged: two minutes, more than every
 /// call's time limit. Counted, not timed: a process that was frozen did not look.
-const WEDGED_TICKS: u32 = 1200;
+const WEDGED_TICKS: u32 = if cfg!(feature = "failpoints") { 50 } else { 1200 };
 /// So many publishers replaced since the last commit page somebody.
 const REPLACED_MAX: u32 = 3;
 const TICK: Duration = Duration::from_millis(100);
@@ -76,6 +79,8 @@ impl Publisher {
         journal: Journal,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
+        let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
+        metrics.set_build_info(&librdkafka);
         let stop = Arc::new(Mutex::new(None));
         let quarantine = config.load().journal.directory.join("quarantine");
         let shared = Shared {

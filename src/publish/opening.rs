@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::{
     Shared,
     faults::{Blocked, Obstacle},
-    session::Memory,
+    memory::Memory,
     topics::{self, Topics},
     transaction::{Client, Context},
 };
@@ -76,13 +76,15 @@ pub(super) fn open(shared: &Shared, memory: &Memory) -> Result<Opened, Obstacle>
 
     reading.judge(&reading.read(&config.topics.position)?)?;
     shared.beat();
-    let producer_config = producer_config(&base, &identity, &config, &topics, memory);
+    let Memory { transaction_timeout, batch_bytes, .. } = *memory;
+    let producer_config =
+        producer_config(&base, &identity, &config, &topics, transaction_timeout, batch_bytes);
     let client = Client::open(
         &producer_config,
         Context::new(Arc::clone(&shared.metrics)),
         &consumer,
         &config.topics.position,
-        memory.transaction_timeout,
+        transaction_timeout,
     )?;
     shared.beat();
     let position = reading.settled(&config.topics.position)?;
@@ -203,7 +205,7 @@ pub(super) fn base_config(config: &Config) -> ClientConfig {
     base
 }
 
-fn consumer_config(base: &ClientConfig, identity: &str) -> ClientConfig {
+pub(super) fn consumer_config(base: &ClientConfig, identity: &str) -> ClientConfig {
     let mut consumer = base.clone();
     consumer
         .set("group.id", identity)
@@ -212,18 +214,19 @@ fn consumer_config(base: &ClientConfig, identity: &str) -> ClientConfig {
     consumer
 }
 
-fn producer_config(
+pub(super) fn producer_config(
     base: &ClientConfig,
     identity: &str,
     config: &Config,
     topics: &Topics,
-    memory: &Memory,
+    timeout: Duration,
+    batch_bytes: usize,
 ) -> ClientConfig {
-    let timeout_ms = memory.transaction_timeout.as_millis().to_string();
+    let timeout_ms = timeout.as_millis().to_string();
     // An event repeats what its body said and adds to it; base64 is a third longer.
     let message_bytes = 2 * config.http.max_body_bytes + 64 * 1024;
     let limit = topics.max_message_bytes().unwrap_or(message_bytes);
-    let batch_bytes = memory.batch_bytes.min(limit);
+    let batch_bytes = batch_bytes.min(limit);
     let mut producer = base.clone();
     for (name, value) in [
         ("linger.ms", "10"),

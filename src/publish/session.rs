@@ -1,11 +1,12 @@
 //! From one opening to the loss of its client: transaction after transaction.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     thread,
     time::{Duration, Instant},
 };
 
+use fail::fail_point;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use uuid::Uuid;
 
@@ -13,21 +14,14 @@ use super::{
     Shared,
     batch::{Batch, BatchError, ItemId, Refusal, Rules, Sent, Size, now_ms},
     faults::{Blocked, Fault, Obstacle, whose},
+    memory::Memory,
     opening::{Opened, metadata},
     tally::Tally,
     topics::Topics,
     transaction::{Client, Failure, Step, label},
-    window::Window,
 };
-use crate::{
-    event::Topic,
-    journal::{Checkpoint, Position, Reader},
-};
+use crate::journal::{Checkpoint, Position, Reader};
 
-/// The time that a transaction may take, unless a callback alone needs more.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
-/// librdkafka's own default of `batch.size`.
-const BATCH_BYTES: usize = 1_000_000;
 /// The most that brokers allow by default (`transaction.max.timeout.ms`).
 const TRANSACTION_TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 /// How long the thread waits at most before it looks around.
@@ -36,39 +30,6 @@ const TICK: Duration = Duration::from_millis(100);
 const IDLE_COMMIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// So many refusals in a row on one topic with one code are everyone's after all.
 const REFUSALS_MAX: usize = 10;
-
-/// What a publisher learns and keeps from one client to the next.
-pub(super) struct Memory {
-    pub(super) transaction_timeout: Duration,
-    /// What one request carries for a partition at most.
-    pub(super) batch_bytes: usize,
-    /// Callbacks that made normalizing panic twice.
-    panicked: BTreeSet<Position>,
-    pub(super) window: Window,
-    refused: HashMap<ItemId, Refusal>,
-    /// What was refused since a record of its topic was last committed, by topic and code.
-    in_a_row: HashMap<(Topic, i32), Vec<ItemId>>,
-    /// Records that were damaged on the way once: a second time it is theirs.
-    damaged: BTreeSet<ItemId>,
-    size: Size,
-    present_time: bool,
-}
-
-impl Memory {
-    pub(super) fn new(shared: &Shared, panicked: BTreeSet<Position>) -> Self {
-        Self {
-            transaction_timeout: TRANSACTION_TIMEOUT,
-            batch_bytes: BATCH_BYTES,
-            panicked,
-            window: Window::new(shared.config.load().duplicates),
-            refused: HashMap::new(),
-            in_a_row: HashMap::new(),
-            damaged: BTreeSet::new(),
-            size: Size::FULL,
-            present_time: false,
-        }
-    }
-}
 
 /// How a session ended.
 pub(super) enum Ended {
@@ -100,7 +61,6 @@ pub(super) struct Session<'a> {
     position: Position,
     last_receipt: Uuid,
     last_commit: Instant,
-    failures_in_a_row: u32,
 }
 
 impl<'a> Session<'a> {
@@ -116,7 +76,6 @@ impl<'a> Session<'a> {
             position,
             last_receipt: Uuid::nil(),
             last_commit: Instant::now(),
-            failures_in_a_row: 0,
         }
     }
 
@@ -195,6 +154,7 @@ impl<'a> Session<'a> {
     /// One transaction, to its commit or to what follows from its failure. Returns whether the
     /// next one shall go at once: this one was full, or its failure is mended.
     fn transaction(&mut self) -> Result<bool, Ended> {
+        fail_point!("transaction");
         let begun = Instant::now();
         let (attempt, filled) = self.attempt(self.memory.size, None);
         let end = attempt.end.unwrap_or((self.position, self.last_receipt));
@@ -247,8 +207,14 @@ impl<'a> Session<'a> {
     fn commit(&mut self, end: (Position, Uuid), deadline: Instant) -> Result<(), Failure> {
         let (position, receipt) = end;
         let metadata = metadata(self.run_id(position), receipt);
-        self.client.send_position(position.as_u64() as i64, &metadata)?;
+        let sent = self.client.send_position(position.as_u64() as i64, &metadata);
+        // A record that was refused meanwhile puts the client into a state that takes no position;
+        // the record's own report says more.
+        if sent.as_ref().is_err_and(|failure| failure.code != Code::State) {
+            return sent;
+        }
         self.client.settle(deadline)?;
+        sent?;
         self.client.commit()
     }
 
@@ -292,7 +258,6 @@ impl<'a> Session<'a> {
                 memory.in_a_row.retain(|(topic, _), _| *topic != sent.topic);
             }
         }
-        self.failures_in_a_row = 0;
         self.last_commit = Instant::now();
         self.last_receipt = receipt;
         self.position = position;
@@ -306,25 +271,31 @@ impl<'a> Session<'a> {
         tracing::warn!(step = ?failure.step, code = ?failure.code, ?fault, records = sent.len(),
             "a transaction failed");
         self.forget_attempt();
-        if failure.step == Step::Commit || fault == Fault::Client || failure.step == Step::Begin {
+        if failure.step == Step::Commit || failure.step == Step::Begin {
             return Err(self.lost(None));
         }
-        self.abort()?;
-        self.failures_in_a_row += 1;
         match fault {
             Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => {
+                self.abort()?;
                 self.hunt(suspects(failure, sent))
             }
             Fault::Clock if !self.memory.present_time => {
                 self.memory.present_time = true;
-                Ok(())
+                self.abort()
             }
-            Fault::Clock => Err(self.everyones(Blocked::Clock, failure)),
-            Fault::Time | Fault::Purged => self.shrink(failure),
+            Fault::Clock => Err(self.lost(Some(obstacle(Blocked::Clock, failure)))),
+            Fault::Time => Err(self.shrink(failure)),
+            // librdkafka purges when a record is refused, and may come late with it.
+            Fault::Purged => self.abort(),
             Fault::Client => Err(self.lost(None)),
             Fault::Everyone(blocked) => {
                 self.memory.size = Size::SINGLE;
-                Err(self.everyones(blocked, failure))
+                let obstacle = obstacle(blocked, failure);
+                // Before the abort, which takes its time where no broker answers.
+                self.shared.block(&obstacle);
+                // As long as it is open it holds readers, and the next client may be far.
+                drop(self.abort());
+                Err(Ended::Lost(Some(obstacle)))
             }
         }
     }
@@ -355,10 +326,6 @@ impl<'a> Session<'a> {
         Ended::Lost(obstacle.or(seen))
     }
 
-    fn everyones(&self, blocked: Blocked, failure: &Failure) -> Ended {
-        Ended::Lost(Some(Obstacle::new(blocked, label(failure.code))))
-    }
-
     fn disk_failed(&self, error: &std::io::Error) -> Ended {
         self.shared.metrics.journal_errors_total.with_label_values(&["read"]).inc();
         tracing::error!(%error, "the journal cannot be read, or the quarantine not be written");
@@ -366,17 +333,18 @@ impl<'a> Session<'a> {
     }
 
     /// Time ran out: less at once. A callback that does not fit alone gets a client with more time.
-    fn shrink(&mut self, failure: &Failure) -> Result<(), Ended> {
+    /// Requests are still on their way, so it is another client in any case.
+    fn shrink(&mut self, failure: &Failure) -> Ended {
         if let Some(blocked) = self.client.context().take_trouble() {
-            return Err(self.everyones(blocked, failure));
+            return self.lost(Some(obstacle(blocked, failure)));
         }
         if self.memory.size == Size::SINGLE {
             let longer = self.memory.transaction_timeout * 2;
             self.memory.transaction_timeout = longer.min(TRANSACTION_TIMEOUT_MAX);
-            return Err(self.everyones(Blocked::TooSlow, failure));
+            return self.lost(Some(obstacle(Blocked::TooSlow, failure)));
         }
         self.memory.size = self.memory.size.half();
-        if self.failures_in_a_row < 2 { Ok(()) } else { Err(Ended::Lost(None)) }
+        self.lost(None)
     }
 
     /// Searches by halves, narrowed by the reports, for the record that is refused alone.
@@ -425,7 +393,14 @@ impl<'a> Session<'a> {
                 let refused = suspects_with_numbers(&failure, &attempt.sent);
                 Ok(refused.map(|(number, sent)| (sent, codes[&number])).collect())
             }
-            Fault::Everyone(blocked) => Err(self.everyones(blocked, &failure)),
+            Fault::Purged => self.probe(suspects),
+            // A batch with a record whose time is refused is called invalid as a whole.
+            Fault::Clock if !self.memory.present_time => {
+                self.memory.present_time = true;
+                Err(self.lost(None))
+            }
+            Fault::Clock => Err(Ended::Lost(Some(obstacle(Blocked::Clock, &failure)))),
+            Fault::Everyone(blocked) => Err(Ended::Lost(Some(obstacle(blocked, &failure)))),
             _ => Err(self.lost(None)),
         }
     }
@@ -447,9 +422,12 @@ impl<'a> Session<'a> {
         tracing::error!(topic = self.topics.name(topic), %code, "Kafka refuses one record alone");
         let again = self.memory.refused.contains_key(&id);
         self.memory.refused.insert(id, Refusal { code, dead_letter_too: again });
-        self.failures_in_a_row = 0;
         Ok(())
     }
+}
+
+fn obstacle(blocked: Blocked, failure: &Failure) -> Obstacle {
+    Obstacle::new(blocked, label(failure.code))
 }
 
 /// The records that the reports blame: those that are named, else all that were refused with them.

@@ -115,6 +115,23 @@ pub(super) fn check(
         let create = config::CreateTopics { partitions: 1, replication_factor: -1 };
         self::create(&admin, &names.position, create)?;
     }
+    look(consumer, client, names, metrics, cluster_id)
+}
+
+/// Looks at the topics that are there.
+///
+/// # Errors
+/// When no broker answers.
+pub(super) fn look(
+    consumer: &BaseConsumer<Context>,
+    client: &ClientConfig,
+    names: &config::Topics,
+    metrics: &Metrics,
+    cluster_id: &str,
+) -> Result<Topics, Obstacle> {
+    let events =
+        [&names.message_status, &names.inbound_message, &names.channel_event, &names.dead_letter];
+    let admin: AdminClient<DefaultClientContext> = client.create().map_err(Obstacle::kafka)?;
     // librdkafka's mock cluster does not answer such calls at all.
     let limits = if cluster_id.starts_with("mockCluster") {
         HashMap::new()
@@ -127,6 +144,20 @@ pub(super) fn check(
         })?;
     }
     Ok(Topics { names: names.clone(), limits })
+}
+
+/// The partitions of a topic; none if it is not there.
+///
+/// # Errors
+/// When no broker answers.
+pub(super) fn partitions(
+    consumer: &BaseConsumer<Context>,
+    name: &str,
+) -> Result<Vec<i32>, Obstacle> {
+    with_metadata(consumer, name, |topic| {
+        let partitions = topic.map(MetadataTopic::partitions).unwrap_or_default();
+        Ok(partitions.iter().map(|partition| partition.id()).collect())
+    })
 }
 
 fn with_metadata<T>(
@@ -236,8 +267,10 @@ fn limits(name: &str, resource: &ConfigResource, metrics: &Metrics) -> Limits {
         ("unclean", value("unclean.leader.election.enable") == Some("true")),
         ("compacted", value("cleanup.policy").is_some_and(|policy| policy.contains("compact"))),
     ] {
-        metrics.kafka_topic_risky.with_label_values(&[name, risk]).set(risky.into());
-        if risky {
+        let gauge = metrics.kafka_topic_risky.with_label_values(&[name, risk]);
+        let is_new = risky && gauge.get() == 0;
+        gauge.set(risky.into());
+        if is_new {
             tracing::warn!(topic = name, risk, "the topic is set up so that Kafka may lose events");
         }
     }

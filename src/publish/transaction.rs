@@ -38,6 +38,8 @@ use crate::metrics::Metrics;
 const PAUSE: Duration = Duration::from_millis(1);
 /// How long initialising waits between two looks at the client's events.
 const STEP: Duration = Duration::from_millis(500);
+/// How long an abort waits before it purges what has come back into the queue.
+const PURGE_AGAIN: Duration = Duration::from_millis(100);
 /// The longest that ending a transaction may take beside the transaction's own time.
 const CALL: Duration = Duration::from_secs(10);
 
@@ -269,8 +271,18 @@ impl Client {
             if matches!(whose(failure.code), Fault::Record) {
                 failure.reports.push((number, failure.code));
             }
-            return Err(failure);
+            return Err(self.cause_of(failure));
         }
+    }
+
+    /// When a broker has refused a record, librdkafka refuses all that follows in the transaction
+    /// as a matter of its state; why says only the report, which may still be on its way.
+    fn cause_of(&self, failure: Failure) -> Failure {
+        let mut reported = self.check();
+        if reported.is_ok() && failure.code == Code::State {
+            reported = self.settle(Instant::now() + STEP);
+        }
+        reported.err().filter(|cause| !cause.reports.is_empty()).unwrap_or(failure)
     }
 
     /// Whether a record of the open transaction has been refused already.
@@ -288,6 +300,19 @@ impl Client {
         }
     }
 
+    /// Adds what is reported within a moment: the refusal that brought the others down may come last.
+    pub(super) fn hear_out(&self, mut failure: Failure) -> Failure {
+        let deadline = Instant::now() + STEP;
+        while failure.reports.iter().all(|(_, code)| whose(*code) == Fault::Purged)
+            && self.outstanding() > 0
+            && Instant::now() < deadline
+        {
+            self.wait();
+            failure.reports.append(&mut self.context().reports.lock());
+        }
+        failure
+    }
+
     /// Sends the position along: `offset` is the first one that is not in this transaction.
     ///
     /// # Errors
@@ -298,9 +323,17 @@ impl Client {
         let mut element = offsets.add_partition(&self.position_topic, 0);
         element.set_offset(Offset::Offset(offset)).map_err(|error| failed(&error))?;
         element.set_metadata(metadata);
+        self.send_offsets(&offsets)
+    }
+
+    /// The same with whatever offsets the group keeps.
+    ///
+    /// # Errors
+    /// Whatever librdkafka says; the transaction is still open.
+    pub(super) fn send_offsets(&self, offsets: &TopicPartitionList) -> Result<(), Failure> {
         self.producer
-            .send_offsets_to_transaction(&offsets, &self.group, self.timeout)
-            .map_err(|error| self.check().err().unwrap_or_else(|| failed(&error)))
+            .send_offsets_to_transaction(offsets, &self.group, self.timeout)
+            .map_err(|error| self.cause_of(Failure::of(Step::Offsets, &error)))
     }
 
     /// Waits until every record is reported.
@@ -343,18 +376,25 @@ impl Client {
         }
     }
 
-    /// Ends the open transaction without a trace for readers of committed records.
+    /// Ends the open transaction without a trace for readers of committed records. What is on its
+    /// way is waited for: a request that a broker takes up behind the abort would become part of
+    /// this client's next transaction (KIP-890), and its records be there twice.
     ///
     /// # Errors
-    /// The client must be dropped then; the next one's opening ends the transaction.
+    /// The client must be dropped then; the next one's opening ends the transaction, and keeps
+    /// out what comes late.
     pub(super) fn abort(&self) -> Result<(), Code> {
-        self.producer.purge(PurgeConfig::default().queue().inflight());
         let deadline = Instant::now() + CALL;
         while self.outstanding() > 0 {
             if Instant::now() >= deadline {
                 return Err(Code::OperationTimedOut);
             }
-            self.wait();
+            // Again, because a request that failed has its records back in the queue.
+            self.producer.purge(PurgeConfig::default().queue());
+            let look_again = Instant::now() + PURGE_AGAIN;
+            while self.outstanding() > 0 && Instant::now() < look_again {
+                self.wait();
+            }
         }
         self.context().reports.lock().clear();
         let code = |error: KafkaError| error.rdkafka_error_code().unwrap_or(Code::Unknown);

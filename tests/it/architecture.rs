@@ -14,7 +14,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("admin", &["http", "journal", "metrics"]),
     ("publish", &["callback", "config", "event", "journal", "metrics", "normalize"]),
     ("serve", &["admin", "callback", "config", "http", "journal", "metrics", "publish"]),
-    ("cli", &["callback", "config", "event", "journal", "metrics", "normalize", "serve"]),
+    (
+        "cli",
+        &["callback", "config", "event", "journal", "metrics", "normalize", "publish", "serve"],
+    ),
     ("main", &["cli"]),
 ];
 

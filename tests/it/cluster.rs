@@ -15,13 +15,16 @@ use rdkafka::{
         AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
     },
     client::DefaultClientContext,
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, CommitMode, Consumer},
     error::KafkaError,
-    message::{BorrowedMessage, Headers},
+    message::{BorrowedMessage, Header, Headers, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer},
 };
 use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
+
+use crate::harness::eventually;
 
 /// The four topics by their role in the configuration.
 pub(crate) const ROLES: [&str; 4] =
@@ -40,6 +43,9 @@ pub(crate) fn kafka() -> Option<String> {
     }
     given
 }
+
+/// Headers and value of a record that a test writes.
+pub(crate) type Written<'a> = (&'a [(&'a str, &'a str)], &'a [u8]);
 
 /// Topics that no other test has.
 pub(crate) struct Topics {
@@ -63,12 +69,28 @@ impl Topics {
         topics
     }
 
+    /// Topics of these names in another cluster.
+    pub(crate) fn at(&self, bootstrap: &str) -> Self {
+        Self { bootstrap: bootstrap.to_owned(), names: self.names.clone() }
+    }
+
+    /// Waits until each partition has so many replicas in sync.
+    pub(crate) fn await_in_sync(&self, replicas: usize) {
+        let admin = self.admin();
+        eventually("all replicas are in sync", || {
+            let metadata = admin.inner().fetch_metadata(None, CALL).ok()?;
+            let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            partitions.all(|partition| partition.isr().len() >= replicas).then_some(())
+        });
+    }
+
     pub(crate) fn create_all(&self) {
         ROLES.iter().for_each(|role| self.create_one(role, &[]));
     }
 
     pub(crate) fn create_one(&self, role: &str, settings: &[(&str, &str)]) {
-        let replication = TopicReplication::Fixed(1);
+        // The broker's default: the number of its cluster's nodes.
+        let replication = TopicReplication::Fixed(-1);
         let mut topic = NewTopic::new(&self.names[role], PARTITIONS, replication);
         for (name, value) in settings {
             topic = topic.set(name, value);
@@ -84,10 +106,30 @@ impl Topics {
         assert!(altered.iter().all(Result::is_ok), "{altered:?}");
     }
 
+    pub(crate) fn delete_one(&self, role: &str) {
+        let deleted = wait(self.admin().delete_topics(&[&self.names[role]], &options())).unwrap();
+        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    }
+
     /// Deletes what Kafka keeps for a consumer group.
     pub(crate) fn delete_group(&self, group: &str) {
-        let deleted = wait(self.admin().delete_groups(&[group], &options())).unwrap();
-        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        // Not while a transaction that holds its offsets is open.
+        eventually("the group is deleted", || {
+            let deleted = wait(self.admin().delete_groups(&[group], &options())).unwrap();
+            deleted.iter().all(Result::is_ok).then_some(())
+        });
+    }
+
+    /// Sets a group's position, as an administrator's tool does: without metadata.
+    pub(crate) fn reset_group(&self, group: &str, offset: i64) {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("group.id", group)
+            .create()
+            .unwrap();
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(&self.names["position"], 0, Offset::Offset(offset)).unwrap();
+        consumer.commit(&offsets, CommitMode::Sync).unwrap();
     }
 
     /// Whether an open transaction keeps readers of committed records before it.
@@ -105,6 +147,20 @@ impl Topics {
                 end(&stable) < end(&all)
             })
         })
+    }
+
+    /// Writes records, headers and value, all on one partition.
+    pub(crate) fn write(&self, role: &str, records: &[Written<'_>]) {
+        let producer: BaseProducer =
+            ClientConfig::new().set("bootstrap.servers", &self.bootstrap).create().unwrap();
+        for (headers, value) in records {
+            let headers = headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+                headers.insert(Header { key, value: Some(*value) })
+            });
+            let record = BaseRecord::to(&self.names[role]).key("k").payload(*value);
+            producer.send(record.headers(headers)).unwrap();
+        }
+        producer.flush(CALL).unwrap();
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
@@ -161,6 +217,7 @@ pub(crate) struct Record {
     pub(crate) role: &'static str,
     pub(crate) key: String,
     pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) timestamp_ms: i64,
     pub(crate) value: Vec<u8>,
 }
 
@@ -172,6 +229,7 @@ impl Record {
             role,
             key: text(message.key().unwrap()),
             headers: headers.map(|h| (h.key.to_owned(), text(h.value.unwrap()))).collect(),
+            timestamp_ms: message.timestamp().to_millis().unwrap(),
             value: message.payload().unwrap().to_vec(),
         }
     }
@@ -182,50 +240,83 @@ impl Record {
     }
 }
 
-/// A Kafka of one node that a test may kill. It ends with the test.
+/// A Kafka that a test may do everything to. It ends with the test.
 pub(crate) struct Cluster {
     directory: TempDir,
     port: u16,
+    nodes: u16,
 }
 
 impl Cluster {
-    /// Formats a node; it is down.
+    /// Formats one node; it is down.
     pub(crate) fn format() -> Self {
-        let cluster = Self { directory: TempDir::new().unwrap(), port: four_free_ports() };
-        cluster.run(&["format", "1"]);
+        Self::format_nodes(1)
+    }
+
+    fn format_nodes(nodes: u16) -> Self {
+        let directory = TempDir::new().unwrap();
+        let cluster = Self { directory, port: free_ports(nodes), nodes };
+        cluster.format_again();
         cluster
     }
 
     pub(crate) fn start() -> Self {
-        let cluster = Self::format();
+        Self::start_nodes(1)
+    }
+
+    /// With three nodes two have to be in sync.
+    pub(crate) fn start_nodes(nodes: u16) -> Self {
+        let cluster = Self::format_nodes(nodes);
         cluster.start_again();
         cluster
     }
 
-    pub(crate) fn start_again(&self) {
-        self.run(&["start", "1"]);
-        self.run(&["wait", "1"]);
+    /// Another cluster at the same address, which is down.
+    pub(crate) fn format_again(&self) {
+        self.run(&["format", &self.nodes.to_string()]);
     }
 
-    /// kill -9.
+    /// Starts all nodes.
+    pub(crate) fn start_again(&self) {
+        self.each(&["start"]);
+        self.run(&["wait", &self.nodes.to_string()]);
+    }
+
+    /// kill -9 of all nodes.
     pub(crate) fn kill(&self) {
-        self.run(&["kill9", "1"]);
+        self.each(&["kill9"]);
+    }
+
+    fn each(&self, command: &[&str]) {
+        for node in 1..=self.nodes {
+            self.run(&[command, &[&node.to_string()]].concat());
+        }
     }
 
     pub(crate) fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.addresses(0)
+    }
+
+    pub(crate) fn sasl_plaintext(&self) -> String {
+        self.addresses(2)
     }
 
     pub(crate) fn sasl_ssl(&self) -> String {
-        format!("127.0.0.1:{}", self.port + 3)
+        self.addresses(3)
     }
 
-    /// Of the authority that signed the node's certificate.
+    fn addresses(&self, listener: u16) -> String {
+        let address = |node| format!("127.0.0.1:{}", self.port + PORTS_OF_NODE * node + listener);
+        (0..self.nodes).map(address).collect::<Vec<_>>().join(",")
+    }
+
+    /// Of the authority that signed the nodes' certificates.
     pub(crate) fn ca_file(&self) -> PathBuf {
         self.directory.path().join("tls/ca.pem")
     }
 
-    fn run(&self, arguments: &[&str]) {
+    /// Runs a command of `tests/kafka/kafka`, which explains them all.
+    pub(crate) fn run(&self, arguments: &[&str]) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/kafka");
         let output = Command::new(script)
             .args(arguments)
@@ -244,11 +335,14 @@ impl Drop for Cluster {
     }
 }
 
-/// The first of four ports in a row that nobody has.
-fn four_free_ports() -> u16 {
+const PORTS_OF_NODE: u16 = 10;
+
+/// The first of the ports that so many nodes need, and nobody has.
+fn free_ports(nodes: u16) -> u16 {
     // Below the range from which the system hands out ports by itself.
-    let start = 20_000 + u16::try_from(std::process::id() % 1000).unwrap() * 10;
+    let start = 20_000 + u16::try_from(std::process::id() % 1000).unwrap() * PORTS_OF_NODE;
     let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let mut candidates = (start..32_000).step_by(10);
-    candidates.find(|first| (*first..first + 4).all(is_free)).expect("free ports")
+    let mut candidates = (start..32_000).step_by(usize::from(PORTS_OF_NODE));
+    let is_candidate = |first: &u16| (*first..first + PORTS_OF_NODE * nodes).all(is_free);
+    candidates.find(is_candidate).expect("free ports")
 }

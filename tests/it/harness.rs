@@ -22,8 +22,9 @@ use tempfile::TempDir;
 pub(crate) const SOURCE: &str = "loja";
 const SECRET: &str = "only for the tests";
 const PROGRAM: &str = env!("CARGO_BIN_EXE_weni-edge");
-/// More than anything here takes; a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// More than anything here takes, also where the watchdog replaces a publisher after two minutes; a test
+/// that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Looks until there is something to see.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -83,6 +84,8 @@ pub(crate) struct Edge {
     log: Arc<Mutex<Vec<String>>>,
     running: Option<Running>,
     is_tls: bool,
+    /// Where the next process fails; only in a build with the feature.
+    pub(crate) failpoints: &'static str,
 }
 
 struct Running {
@@ -138,7 +141,8 @@ impl Edge {
         let beside = directory.path().join("journal");
         let journal = settings.journal.clone().unwrap_or(beside);
         let is_tls = settings.tls.is_some();
-        let edge = Self { directory, journal, log: Arc::default(), running: None, is_tls };
+        let log = Arc::default();
+        let edge = Self { directory, journal, log, running: None, is_tls, failpoints: "" };
         edge.configure(settings);
         edge
     }
@@ -176,6 +180,23 @@ impl Edge {
             .unwrap();
         assert!(output.status.success(), "journal {command} {arguments:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs `weni-edge replay` with this edge's configuration.
+    pub(crate) fn replay(&self, arguments: &[&str]) -> Output {
+        self.replay_command(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// The same, begun and left to itself.
+    pub(crate) fn begin_replay(&self, arguments: &[&str]) -> Child {
+        let mut command = self.replay_command(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn replay_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(["replay", "--config"]).arg(self.config_file()).args(arguments);
+        command
     }
 
     /// Starts the process on the journal that is there.
@@ -216,6 +237,7 @@ impl Edge {
         let mut child = Command::new(line.next().expect("a program"))
             .args(line)
             .arg(self.config_file())
+            .env("FAILPOINTS", self.failpoints)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -379,6 +401,7 @@ impl Edge {
         for line in self.log.lock().unwrap().iter() {
             assert!(!line.contains(SECRET), "a secret was logged: {line}");
             assert!(!line.contains("wamid."), "a message id was logged: {line}");
+            assert!(!line.contains("5582999990000"), "a phone number was logged: {line}");
         }
     }
 }

@@ -1,9 +1,16 @@
 //! The whole way on real Kafka: what is answered 200 is there once, in order, whatever is killed.
 
+mod brokers;
+mod copies;
 mod disk;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod faults;
 mod hard_cases;
+mod judge;
 mod process;
+mod refusals;
+mod replay;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +29,7 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use self::judge::{assert_exactly_once, call_of};
 use crate::{
     cluster::{Cluster, Record, Topics, kafka},
     harness::{Caller, Edge, SOURCE, Settings, eventually},
@@ -136,6 +144,19 @@ fn every_method_is_accepted_and_what_is_no_callback_is_a_dead_letter_with_its_by
 /// A caller's number and the serial number of its call.
 type CallId = (usize, u64);
 
+/// Calls and the receipts of those that were answered.
+type Calls = BTreeMap<CallId, Option<String>>;
+
+/// Accepts these calls of one caller, and remembers them.
+fn accept(edge: &Edge, caller: usize, serials: std::ops::Range<u64>) -> Calls {
+    let mut connection = edge.caller();
+    let call = |serial| {
+        let answer = connection.call("POST", Load::body(caller, serial).as_bytes()).unwrap();
+        ((caller, serial), Some(answer.receipt()))
+    };
+    serials.map(call).collect()
+}
+
 /// Calls without a pause, on a few connections, and remembers what was answered.
 struct Load {
     edge: Arc<Mutex<SocketAddr>>,
@@ -145,7 +166,7 @@ struct Load {
     may_refuse: bool,
     /// Whether answers are lost on their way.
     deaf: Arc<AtomicBool>,
-    callers: Vec<JoinHandle<BTreeMap<CallId, Option<String>>>>,
+    callers: Vec<JoinHandle<Calls>>,
 }
 
 impl Load {
@@ -170,7 +191,7 @@ impl Load {
         load
     }
 
-    fn caller(&self, number: usize) -> JoinHandle<BTreeMap<CallId, Option<String>>> {
+    fn caller(&self, number: usize) -> JoinHandle<Calls> {
         let (edge, ended) = (Arc::clone(&self.edge), Arc::clone(&self.ended));
         let (accepted, may_refuse) = (Arc::clone(&self.accepted), self.may_refuse);
         let deaf = Arc::clone(&self.deaf);
@@ -209,12 +230,18 @@ impl Load {
     }
 
     /// One status of the caller's one message, and one message of its own: two topics.
-    fn body(caller: usize, serial: u64) -> String {
+    fn elements(caller: usize, serial: u64) -> [String; 2] {
         let second = Self::FIRST_SECOND + serial;
         let status = status(&format!("wamid.{caller}"), second, "");
-        envelope(&format!(
-            r#""statuses":[{status}],"messages":[{{"from":"5582999990000","id":"wamid.{caller}.{serial}","timestamp":"{second}","type":"text","text":{{"body":"Oi"}}}}]"#
-        ))
+        let message = format!(
+            r#"{{"from":"5582999990000","id":"wamid.{caller}.{serial}","timestamp":"{second}","type":"text","text":{{"body":"Oi"}}}}"#
+        );
+        [status, message]
+    }
+
+    fn body(caller: usize, serial: u64) -> String {
+        let [status, message] = Self::elements(caller, serial);
+        envelope(&format!(r#""statuses":[{status}],"messages":[{message}]"#))
     }
 
     /// Waits until `more` calls have been accepted from now on.
@@ -237,42 +264,9 @@ impl Load {
     }
 
     /// Stops calling; gives back each call and its receipt, if it was answered.
-    fn finish(self) -> BTreeMap<CallId, Option<String>> {
+    fn finish(self) -> Calls {
         self.ended.store(true, Ordering::Relaxed);
         self.callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect()
-    }
-}
-
-/// The call that a record comes from.
-fn call_of(record: &Record) -> CallId {
-    let event = record.event();
-    let second = event["raw"]["timestamp"].as_str().unwrap().parse::<u64>().unwrap();
-    let caller = record.key.split('.').nth(1).unwrap().parse().unwrap();
-    (caller, second - Load::FIRST_SECOND)
-}
-
-/// Every answered call is there once, as a status and a message; one without an answer at most
-/// once, and then wholly; nothing else is there; and each key is in order.
-fn assert_exactly_once(records: &[Record], calls: &BTreeMap<CallId, Option<String>>) {
-    let mut found: BTreeMap<CallId, Vec<(&str, &str)>> = BTreeMap::new();
-    let mut last: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    for record in records {
-        let call = call_of(record);
-        assert!(calls.contains_key(&call), "nobody called {call:?}");
-        found.entry(call).or_default().push((record.role, &record.headers["receipt"]));
-        let before = last.insert((record.role, &record.key), call.1);
-        assert!(before.is_none_or(|before| before < call.1), "{} is out of order", record.key);
-    }
-    for (call, receipt) in calls {
-        let roles = found.remove(call).unwrap_or_default();
-        if receipt.is_none() && roles.is_empty() {
-            continue;
-        }
-        let receipts: BTreeSet<_> = roles.iter().map(|(_, receipt)| *receipt).collect();
-        let roles: Vec<_> = roles.iter().map(|(role, _)| *role).collect();
-        assert_eq!(roles, ["message_status", "inbound_message"], "{call:?} {receipt:?}");
-        assert_eq!(receipts.len(), 1, "{call:?}");
-        assert!(receipt.as_deref().is_none_or(|receipt| receipts.contains(receipt)), "{call:?}");
     }
 }
 

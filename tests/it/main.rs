@@ -3,9 +3,12 @@
 
 mod admin;
 mod architecture;
+mod callers;
 mod cluster;
 mod dev;
+mod fuzzed;
 mod harness;
+mod healthcheck;
 mod http;
 mod kafka;
 mod publish;

@@ -20,7 +20,7 @@ use weni_edge::{
     config::Config,
     journal::{Journal, Options},
     metrics::Metrics,
-    publish::Publisher,
+    publish::{Publisher, replay},
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -278,4 +278,29 @@ fn a_stopped_publisher_goes_on_where_it_was_in_the_next_process() {
     edge.start();
     edge.wait_settled();
     assert_eq!(edge.items("message_status", "published"), 20);
+}
+
+#[test]
+fn a_letter_that_is_refused_again_ends_a_replay_that_names_it() {
+    let edge = Edge::new();
+    edge.accept_statuses(0..1);
+    edge.wait_settled();
+    let large = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    for at in 1..4 {
+        edge.cluster.request_errors(RDKafkaApiKey::Produce, &[large, large]);
+        edge.accept_statuses(at..at + 1);
+        edge.wait_settled();
+    }
+    assert_eq!(edge.items("none", "dead_lettered"), 3);
+    let config = edge.config.load_full();
+    let replay = || replay::run(&config, &replay::Options::default(), &mut |_, _| {});
+
+    // Together, one half, and there alone.
+    edge.cluster.request_errors(RDKafkaApiKey::Produce, &[large; 3]);
+    let error = format!("{:#}", replay().unwrap_err());
+    assert!(error.contains("the letter weni.dead-letter.v1/0@0 becomes"), "{error}");
+    assert!(error.contains("weni.message-status.v1") && error.contains("max.message.bytes"));
+    edge.cluster.clear_request_errors(RDKafkaApiKey::Produce);
+    let summary = replay().unwrap();
+    assert_eq!((summary.total(), summary.replayed()), (3, 3));
 }

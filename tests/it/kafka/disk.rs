@@ -157,7 +157,7 @@ fn a_disk_that_becomes_read_only_ends_the_edge_until_it_can_be_written_to() {
 }
 
 /// A body that is no callback, large, and becomes a dead letter.
-const FILLER: [u8; 900_000] = [b'x'; 900_000];
+static FILLER: [u8; 900_000] = [b'x'; 900_000];
 
 /// Calls with large bodies until there is no room; gives back the receipts.
 fn fill_journal(edge: &Edge) -> BTreeSet<String> {

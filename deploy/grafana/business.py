@@ -1,0 +1,61 @@
+"""What became of messages: for those who send them."""
+
+from panels import JOB, NONZERO, dashboard, panel, quantiles, rate, row, stat
+
+STATUSES = "weni_edge_statuses_total"
+
+
+def total(title, status, **more):
+    return stat(title, f"Status updates `{status}` in the range shown.", "short",
+                (f'sum(increase({STATUSES}{{@, status="{status}"}}[$__range]))', status), w=3, **more)  # fmt: skip
+
+
+def share(title, description, part, whole, **more):
+    query = " / ".join(f'sum(increase({STATUSES}{{@, status="{status}"}}[$__range]))' for status in (part, whole))
+    return stat(title, description, "percentunit", (query, part), decimals=1, w=4, **more)
+
+
+TOTALS = row(
+    "In the range shown",
+    total("Sent", "sent"), total("Delivered", "delivered"), total("Read", "read"), total("Failed", "failed"),
+    share("Delivered of sent", "Messages that reached a phone. Not all of those sent in the range have had the time.", "delivered", "sent"),
+    share("Read of delivered", "Users can switch read receipts off: the truth is higher.", "read", "delivered"),
+    share("Failed of sent", "Messages that could not be delivered. Meta limits numbers whose messages fail.", "failed", "sent", bad_above=0.05),
+)  # fmt: skip
+
+FLOW = row(
+    "Messages",
+    panel("Statuses a second", "sent, delivered, read, played (voice), failed, other. Whoever reads in one go gets read without delivered.",
+          "ops", (rate(STATUSES, "status") + NONZERO, "{{status}}"), min=0, w=12, h=8),
+    panel("What users and channels send", "Everything but statuses, by kind: messages from users, calls, payments, echoes, changes of the account.",
+          "ops", (rate("weni_edge_items_total", "kind", 'outcome="published", kind!="message_status"') + NONZERO, "{{kind}}"), min=0, w=12, h=8),
+    panel("Share of failed statuses", "Of all status updates in an hour, and its mean over a week. Three times the week's mean opens a ticket.",
+          "percentunit", (f"job:weni_edge_statuses_failed:ratio_rate1h{JOB}", "1 h"),
+          (f"avg_over_time(job:weni_edge_statuses_failed:ratio_rate1h{JOB}[1w])", "mean of a week"), min=0, w=12),
+    panel("Failures, by Meta's code", "Codes that we know; else other. 131026: the number is not on WhatsApp; 131047: more than 24 hours since the user's last message; 131049: Meta held a marketing message back; 130472: the user is in an experiment.",
+          "short", ("sum by (code) (increase(weni_edge_failed_statuses_total{@}[$__rate_interval]))" + NONZERO, "{{code}}"), stack=True, min=0, w=12),
+)  # fmt: skip
+
+SOURCES = row(
+    "Sources",
+    panel("Callbacks accepted, by source", "Calls of Weni that are durable.", "cps", (rate("weni_edge_callbacks_accepted_total", "source"), "{{source}}"), stack=True, min=0),
+    panel("Since the last callback", "How long each source has been silent.", "s",
+          ("time() - max by (source) (weni_edge_last_callback_timestamp_seconds{@})", "{{source}}"), min=0),
+    panel("From WhatsApp to us", "From the callback's own timestamp (whole seconds, the sender's clock) to acceptance: how late Meta and Weni are. The time from sent to read is per message: it is in the events, not in metrics.",
+          "s", *quantiles("weni_edge_source_lag_seconds", "source"), min=0),
+)  # fmt: skip
+
+LOSSES = row(
+    "Not delivered to consumers as events",
+    panel("Dead letters, by reason", "Callbacks, or parts of them, that could not be read or published. Their bytes are in the dead letter topic.",
+          "short", ("sum by (reason) (increase(weni_edge_dead_letters_total{@}[$__rate_interval]))" + NONZERO, "{{reason}}"), min=0),
+    panel("Refused calls, by source", "Calls that were not accepted: Weni does not repeat them.",
+          "reqps", (rate("weni_edge_http_rejections_total", "source, reason") + NONZERO, "{{source}} {{reason}}"), min=0),
+    panel("Repetitions dropped", "Items that were byte for byte what had come within duplicates.window.",
+          "ops", (rate("weni_edge_items_total", "kind", 'outcome="duplicate"') + NONZERO, "{{kind}}"), min=0),
+)  # fmt: skip
+
+BUSINESS = dashboard(
+    "weni-edge-business", "weni-edge: messages", "What became of messages, as WhatsApp reports it.",
+    TOTALS, FLOW, SOURCES, LOSSES,
+)  # fmt: skip

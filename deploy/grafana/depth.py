@@ -1,0 +1,94 @@
+"""The journal and the Kafka client in depth: for whoever looks for the cause."""
+
+from panels import NONZERO, TOPIC, dashboard, panel, quantiles, rate, row, stat, table
+
+EACH = "{{instance}}"
+BROKER = "{{instance}} broker {{broker}}"
+
+
+def mean(metric):
+    return rate(f"{metric}_sum", "instance") + " / " + rate(f"{metric}_count", "instance")
+
+
+def broker(title, description, metric):
+    """Events a second of each broker."""
+    return panel(title, description, "ops", (rate(metric, "instance, broker"), BROKER), min=0, w=6)
+
+
+SPACE = row(
+    "Journal: room",
+    panel("Bytes", "Unsettled records and what is reserved for more, and the most that the journal may hold.",
+          "bytes", ("weni_edge_journal_bytes{@}", f"{EACH} used"), ("weni_edge_journal_capacity_bytes{@}", f"{EACH} capacity"), min=0),
+    panel("Segments", "Files of the journal, spare ones included.",
+          "short", ("weni_edge_journal_segments{@}", EACH), min=0, decimals=0),
+    panel("Oldest pending", "Age of the oldest accepted callback that is not in Kafka.",
+          "s", ("weni_edge_journal_oldest_pending_age_seconds{@}", EACH), min=0, bad_above=300),
+    panel("In and out", "Callbacks accepted and settled each second. Out below in: the backlog grows.",
+          "cps", (rate("weni_edge_callbacks_accepted_total"), "accepted"), (rate("weni_edge_callbacks_settled_total"), "settled"), min=0),
+    panel("Recovered at the start", "Callbacks of earlier runs that were found unsettled when the journal was opened.",
+          "short", ("weni_edge_callbacks_recovered_total{@}", EACH), min=0),
+    panel("Unaccounted callbacks", "accepted + recovered - pending - settled since the start. It moves by what is in flight at the scrape and goes back to 0; what stays is a defect.",
+          "short", ("sum by (instance) (weni_edge_callbacks_accepted_total{@}) + on (instance) weni_edge_callbacks_recovered_total{@} - on (instance) weni_edge_journal_pending_callbacks{@} - on (instance) weni_edge_callbacks_settled_total{@}", EACH)),
+)  # fmt: skip
+
+DISK = row(
+    "Journal: disk",
+    panel("Append", "From an append's admission to its durability.", "s", *quantiles("weni_edge_journal_append_seconds", "instance"), min=0),
+    panel("Sync", "One sync of the journal's file. p99 above 250 ms opens a ticket.", "s",
+          *quantiles("weni_edge_journal_sync_seconds", "instance"), min=0, bad_above=0.25),
+    panel("Records in one sync", "Mean number of callbacks that share a sync: the higher, the busier.",
+          "short", (mean("weni_edge_journal_batch_records"), EACH), min=0),
+    panel("Size of bodies", "Accepted bodies.", "bytes", *quantiles("weni_edge_http_request_body_bytes"), min=0),
+    panel("Failed operations", "append: the process ends and starts anew; the others are tried every second. Each pages.",
+          "short", ("sum by (instance, op) (increase(weni_edge_journal_errors_total{@}[$__rate_interval]))", f"{EACH} {{{{op}}}}"), min=0),
+    panel("Damaged bytes", "Found when the journal was opened, copied to its directory quarantine and cut.",
+          "bytes", ("weni_edge_journal_corrupt_bytes_total{@}", EACH), min=0),
+)  # fmt: skip
+
+TRANSACTIONS = row(
+    "Publishing",
+    panel("Transactions, by outcome", "lost: the client was dropped, and the position tells what became of it. Nothing is doubled or lost by that.",
+          "ops", (rate("weni_edge_transactions_total", "outcome"), "{{outcome}}"), min=0),
+    panel("Duration of transactions", "From begin to commit.", "s", *quantiles("weni_edge_transaction_seconds"), min=0),
+    panel("Records in one transaction", "Mean number. It grows with a backlog.", "short", (mean("weni_edge_transaction_records"), EACH), min=0),
+    panel("Errors, by librdkafka's code", "Failures of publishing.", "ops", (rate("weni_edge_publish_errors_total", "reason"), "{{reason}}"), min=0),
+    panel("Clients made anew", "Since the start of the process: start is normal, lost comes with each outage, wedged and panic are defects.",
+          "short", ("sum by (instance, reason) (weni_edge_producer_rebuilds_total{@})" + NONZERO, f"{EACH} {{{{reason}}}}"), min=0, decimals=0),
+    panel("Answered, by whether Kafka had it", "Accepted callbacks; only with http.wait_for_kafka. `false`: on disk, and in Kafka later.",
+          "cps", (rate("weni_edge_callbacks_answered_total", "in_kafka"), "{{in_kafka}}"), min=0),
+    panel("Since the last commit", "Two minutes while callbacks wait page.",
+          "s", ("time() - weni_edge_last_publish_timestamp_seconds{@}", EACH), min=0),
+    panel("Accepted to committed, by topic", "From acceptance to the commit in Kafka, 99th percentile.",
+          "s", *list(quantiles("weni_edge_end_to_end_seconds", "topic", TOPIC))[1:], min=0, bad_above=5),
+    panel("Readers held, by topic", "How long readers of committed records have stood still before an open transaction.",
+          "s", (f"max by (topic) (weni_edge_kafka_stable_lag_seconds{{@, {TOPIC}}})", "{{topic}}"), min=0, bad_above=60),
+    stat("Position went back", "Openings in the range shown at which Kafka's position was below what was known as committed: events were repeated.",
+         "short", ("sum(max_over_time(weni_edge_position_went_back_total{@}[$__range]))", "openings"), bad_above=1, h=7),
+    stat("Statistics are this old", "librdkafka gives its statistics every few seconds; old ones make the row below worthless. Nothing before the first.",
+         "s", ("time() - min(weni_edge_kafka_stats_timestamp_seconds{@} > 0)", "age"), bad_above=60, h=7),
+)  # fmt: skip
+
+BROKERS = row(
+    "Kafka client, by broker",
+    panel("Connected", "1 while librdkafka is connected.", "short", ("weni_edge_kafka_broker_up{@}", BROKER), min=0, max=1, w=6),
+    panel("Round trips", "In the last statistics window.", "s", ('weni_edge_kafka_rtt_seconds{@, quantile="0.99"}', BROKER), min=0, w=6),
+    panel("Throttled", "By the broker's quotas, in the last statistics window.", "s",
+          ('weni_edge_kafka_throttle_seconds{@, quantile="0.99"}', BROKER), min=0, w=6),
+    panel("Output buffer", "Messages that wait to be sent.", "short", ("weni_edge_kafka_broker_outbuf_messages{@}", BROKER), min=0, w=6),
+    panel("Waiting for answers", "Requests in flight.", "short", ("weni_edge_kafka_broker_waiting_responses{@}", BROKER), min=0, w=6),
+    broker("Requests that failed in sending", "Broken connections, for the most part.", "weni_edge_kafka_broker_tx_errors_total"),
+    broker("Requests sent again", "After a failure that may pass.", "weni_edge_kafka_broker_retries_total"),
+    broker("Requests that timed out", "The broker did not answer.", "weni_edge_kafka_broker_timeouts_total"),
+    broker("Connections lost", "Idle connections that the broker closes count, too.", "weni_edge_kafka_broker_disconnects_total"),
+    table("Topics at risk", "Topics that are set up so that Kafka may lose what it acknowledged: too few replicas, min.insync.replicas of 1, unclean elections, compaction.",
+          "short", f"max by (topic, risk) (weni_edge_kafka_topic_risky{{@, {TOPIC}}}) > 0", (), w=9),
+    table("Configuration read", "1 if the configuration was last read without an error, 0 if the edge goes on with an old one.",
+          "short", "min by (instance) (weni_edge_config_last_reload_successful{@})", (), w=4),
+    table("Certificates", "How long each instance's certificate is still valid. Nothing where the edge speaks plain HTTP.",
+          "s", "max by (instance) (weni_edge_tls_certificate_not_after_seconds{@}) - time()", (), w=5),
+)  # fmt: skip
+
+DEPTH = dashboard(
+    "weni-edge-depth", "weni-edge: journal and Kafka client", "Where callbacks wait, and why.",
+    SPACE, DISK, TRANSACTIONS, BROKERS,
+)  # fmt: skip

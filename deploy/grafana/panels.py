@@ -1,0 +1,158 @@
+"""What Grafana's dashboards are made of, in the classic JSON schema: file provisioning refuses v2."""
+
+import re
+
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+RUNBOOK = "https://github.com/weni-ai/weni-edge/blob/main/deploy/RUNBOOK.md"
+WIDTH = 24
+
+# Every query selects by the variables: `@` within braces stands for them.
+SELECTOR = 'job=~"$job", instance=~"$instance"'
+
+
+TOPIC = 'topic=~"$topic"'
+# Recorded series have no instance.
+JOB = '{job=~"$job"}'
+# Many series stay at 0 for ever; a graph shows those that do not.
+NONZERO = " > 0"
+
+
+def expand(expr):
+    return re.sub(r"@", SELECTOR, " ".join(expr.split()))
+
+
+def rate(metric, by="", where=""):
+    """Events a second, summed by labels."""
+    return f"sum by ({by}) (rate({metric}{{@{where and ', ' + where}}}[$__rate_interval]))"
+
+
+def quantiles(metric, by="", where=""):
+    """The median and the 99th percentile of a histogram, as targets."""
+    for q in (0.5, 0.99):
+        legend = f"p{q * 100:g}" + "".join(f" {{{{{label.strip()}}}}}" for label in by.split(",") if label)
+        buckets = rate(f"{metric}_bucket", "le" + (by and f", {by}"), where)
+        yield f"histogram_quantile({q}, {buckets})", legend
+
+
+def panel(title, description, unit, *targets, kind="timeseries", w=8, h=7, **more):
+    """`targets` are pairs of query and legend. What else there is: bad_above, min, max, stack, decimals."""
+    defaults = {"unit": unit, "custom": {}}
+    if kind == "timeseries":
+        defaults["custom"] = {"fillOpacity": 10, "showPoints": "never", "lineWidth": 1}
+        if more.get("stack"):
+            defaults["custom"] |= {"stacking": {"mode": "normal", "group": "A"}, "fillOpacity": 40}
+    for key in ("min", "max", "decimals", "noValue", "mappings"):
+        if key in more:
+            defaults[key] = more[key]
+    steps = [{"color": "green", "value": None}]
+    if "bad_below" in more:
+        steps = [{"color": "red", "value": None}, {"color": "green", "value": more["bad_below"]}]
+    if "bad_above" in more:
+        steps.append({"color": "red", "value": more["bad_above"]})
+        if kind == "timeseries":
+            defaults["custom"]["thresholdsStyle"] = {"mode": "dashed"}
+    if kind != "timeseries":
+        defaults["color"] = {"mode": "thresholds"}
+    defaults["thresholds"] = {"mode": "absolute", "steps": steps}
+    return {
+        "type": kind, "title": title, "description": description, "datasource": DATASOURCE,
+        "gridPos": {"w": w, "h": h},
+        "fieldConfig": {"defaults": defaults, "overrides": more.get("overrides", [])},
+        "options": OPTIONS[kind] | more.get("options", {}),
+        "targets": [
+            {
+                "refId": chr(ord("A") + i), "datasource": DATASOURCE, "expr": expand(expr), "legendFormat": legend,
+                **({"instant": True, "range": False, "format": "table"} if kind == "table" else {}),
+            }
+            for i, (expr, legend) in enumerate(targets)
+        ],
+        **({"transformations": more["transformations"]} if "transformations" in more else {}),
+    }  # fmt: skip
+
+
+REDUCE = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+OPTIONS = {
+    "timeseries": {
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    },
+    "stat": {"reduceOptions": REDUCE, "colorMode": "background", "graphMode": "area", "textMode": "auto"},
+    "bargauge": {"reduceOptions": REDUCE, "orientation": "horizontal", "displayMode": "basic"},
+    "table": {"showHeader": True, "cellHeight": "sm"},
+}
+
+
+def stat(title, description, unit, *targets, w=4, h=4, **more):
+    return panel(title, description, unit, *targets, kind="stat", w=w, h=h, **more)
+
+
+def table(title, description, unit, query, hide, **more):
+    """One line a series, without the columns that say nothing."""
+    excluded = dict.fromkeys(("Time", "__name__", "job", *hide), True)
+    organize = {"id": "organize", "options": {"excludeByName": excluded}}
+    return panel(title, description, unit, (query, ""), kind="table", transformations=[organize], **more)
+
+
+def row(title, *panels):
+    return {"type": "row", "title": title, "collapsed": False, "panels": []}, panels
+
+
+def layout(rows):
+    """Places panels from left to right, in the order in which they are given."""
+    placed, y = [], 0
+    for head, panels in rows:
+        placed.append(head | {"gridPos": {"x": 0, "y": y, "w": WIDTH, "h": 1}})
+        x, y, height = 0, y + 1, 0
+        for one in panels:
+            w, h = one["gridPos"]["w"], one["gridPos"]["h"]
+            if x + w > WIDTH:
+                x, y, height = 0, y + height, 0
+            placed.append(one | {"gridPos": {"x": x, "y": y, "w": w, "h": h}})
+            x, height = x + w, max(height, h)
+        y += height
+    return [one | {"id": i} for i, one in enumerate(placed, 1)]
+
+
+def variable(name, query, multi=True):
+    return {
+        "name": name, "type": "query", "datasource": DATASOURCE, "query": {"query": query, "refId": name},
+        "definition": query, "refresh": 2, "sort": 1, "multi": multi, "includeAll": multi,
+        **({"allValue": ".*", "current": {"text": "All", "value": "$__all"}} if multi else {}),
+    }  # fmt: skip
+
+
+VARIABLES = [
+    {"name": "datasource", "type": "datasource", "query": "prometheus", "hide": 0},
+    variable("job", "label_values(weni_edge_journal_capacity_bytes, job)", multi=False),
+    variable("instance", 'label_values(weni_edge_journal_capacity_bytes{job="$job"}, instance)'),
+    variable("topic", 'label_values(weni_edge_publish_records_total{job="$job"}, topic)'),
+]
+
+
+def annotation(name, color, expr, title):
+    return {"name": name, "enable": True, "iconColor": color, "datasource": DATASOURCE, "expr": expand(expr),
+            "titleFormat": title, "step": "60s", "useValueForTime": False}  # fmt: skip
+
+
+BUILD = 'sum by (version, revision) (weni_edge_build_info{@}%s)'
+ANNOTATIONS = [
+    annotation("Deploys", "blue", f"{BUILD % ''} unless {BUILD % ' offset 5m'}", "{{version}} {{revision}}"),
+    annotation("Restarts", "orange", "changes(process_start_time_seconds{@}[2m]) > 0", "{{instance}} restarted"),
+    annotation("Pages", "red", 'ALERTS{job=~"$job", severity="page", alertstate="firing"}', "{{alertname}}"),
+]
+
+
+def dashboard(uid, title, description, *rows):
+    return {
+        "uid": uid, "title": title, "description": description, "tags": ["weni-edge"], "schemaVersion": 39,
+        "version": 1, "editable": False, "graphTooltip": 1, "refresh": "30s", "timezone": "browser",
+        "time": {"from": "now-3h", "to": "now"},
+        "links": [
+            {"type": "dashboards", "title": "weni-edge", "tags": ["weni-edge"], "asDropdown": False, "includeVars": True,
+             "keepTime": True},
+            {"type": "link", "title": "Runbook", "url": RUNBOOK, "icon": "doc", "targetBlank": True},
+        ],
+        "annotations": {"list": ANNOTATIONS},
+        "templating": {"list": VARIABLES},
+        "panels": layout(rows),
+    }  # fmt: skip

@@ -1,0 +1,9 @@
+//! `cargo fuzz run callback`: no journal record makes reading it panic, and what is read is what was written.
+//! What it finds worth keeping lies in `fuzz/corpus/callback`, which `cargo test` replays.
+#![no_main]
+
+#[allow(dead_code, reason = "the other targets' parts")]
+#[path = "../../tests/it/fuzzed.rs"]
+mod fuzzed;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzzed::callback(bytes));

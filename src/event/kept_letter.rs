@@ -1,0 +1,141 @@
+//! A dead letter, read back from the record or file that keeps it.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Channel, Contact, Format, Place, Stage, Text};
+use crate::callback::Callback;
+
+/// Names and values, as the record has them.
+type Headers = [(String, Vec<u8>)];
+
+/// A dead letter as it was kept: what [`DeadLetter::headers`](super::DeadLetter::headers) wrote.
+#[derive(Debug, Clone)]
+pub struct KeptLetter<'a> {
+    /// What came; its body is the letter's value: of the whole callback, or of the one element.
+    pub callback: Callback<'a>,
+    pub reason: &'a str,
+    /// Whether it was an event that could not be published.
+    pub was_event: bool,
+    /// Where its element stands, if it is not the whole callback.
+    pub place: Option<Place<'a>>,
+}
+
+/// Why a record is no dead letter of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the header {0} is missing or cannot be read")]
+pub struct NoLetter(&'static str);
+
+impl<'a> KeptLetter<'a> {
+    /// Reads it; what a later program may have added is passed over. Its events carry the element
+    /// as it came: whether its source wants that, no letter says.
+    ///
+    /// # Errors
+    /// When a header is missing that every letter has.
+    pub fn read(headers: &'a Headers, value: &'a [u8]) -> Result<Self, NoLetter> {
+        let text = |name| header(headers, name);
+        let needed = |name| text(name).ok_or(NoLetter(name));
+        let receipt = needed("receipt")?;
+        let callback = Callback {
+            receipt: Uuid::parse_str(receipt).map_err(|_| NoLetter("receipt"))?,
+            received_at_ms: received_at_ms(headers).ok_or(NoLetter("received_at"))?,
+            source: needed("source")?,
+            raw: true,
+            method: needed("method")?,
+            content_type: text("content-type"),
+            content_encoding: text("content-encoding"),
+            traceparent: text("traceparent"),
+            body: value,
+        };
+        let place = match headers.iter().any(|(name, _)| name == "element") {
+            false => None,
+            true => Some(place(headers, needed("element")?)),
+        };
+        let was_event = needed("stage")? == Stage::Publish.as_str();
+        Ok(Self { callback, reason: needed("reason")?, was_event, place })
+    }
+}
+
+/// The value of a header, if it is text.
+pub fn header<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
+    let found = headers.iter().find(|(key, _)| key == name)?;
+    std::str::from_utf8(&found.1).ok()
+}
+
+/// When the letter's callback was received, in milliseconds since 1970.
+pub fn received_at_ms(headers: &Headers) -> Option<u64> {
+    let time: Timestamp = header(headers, "received_at")?.parse().ok()?;
+    time.as_millisecond().try_into().ok()
+}
+
+fn place<'a>(headers: &'a Headers, element: &str) -> Place<'a> {
+    let json = |name| -> Option<Value> { serde_json::from_str(header(headers, name)?).ok() };
+    let of = |json: &Value, name: &str| -> Option<Text<'a>> {
+        json.get(name)?.as_str().map(|text| Cow::Owned(text.to_owned()))
+    };
+    let channel = json("channel").map_or_else(Channel::default, |channel| Channel {
+        waba_id: of(&channel, "waba_id"),
+        phone_number_id: of(&channel, "phone_number_id"),
+        display_phone_number: of(&channel, "display_phone_number"),
+    });
+    let contact = json("contact").map(|contact| Contact {
+        wa_id: of(&contact, "wa_id"),
+        user_id: of(&contact, "user_id"),
+        parent_user_id: of(&contact, "parent_user_id"),
+        username: of(&contact, "username"),
+        name: of(&contact, "name"),
+    });
+    let format = header(headers, "format");
+    Place {
+        format: [Format::Cloud, Format::OnPremise]
+            .into_iter()
+            .find(|known| Some(known.as_str()) == format),
+        field: header(headers, "field").map(Cow::Borrowed),
+        element: element.to_owned(),
+        channel,
+        contact,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(all: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
+        all.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect()
+    }
+
+    const WHOLE: [(&str, &str); 6] = [
+        ("reason", "invalid_json"),
+        ("stage", "normalize"),
+        ("source", "loja"),
+        ("receipt", "01a2071c-c17a-7718-a073-f555e25a6040"),
+        ("received_at", "2026-11-22T20:13:05.482Z"),
+        ("method", "PUT"),
+    ];
+
+    #[test]
+    fn what_no_letter_lacks_is_needed_and_named() {
+        for (at, (name, _)) in WHOLE.iter().enumerate() {
+            let mut some = WHOLE.to_vec();
+            some.remove(at);
+            let error = KeptLetter::read(&headers(&some), b"").unwrap_err();
+            assert_eq!(error, NoLetter(name));
+        }
+        let all = headers(&WHOLE);
+        let letter = KeptLetter::read(&all, b"body").unwrap();
+        assert_eq!(letter.callback.received_at_ms, 1_795_378_385_482);
+        assert!(letter.place.is_none() && !letter.was_event);
+    }
+
+    #[test]
+    fn the_root_is_an_element_too() {
+        let mut all = WHOLE.to_vec();
+        all.push(("element", ""));
+        let all = headers(&all);
+        assert_eq!(KeptLetter::read(&all, b"{}").unwrap().place.unwrap().element, "");
+    }
+}

@@ -1,0 +1,214 @@
+//! Callers who mean harm, or behave as if: whatever they do, others are served, and nothing is stored
+//! that was not answered 200.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpStream},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::Duration,
+};
+
+use crate::harness::{Caller, Edge, Settings, eventually};
+
+/// An edge whose Kafka is away: what it accepts stays in its journal.
+fn edge() -> Edge {
+    Edge::start(&Settings { bootstrap: "127.0.0.1:9".to_owned(), ..Settings::default() })
+}
+
+fn accepted(edge: &Edge) -> i64 {
+    edge.metrics().total("callbacks_accepted_total", &[])
+}
+
+fn resident_bytes(edge: &Edge) -> u64 {
+    let metrics = edge.probe("/metrics").1;
+    let line = metrics.lines().find(|line| line.starts_with("process_resident_memory_bytes "));
+    line.unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64
+}
+
+/// Sends bytes, and reads all that is answered until the connection is closed.
+fn raw(edge: &Edge, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(edge.public()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    // Who is refused early may find the connection closed already.
+    drop(stream.write_all(bytes));
+    drop(stream.shutdown(Shutdown::Write));
+    let mut answer = Vec::new();
+    drop(stream.read_to_end(&mut answer));
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn count(answer: &str, status: u16) -> usize {
+    answer.matches(&format!("HTTP/1.1 {status} ")).count()
+}
+
+#[test]
+fn what_could_be_read_in_two_ways_is_read_in_one_or_refused() {
+    let mut edge = edge();
+    let secret = "X-Token: only for the tests";
+    let hidden =
+        format!("POST /hooks/loja HTTP/1.1\r\nHost: h\r\n{secret}\r\nContent-Length: 1\r\n\r\n7");
+    let chunked = "Transfer-Encoding: chunked";
+    let framings = [
+        ("Content-Length: 5\r\nContent-Length: 6\r\n".to_string(), format!("0\r\n\r\n{hidden}")),
+        ("Content-Length: 5, 6\r\n".to_string(), format!("0\r\n\r\n{hidden}")),
+        ("Content-Length: +5\r\n".to_string(), format!("0\r\n\r\n{hidden}")),
+        ("Content-Length: -1\r\n".to_string(), hidden.clone()),
+        ("Content-Length: 99999999999999999999\r\n".to_string(), hidden.clone()),
+        ("Transfer-Encoding: chunked, identity\r\n".to_string(), format!("0\r\n\r\n{hidden}")),
+        ("Transfer-Encoding: xchunked\r\n".to_string(), format!("0\r\n\r\n{hidden}")),
+        ("Transfer-Encoding : chunked\r\n".to_string(), format!("0\r\n\r\n{hidden}")),
+        (format!("X: y\r\n {chunked}\r\n"), format!("0\r\n\r\n{hidden}")),
+        (format!("{chunked}\r\n"), format!("g\r\n\r\n{hidden}")),
+        (format!("{chunked}\r\n"), format!("-1\r\n\r\n{hidden}")),
+        (format!("{chunked}\r\n"), format!("10000000000000001\r\nx\r\n0\r\n\r\n{hidden}")),
+        (format!("{chunked}\r\n"), format!("1\r\nxx\r\n0\r\n\r\n{hidden}")),
+        (format!("{chunked}\r\n"), format!("5\r\n0\r\n\r\n{hidden}")),
+    ];
+    for (headers, body) in framings {
+        let before = accepted(&edge);
+        let head = format!("POST /hooks/loja HTTP/1.1\r\nHost: h\r\n{secret}\r\n{headers}\r\n");
+        let answer = raw(&edge, format!("{head}{body}").as_bytes());
+        assert_eq!(count(&answer, 200), 0, "{headers:?} {body:?}: {answer}");
+        assert_eq!(accepted(&edge), before, "{headers:?} {body:?}");
+    }
+    // With both, chunks count (RFC 9112, 6.3): the two requests are two, whoever looks.
+    let both = format!(
+        "POST /hooks/loja HTTP/1.1\r\nHost: h\r\n{secret}\r\nContent-Length: 3\r\n{chunked}\r\n\r\n"
+    );
+    let answer = raw(&edge, format!("{both}1\r\n7\r\n0\r\n\r\n{hidden}").as_bytes());
+    assert_eq!(count(&answer, 200) as i64, accepted(&edge), "{answer}");
+    edge.accept("{}");
+    edge.kill();
+}
+
+#[test]
+fn a_path_is_what_it_is_written_as() {
+    let mut edge = edge();
+    for path in [
+        "/hooks/../hooks/loja",
+        "/hooks/./loja",
+        "/hooks/%6coja",
+        "/hooks/loja%2f",
+        "/hooks%2floja",
+        "/hooks/loja%00",
+        "/hooks/loja\0",
+        "/hooks/loja\u{e9}",
+        "//hooks/loja",
+        "/HOOKS/loja",
+        "/hooks/LOJA",
+        "hooks/loja",
+        "*",
+    ] {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: h\r\nX-Token: only for the tests\r\n");
+        let answer = raw(&edge, format!("{head}Content-Length: 1\r\n\r\n7").as_bytes());
+        assert_eq!(count(&answer, 404) + count(&answer, 400), 1, "{path:?}: {answer}");
+    }
+    assert_eq!(accepted(&edge), 0);
+    edge.kill();
+}
+
+#[test]
+fn ten_thousand_idle_connections_and_more_leave_room_for_a_call() {
+    let mut edge = edge();
+    // The limit is 10,000; the listener of the probes has its own.
+    let mut early = edge.caller();
+    early.call("POST", b"{}").unwrap().receipt();
+    let idle: Vec<_> = (0..9_990).map_while(|_| TcpStream::connect(edge.public()).ok()).collect();
+    if idle.len() < 9_990 {
+        println!("skipped: only {} connections can be had here (ulimit -n)", idle.len());
+        return edge.kill();
+    }
+    eventually("all are open", || {
+        (edge.metrics().total("http_connections", &[]) > 9_990).then_some(())
+    });
+    edge.accept("{}");
+    let resident = resident_bytes(&edge);
+    println!("{} MiB with 9,991 idle connections", resident >> 20);
+    assert!(resident < 256 << 20, "{resident} bytes resident");
+
+    // Beyond the limit they wait; who is in is served.
+    let more: Vec<_> = (0..200).map_while(|_| TcpStream::connect(edge.public()).ok()).collect();
+    eventually("no more are let in", || {
+        (edge.metrics().total("http_connections", &[]) == 10_000).then_some(())
+    });
+    early.call("POST", b"{}").unwrap().receipt();
+    drop((idle, more));
+    eventually("the next one is let in", || {
+        Caller::connect(edge.public()).ok()?.call("POST", b"{}").ok().map(|answer| answer.receipt())
+    });
+    edge.kill();
+}
+
+#[test]
+fn wrong_secrets_at_full_speed_leave_right_ones_alone() {
+    let mut edge = edge();
+    let (ended, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let wrong =
+        b"POST /hooks/loja HTTP/1.1\r\nHost: h\r\nX-Token: wrong\r\nContent-Length: 1\r\n\r\n7";
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    let answer = raw(&edge, wrong);
+                    assert_eq!(count(&answer, 401), 1, "{answer}");
+                    refused.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let mut caller = edge.caller();
+        let mut right = 0;
+        while right < 500 || refused.load(Ordering::Relaxed) < 2_000 {
+            caller.call("POST", b"{}").unwrap().receipt();
+            right += 1;
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    let samples = edge.metrics();
+    assert!(samples.total("http_rejections_total", &["reason=\"auth\"", "loja"]) >= 2_000);
+    edge.kill();
+}
+
+#[test]
+fn bodies_at_the_limit_on_all_connections_stay_within_the_budget() {
+    const CALLERS: usize = 200;
+    let mut edge = edge();
+    let piece = vec![b' '; 65_536];
+    let head = "POST /hooks/loja HTTP/1.1\r\nHost: h\r\nX-Token: only for the tests\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let open = |_| {
+        let mut stream = TcpStream::connect(edge.public()).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        for _ in 0..15 {
+            // Refused ones are closed in the middle.
+            let size = format!("{:x}\r\n", piece.len());
+            if [size.as_bytes(), &piece, b"\r\n"].iter().any(|part| stream.write_all(part).is_err())
+            {
+                break;
+            }
+        }
+        stream
+    };
+    let streams: Vec<_> = (0..CALLERS).map(open).collect();
+    eventually("some are refused", || {
+        (edge.metrics().total("http_rejections_total", &["overloaded"]) > 0).then_some(())
+    });
+    let resident = resident_bytes(&edge);
+    println!("{} MiB with {CALLERS} bodies of 960 KiB in progress", resident >> 20);
+    // What deploy/weni-edge.toml says: http.max_memory_bytes and 128 MiB.
+    assert!(resident < (128 + 128) << 20, "{resident} bytes resident");
+    let answers: Vec<_> = streams
+        .into_iter()
+        .map(|mut stream| {
+            drop(stream.write_all(b"0\r\n\r\n"));
+            drop(stream.shutdown(Shutdown::Write));
+            let mut answer = Vec::new();
+            drop(stream.read_to_end(&mut answer));
+            String::from_utf8_lossy(&answer).into_owned()
+        })
+        .collect();
+    let taken = answers.iter().filter(|answer| count(answer, 200) == 1).count();
+    assert!(taken >= 100, "{taken} of {CALLERS}: as many as fit are taken");
+    assert_eq!(taken as i64, accepted(&edge));
+    edge.accept("{}");
+    edge.kill();
+}

@@ -1,0 +1,147 @@
+//! What holds for any bytes that the program reads; fuzzing (`fuzz/fuzz_targets`) runs the same, and
+//! what it kept is replayed here.
+
+use std::{fs, path::Path, sync::Arc, sync::OnceLock};
+
+use prometheus::IntCounter;
+use tempfile::TempDir;
+use weni_edge::{
+    callback::Callback,
+    config::Config,
+    journal::{Journal, Options},
+    metrics::Metrics,
+};
+
+/// A record is refused, or reads back as it is written.
+pub(crate) fn callback(record: &[u8]) {
+    let Ok(callback) = Callback::decode(record) else { return };
+    let mut again = Vec::new();
+    callback.encode(&mut again);
+    assert_eq!(Callback::decode(&again), Ok(callback));
+}
+
+/// A file is a configuration, or refused with words.
+pub(crate) fn config(text: &[u8]) {
+    let directory = memory_directory();
+    let path = directory.path().join("weni-edge.toml");
+    fs::write(&path, text).unwrap();
+    if let Err(error) = Config::load(Some(&path)) {
+        assert!(!error.to_string().is_empty());
+    }
+}
+
+/// A journal with bytes changed, five bytes a change (file, offset, what is added to it), is refused, or
+/// opens, gives only records that were appended, in their order, and takes a new one.
+pub(crate) fn journal(changes: &[u8]) {
+    static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
+    let template = TEMPLATE.get_or_init(|| {
+        let directory = memory_directory();
+        // Two runs, and more than one segment.
+        for run in 0..2 {
+            let journal = Journal::open(options(directory.path()), Arc::default()).unwrap();
+            (0..RECORDS).for_each(|at| append(&journal, &payload(run * RECORDS + at)));
+            journal.close();
+        }
+        directory
+    });
+    let directory = memory_directory();
+    let mut files = copy(template.path(), directory.path());
+    files.sort();
+    for change in changes.as_chunks::<5>().0 {
+        let [file, high, middle, low, add] = *change;
+        let path = &files[usize::from(file) % files.len()];
+        let mut bytes = fs::read(path).unwrap();
+        let offset = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        let Some(offset) = offset.checked_rem(bytes.len()) else { continue };
+        bytes[offset] = bytes[offset].wrapping_add(add);
+        fs::write(path, bytes).unwrap();
+    }
+    let Ok(journal) = Journal::open(options(directory.path()), Arc::new(Metrics::default())) else {
+        return;
+    };
+    append(&journal, b"new");
+    let mut reader = journal.reader(Default::default());
+    let (mut read, mut next) = (Vec::new(), 0);
+    while let Some(record) = reader.next().unwrap() {
+        read.push(record.payload.to_vec());
+    }
+    assert_eq!(read.pop().as_deref(), Some(&b"new"[..]));
+    for record in read {
+        let found = (next..2 * RECORDS).find(|number| payload(*number) == record);
+        next = found.expect("a record that was appended, behind those before it") + 1;
+    }
+}
+
+const RECORDS: usize = 40;
+
+fn payload(number: usize) -> Vec<u8> {
+    vec![number as u8; 1 + number * 37 % 900]
+}
+
+fn options(directory: &Path) -> Options {
+    Options { min_free_bytes: 0, segment_bytes: 16 << 10, ..Options::new(directory) }
+}
+
+fn append(journal: &Journal, payload: &[u8]) {
+    let accepted = IntCounter::new("accepted", "for the account").unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let write = |out: &mut Vec<u8>| out.extend_from_slice(payload);
+    runtime.block_on(journal.append(payload.len(), &accepted, write)).unwrap();
+}
+
+/// Where a sync costs nothing, if there is such a place.
+fn memory_directory() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
+}
+
+/// Copies a directory's files, and gives back where they are.
+fn copy(from: &Path, to: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir(&target).unwrap();
+            files.extend(copy(&entry.path(), &target));
+        } else {
+            fs::copy(entry.path(), &target).unwrap();
+            files.push(target);
+        }
+    }
+    files
+}
+
+fn replay(corpus: &str, hold: fn(&[u8])) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(corpus);
+    let files: Vec<_> = fs::read_dir(directory).unwrap().map(|file| file.unwrap().path()).collect();
+    assert!(!files.is_empty(), "no corpus {corpus}");
+    for file in files {
+        println!("{}", file.display());
+        hold(&fs::read(file).unwrap());
+    }
+}
+
+#[test]
+fn callbacks_that_fuzzing_kept() {
+    replay("callback", callback);
+}
+
+#[test]
+fn configurations_that_fuzzing_kept() {
+    replay("config", config);
+    config(&fs::read("deploy/weni-edge.toml").unwrap());
+}
+
+#[test]
+fn journals_that_fuzzing_kept() {
+    replay("journal", journal);
+}
+
+#[test]
+fn each_file_of_a_journal_may_be_damaged_anywhere() {
+    journal(&[]);
+    for file in 0..12 {
+        for part in 0..8 {
+            journal(&[file, 0, part * 8, part, 1]);
+        }
+    }
+}

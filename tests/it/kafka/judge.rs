@@ -1,0 +1,109 @@
+//! Judges a run: what was answered 200 against what a reader of committed records finds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::ensure;
+
+use super::{CallId, Calls, Load};
+use crate::cluster::Record;
+
+/// The call that a record comes from.
+pub(super) fn call_of(record: &Record) -> CallId {
+    let event = record.event();
+    let second = event["raw"]["timestamp"].as_str().unwrap().parse::<u64>().unwrap();
+    let caller = record.key.split('.').nth(1).unwrap().parse().unwrap();
+    (caller, second - Load::FIRST_SECOND)
+}
+
+pub(super) fn assert_exactly_once(records: &[Record], calls: &Calls) {
+    judge(records, calls).unwrap();
+}
+
+/// Every answered call is there once, as a status and a message, byte for byte; one without an answer
+/// at most once, and then wholly; nothing else is there; and each key is in order.
+fn judge(records: &[Record], calls: &Calls) -> anyhow::Result<()> {
+    let mut found: BTreeMap<CallId, Vec<(&str, &str)>> = BTreeMap::new();
+    let mut last: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for record in records {
+        let call = call_of(record);
+        ensure!(calls.contains_key(&call), "nobody called {call:?}");
+        let [status, message] = Load::elements(call.0, call.1);
+        let element = if record.role == "message_status" { status } else { message };
+        let raw = format!("\"raw\":{element}}}");
+        ensure!(record.value.ends_with(raw.as_bytes()), "{call:?} is not what was sent");
+        found.entry(call).or_default().push((record.role, &record.headers["receipt"]));
+        let before = last.insert((record.role, &record.key), call.1);
+        ensure!(before.is_none_or(|before| before < call.1), "{} is out of order", record.key);
+    }
+    for (call, receipt) in calls {
+        let roles = found.remove(call).unwrap_or_default();
+        if receipt.is_none() && roles.is_empty() {
+            continue;
+        }
+        let receipts: BTreeSet<_> = roles.iter().map(|(_, receipt)| *receipt).collect();
+        let roles: Vec<_> = roles.iter().map(|(role, _)| *role).collect();
+        ensure!(roles == ["message_status", "inbound_message"], "{call:?} is there as {roles:?}");
+        ensure!(receipts.len() == 1, "{call:?} has receipts {receipts:?}");
+        let is_its = receipt.as_deref().is_none_or(|receipt| receipts.contains(receipt));
+        ensure!(is_its, "{call:?} has the receipt of another");
+    }
+    Ok(())
+}
+
+/// What three calls of a caller leave when all is well; the last one had no answer.
+fn run() -> (Vec<Record>, Calls) {
+    let calls = (0..3).map(|serial| ((0, serial), (serial < 2).then(|| serial.to_string())));
+    let records = (0..3).flat_map(|serial| {
+        let [status, message] = Load::elements(0, serial);
+        let keys = [("message_status", "wamid.0".to_owned(), status)];
+        let keys =
+            keys.into_iter().chain([("inbound_message", format!("wamid.0.{serial}"), message)]);
+        keys.map(move |(role, key, element)| Record {
+            role,
+            key,
+            headers: BTreeMap::from([("receipt".to_owned(), serial.to_string())]),
+            timestamp_ms: 0,
+            value: format!("{{\"raw\":{element}}}").into_bytes(),
+        })
+    });
+    let mut records: Vec<_> = records.collect();
+    records.sort_by_key(|record| record.role != "message_status");
+    (records, calls.collect())
+}
+
+/// What the judge says of a run in which this was done to the records.
+fn verdict(spoil: impl FnOnce(&mut Vec<Record>)) -> Result<(), String> {
+    let (mut records, calls) = run();
+    spoil(&mut records);
+    judge(&records, &calls).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_judge_passes_a_good_run_also_without_what_had_no_answer() {
+    assert_eq!(verdict(|_| {}), Ok(()));
+    let unanswered = |record: &Record| call_of(record) == (0, 2);
+    assert_eq!(verdict(|records| records.retain(|record| !unanswered(record))), Ok(()));
+}
+
+#[test]
+fn the_judge_fails_a_run_that_drops_doubles_swaps_or_alters_a_record() {
+    let (records, _) = run();
+    for at in 0..records.len() {
+        assert!(verdict(|records| drop(records.remove(at))).is_err(), "dropped {at}");
+        let double = |records: &mut Vec<Record>| {
+            let [record] = run().0.drain(at..=at).collect::<Vec<_>>().try_into().unwrap();
+            records.push(record);
+        };
+        assert!(verdict(double).is_err(), "doubled {at}");
+        let alter = |records: &mut Vec<Record>| {
+            let value = String::from_utf8(records[at].value.clone()).unwrap();
+            records[at].value = value.replace("5582999990000", "5582999990001").into_bytes();
+        };
+        assert!(verdict(alter).is_err(), "altered {at}");
+        let rename = |records: &mut Vec<Record>| {
+            records[at].headers.insert("receipt".to_owned(), "another".to_owned());
+        };
+        assert!(verdict(rename).is_err(), "receipt of {at}");
+    }
+    assert!(verdict(|records| records.swap(0, 1)).is_err(), "swapped");
+}

@@ -1,0 +1,125 @@
+//! Records that are refused, and topics that are not there.
+
+use rustix::process::Signal;
+
+use super::*;
+
+#[test]
+fn a_record_refused_even_as_a_dead_letter_is_kept_in_a_file() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::create(&bootstrap);
+    let edge = Edge::start(&settings(&bootstrap, &topics));
+    edge.accept(&envelope(&format!(r#""statuses":[{}]"#, status("wamid.before", 1, ""))));
+    edge.settle();
+    // The edge has compared sizes with the old limits by now.
+    for role in ["message_status", "dead_letter"] {
+        topics.alter(role, "max.message.bytes", "4000");
+    }
+    let large = large_status("wamid.large");
+    let statuses = [status("wamid.1", 5, ""), large.clone(), status("wamid.2", 5, "")];
+    let receipt = edge.accept(&envelope(&format!(r#""statuses":[{}]"#, statuses.join(","))));
+    edge.accept(&envelope(&format!(r#""statuses":[{}]"#, status("wamid.after", 1, ""))));
+    let samples = edge.settle();
+
+    assert_eq!(samples.total("items_total", &["outcome=\"quarantined\""]), 1);
+    assert_eq!(samples.total("quarantined_total", &["publish"]), 1);
+    let mut keys: Vec<_> = topics.read().into_iter().map(|record| record.key).collect();
+    keys.sort();
+    assert_eq!(keys, ["wamid.1", "wamid.2", "wamid.after", "wamid.before"]);
+    let file = edge.journal().join(format!("quarantine/dead-letter-{receipt}-1.value"));
+    assert_eq!(std::fs::read_to_string(file).unwrap(), large);
+}
+
+#[test]
+fn a_missing_topic_may_be_routed_to_the_dead_letters_while_the_edge_runs() {
+    let Some(bootstrap) = kafka() else { return };
+    let mut topics = Topics::named(&bootstrap);
+    for role in ["inbound_message", "channel_event", "dead_letter"] {
+        topics.create_one(role, &[]);
+    }
+    let edge = Edge::start(&settings(&bootstrap, &topics));
+    let calls = accept(&edge, 0, 0..3);
+    edge.await_blocked("unknown_topic");
+
+    let missing = topics.names["message_status"].clone();
+    let mut routed = settings(&bootstrap, &topics);
+    routed.topics.insert("message_status", topics.names["dead_letter"].clone());
+    edge.configure(&routed);
+    edge.signal(Signal::HUP);
+    let samples = edge.settle();
+
+    assert_eq!(samples.total("publish_blocked", &[]), 0);
+    topics.names.insert("message_status", missing);
+    topics.create_one("message_status", &[]);
+    let records = topics.read();
+    assert_eq!(of_role(&records, "inbound_message").len(), calls.len());
+    let dead = of_role(&records, "dead_letter");
+    assert_eq!(dead.len(), calls.len());
+    for record in dead {
+        assert_eq!(record.headers["reason"], "unroutable");
+        assert!(calls.values().flatten().any(|receipt| *receipt == record.key));
+    }
+}
+
+#[test]
+fn a_topic_that_refuses_everything_holds_publishing_and_fills_no_dead_letters() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::create(&bootstrap);
+    let edge = Edge::start(&settings(&bootstrap, &topics));
+    let mut calls = accept(&edge, 0, 0..1);
+    edge.settle();
+    topics.alter("message_status", "max.message.bytes", "100");
+    calls.extend(accept(&edge, 0, 1..30));
+    edge.await_blocked("topic_refuses");
+    topics.alter("message_status", "max.message.bytes", "1048588");
+    edge.settle();
+
+    let records = topics.read();
+    let dead = of_role(&records, "dead_letter");
+    assert!(dead.len() <= 10, "{} dead letters", dead.len());
+    assert!(dead.iter().all(|record| record.headers["reason"] == "refused"));
+    // Each status is there once, as what it is or as a dead letter; no message is missing.
+    assert_eq!(of_role(&records, "message_status").len() + dead.len(), calls.len());
+    assert_eq!(of_role(&records, "inbound_message").len(), calls.len());
+}
+
+#[test]
+fn a_record_older_than_the_retention_carries_the_present_time() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::named(&bootstrap);
+    for role in ["inbound_message", "channel_event", "dead_letter"] {
+        topics.create_one(role, &[]);
+    }
+    let edge = Edge::start(&settings(&bootstrap, &topics));
+    let accepted_ms = now_ms();
+    edge.accept(&envelope(&format!(r#""statuses":[{}]"#, status("wamid.old", 1, ""))));
+    edge.await_blocked("unknown_topic");
+    std::thread::sleep(Duration::from_secs(3));
+    topics.create_one("message_status", &[("retention.ms", "4000")]);
+    edge.settle();
+    let records = topics.read();
+    let [record] = &records[..] else { panic!("{records:?}") };
+    assert!(record.timestamp_ms >= accepted_ms + 3000, "it would be deleted unread");
+    let received_at = record.event()["received_at"].as_str().unwrap().parse::<jiff::Timestamp>();
+    assert!(received_at.unwrap().as_millisecond() < accepted_ms + 3000, "this time stays");
+}
+
+#[test]
+fn times_that_kafka_refuses_are_replaced_by_the_present_one() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::named(&bootstrap);
+    for role in ["inbound_message", "channel_event", "dead_letter"] {
+        topics.create_one(role, &[]);
+    }
+    let edge = Edge::start(&settings(&bootstrap, &topics));
+    let calls = accept(&edge, 0, 0..6);
+    edge.await_blocked("unknown_topic");
+    thread::sleep(Duration::from_millis(1500));
+    topics.create_one("message_status", &[("message.timestamp.before.max.ms", "1000")]);
+    edge.settle();
+    assert_exactly_once(&topics.read(), &calls);
+}
+
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
