@@ -79,7 +79,8 @@ impl Edge {
         let journal = open_journal(&config, Arc::clone(&metrics))?;
         let config = Arc::new(ArcSwap::from_pointee(config));
         let publisher =
-            Publisher::start(Arc::clone(&config), journal.clone(), Arc::clone(&metrics))?;
+            Publisher::start(Arc::clone(&config), journal.clone(), Arc::clone(&metrics))
+                .context("the publisher's threads cannot be started")?;
         let (phase, watched) = watch::channel(Phase::Serving);
         let state = http::State {
             config: Arc::clone(&config),
