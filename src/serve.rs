@@ -76,10 +76,11 @@ impl Edge {
         let probes = bind(config.admin.listen)?;
         let (public_address, probes_address) = (public.local_addr()?, probes.local_addr()?);
 
-        let journal = open_journal(&config, Arc::clone(&metrics)).await?;
+        let journal = open_journal(&config, Arc::clone(&metrics))?;
         let config = Arc::new(ArcSwap::from_pointee(config));
         let publisher =
-            Publisher::start(Arc::clone(&config), journal.clone(), Arc::clone(&metrics))?;
+            Publisher::start(Arc::clone(&config), journal.clone(), Arc::clone(&metrics))
+                .context("the publisher's threads cannot be started")?;
         let (phase, watched) = watch::channel(Phase::Serving);
         let state = http::State {
             config: Arc::clone(&config),
@@ -175,7 +176,7 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     bound().with_context(|| format!("cannot listen on {address}"))
 }
 
-async fn open_journal(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<Journal> {
+fn open_journal(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<Journal> {
     let label = publish_label(config);
     let options = journal::Options {
         max_bytes: config.journal.max_bytes,
@@ -190,7 +191,9 @@ async fn open_journal(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<
         label: label.clone(),
         ..journal::Options::new(&config.journal.directory)
     };
-    let journal = tokio::task::spawn_blocking(move || Journal::open(options, metrics)).await??;
+    // Here and now, for nothing else is to be done yet: tokio would wait in silence for a thread
+    // where there are no more.
+    let journal = Journal::open(options, metrics)?;
     if journal.label() != label {
         bail!(
             "this journal was born with kafka.identity_prefix and topics.position {:?}, the \

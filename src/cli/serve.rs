@@ -21,6 +21,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.config.as_deref())?;
     config.ready_to_serve()?;
     super::log::init(&config.log)?;
+    end_with_main_thread();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let edge = Edge::start(config).await?;
         edge.reload_from(args.config.as_deref());
@@ -28,4 +29,17 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         edge.run().await
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where threads are missing, tokio panics while it builds its runtime, and unwinding would wait for
+/// ever for those that it has got.
+fn end_with_main_thread() {
+    let report = std::panic::take_hook();
+    let main = std::thread::current().id();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        if std::thread::current().id() == main {
+            std::process::exit(101);
+        }
+    }));
 }

@@ -20,6 +20,7 @@ use super::{
     Phase, State,
     accept::Acceptor,
     connection::{Counted, Overdue, Patience, Pulse, Watched},
+    descriptors,
     error::Refusal,
     tls::{self, Certificates},
 };
@@ -65,7 +66,7 @@ impl Listener {
         phase: watch::Receiver<Phase>,
     ) -> Self {
         let limits = state.config.load().http.clone();
-        let connections = u32::try_from(limits.max_connections).unwrap_or(u32::MAX);
+        let connections = descriptors::affordable_connections(limits.max_connections);
         let patience = Patience { header: limits.header_timeout, idle: limits.idle_timeout };
         let acceptor = Arc::new(Acceptor::new(state, &limits));
         let http = protocol();

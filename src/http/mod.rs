@@ -15,6 +15,7 @@ mod accept;
 mod auth;
 mod body;
 mod connection;
+mod descriptors;
 mod error;
 mod listener;
 mod sources;

@@ -443,7 +443,10 @@ impl Journal {
 
 impl Handle {
     fn start(&self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work)?;
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+        let thread = thread.map_err(|error| {
+            io::Error::new(error.kind(), format!("the thread {name} cannot be started: {error}"))
+        })?;
         self.threads.lock().push(thread);
         Ok(())
     }

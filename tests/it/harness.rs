@@ -206,14 +206,23 @@ impl Edge {
 
     /// The same through a program that becomes it: `prlimit`, `env`, `sh -c 'exec "$@"'`.
     pub(crate) fn start_by(&mut self, starter: &[&str]) {
+        if let Some(ended) = self.try_start_by(starter) {
+            panic!("ended at once: {ended:?}");
+        }
+    }
+
+    /// The same where it may also end at once; then how.
+    pub(crate) fn try_start_by(&mut self, starter: &[&str]) -> Option<Ended> {
         let mut process = self.spawn(starter);
-        let [public, admin] = eventually("the line that says where it listens", || {
+        let listens_at = eventually("the line that says where it listens, or its end", || {
             let ended = process.child.0.try_wait().unwrap();
             let log = &self.log.lock().unwrap()[process.log_from..];
-            assert!(ended.is_none(), "ended at once, {ended:?}:\n{}", log.join("\n"));
-            log.iter().find_map(|line| listening(line))
+            let addresses = log.iter().find_map(|line| listening(line));
+            (ended.is_some() || addresses.is_some()).then_some(addresses)
         });
+        let Some([public, admin]) = listens_at else { return Some(self.end_of(process)) };
         self.running = Some(Running { process, public, admin });
+        None
     }
 
     /// Starts the process where it cannot start.

@@ -8,6 +8,7 @@ mod failpoints;
 mod faults;
 mod hard_cases;
 mod judge;
+mod process;
 mod refusals;
 mod replay;
 
