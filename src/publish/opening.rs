@@ -3,6 +3,11 @@
 //! The position that Kafka keeps is the truth. It is read before `init_transactions`, which would
 //! fence the rightful publisher if this journal is a copy, and again behind it, when no earlier
 //! client can move it any more.
+//!
+//! Behind it no transaction of ours can be open, unless Kafka has lost its end: a broker that is
+//! killed while it ends one may, when it is back, call it ended without telling the partitions (seen
+//! with 4.4: no marker in any partition, `CompleteCommit` in `__transaction_state`). Readers are held
+//! then, and the position has no stable value, for ever. [`Opened::unfinished`] tells of it.
 
 use std::{
     sync::Arc,
@@ -38,6 +43,8 @@ pub(super) struct Opened {
     pub(super) topics: Topics,
     pub(super) cluster_id: String,
     pub(super) position: Position,
+    /// An earlier transaction from this position on was left open by Kafka.
+    pub(super) unfinished: bool,
 }
 
 /// What Kafka keeps for this journal.
@@ -62,19 +69,21 @@ pub(super) fn open(shared: &Shared, memory: &Memory) -> Result<Opened, Obstacle>
     let identity = format!("{}{}", config.kafka.identity_prefix, shared.journal.id());
     let base = base_config(&config);
 
-    let consumer_config = consumer_config(&base, &identity);
-    let consumer: BaseConsumer<Context> = BaseConsumer::from_config_and_context(
-        &consumer_config,
-        Context::new(Arc::clone(&shared.metrics)),
-    )
-    .map_err(Obstacle::kafka)?;
+    let consumer = |isolation: &str| -> Result<BaseConsumer<Context>, Obstacle> {
+        let mut config = consumer_config(&base, &identity);
+        config.set("isolation.level", isolation);
+        let context = Context::new(Arc::clone(&shared.metrics));
+        BaseConsumer::from_config_and_context(&config, context).map_err(Obstacle::kafka)
+    };
+    let stable = consumer("read_committed")?;
+    // Does not wait for the end of what a killed edge left open: opening ends that itself.
+    let consumer = consumer("read_uncommitted")?;
     let cluster_id = topics::cluster_id(&consumer, &config.topics.position)?;
     let Config { kafka, topics: names, .. } = &**config;
     let topics = topics::check(&consumer, &base, kafka, names, &shared.metrics, &cluster_id)?;
     shared.beat();
-    let reading = Reading { shared, consumer: &consumer, cluster_id: &cluster_id };
-
-    reading.judge(&reading.read(&config.topics.position)?)?;
+    let reading = Reading { shared, cluster_id: &cluster_id, topic: &names.position };
+    reading.judge(&reading.read(&consumer)?)?;
     shared.beat();
     let Memory { transaction_timeout, batch_bytes, .. } = *memory;
     let producer_config =
@@ -83,25 +92,25 @@ pub(super) fn open(shared: &Shared, memory: &Memory) -> Result<Opened, Obstacle>
         &producer_config,
         Context::new(Arc::clone(&shared.metrics)),
         &consumer,
-        &config.topics.position,
+        &names.position,
         transaction_timeout,
     )?;
     shared.beat();
-    let position = reading.settled(&config.topics.position)?;
+    let (position, unfinished) = reading.settled(&stable, &consumer)?;
     let seconds = since.elapsed().as_secs_f64();
     tracing::info!(run = position.run(), index = position.index(), seconds, "publishing from here");
-    Ok(Opened { client, topics, cluster_id, position })
+    Ok(Opened { client, topics, cluster_id, position, unfinished })
 }
 
 /// The position, read and judged.
 struct Reading<'a> {
     shared: &'a Shared,
-    consumer: &'a BaseConsumer<Context>,
     cluster_id: &'a str,
+    topic: &'a str,
 }
 
 impl Reading<'_> {
-    fn read(&self, topic: &str) -> Result<Option<Kept>, Obstacle> {
+    fn read(&self, consumer: &BaseConsumer<Context>) -> Result<Option<Kept>, Obstacle> {
         let unreadable = |error: KafkaError| {
             let blocked = match error.rdkafka_error_code() {
                 Some(Code::GroupAuthorizationFailed) => Blocked::GroupNotAuthorized,
@@ -111,8 +120,8 @@ impl Reading<'_> {
             Obstacle::new(blocked, format!("the position cannot be read: {error}"))
         };
         let mut asked = TopicPartitionList::new();
-        asked.add_partition(topic, 0);
-        let answer = self.consumer.committed_offsets(asked, CALL).map_err(unreadable)?;
+        asked.add_partition(self.topic, 0);
+        let answer = consumer.committed_offsets(asked, CALL).map_err(unreadable)?;
         let elements = answer.elements();
         let Some(element) = elements.first() else {
             return Err(Obstacle::new(Blocked::PositionUnreadable, "an answer without partition"));
@@ -155,24 +164,39 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// The position, now that nobody else can move it.
-    fn settled(&self, topic: &str) -> Result<Position, Obstacle> {
+    /// The position, now that nobody else can move it, and whether Kafka left a transaction open
+    /// behind it: then only the value before that one can be read.
+    fn settled(
+        &self,
+        stable: &BaseConsumer<Context>,
+        unstable: &BaseConsumer<Context>,
+    ) -> Result<(Position, bool), Obstacle> {
         let journal = &self.shared.journal;
         let known = journal.committed();
         let doubted_until = Instant::now() + DOUBT;
         loop {
-            let kept = self.read(topic)?;
+            let (kept, unfinished) = match self.read(stable) {
+                Err(obstacle) if obstacle.blocked == Blocked::PositionUnreadable => {
+                    self.shared.beat();
+                    (self.read(unstable)?, true)
+                }
+                kept => (kept?, false),
+            };
             self.judge(&kept)?;
+            if unfinished {
+                tracing::error!("Kafka has not told all partitions the end of a transaction");
+                return Ok((kept.map_or(known, |kept| kept.position), true));
+            }
             let Some(Kept { position, .. }) = kept else {
                 if known > journal.oldest() {
                     tracing::warn!(
                         "Kafka keeps no position: going on from the journal's checkpoint"
                     );
                 }
-                return Ok(known);
+                return Ok((known, false));
             };
             if position >= known {
-                return Ok(position);
+                return Ok((position, false));
             }
             if Instant::now() < doubted_until {
                 self.shared.beat();
@@ -185,7 +209,7 @@ impl Reading<'_> {
             if position < journal.oldest() {
                 tracing::error!("what lies before the oldest record cannot be published again");
             }
-            return Ok(position);
+            return Ok((position, false));
         }
     }
 }

@@ -61,11 +61,12 @@ pub(super) struct Session<'a> {
     position: Position,
     last_receipt: Uuid,
     last_commit: Instant,
+    unfinished: bool,
 }
 
 impl<'a> Session<'a> {
     pub(super) fn new(shared: &'a Shared, memory: &'a mut Memory, opened: Opened) -> Self {
-        let Opened { client, topics, cluster_id, position } = opened;
+        let Opened { client, topics, cluster_id, position, unfinished } = opened;
         Self {
             shared,
             memory,
@@ -76,6 +77,7 @@ impl<'a> Session<'a> {
             position,
             last_receipt: Uuid::nil(),
             last_commit: Instant::now(),
+            unfinished,
         }
     }
 
@@ -158,8 +160,11 @@ impl<'a> Session<'a> {
         let begun = Instant::now();
         let (attempt, filled) = self.attempt(self.memory.size, None);
         let end = attempt.end.unwrap_or((self.position, self.last_receipt));
-        let committed =
-            filled.and_then(|()| self.commit(end, self.deadline(begun)).map_err(BatchError::Kafka));
+        let ready = filled.and_then(|()| Ok(self.ready(end, self.deadline(begun))?));
+        if self.unfinished && ready.is_ok() {
+            return Err(self.finish());
+        }
+        let committed = ready.and_then(|()| Ok(self.client.commit()?));
         match committed {
             Ok(()) => {
                 let full = attempt.full;
@@ -203,8 +208,19 @@ impl<'a> Session<'a> {
         (Attempt { tally, sent, end, full }, filled.map(drop))
     }
 
-    /// The position travels while the records do; when all are reported, both are committed.
-    fn commit(&mut self, end: (Position, Uuid), deadline: Instant) -> Result<(), Failure> {
+    /// Ends what Kafka has left open. Its records lie in their partitions, and a commit would make
+    /// them visible beside their repetition; but this transaction has the same callbacks in it, so it
+    /// is in all the same partitions, and its abort ends both.
+    fn finish(&mut self) -> Ended {
+        self.forget_attempt();
+        match self.abort() {
+            Ok(()) => Ended::Again,
+            Err(ended) => ended,
+        }
+    }
+
+    /// The position travels while the records do; when all are reported, both can be committed.
+    fn ready(&mut self, end: (Position, Uuid), deadline: Instant) -> Result<(), Failure> {
         let (position, receipt) = end;
         let metadata = metadata(self.run_id(position), receipt);
         let sent = self.client.send_position(position.as_u64() as i64, &metadata);
@@ -214,8 +230,7 @@ impl<'a> Session<'a> {
             return sent;
         }
         self.client.settle(deadline)?;
-        sent?;
-        self.client.commit()
+        sent
     }
 
     fn run_id(&self, position: Position) -> Uuid {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fs,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -287,6 +288,46 @@ impl Cluster {
         self.each(&["kill9"]);
     }
 
+    /// The logs of all partitions that events and positions are in, and how long they are, once
+    /// all have been told the end of their last transaction.
+    pub(crate) fn logs_at_rest(&self) -> BTreeMap<PathBuf, u64> {
+        eventually("all transactions are ended everywhere", || {
+            let is_at_rest = |log: &PathBuf| {
+                let log = fs::read(log).unwrap();
+                log.is_empty() || marker_at_end(&log).is_some()
+            };
+            let logs = self.logs();
+            logs.keys().all(is_at_rest).then_some(logs)
+        })
+    }
+
+    fn logs(&self) -> BTreeMap<PathBuf, u64> {
+        let entries = |path: &Path| fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+        let is_told = |partition: &PathBuf| {
+            let name = partition.file_name().unwrap().to_string_lossy();
+            partition.is_dir()
+                && !name.starts_with("__transaction_state")
+                && !name.starts_with("__cluster_metadata")
+        };
+        let partitions = entries(&self.directory.path().join("node1/data")).filter(is_told);
+        let files = partitions.flat_map(|partition| entries(&partition).collect::<Vec<_>>());
+        let logs =
+            files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+        logs.map(|path| (path.clone(), path.metadata().unwrap().len())).collect()
+    }
+
+    /// Takes the last transaction's end away from all partitions that have grown since `before`,
+    /// while the node is down: as if nobody had told them. Returns from how many.
+    pub(crate) fn forget_end(&self, before: &BTreeMap<PathBuf, u64>) -> usize {
+        let grown = |(path, length): &(PathBuf, u64)| before.get(path) != Some(length);
+        let forgotten = self.logs().into_iter().filter(grown).map(|(path, _)| {
+            let start = marker_at_end(&fs::read(&path).unwrap()).expect("an end");
+            let log = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            log.set_len(start as u64).unwrap();
+        });
+        forgotten.count()
+    }
+
     fn each(&self, command: &[&str]) {
         for node in 1..=self.nodes {
             self.run(&[command, &[&node.to_string()]].concat());
@@ -333,6 +374,19 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Where a log's last batch begins, if it is the end of a transaction.
+fn marker_at_end(log: &[u8]) -> Option<usize> {
+    const LENGTH: usize = 8;
+    const ATTRIBUTES: usize = 21;
+    const TRANSACTIONAL_CONTROL: u8 = 0x30;
+    let (mut start, mut last) = (0, None);
+    while let Some(length) = log.get(start + LENGTH..start + LENGTH + 4) {
+        last = Some(start);
+        start += LENGTH + 4 + u32::from_be_bytes(length.try_into().unwrap()) as usize;
+    }
+    last.filter(|last| log[last + ATTRIBUTES + 1] & TRANSACTIONAL_CONTROL == TRANSACTIONAL_CONTROL)
 }
 
 const PORTS_OF_NODE: u16 = 10;
