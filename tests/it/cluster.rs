@@ -170,6 +170,13 @@ impl Topics {
 
     /// Everything that is committed, in the order of each partition.
     pub(crate) fn read(&self) -> Vec<Record> {
+        let mut records = Vec::new();
+        self.each(|record| records.push(record));
+        records
+    }
+
+    /// The same, one by one.
+    pub(crate) fn each(&self, mut take: impl FnMut(Record)) {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", &self.bootstrap)
             .set("group.id", "tests")
@@ -180,7 +187,6 @@ impl Topics {
             .set("fetch.wait.max.ms", "10")
             .create()
             .unwrap();
-        let mut records = Vec::new();
         for role in ROLES {
             let name = &self.names[role];
             let metadata = consumer.fetch_metadata(Some(name), CALL).unwrap();
@@ -196,11 +202,10 @@ impl Topics {
                     Err(KafkaError::PartitionEOF(partition)) => {
                         unread.remove(&partition);
                     }
-                    message => records.push(Record::of(role, &message.unwrap())),
+                    message => take(Record::of(role, &message.unwrap())),
                 }
             }
         }
-        records
     }
 }
 

@@ -3,23 +3,21 @@
 mod brokers;
 mod copies;
 mod disk;
+mod endurance;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod faults;
 mod hard_cases;
 mod judge;
+mod load;
 mod process;
 mod refusals;
 mod replay;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -29,7 +27,10 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use self::judge::{assert_exactly_once, call_of};
+use self::{
+    judge::{Judge, assert_exactly_once, call_of},
+    load::{CallId, Calls, Load},
+};
 use crate::{
     cluster::{Cluster, Record, Topics, kafka},
     harness::{Caller, Edge, SOURCE, Settings, eventually},
@@ -141,13 +142,7 @@ fn every_method_is_accepted_and_what_is_no_callback_is_a_dead_letter_with_its_by
     }
 }
 
-/// A caller's number and the serial number of its call.
-type CallId = (usize, u64);
-
-/// Calls and the receipts of those that were answered.
-type Calls = BTreeMap<CallId, Option<String>>;
-
-/// Accepts these calls of one caller, and remembers them.
+/// Makes these calls of one caller, one after the other, and remembers them.
 fn accept(edge: &Edge, caller: usize, serials: std::ops::Range<u64>) -> Calls {
     let mut connection = edge.caller();
     let call = |serial| {
@@ -155,119 +150,6 @@ fn accept(edge: &Edge, caller: usize, serials: std::ops::Range<u64>) -> Calls {
         ((caller, serial), Some(answer.receipt()))
     };
     serials.map(call).collect()
-}
-
-/// Calls without a pause, on a few connections, and remembers what was answered.
-struct Load {
-    edge: Arc<Mutex<SocketAddr>>,
-    ended: Arc<AtomicBool>,
-    accepted: Arc<AtomicUsize>,
-    /// Whether the edge may refuse calls: one that was frozen finds that their time is over.
-    may_refuse: bool,
-    /// Whether answers are lost on their way.
-    deaf: Arc<AtomicBool>,
-    callers: Vec<JoinHandle<Calls>>,
-}
-
-impl Load {
-    const CALLERS: usize = 4;
-    /// Of the first call; each further one is a second later.
-    const FIRST_SECOND: u64 = 1_700_000_000;
-
-    fn start(edge: &Edge) -> Self {
-        Self::begin(edge, false)
-    }
-
-    fn begin(edge: &Edge, may_refuse: bool) -> Self {
-        let mut load = Self {
-            edge: Arc::new(Mutex::new(edge.public())),
-            ended: Arc::default(),
-            accepted: Arc::default(),
-            may_refuse,
-            deaf: Arc::default(),
-            callers: Vec::new(),
-        };
-        load.callers = (0..Self::CALLERS).map(|number| load.caller(number)).collect();
-        load
-    }
-
-    fn caller(&self, number: usize) -> JoinHandle<Calls> {
-        let (edge, ended) = (Arc::clone(&self.edge), Arc::clone(&self.ended));
-        let (accepted, may_refuse) = (Arc::clone(&self.accepted), self.may_refuse);
-        let deaf = Arc::clone(&self.deaf);
-        thread::spawn(move || {
-            let (mut calls, mut connection) = (BTreeMap::new(), None);
-            for serial in 0.. {
-                while connection.is_none() && !ended.load(Ordering::Relaxed) {
-                    let address = *edge.lock().unwrap();
-                    connection = Caller::connect(address).ok();
-                    thread::sleep(Duration::from_millis(2));
-                }
-                if ended.load(Ordering::Relaxed) {
-                    break;
-                }
-                let caller = connection.as_mut().expect("a connection");
-                let answer = caller.call("POST", Self::body(number, serial).as_bytes());
-                // No answer: it may have been accepted or not. A refusal would be a mistake, unless
-                // the test says otherwise; then it is one that asks to come back.
-                let answer = answer.ok().filter(|answer| {
-                    let refused = may_refuse && answer.status == 503;
-                    assert_eq!(answer.retry_after.is_some(), refused, "{}", answer.body);
-                    !refused
-                });
-                let heard = answer.filter(|_| !deaf.load(Ordering::SeqCst));
-                let receipt = heard.map(|answer| answer.receipt());
-                match &receipt {
-                    Some(_) => {
-                        accepted.fetch_add(1, Ordering::Relaxed);
-                    }
-                    None => connection = None,
-                }
-                calls.insert((number, serial), receipt);
-            }
-            calls
-        })
-    }
-
-    /// One status of the caller's one message, and one message of its own: two topics.
-    fn elements(caller: usize, serial: u64) -> [String; 2] {
-        let second = Self::FIRST_SECOND + serial;
-        let status = status(&format!("wamid.{caller}"), second, "");
-        let message = format!(
-            r#"{{"from":"5582999990000","id":"wamid.{caller}.{serial}","timestamp":"{second}","type":"text","text":{{"body":"Oi"}}}}"#
-        );
-        [status, message]
-    }
-
-    fn body(caller: usize, serial: u64) -> String {
-        let [status, message] = Self::elements(caller, serial);
-        envelope(&format!(r#""statuses":[{status}],"messages":[{message}]"#))
-    }
-
-    /// Waits until `more` calls have been accepted from now on.
-    fn await_accepted(&self, more: usize) {
-        let due = self.accepted.load(Ordering::Relaxed) + more;
-        eventually("calls are accepted", || {
-            assert!(!self.callers.iter().any(JoinHandle::is_finished), "a caller has failed");
-            (self.accepted.load(Ordering::Relaxed) >= due).then_some(())
-        });
-    }
-
-    /// A power cut takes the network too: answers that are given from now on reach nobody.
-    fn hear_nothing(&self) {
-        self.deaf.store(true, Ordering::SeqCst);
-    }
-
-    fn go_on_at(&self, edge: &Edge) {
-        self.deaf.store(false, Ordering::SeqCst);
-        *self.edge.lock().unwrap() = edge.public();
-    }
-
-    /// Stops calling; gives back each call and its receipt, if it was answered.
-    fn finish(self) -> Calls {
-        self.ended.store(true, Ordering::Relaxed);
-        self.callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect()
-    }
 }
 
 fn committed(edge: &Edge) -> i64 {

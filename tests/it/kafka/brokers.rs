@@ -40,16 +40,10 @@ fn a_transaction_that_kafka_never_ended_is_there_once_and_holds_nobody() {
     let cluster = Cluster::start();
     let topics = Topics::create(&cluster.bootstrap());
     let mut edge = Edge::start(&settings(&cluster.bootstrap(), &topics));
-    let mut calls = Calls::new();
-    let mut accept = |edge: &Edge, serials: std::ops::Range<u64>| {
-        for serial in serials {
-            calls.insert((0, serial), Some(edge.accept(&Load::body(0, serial))));
-        }
-    };
-    accept(&edge, 0..20);
+    let mut calls = accept(&edge, 0, 0..20);
     edge.settle();
     let before = cluster.logs_at_rest();
-    accept(&edge, 20..21);
+    calls.extend(accept(&edge, 0, 20..21));
     edge.settle();
     cluster.logs_at_rest();
     edge.kill();
@@ -57,7 +51,7 @@ fn a_transaction_that_kafka_never_ended_is_there_once_and_holds_nobody() {
     assert!(cluster.forget_end(&before) >= 3, "the position, a status and a message");
     cluster.start_again();
     edge.start_again();
-    accept(&edge, 21..40);
+    calls.extend(accept(&edge, 0, 21..40));
     edge.settle();
     assert!(edge.has_logged("has not told all partitions"));
     assert_exactly_once(&topics.read(), &calls);

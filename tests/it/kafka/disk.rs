@@ -27,7 +27,7 @@ fn what_was_answered_200_survives_power_cuts() {
     let topics = Topics::create(&bootstrap);
     let mut edge =
         Edge::start(&Settings { journal: disk.journal(), ..settings(&bootstrap, &topics) });
-    let load = Load::begin(&edge, true);
+    let load = Load::start_refusable(&edge);
     for round in 0..6 {
         load.await_accepted(50 + 70 * round);
         // The cut takes a moment, in which ext4 calls syncs successful that are not (seen on 6.18,
@@ -55,7 +55,7 @@ fn no_room_for_an_append_is_answered_503_for_a_moment() {
     }
     let topics = Topics::create(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
-    let load = Load::begin(&edge, true);
+    let load = Load::start_refusable(&edge);
     for failures in 1..=3 {
         load.await_accepted(100);
         let injection = Injection::begin(&edge, "pwrite64:error=ENOSPC:when=1", &[]);
@@ -83,7 +83,7 @@ fn a_disk_that_fails_ends_the_edge_and_its_next_start_finds_what_was_answered() 
     }
     let topics = Topics::create(&bootstrap);
     let mut edge = Edge::start(&settings(&bootstrap, &topics));
-    let load = Load::begin(&edge, true);
+    let load = Load::start_refusable(&edge);
     let segments = edge.journal().join("segments");
     let faults: [(&str, &[PathBuf]); 4] = [
         ("pwrite64:error=EIO:when=1", &[]),
@@ -145,7 +145,7 @@ fn a_disk_that_becomes_read_only_ends_the_edge_until_it_can_be_written_to() {
     let topics = Topics::create(&bootstrap);
     let mut edge =
         Edge::start(&Settings { journal: disk.journal(), ..settings(&bootstrap, &topics) });
-    let load = Load::begin(&edge, true);
+    let load = Load::start_refusable(&edge);
     load.await_accepted(200);
     disk.become_read_only();
     edge.await_end().assert_says("the journal failed: the journal's disk failed: ");
@@ -281,12 +281,6 @@ fn flip(file: &Path, offset: u64) {
     file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
 }
 
-/// Calls one after the other, so that each is a batch.
-fn accept(edge: &Edge, serials: std::ops::Range<u64>) -> BTreeMap<CallId, Option<String>> {
-    let accept = |serial| ((0, serial), Some(edge.accept(&Load::body(0, serial))));
-    serials.map(accept).collect()
-}
-
 #[test]
 fn flipped_bits_cost_only_the_callbacks_that_they_are_in() {
     let Some(bootstrap) = kafka() else { return };
@@ -295,7 +289,7 @@ fn flipped_bits_cost_only_the_callbacks_that_they_are_in() {
     let mut edge = Edge::start(&settings("127.0.0.1:1", &topics));
     let mut calls = BTreeMap::new();
     for run in 0..3 {
-        calls.extend(accept(&edge, 20 * run..20 * (run + 1)));
+        calls.extend(accept(&edge, 0, 20 * run..20 * (run + 1)));
         if run < 2 {
             edge.kill();
             edge.start_again();
@@ -324,7 +318,7 @@ fn flipped_bits_cost_only_the_callbacks_that_they_are_in() {
 
     edge.configure(&settings(&bootstrap, &topics));
     edge.start_again();
-    calls.extend(accept(&edge, 60..80));
+    calls.extend(accept(&edge, 0, 60..80));
     let samples = edge.settle();
     assert!(samples.total("journal_corrupt_bytes_total", &[]) > 0);
     assert_eq!(samples.total("quarantined_total", &["journal"]), 4);
@@ -373,7 +367,7 @@ fn a_journal_of_a_newer_program_is_refused_and_left_alone() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::create(&bootstrap);
     let mut edge = Edge::start(&settings(&bootstrap, &topics));
-    let mut calls = accept(&edge, 0..10);
+    let mut calls = accept(&edge, 0, 0..10);
     edge.settle();
     edge.stop();
     let segments = fs::read_dir(edge.journal().join("segments")).unwrap();
@@ -392,7 +386,7 @@ fn a_journal_of_a_newer_program_is_refused_and_left_alone() {
         fs::write(&path, was).unwrap();
     }
     edge.start_again();
-    calls.extend(accept(&edge, 10..20));
+    calls.extend(accept(&edge, 0, 10..20));
     edge.settle();
     assert_exactly_once(&topics.read(), &calls);
 }

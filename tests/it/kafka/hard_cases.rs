@@ -31,7 +31,7 @@ fn an_edge_frozen_in_a_transaction_until_kafka_has_given_it_up_goes_on() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::create(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
-    let load = Load::begin(&edge, true);
+    let load = Load::start_refusable(&edge);
     await_commit(&edge, 0);
     eventually("it is frozen in mid-transaction", || {
         edge.signal(Signal::STOP);

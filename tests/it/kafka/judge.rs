@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::ensure;
 
-use super::{CallId, Calls, Load};
+use super::load::{CallId, Calls, Load};
 use crate::cluster::Record;
 
 /// The call that a record comes from.
@@ -19,35 +19,60 @@ pub(super) fn assert_exactly_once(records: &[Record], calls: &Calls) {
     judge(records, calls).unwrap();
 }
 
+fn judge(records: &[Record], calls: &Calls) -> anyhow::Result<()> {
+    let mut judge = Judge::new(calls);
+    records.iter().try_for_each(|record| judge.hear(record))?;
+    judge.verdict()
+}
+
 /// Every answered call is there once, as a status and a message, byte for byte; one without an answer
 /// at most once, and then wholly; nothing else is there; and each key is in order.
-fn judge(records: &[Record], calls: &Calls) -> anyhow::Result<()> {
-    let mut found: BTreeMap<CallId, Vec<(&str, &str)>> = BTreeMap::new();
-    let mut last: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    for record in records {
+pub(super) struct Judge<'c> {
+    calls: &'c Calls,
+    /// Role and receipt of the records of each call.
+    found: BTreeMap<CallId, Vec<(&'static str, String)>>,
+    /// The last serial number of each key.
+    last: BTreeMap<(&'static str, String), u64>,
+}
+
+impl<'c> Judge<'c> {
+    pub(super) fn new(calls: &'c Calls) -> Self {
+        Self { calls, found: BTreeMap::new(), last: BTreeMap::new() }
+    }
+
+    /// Takes the records in the order in which they are read.
+    pub(super) fn hear(&mut self, record: &Record) -> anyhow::Result<()> {
         let call = call_of(record);
-        ensure!(calls.contains_key(&call), "nobody called {call:?}");
+        ensure!(self.calls.contains_key(&call), "nobody called {call:?}");
         let [status, message] = Load::elements(call.0, call.1);
         let element = if record.role == "message_status" { status } else { message };
         let raw = format!("\"raw\":{element}}}");
         ensure!(record.value.ends_with(raw.as_bytes()), "{call:?} is not what was sent");
-        found.entry(call).or_default().push((record.role, &record.headers["receipt"]));
-        let before = last.insert((record.role, &record.key), call.1);
+        let receipt = record.headers["receipt"].clone();
+        self.found.entry(call).or_default().push((record.role, receipt));
+        let before = self.last.insert((record.role, record.key.clone()), call.1);
         ensure!(before.is_none_or(|before| before < call.1), "{} is out of order", record.key);
+        Ok(())
     }
-    for (call, receipt) in calls {
-        let roles = found.remove(call).unwrap_or_default();
-        if receipt.is_none() && roles.is_empty() {
-            continue;
+
+    pub(super) fn verdict(mut self) -> anyhow::Result<()> {
+        for (call, receipt) in self.calls {
+            let found = self.found.remove(call).unwrap_or_default();
+            if receipt.is_none() && found.is_empty() {
+                continue;
+            }
+            let roles: Vec<_> = found.iter().map(|(role, _)| *role).collect();
+            let receipts: BTreeSet<_> = found.into_iter().map(|(_, receipt)| receipt).collect();
+            ensure!(
+                roles == ["message_status", "inbound_message"],
+                "{call:?} is there as {roles:?}"
+            );
+            ensure!(receipts.len() == 1, "{call:?} has receipts {receipts:?}");
+            let is_its = receipt.as_ref().is_none_or(|receipt| receipts.contains(receipt));
+            ensure!(is_its, "{call:?} has the receipt of another");
         }
-        let receipts: BTreeSet<_> = roles.iter().map(|(_, receipt)| *receipt).collect();
-        let roles: Vec<_> = roles.iter().map(|(role, _)| *role).collect();
-        ensure!(roles == ["message_status", "inbound_message"], "{call:?} is there as {roles:?}");
-        ensure!(receipts.len() == 1, "{call:?} has receipts {receipts:?}");
-        let is_its = receipt.as_deref().is_none_or(|receipt| receipts.contains(receipt));
-        ensure!(is_its, "{call:?} has the receipt of another");
+        Ok(())
     }
-    Ok(())
 }
 
 /// What three calls of a caller leave when all is well; the last one had no answer.

@@ -17,7 +17,7 @@ fn stopping_under_load_without_kafka_takes_its_time_and_no_more() {
     let cluster = Cluster::start();
     let topics = Topics::create(&cluster.bootstrap());
     let mut edge = Edge::start(&settings(&cluster.bootstrap(), &topics));
-    let load = Load::begin(&edge, true);
+    let load = Load::start_refusable(&edge);
     await_commit(&edge, 2);
     cluster.kill();
     load.await_accepted(200);
@@ -42,7 +42,7 @@ fn an_edge_that_was_frozen_goes_on() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::create(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
-    let load = Load::begin(&edge, true);
+    let load = Load::start_refusable(&edge);
     load.await_accepted(200);
     edge.signal(Signal::STOP);
     let stat = || fs::read_to_string(format!("/proc/{}/stat", edge.pid())).unwrap();
