@@ -1,7 +1,8 @@
 //! What callers, the writer and the keeper share, and what they do with it.
 //!
 //! Locks are taken in this order, and none is held while a file is read or written, but for
-//! `persist`, which is held for just that: `persist`, `who`, `committed`, `index`, queue.
+//! `persist` and the spares' `making`, which are held for just that: `persist`, `who`, `committed`,
+//! `index`, queue; `making` alone.
 
 use std::{
     collections::BTreeSet,

@@ -72,10 +72,9 @@ impl Spares {
     /// Makes files of settled segments ready for new ones. Their headers are overwritten only
     /// when their new names are durable: a header never lies about a segment that has its name.
     pub(super) fn recycle(&self, settled: &[Header]) -> io::Result<()> {
-        for header in settled {
-            self.put(&segment::path(&self.journal, header.base))?;
-        }
-        Ok(())
+        // One that fails stays until the next start; it keeps no other.
+        let put = |header: &Header| self.put(&segment::path(&self.journal, header.base));
+        settled.iter().map(put).fold(Ok(()), Result::and)
     }
 
     fn put(&self, path: &Path) -> io::Result<()> {

@@ -2,8 +2,8 @@
 //! journal's position behind them.
 //!
 //! One thread publishes, because librdkafka's calls block. A second one supervises it: a publisher
-//! that panics, or that shows no sign of life for two minutes, is left behind and a new one opens,
-//! which fences the old. Accepting goes on whatever happens here.
+//! that panics, or that shows no sign of life for longer than any call may take, is left behind and a
+//! new one opens, which fences the old. Accepting goes on whatever happens here.
 //!
 //! **Invariant:** a callback is settled only when the position behind it is committed in Kafka;
 //! there is no second account of what was acknowledged.
@@ -27,7 +27,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -48,9 +48,8 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Looks without a sign of life after which a publisher is wedged: two minutes, more than every
-/// call's time limit. Counted, not timed: a process that was frozen did not look.
-const WEDGED_TICKS: u32 = if cfg!(feature = "failpoints") { 50 } else { 1200 };
+/// The longest that opening may be silent: each of its calls has a limit, and there are many.
+const SILENT_OPENING: Duration = Duration::from_secs(120);
 /// So many publishers replaced since the last commit page somebody.
 const REPLACED_MAX: u32 = 3;
 const TICK: Duration = Duration::from_millis(100);
@@ -135,6 +134,8 @@ struct Shared {
 #[derive(Default)]
 struct Life {
     beats: AtomicU64,
+    /// Ticks without a beat after which it is wedged.
+    patience: AtomicU32,
     commits: AtomicU64,
     /// Left behind: it must not touch anything shared if it wakes.
     abandoned: AtomicBool,
@@ -145,6 +146,15 @@ struct Life {
 impl Shared {
     fn beat(&self) {
         self.life.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// From now on nothing takes longer than this between two signs of life. Counted in ticks, for a
+    /// process that is frozen does not tick.
+    fn silent_at_most(&self, longest: Duration) {
+        let longest = if cfg!(feature = "failpoints") { Duration::from_secs(5) } else { longest };
+        let ticks = longest.as_millis() / TICK.as_millis();
+        self.life.patience.store(ticks as u32, Ordering::Relaxed);
+        self.beat();
     }
 
     fn normalizing(&self, position: Position) {
@@ -228,7 +238,7 @@ fn publish(shared: &Shared, panicked: BTreeSet<Position>) {
     let mut pause = PAUSE_MIN;
     let mut commits = 0;
     while !shared.out_of_time() {
-        shared.beat();
+        shared.silent_at_most(SILENT_OPENING);
         take_up_fork(shared, &mut memory);
         let obstacle = match opening::open(shared, &memory) {
             Err(obstacle) => Some(obstacle),
@@ -311,6 +321,7 @@ enum Lived {
 
 /// One publishing thread from its start to its end.
 fn live(shared: &Shared, panicked: BTreeSet<Position>) -> Lived {
+    shared.silent_at_most(SILENT_OPENING);
     let publishing = shared.clone();
     let thread = match thread::Builder::new()
         .name("publish".to_owned())
@@ -333,7 +344,7 @@ fn live(shared: &Shared, panicked: BTreeSet<Position>) -> Lived {
         let beats = shared.life.beats.load(Ordering::Relaxed);
         silent_ticks = if beats == last_beats { silent_ticks + 1 } else { 0 };
         last_beats = beats;
-        if silent_ticks >= WEDGED_TICKS {
+        if silent_ticks > shared.life.patience.load(Ordering::Relaxed) {
             shared.life.abandoned.store(true, Ordering::Relaxed);
             tracing::error!("the publisher shows no sign of life: it is left behind");
             return Lived::Wedged;

@@ -83,6 +83,7 @@ impl<'a> Session<'a> {
 
     /// Publishes until asked to stop or until the client is lost.
     pub(super) fn run(mut self) -> Ended {
+        self.shared.silent_at_most(self.client.longest_call());
         if let Err(error) = self.account() {
             return self.disk_failed(&error);
         }
@@ -223,13 +224,16 @@ impl<'a> Session<'a> {
     fn ready(&mut self, end: (Position, Uuid), deadline: Instant) -> Result<(), Failure> {
         let (position, receipt) = end;
         let metadata = metadata(self.run_id(position), receipt);
+        self.shared.beat();
         let sent = self.client.send_position(position.as_u64() as i64, &metadata);
         // A record that was refused meanwhile puts the client into a state that takes no position;
         // the record's own report says more.
         if sent.as_ref().is_err_and(|failure| failure.code != Code::State) {
             return sent;
         }
+        self.shared.beat();
         self.client.settle(deadline)?;
+        self.shared.beat();
         sent
     }
 
@@ -322,6 +326,7 @@ impl<'a> Session<'a> {
     }
 
     fn abort(&mut self) -> Result<(), Ended> {
+        self.shared.beat();
         match self.client.abort() {
             Ok(()) => {
                 self.shared.metrics.transactions_total.with_label_values(&["aborted"]).inc();

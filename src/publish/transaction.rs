@@ -42,6 +42,8 @@ const STEP: Duration = Duration::from_millis(500);
 const PURGE_AGAIN: Duration = Duration::from_millis(100);
 /// The longest that ending a transaction may take beside the transaction's own time.
 const CALL: Duration = Duration::from_secs(10);
+/// What the machine may take beside, when it has too much to do.
+const MARGIN: Duration = Duration::from_secs(5);
 
 /// Where in a transaction something failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,6 +222,13 @@ impl Client {
 
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// What any of the calls here takes at most, if librdkafka keeps its time limits. It does not when
+    /// the group's coordinator dies and stays away: offsets that are to be sent to it then wait until
+    /// some broker comes or goes (2.12.1, `rd_kafka_coord_req_fsm`).
+    pub(super) fn longest_call(&self) -> Duration {
+        2 * self.timeout.max(CALL) + MARGIN
     }
 
     pub(super) fn context(&self) -> &Context {
