@@ -285,13 +285,17 @@ impl Client {
     }
 
     /// When a broker has refused a record, librdkafka refuses all that follows in the transaction
-    /// as a matter of its state; why says only the report, which may still be on its way.
+    /// as a matter of its state; why says only the report, which may still be on its way. What was
+    /// only purged says less than the failure: the records of a topic that is gone are.
     fn cause_of(&self, failure: Failure) -> Failure {
         let mut reported = self.check();
         if reported.is_ok() && failure.code == Code::State {
             reported = self.settle(Instant::now() + STEP);
         }
-        reported.err().filter(|cause| !cause.reports.is_empty()).unwrap_or(failure)
+        reported
+            .err()
+            .filter(|cause| !cause.reports.is_empty() && cause.fault() != Fault::Purged)
+            .unwrap_or(failure)
     }
 
     /// Whether a record of the open transaction has been refused already.
