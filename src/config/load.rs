@@ -435,7 +435,9 @@ fn log(mut section: Section<'_>) -> Log {
 fn level(text: &str) -> Result<(), String> {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
     let directive = |text: &str| text.contains('=') || LEVELS.contains(&text);
-    if text.split(',').map(str::trim).all(directive) && EnvFilter::try_new(text).is_ok() {
+    let directives = text.split(',').map(str::trim).all(directive);
+    // Its parser counts on ASCII, and panics at other characters (tracing-subscriber 0.3.23).
+    if directives && text.is_ascii() && EnvFilter::try_new(text).is_ok() {
         return Ok(());
     }
     Err(format!("is \"{text}\": use {}, or \"info,weni_edge::publish=debug\"", LEVELS.join(", ")))

@@ -170,6 +170,7 @@ fn impossible_values_are_refused() {
         "[topics]\nmessage_status = \"..\"",
         "[duplicates]\nentries = 1.5",
         "[log]\nlevel = \"inof\"",
+        "[log]\nlevel = \"   headeӖe=mtoo\"",
         "[log]\nformat = \"text\"",
     ] {
         let line = text.lines().count();
