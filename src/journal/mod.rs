@@ -376,7 +376,7 @@ impl Journal {
     }
 
     /// Moves the committed watermark on. It is persisted within a second, and then segments
-    /// before it are recycled. One that lies further back is not taken.
+    /// before the watermark that it replaces are recycled. One that lies further back is not taken.
     pub fn settle(&self, checkpoint: Checkpoint) {
         self.shared().settle(checkpoint);
     }

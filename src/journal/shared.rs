@@ -71,6 +71,8 @@ impl Who {
 #[derive(Debug)]
 pub(super) struct Committed {
     pub(super) position: Position,
+    /// Before the last transaction: a broker that is killed may yet forget the end of that one.
+    confirmed: Position,
     /// What is to be persisted.
     moved: Option<Checkpoint>,
     /// The position of the checkpoint on disk, if there is one.
@@ -141,8 +143,10 @@ impl Shared {
         for Found { header, scan } in &survey.segments {
             index.add_scanned(*header, scan);
         }
+        let position = committed.unwrap_or_else(|| index.oldest());
         let committed = Committed {
-            position: committed.unwrap_or_else(|| index.oldest()),
+            position,
+            confirmed: position,
             moved: None,
             persisted: committed,
             publisher_has_opened: false,
@@ -224,6 +228,7 @@ impl Shared {
         if checkpoint.position < committed.position {
             return;
         }
+        committed.confirmed = committed.position;
         committed.position = checkpoint.position;
         self.committed_moved.send_replace(checkpoint.position);
         committed.moved = Some(checkpoint);
@@ -249,6 +254,7 @@ impl Shared {
         let again = index.count(position, committed.position);
         self.metrics.callbacks_recovered_total.inc_by(again);
         committed.position = position;
+        committed.confirmed = position;
         self.committed_moved.send_replace(position);
         (no_longer, again)
     }
@@ -298,7 +304,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes spares of the segments that lie wholly before the checkpoint.
+    /// Makes spares of the segments that lie wholly before the checkpoint and the last transaction.
     pub(super) fn recycle(&self) -> io::Result<()> {
         let mut settled = Vec::new();
         {
@@ -307,7 +313,7 @@ impl Shared {
             else {
                 return Ok(());
             };
-            let limit = persisted.min(committed.position);
+            let limit = persisted.min(committed.confirmed);
             let mut index = self.index.lock();
             settled.extend(std::iter::from_fn(|| index.pop_before(limit)));
         }

@@ -425,6 +425,21 @@ fn settled_segments_are_recycled_once_the_publisher_has_opened_and_old_frames_ne
 }
 
 #[test]
+fn what_the_last_transaction_carried_is_kept_until_the_next() {
+    let directory = directory();
+    let journal = open(&directory);
+    for payload in numbered(0..600) {
+        append(&journal, &payload).unwrap();
+    }
+    journal.opened_by_publisher(Position::default());
+    let all = segments(&directory).len();
+    settle_all(&journal);
+    assert_eq!((journal.pending(), segments(&directory).len()), (0, all));
+    settle_all(&journal);
+    assert_eq!(segments(&directory).len(), 1);
+}
+
+#[test]
 fn a_reader_that_is_overtaken_by_recycling_goes_on_with_what_is_left() {
     let directory = directory();
     let journal = open(&directory);

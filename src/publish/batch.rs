@@ -59,6 +59,9 @@ pub(super) struct Size {
 impl Size {
     /// Keeps transactions short for readers and the client's memory small.
     pub(super) const FULL: Self = Self { records: 10_000, bytes: 8 << 20 };
+    /// Surely all that was in an earlier transaction, whatever of it was taken for repetitions then.
+    pub(super) const TWICE: Self =
+        Self { records: 2 * Self::FULL.records, bytes: 2 * Self::FULL.bytes };
     /// No limit.
     pub(super) const ALL: Self = Self { records: usize::MAX, bytes: usize::MAX };
     /// One callback.

@@ -186,7 +186,8 @@ impl Reading<'_> {
             self.judge(&kept)?;
             if unfinished {
                 tracing::error!("Kafka has not told all partitions the end of a transaction");
-                return Ok((kept.map_or(known, |kept| kept.position), true));
+                // Without a position before it, it was the first.
+                return Ok((kept.map_or(journal.oldest(), |kept| kept.position), true));
             }
             let Some(Kept { position, .. }) = kept else {
                 if known > journal.oldest() {

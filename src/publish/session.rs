@@ -159,7 +159,8 @@ impl<'a> Session<'a> {
     fn transaction(&mut self) -> Result<bool, Ended> {
         fail_point!("transaction");
         let begun = Instant::now();
-        let (attempt, filled) = self.attempt(self.memory.size, None);
+        let size = if self.unfinished { Size::TWICE } else { self.memory.size };
+        let (attempt, filled) = self.attempt(size, None);
         let end = attempt.end.unwrap_or((self.position, self.last_receipt));
         let ready = filled.and_then(|()| Ok(self.ready(end, self.deadline(begun))?));
         if self.unfinished && ready.is_ok() {
@@ -213,11 +214,22 @@ impl<'a> Session<'a> {
     /// them visible beside their repetition; but this transaction has the same callbacks in it, so it
     /// is in all the same partitions, and its abort ends both.
     fn finish(&mut self) -> Ended {
+        // Where Kafka keeps no position the checkpoint counts: it must not lie behind what is aborted.
+        let Shared { journal, .. } = self.shared;
+        journal.settle(self.checkpoint((self.position, Uuid::nil())));
+        if let Err(error) = journal.write_checkpoint() {
+            return self.disk_failed(&error);
+        }
         self.forget_attempt();
         match self.abort() {
             Ok(()) => Ended::Again,
             Err(ended) => ended,
         }
+    }
+
+    fn checkpoint(&self, (position, receipt): (Position, Uuid)) -> Checkpoint {
+        let (run_id, cluster_id) = (self.run_id(position), self.cluster_id.clone());
+        Checkpoint { position, run_id, receipt, cluster_id }
     }
 
     /// The position travels while the records do; when all are reported, both can be committed.
@@ -252,12 +264,7 @@ impl<'a> Session<'a> {
             return;
         }
         let Shared { metrics, journal, .. } = self.shared;
-        journal.settle(Checkpoint {
-            position,
-            run_id: self.run_id(position),
-            receipt,
-            cluster_id: self.cluster_id.clone(),
-        });
+        journal.settle(self.checkpoint((position, receipt)));
         metrics.transactions_total.with_label_values(&["committed"]).inc();
         metrics.transaction_seconds.observe(begun.elapsed().as_secs_f64());
         metrics.transaction_records.observe(attempt.sent.len() as f64);

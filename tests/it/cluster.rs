@@ -297,17 +297,19 @@ impl Cluster {
     /// all have been told the end of their last transaction.
     pub(crate) fn logs_at_rest(&self) -> BTreeMap<PathBuf, u64> {
         eventually("all transactions are ended everywhere", || {
-            let is_at_rest = |log: &PathBuf| {
-                let log = fs::read(log).unwrap();
-                log.is_empty() || marker_at_end(&log).is_some()
+            let at_rest = |path: PathBuf| {
+                let log = fs::read(&path).unwrap();
+                let is_at_rest = log.is_empty() || marker_at_end(&log).is_some();
+                is_at_rest.then_some((path, log.len() as u64))
             };
-            let logs = self.logs();
-            logs.keys().all(is_at_rest).then_some(logs)
+            self.logs().map(at_rest).collect()
         })
     }
 
-    fn logs(&self) -> BTreeMap<PathBuf, u64> {
-        let entries = |path: &Path| fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    fn logs(&self) -> impl Iterator<Item = PathBuf> {
+        fn entries(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+            fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path())
+        }
         let is_told = |partition: &PathBuf| {
             let name = partition.file_name().unwrap().to_string_lossy();
             partition.is_dir()
@@ -315,17 +317,17 @@ impl Cluster {
                 && !name.starts_with("__cluster_metadata")
         };
         let partitions = entries(&self.directory.path().join("node1/data")).filter(is_told);
-        let files = partitions.flat_map(|partition| entries(&partition).collect::<Vec<_>>());
-        let logs =
-            files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
-        logs.map(|path| (path.clone(), path.metadata().unwrap().len())).collect()
+        let files = partitions.flat_map(|partition| entries(&partition));
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "log"))
     }
 
     /// Takes the last transaction's end away from all partitions that have grown since `before`,
     /// while the node is down: as if nobody had told them. Returns from how many.
     pub(crate) fn forget_end(&self, before: &BTreeMap<PathBuf, u64>) -> usize {
-        let grown = |(path, length): &(PathBuf, u64)| before.get(path) != Some(length);
-        let forgotten = self.logs().into_iter().filter(grown).map(|(path, _)| {
+        let grown = |path: &PathBuf| {
+            path.metadata().unwrap().len() > before.get(path).copied().unwrap_or_default()
+        };
+        let forgotten = self.logs().filter(grown).map(|path| {
             let start = marker_at_end(&fs::read(&path).unwrap()).expect("an end");
             let log = fs::OpenOptions::new().write(true).open(&path).unwrap();
             log.set_len(start as u64).unwrap();
