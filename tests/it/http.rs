@@ -762,6 +762,53 @@ async fn a_flood_of_resets_ends_the_connection() {
     until(|| edge.rejected("unknown", "malformed") == 1).await;
 }
 
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test]
+async fn headers_without_end_over_http2_end_the_connection_and_no_other() {
+    const HEADERS: u8 = 1;
+    const CONTINUATION: u8 = 9;
+    let edge = Edge::start().await;
+    let mut other = edge.caller().await;
+    let mut caller = edge.caller().await;
+    // `x: 1` as a literal, never indexed.
+    let fields = b"\x10\x01x\x011".repeat(3_000);
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    flood.extend(frame(HEADERS, 0, 1, &[0x83, 0x86, 0x84]));
+    for _ in 0..1_000 {
+        flood.extend(frame(CONTINUATION, 0, 1, &fields));
+    }
+    // It may be cut off while it sends.
+    caller.stream.write_all(&flood).await.ok();
+    while caller.receive().await {}
+    until(|| edge.rejected("unknown", "malformed") == 1).await;
+    other.call("POST", "/hooks/loja", "s3cret", BODY).await.receipt();
+}
+
+#[tokio::test]
+async fn a_header_list_over_the_limit_over_http2_costs_its_connection_at_most() {
+    let directory = TempDir::new().unwrap();
+    let (tls, trusted) = certificate(directory.path());
+    let edge = Edge::with(|config| config.http.tls = Some(tls)).await;
+    let stream = connect_tls(&edge, &trusted, &["h2"]).await.unwrap();
+    let (mut client, _connection) = http2(stream).await;
+    let request = Request::post("https://localhost/hooks/loja")
+        .header("x-token", "s3cret")
+        .header("x-long", "a".repeat(100_000))
+        .body(Full::from(BODY))
+        .unwrap();
+    let answer = timeout(PATIENCE, client.send_request(request)).await.unwrap();
+    assert_ne!(answer.ok().map(|answer| answer.status()), Some(StatusCode::OK));
+    assert_eq!(edge.stored(), []);
+    let stream = connect_tls(&edge, &trusted, &["h2"]).await.unwrap();
+    let (mut client, _connection) = http2(stream).await;
+    assert_eq!(call_http2(&mut client, "s3cret", BODY).await.0, StatusCode::OK);
+}
+
 #[tokio::test]
 async fn a_changed_certificate_is_served_and_a_broken_one_is_not() {
     let directory = TempDir::new().unwrap();
