@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, stderr};
 
 use anyhow::Context;
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{Layer, filter::Targets, fmt, prelude::*};
 
 use crate::config::{self, LogFormat};
 
@@ -12,18 +12,18 @@ use crate::config::{self, LogFormat};
 /// # Errors
 /// When the level cannot be read or a log is installed already.
 pub(super) fn init(config: &config::Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.level).context("log.level")?;
+    let filter: Targets = config.level.parse().context("log.level")?;
     let terminal = stderr().is_terminal();
-    let log = fmt().with_env_filter(filter).with_writer(stderr).with_ansi(terminal);
+    let log = fmt::layer().with_writer(stderr).with_ansi(terminal);
     let json = match config.format {
         LogFormat::Auto => !terminal,
         LogFormat::Human => false,
         LogFormat::Json => true,
     };
-    let installed = if json {
-        log.json().flatten_event(true).with_current_span(false).try_init()
+    let log = if json {
+        log.json().flatten_event(true).with_current_span(false).boxed()
     } else {
-        log.try_init()
+        log.boxed()
     };
-    installed.map_err(anyhow::Error::from_boxed).context("the log")
+    tracing_subscriber::registry().with(log.with_filter(filter)).try_init().context("the log")
 }

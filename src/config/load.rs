@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, header};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use super::{
     Admin, Config, CreateTopics, Duplicates, Durability, Http, Journal, Kafka, Log, LogFormat,
@@ -435,9 +435,7 @@ fn log(mut section: Section<'_>) -> Log {
 fn level(text: &str) -> Result<(), String> {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
     let directive = |text: &str| text.contains('=') || LEVELS.contains(&text);
-    let directives = text.split(',').map(str::trim).all(directive);
-    // Its parser counts on ASCII, and panics at other characters (tracing-subscriber 0.3.23).
-    if directives && text.is_ascii() && EnvFilter::try_new(text).is_ok() {
+    if text.split(',').map(str::trim).all(directive) && text.parse::<Targets>().is_ok() {
         return Ok(());
     }
     Err(format!("is \"{text}\": use {}, or \"info,weni_edge::publish=debug\"", LEVELS.join(", ")))

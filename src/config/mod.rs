@@ -153,7 +153,8 @@ pub struct Duplicates {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     pub format: LogFormat,
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives as of tracing's `EnvFilter`.
+    /// `error`, `warn`, `info`, `debug`, `trace`, or such a level for a module, as in
+    /// `info,weni_edge::publish=debug`.
     pub level: String,
 }
 
