@@ -7,8 +7,11 @@ use std::{
     io::Write,
     net::SocketAddr,
     process::ExitCode,
-    sync::Arc,
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -39,6 +42,8 @@ const HEADER: &str = "X-Token";
 const PARTITIONS: i32 = 3;
 /// Between two steps of the demo: slow enough to be followed.
 const STEP: Duration = Duration::from_millis(700);
+/// How soon printing notices that it is to end.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Try the edge with an embedded Kafka: no configuration, nothing kept
 #[derive(Debug, clap::Args)]
@@ -91,11 +96,20 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             topics: &topics,
         };
         welcome.print(args.output)?;
-        follow(&cluster.bootstrap_servers(), &topics, args.output)?;
+        let follower = Follower::start(&cluster.bootstrap_servers(), &topics, args.output)?;
         if args.demo {
-            tokio::spawn(demo(hooks, secret));
+            tokio::spawn(async {
+                tokio::select! {
+                    () = demo(hooks, secret) => {}
+                    // The edge ends, and takes no call of the demo any more.
+                    _ = tokio::signal::ctrl_c() => {}
+                }
+            });
         }
-        edge.run().await
+        let ran = edge.run().await;
+        // Before its Kafka is gone, which it would complain of.
+        follower.stop();
+        ran
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -181,38 +195,54 @@ fn print_line(line: &str) -> anyhow::Result<()> {
     Ok(stdout.flush()?)
 }
 
-/// Prints every record of the four topics from a thread of its own, until the process ends.
-fn follow(kafka: &str, topics: &Topics, output: Output) -> anyhow::Result<()> {
-    let consumer: BaseConsumer = rdkafka::ClientConfig::new()
-        .set("bootstrap.servers", kafka)
-        .set("group.id", "weni-edge-dev")
-        .set("enable.auto.commit", "false")
-        .set("fetch.wait.max.ms", "50")
-        .create()?;
-    let mut all = TopicPartitionList::new();
-    for name in event_topics(topics) {
-        for partition in 0..PARTITIONS {
-            all.add_partition_offset(name, partition, Offset::Beginning)?;
-        }
-    }
-    consumer.assign(&all)?;
-    thread::Builder::new().name("follow".to_owned()).spawn(move || {
-        for record in consumer.iter() {
-            let line = match (record, output) {
-                (Ok(record), Output::Json) => as_json(&record).to_string(),
-                (Ok(record), Output::Human) => as_text(&record),
-                (Err(error), _) => {
-                    tracing::warn!(%error, "the embedded Kafka");
-                    continue;
-                }
-            };
-            // Whoever read stdout has gone; the edge itself has not.
-            if print_line(&line).is_err() {
-                return;
+/// Prints every record of the four topics from a thread of its own.
+struct Follower {
+    stopping: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Follower {
+    fn start(kafka: &str, topics: &Topics, output: Output) -> anyhow::Result<Self> {
+        let consumer: BaseConsumer = rdkafka::ClientConfig::new()
+            .set("bootstrap.servers", kafka)
+            .set("group.id", "weni-edge-dev")
+            .set("enable.auto.commit", "false")
+            .set("fetch.wait.max.ms", "50")
+            .create()?;
+        let mut all = TopicPartitionList::new();
+        for name in event_topics(topics) {
+            for partition in 0..PARTITIONS {
+                all.add_partition_offset(name, partition, Offset::Beginning)?;
             }
         }
-    })?;
-    Ok(())
+        consumer.assign(&all)?;
+        let stopping = Arc::new(AtomicBool::default());
+        let stop = Arc::clone(&stopping);
+        let thread = thread::Builder::new().name("follow".to_owned()).spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let Some(record) = consumer.poll(LOOK) else { continue };
+                let line = match (record, output) {
+                    (Ok(record), Output::Json) => as_json(&record).to_string(),
+                    (Ok(record), Output::Human) => as_text(&record),
+                    (Err(error), _) => {
+                        tracing::warn!(%error, "the embedded Kafka");
+                        continue;
+                    }
+                };
+                // Whoever read stdout has gone; the edge itself has not.
+                if print_line(&line).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { stopping, thread })
+    }
+
+    fn stop(self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        // A panic of its own has been reported.
+        self.thread.join().ok();
+    }
 }
 
 fn headers(record: &BorrowedMessage<'_>) -> Map<String, Value> {
