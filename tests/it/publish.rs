@@ -250,7 +250,8 @@ fn every_code_costs_nothing(api: RDKafkaApiKey) {
         edge.cluster.clear_request_errors(api);
     }
     assert!(next > 100, "{next} codes");
-    assert_eq!(edge.items("message_status", "published"), u64::from(next));
+    // Counted a moment after it is settled.
+    edge.wait("published", |edge| edge.items("message_status", "published") == u64::from(next));
     assert_eq!(edge.items("none", "dead_lettered"), 0);
 }
 
