@@ -77,7 +77,6 @@ impl Tally {
 
     /// The transaction is committed: all of it counts now.
     pub(super) fn count(self, metrics: &Metrics, now_ms: u64) {
-        metrics.callbacks_settled_total.inc_by(self.callbacks);
         metrics.quarantined_total.with_label_values(&["publish"]).inc_by(self.quarantined);
         for ((kind, outcome), count) in self.items {
             metrics.items_total.with_label_values(&[kind, outcome]).inc_by(count);
@@ -103,6 +102,8 @@ impl Tally {
             let lag = metrics.source_lag_seconds.with_label_values(&[source]);
             lags.iter().for_each(|seconds| lag.observe(*seconds));
         }
+        // The last: whoever sees a callback settled finds its items counted.
+        metrics.callbacks_settled_total.inc_by(self.callbacks);
     }
 
     fn item(&mut self, kind: &'static str, outcome: &'static str) {
