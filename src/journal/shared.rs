@@ -304,7 +304,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes spares of the segments that lie wholly before the checkpoint and the last transaction.
+    /// Makes spares of the segments that lie wholly before the checkpoint and the last transaction;
+    /// of that one's too where room is short.
     pub(super) fn recycle(&self) -> io::Result<()> {
         let mut settled = Vec::new();
         {
@@ -313,7 +314,10 @@ impl Shared {
             else {
                 return Ok(());
             };
-            let limit = persisted.min(committed.confirmed);
+            // Where there is no room for another segment, accepting comes first.
+            let is_short = self.spares.room_bytes() == 0;
+            let limit =
+                persisted.min(if is_short { committed.position } else { committed.confirmed });
             let mut index = self.index.lock();
             settled.extend(std::iter::from_fn(|| index.pop_before(limit)));
         }
