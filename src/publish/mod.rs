@@ -260,8 +260,13 @@ fn publish(shared: &Shared, panicked: BTreeSet<Position>) {
             Some(blocked) if blocked.needs_operator() => PAUSE_OPERATOR,
             Some(_) => PAUSE_REFUSED,
         };
-        if let Some(obstacle) = &obstacle {
-            shared.block(obstacle);
+        // One lost client is an ordinary failover; one after the other is not.
+        let again_and_again = || {
+            let detail = "client after client is lost: another edge with this identity, or Kafka";
+            (pause > PAUSE_UNREACHABLE).then(|| Obstacle::new(Blocked::KafkaError, detail))
+        };
+        if let Some(obstacle) = obstacle.or_else(again_and_again) {
+            shared.block(&obstacle);
         }
         shared.pause(pause.min(longest));
         pause = (pause * 2).min(PAUSE_REFUSED);

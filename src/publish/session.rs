@@ -174,7 +174,10 @@ impl<'a> Session<'a> {
                 Ok(full)
             }
             Err(BatchError::Disk(error)) => Err(self.disk_failed(&error)),
-            Err(BatchError::Kafka(failure)) => self.recover(&failure, &attempt.sent).map(|()| true),
+            Err(BatchError::Kafka(failure)) => {
+                let failure = self.client.explain(failure);
+                self.recover(&failure, &attempt.sent).map(|()| true)
+            }
         }
     }
 
@@ -298,7 +301,7 @@ impl<'a> Session<'a> {
             "a transaction failed");
         self.forget_attempt();
         if failure.step == Step::Commit || failure.step == Step::Begin {
-            return Err(self.lost(None));
+            return Err(self.lost(everyones(failure)));
         }
         match fault {
             Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => {
@@ -311,9 +314,7 @@ impl<'a> Session<'a> {
             }
             Fault::Clock => Err(self.lost(Some(obstacle(Blocked::Clock, failure)))),
             Fault::Time => Err(self.shrink(failure)),
-            // librdkafka purges when a record is refused, and may come late with it.
-            Fault::Purged => self.abort(),
-            Fault::Client => Err(self.lost(None)),
+            Fault::Purged | Fault::Client => Err(self.lost(everyones(failure))),
             Fault::Everyone(blocked) => {
                 self.memory.size = Size::SINGLE;
                 let obstacle = obstacle(blocked, failure);
@@ -411,7 +412,7 @@ impl<'a> Session<'a> {
         let failure = match settled {
             Ok(()) => return self.abort().map(|()| Vec::new()),
             Err(BatchError::Disk(error)) => return Err(self.disk_failed(&error)),
-            Err(BatchError::Kafka(failure)) => failure,
+            Err(BatchError::Kafka(failure)) => self.client.explain(failure),
         };
         self.abort()?;
         match failure.fault() {
@@ -420,7 +421,6 @@ impl<'a> Session<'a> {
                 let refused = suspects_with_numbers(&failure, &attempt.sent);
                 Ok(refused.map(|(number, sent)| (sent, codes[&number])).collect())
             }
-            Fault::Purged => self.probe(suspects),
             // A batch with a record whose time is refused is called invalid as a whole.
             Fault::Clock if !self.memory.present_time => {
                 self.memory.present_time = true;
@@ -455,6 +455,14 @@ impl<'a> Session<'a> {
 
 fn obstacle(blocked: Blocked, failure: &Failure) -> Obstacle {
     Obstacle::new(blocked, label(failure.code))
+}
+
+/// What a failure that costs the client says beyond that.
+fn everyones(failure: &Failure) -> Option<Obstacle> {
+    match whose(failure.code) {
+        Fault::Everyone(blocked) => Some(obstacle(blocked, failure)),
+        _ => None,
+    }
 }
 
 /// The records that the reports blame: those that are named, else all that were refused with them.

@@ -76,7 +76,8 @@ impl Failure {
         Self { step, code, fatal, reports: Vec::new() }
     }
 
-    /// Whose fault it is: the reports know it better than the call that failed behind them.
+    /// Whose fault it is: the reports know it better than the call that failed behind them, and
+    /// without a report no record is to blame.
     pub(super) fn fault(&self) -> Fault {
         if self.fatal {
             return Fault::Client;
@@ -84,7 +85,14 @@ impl Failure {
         let reported = self.reports.iter().map(|(_, code)| whose(*code));
         // A neighbour's word names nobody, and a purge is our own.
         let names = |fault: &Fault| !matches!(fault, Fault::Neighbour | Fault::Purged);
-        reported.clone().find(names).or_else(|| reported.clone().next()).unwrap_or(whose(self.code))
+        reported.clone().find(names).or_else(|| reported.clone().next()).unwrap_or_else(|| {
+            match whose(self.code) {
+                Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => {
+                    Fault::Everyone(Blocked::KafkaError)
+                }
+                fault => fault,
+            }
+        })
     }
 }
 
@@ -324,6 +332,20 @@ impl Client {
             failure.reports.append(&mut self.context().reports.lock());
         }
         failure
+    }
+
+    /// Says why records were purged that nobody has purged here: librdkafka does it when a
+    /// transaction has failed, and its reports do not name the cause. As long as the transaction is
+    /// open every call that does not fit answers with it.
+    pub(super) fn explain(&self, failure: Failure) -> Failure {
+        if failure.fault() != Fault::Purged {
+            return failure;
+        }
+        let failure = self.hear_out(failure);
+        let Err(error) = self.producer.begin_transaction() else { return failure };
+        let cause = Failure::of(failure.step, &error);
+        let is_told = failure.fault() != Fault::Purged || cause.code == Code::State;
+        if is_told { failure } else { cause }
     }
 
     /// Sends the position along: `offset` is the first one that is not in this transaction.

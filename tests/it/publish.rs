@@ -279,6 +279,39 @@ fn every_error_of_every_request_costs_nothing() {
 }
 
 #[test]
+fn an_error_that_stays_is_told_and_not_run_against() {
+    use RDKafkaApiKey as Api;
+    use RDKafkaRespErr as Error;
+    // Everyone's, one that would be a record's, and one that costs the client.
+    let errors = [
+        Error::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR,
+        Error::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
+        Error::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID,
+    ];
+    let apis = [Api::AddPartitionsToTxn, Api::AddOffsetsToTxn, Api::TxnOffsetCommit, Api::EndTxn];
+    std::thread::scope(|scope| {
+        for (api, error) in apis.iter().flat_map(|api| errors.map(|error| (*api, error))) {
+            scope.spawn(move || is_told(api, error));
+        }
+    });
+
+    fn is_told(api: RDKafkaApiKey, error: RDKafkaRespErr) {
+        let edge = Edge::new();
+        edge.accept_statuses(0..1);
+        edge.wait_settled();
+        edge.cluster.request_errors(api, &[error; 10_000]);
+        edge.accept_statuses(1..2);
+        edge.wait_blocked("kafka_error");
+        let ended = |how| edge.metrics.transactions_total.with_label_values(&[how]).get();
+        let tries = ended("aborted") + ended("lost");
+        assert!(tries < 10, "{api:?} {error:?}: {tries} tries");
+        edge.cluster.clear_request_errors(api);
+        edge.wait_settled();
+        assert_eq!(edge.items("message_status", "published"), 2);
+    }
+}
+
+#[test]
 fn a_topic_can_be_routed_to_the_dead_letters_while_it_is_missing() {
     let edge = Edge::new();
     let mut config = edge.config.load().as_ref().clone();

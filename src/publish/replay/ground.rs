@@ -214,7 +214,7 @@ impl<'a> Ground<'a> {
             .produce(client, letters, present_time, deadline)
             .and_then(|()| client.settle(deadline))
             .and_then(|()| client.send_offsets(offsets));
-        if let Err(failure) = settled.map_err(|failure| client.hear_out(failure)) {
+        if let Err(failure) = settled.map_err(|failure| client.explain(client.hear_out(failure))) {
             if !failure.fatal
                 && let Err(code) = client.abort()
             {
