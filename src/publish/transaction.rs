@@ -336,7 +336,8 @@ impl Client {
 
     /// Says why records were purged that nobody has purged here: librdkafka does it when a
     /// transaction has failed, and its reports do not name the cause. As long as the transaction is
-    /// open every call that does not fit answers with it.
+    /// open every call that does not fit answers with it. A cause that only costs the client is what
+    /// a refused record does to those behind it: that is no better known than a purge.
     pub(super) fn explain(&self, failure: Failure) -> Failure {
         if failure.fault() != Fault::Purged {
             return failure;
@@ -344,8 +345,8 @@ impl Client {
         let failure = self.hear_out(failure);
         let Err(error) = self.producer.begin_transaction() else { return failure };
         let cause = Failure::of(failure.step, &error);
-        let is_told = failure.fault() != Fault::Purged || cause.code == Code::State;
-        if is_told { failure } else { cause }
+        let says_more = failure.fault() == Fault::Purged && cause.fault() != Fault::Client;
+        if says_more { cause } else { failure }
     }
 
     /// Sends the position along: `offset` is the first one that is not in this transaction.
