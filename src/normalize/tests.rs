@@ -1,4 +1,4 @@
-use std::{fs, path::Path};
+use std::{fs, io::BufRead, path::Path, process::Command};
 
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
@@ -536,6 +536,41 @@ fn what_fuzzing_kept_holds_to_the_contract() {
     let bodies = known_bodies();
     assert!(bodies.len() > 30);
     bodies.iter().for_each(|body| hold_to_the_contract(body));
+}
+
+/// An update as `tests/read_by_python.py` prints it: its pointer, id and status.
+type Update = (String, String, String);
+
+#[test]
+fn what_python_reads_as_updates_we_read_too() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/read_by_python.py");
+    let Ok(python) = Command::new("python3").arg(script).output() else {
+        return println!("skipped: no python3");
+    };
+    assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
+    let mut compared = 0;
+    for line in python.stdout.lines() {
+        let (body, updates): (String, Vec<Update>) = serde_json::from_str(&line.unwrap()).unwrap();
+        let body = hex::decode(body).unwrap();
+        let seen = items(&callback(&body));
+        for (pointer, id, status) in &updates {
+            let found = seen.iter().filter(|seen| is_read(seen, pointer, id, status)).count();
+            assert_eq!(found, 1, "{pointer} {id:?} {status:?} in {}", body.escape_ascii());
+        }
+        compared += updates.len();
+    }
+    assert!(compared > 1_000, "{compared} are too few to compare");
+}
+
+/// Whether this is the update: an event, or a dead letter because a text in it is empty.
+fn is_read(seen: &Seen, pointer: &str, id: &str, status: &str) -> bool {
+    let status = status.trim().to_lowercase();
+    let named = !id.is_empty() && !status.is_empty();
+    let text = |name: &str| seen.event[name].as_str().unwrap_or_default();
+    match seen.event {
+        Json::Null => !named && seen.header("element") == pointer,
+        _ => text("element") == pointer && text("message_id") == id && text("status") == status,
+    }
 }
 
 proptest! {
