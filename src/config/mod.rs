@@ -190,7 +190,7 @@ impl Default for Http {
         Self {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)),
             max_body_bytes: 1_000_000,
-            max_memory_bytes: 134_217_728,
+            max_memory_bytes: 67_108_864,
             max_connections: 10_000,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),

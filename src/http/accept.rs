@@ -133,7 +133,7 @@ impl Acceptor {
             return Err(Refusal::Auth);
         }
         let deadline = since + self.body_timeout;
-        let held = body::read(body, &self.budget, self.max_body_bytes, deadline).await?;
+        let mut held = body::read(body, &self.budget, self.max_body_bytes, deadline).await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let callback = Callback {
             receipt: Uuid::now_v7(),
@@ -144,13 +144,18 @@ impl Acceptor {
             content_type: text(&head.headers, header::CONTENT_TYPE),
             content_encoding: text(&head.headers, header::CONTENT_ENCODING),
             traceparent: text(&head.headers, "traceparent"),
-            body: held.bytes(),
+            body: &[],
         };
-        let len = callback.encoded_len();
-        let write = |record: &mut _| callback.encode(record);
+        let body_bytes = held.len();
+        let len = callback.encoded_len() + body_bytes;
+        // The body is what a record ends with, so it need not be in one piece.
+        let write = |record: &mut _| {
+            callback.encode(record);
+            held.move_to(record);
+        };
         let position = self.journal.append(len, &source.accepted, write).await?;
         source.last_callback.set(now.as_secs_f64());
-        self.metrics.http_request_body_bytes.observe(callback.body.len() as f64);
+        self.metrics.http_request_body_bytes.observe(body_bytes as f64);
         source.count_answered(&head.method);
         Ok(accepted(callback.receipt, self.is_in_kafka(position).await))
     }

@@ -1,7 +1,7 @@
 //! Reading a body within its limits: bytes of one, and of all together.
 //!
-//! **Invariant:** memory for a body is taken from the budget before it is used, and nobody waits
-//! for it: waiting bodies hold what others wait for.
+//! **Invariant:** memory for a body is taken from the budget before it is used, until its call is
+//! answered, and nobody waits for it: waiting bodies hold what others wait for.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -38,41 +38,59 @@ impl Budget {
 pub(super) struct Held<'a> {
     budget: &'a Budget,
     taken: usize,
-    /// A body that came in one piece is used as it came.
-    whole: Bytes,
-    pieces: Vec<u8>,
+    len: usize,
+    /// What came first is used as it came; most bodies are no more than that.
+    first: Bytes,
+    /// The rest, copied: what hyper gives may be a small part of what it keeps in memory.
+    pieces: Vec<Vec<u8>>,
 }
 
 impl<'a> Held<'a> {
     fn new(budget: &'a Budget) -> Self {
-        Self { budget, taken: 0, whole: Bytes::new(), pieces: Vec::new() }
+        Self { budget, taken: 0, len: 0, first: Bytes::new(), pieces: Vec::new() }
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
-        if self.pieces.is_empty() { &self.whole } else { &self.pieces }
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Appends the body to `out` and frees its memory. Its share of the budget stays taken, for
+    /// those bytes are in memory still.
+    pub(super) fn move_to(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&std::mem::take(&mut self.first));
+        self.pieces.drain(..).for_each(|piece| out.extend_from_slice(&piece));
     }
 
     fn add(&mut self, chunk: Bytes, max_bytes: usize) -> Result<(), Refusal> {
-        let held = self.bytes().len();
-        let len = held + chunk.len();
-        if len > max_bytes {
+        if self.len + chunk.len() > max_bytes {
             return Err(Refusal::TooLarge);
         }
-        if held == 0 {
+        if self.len == 0 {
             self.take(chunk.len())?;
-            self.whole = chunk;
+            self.len = chunk.len();
+            self.first = chunk;
             return Ok(());
         }
-        if len > self.pieces.capacity() {
-            let capacity = (len * 2).min(max_bytes);
-            self.take(capacity.saturating_sub(self.taken))?;
-            self.pieces.reserve_exact(capacity - self.pieces.len());
+        let mut rest = &chunk[..];
+        while !rest.is_empty() {
+            let piece = match self.pieces.last_mut() {
+                Some(last) if last.len() < last.capacity() => last,
+                _ => self.grow(rest.len(), max_bytes)?,
+            };
+            let room = piece.capacity() - piece.len();
+            let (fits, later) = rest.split_at(room.min(rest.len()));
+            piece.extend_from_slice(fits);
+            self.len += fits.len();
+            rest = later;
         }
-        if self.pieces.is_empty() {
-            self.pieces.extend_from_slice(&std::mem::take(&mut self.whole));
-        }
-        self.pieces.extend_from_slice(&chunk);
         Ok(())
+    }
+
+    /// Another piece, as large as all before it together: nothing is ever copied twice.
+    fn grow(&mut self, needed: usize, max_bytes: usize) -> Result<&mut Vec<u8>, Refusal> {
+        let capacity = self.len.max(needed).min(max_bytes - self.len);
+        self.take(capacity)?;
+        Ok(self.pieces.push_mut(Vec::with_capacity(capacity)))
     }
 
     fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
@@ -137,14 +155,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_in_one_piece_is_not_copied_and_one_in_pieces_is_whole() {
-        let budget = Budget::new(1000);
-        let chunk = Bytes::from(vec![7; 10]);
-        let mut held = Held::new(&budget);
-        held.add(chunk.clone(), 100).unwrap();
-        assert_eq!(held.bytes().as_ptr(), chunk.as_ptr());
-        held.add(Bytes::from_static(b"end"), 100).unwrap();
-        assert_eq!(held.bytes(), [&[7; 10][..], b"end"].concat());
+    fn a_body_in_any_pieces_is_whole_and_takes_no_more_than_twice_its_size() {
+        for pieces in [&[10][..], &[1, 1, 1, 1, 1], &[3, 50, 1, 0, 40], &[1, 99], &[100], &[0, 7]] {
+            let budget = Budget::new(1000);
+            let mut held = Held::new(&budget);
+            let mut body = Vec::new();
+            for len in pieces {
+                let from = body.len();
+                body.extend((from..from + len).map(|at| at as u8));
+                held.add(body[from..].to_vec().into(), 100).unwrap();
+            }
+            assert_eq!(held.len(), body.len());
+            assert!((body.len()..=body.len() * 2).contains(&held.taken), "{}", held.taken);
+            let mut out = b"head".to_vec();
+            held.move_to(&mut out);
+            assert_eq!(out, [b"head", &body[..]].concat());
+        }
     }
 
     #[test]

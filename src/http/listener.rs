@@ -34,8 +34,8 @@ const READ_AHEAD_BYTES: usize = 16 << 10;
 /// Bounds of one HTTP/2 connection.
 const STREAMS: u32 = 100;
 const HEADER_LIST_BYTES: u32 = 16 << 10;
-const STREAM_WINDOW_BYTES: u32 = 256 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 /// Streams that a peer may reset before they were looked at, and resets that its errors may cause:
 /// beyond, the connection ends (CVE-2023-44487 and its relatives).
 const PEER_RESETS: usize = 20;
