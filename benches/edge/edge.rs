@@ -104,6 +104,12 @@ impl Edge {
         Self::spawn(home, Command::new("taskset").args(["-c", "0", BINARY]))
     }
 
+    /// Starts it with answers that wait so long for Kafka.
+    pub(crate) fn start_that_waits(home: &Home, wait: &str) -> anyhow::Result<Self> {
+        let variable = "WENI_EDGE__HTTP__WAIT_FOR_KAFKA";
+        Self::spawn(home, Command::new(BINARY).env(variable, wait))
+    }
+
     fn spawn(home: &Home, command: &mut Command) -> anyhow::Result<Self> {
         let start = Instant::now();
         command.args(["serve", "--config"]).arg(home.config());

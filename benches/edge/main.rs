@@ -18,6 +18,7 @@ mod machine;
 mod process;
 mod readable;
 mod requests;
+mod waiting;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -82,6 +83,8 @@ enum Rows {
     /// Accepted -> readable by a read_committed consumer, 1,000 a second; needs a real Kafka:
     /// WENI_EDGE_TEST_KAFKA=host:port (3 minutes)
     Latency,
+    /// What `wait_for_kafka` costs, on the real Kafka where there is one (2 minutes)
+    Waiting,
 }
 
 /// How much is measured.
@@ -119,7 +122,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(args: &Args) -> anyhow::Result<()> {
-    let all = [Rows::Requests, Rows::Backlog, Rows::Return, Rows::Latency];
+    let all = [Rows::Requests, Rows::Backlog, Rows::Return, Rows::Latency, Rows::Waiting];
     let rows = if args.rows.is_empty() { &all[..] } else { &args.rows };
     let effort = Effort {
         rounds: args.rounds,
@@ -134,6 +137,7 @@ fn measure(args: &Args) -> anyhow::Result<()> {
             Rows::Backlog => backlog::measure(effort),
             Rows::Return => comeback::measure(effort),
             Rows::Latency => readable::measure(effort),
+            Rows::Waiting => waiting::measure(effort),
         };
         table.extend(measured.with_context(|| format!("{name:?}"))?);
     }

@@ -183,20 +183,30 @@ pub(super) fn whose(code: Code) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::types::RDKafkaRespErr;
+
     use super::*;
 
+    /// Of all codes that there are, librdkafka's own and the brokers'.
     #[test]
     fn only_what_is_certainly_a_records_own_doing_can_be_its_fault() {
-        for code in [
-            Code::MessageSizeTooLarge,
-            Code::MessageBatchTooLarge,
-            Code::InvalidRecord,
-            Code::InvalidArgument,
-        ] {
-            assert_eq!(whose(code), Fault::Record, "{code:?}");
-        }
-        assert_eq!(whose(Code::InvalidMessage), Fault::RecordIfTwice);
-        assert_eq!(whose(Code::InvalidDifferentRecord), Fault::Neighbour);
+        let all = (-200..RDKafkaRespErr::RD_KAFKA_RESP_ERR_END_ALL as i32)
+            .filter_map(|code| RDKafkaRespErr::try_from(code).ok().map(Code::from));
+        let blame = |code: &Code| {
+            matches!(whose(*code), Fault::Record | Fault::RecordIfTwice | Fault::Neighbour)
+        };
+        let blaming: Vec<_> = all.filter(blame).map(|code| (code, whose(code))).collect();
+        let expected = [
+            (Code::BadMessage, Fault::RecordIfTwice),
+            (Code::InvalidArgument, Fault::Record),
+            (Code::InvalidDifferentRecord, Fault::Neighbour),
+            (Code::InvalidMessage, Fault::RecordIfTwice),
+            (Code::InvalidMessageSize, Fault::Record),
+            (Code::MessageSizeTooLarge, Fault::Record),
+            (Code::MessageBatchTooLarge, Fault::Record),
+            (Code::InvalidRecord, Fault::Record),
+        ];
+        assert_eq!(blaming, expected);
     }
 
     #[test]
