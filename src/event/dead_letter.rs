@@ -166,5 +166,8 @@ impl<'a> DeadLetter<'a> {
         if let Some(contact) = &place.contact {
             each("contact", &json::object(|object| contact.write(object)));
         }
+        if let Some(time) = &place.entry_time.text {
+            each("entry_time", time.as_bytes());
+        }
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Channel, Contact, Format, Place, Stage, Text};
+use super::{Channel, Contact, Format, Occurred, Place, Stage, Text};
 use crate::callback::Callback;
 
 /// Names and values, as the record has them.
@@ -97,6 +97,7 @@ fn place<'a>(headers: &'a Headers, element: &str) -> Place<'a> {
         element: element.to_owned(),
         channel,
         contact,
+        entry_time: Occurred { text: header(headers, "entry_time").map(Cow::Borrowed) },
     }
 }
 

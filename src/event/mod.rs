@@ -157,6 +157,8 @@ pub struct Place<'a> {
     pub element: String,
     pub channel: Channel<'a>,
     pub contact: Option<Contact<'a>>,
+    /// When its entry was made, for what has no timestamp of its own.
+    pub entry_time: Occurred<'a>,
 }
 
 /// An element's own timestamp.
@@ -301,8 +303,6 @@ pub struct Event<'a> {
     /// What the record is keyed by where the element has no id of its own; the receipt without it.
     pub other_key: Option<Text<'a>>,
     pub occurred: Occurred<'a>,
-    /// When its entry was made, for elements without a timestamp of their own.
-    pub entry_time: Occurred<'a>,
     /// The element's `status`, as it was written.
     pub state: Option<Text<'a>>,
     pub detail: Detail<'a>,
@@ -333,7 +333,6 @@ impl<'a> Event<'a> {
             message_id: None,
             other_key: None,
             occurred: Occurred::default(),
-            entry_time: Occurred::default(),
             state: None,
             detail: Detail::Other,
             errors: Vec::new(),
@@ -425,7 +424,7 @@ impl<'a> Event<'a> {
     /// The element's own time, or its entry's where it has none, in seconds since 1970.
     pub fn occurred_at_seconds(&self) -> Option<i64> {
         let own = self.occurred.text.is_some();
-        if own { self.occurred.seconds() } else { self.entry_time.seconds() }
+        if own { self.occurred.seconds() } else { self.place.entry_time.seconds() }
     }
 
     /// The headers of its record, in order.

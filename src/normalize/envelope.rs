@@ -127,6 +127,7 @@ impl<'a> Scope<'a> {
             format: place.format,
             field: place.field.clone(),
             channel: place.channel.clone(),
+            time: place.entry_time.text.clone(),
             found: place.contact.clone(),
             ..Self::default()
         }

@@ -211,7 +211,8 @@ impl<'a> Reading<'_, 'a> {
         let find = |names: &[&str]| {
             names.iter().find_map(|name| member(name)).and_then(|value| value.text())
         };
-        let place = self.place(pointer, None);
+        let entry_time = Occurred { text: self.scope.time.clone() };
+        let place = Place { entry_time, ..self.place(pointer, None) };
         // A gathered object is what it was gathered from.
         let strict =
             self.strict || Document::parse(&raw).is_ok_and(|document| document.is_strict());
@@ -223,7 +224,6 @@ impl<'a> Reading<'_, 'a> {
         event.message_id = message_id.filter(|id| !id.is_empty());
         event.other_key = other_key;
         event.occurred = Occurred { text };
-        event.entry_time = Occurred { text: self.scope.time.clone() };
         event.state = state;
         (self.each)(Item::Event(event));
     }
@@ -235,6 +235,7 @@ impl<'a> Reading<'_, 'a> {
             element,
             channel: self.scope.channel.clone(),
             contact,
+            entry_time: Occurred::default(),
         }
     }
 
