@@ -1,14 +1,18 @@
 //! What holds for any bytes that the program reads; fuzzing (`fuzz/fuzz_targets`) runs the same, and
 //! what it kept is replayed here.
 
-use std::{fs, path::Path, sync::Arc, sync::OnceLock};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use prometheus::IntCounter;
 use tempfile::TempDir;
 use weni_edge::{
     callback::Callback,
     config::Config,
-    journal::{Journal, Options},
+    journal::{Checkpoint, Inspection, Journal, Options, Position, inspect},
     metrics::Metrics,
 };
 
@@ -30,32 +34,12 @@ pub(crate) fn config(text: &[u8]) {
     }
 }
 
-/// A journal with bytes changed, five bytes a change (file, offset, what is added to it), is refused, or
-/// opens, gives only records that were appended, in their order, and takes a new one.
+/// A journal with bytes changed ([`damage`]) is refused, or opens, gives only records that were
+/// appended, in their order, and takes a new one.
 pub(crate) fn journal(changes: &[u8]) {
-    static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
-    let template = TEMPLATE.get_or_init(|| {
-        let directory = memory_directory();
-        // Two runs, and more than one segment.
-        for run in 0..2 {
-            let journal = Journal::open(options(directory.path()), Arc::default()).unwrap();
-            (0..RECORDS).for_each(|at| append(&journal, &payload(run * RECORDS + at)));
-            journal.close();
-        }
-        directory
-    });
     let directory = memory_directory();
-    let mut files = copy(template.path(), directory.path());
-    files.sort();
-    for change in changes.as_chunks::<5>().0 {
-        let [file, high, middle, low, add] = *change;
-        let path = &files[usize::from(file) % files.len()];
-        let mut bytes = fs::read(path).unwrap();
-        let offset = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-        let Some(offset) = offset.checked_rem(bytes.len()) else { continue };
-        bytes[offset] = bytes[offset].wrapping_add(add);
-        fs::write(path, bytes).unwrap();
-    }
+    let files = copy_template(directory.path());
+    damage(&files, changes);
     let Ok(journal) = Journal::open(options(directory.path()), Arc::new(Metrics::default())) else {
         return;
     };
@@ -72,6 +56,67 @@ pub(crate) fn journal(changes: &[u8]) {
     }
 }
 
+/// Looking into the same journal changes nothing, and finds no more than was appended and the
+/// checkpoint that was written. Thirty times as fast, for it opens nothing.
+pub(crate) fn inspection(changes: &[u8]) {
+    thread_local! {
+        static COPY: (TempDir, Vec<PathBuf>, Inspection) = {
+            let directory = memory_directory();
+            let files = copy_template(directory.path());
+            let whole = inspect(directory.path()).unwrap();
+            assert!(whole.count(whole.oldest, whole.end) > 0 && whole.checkpoint.is_some());
+            (directory, files, whole)
+        };
+    }
+    COPY.with(|(directory, files, whole)| {
+        let before = damage(files, changes);
+        if let Ok(found) = inspect(directory.path()) {
+            let records = |of: &Inspection| of.count(whole.oldest, whole.end);
+            assert!(records(&found) <= records(whole) && found.end <= whole.end);
+            assert!(found.checkpoint.is_none() || found.checkpoint == whole.checkpoint);
+        }
+        // The first change of a file last, for it has the file as it was.
+        before.iter().rev().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+    });
+}
+
+/// Copies a journal of two runs, of more than one segment, and with a checkpoint. Returns its files.
+fn copy_template(to: &Path) -> Vec<PathBuf> {
+    thread_local!(static TEMPLATE: TempDir = template());
+    TEMPLATE.with(|template| copy(template.path(), to))
+}
+
+fn template() -> TempDir {
+    let directory = memory_directory();
+    for run in 0..2 {
+        let journal = Journal::open(options(directory.path()), Arc::default()).unwrap();
+        let appended = (0..RECORDS).map(|at| append(&journal, &payload(run * RECORDS + at)));
+        let positions: Vec<_> = appended.collect();
+        let run_id = journal.run_id(journal.current_run()).unwrap();
+        let (position, receipt, cluster_id) = (positions[3], run_id, "cluster".to_owned());
+        journal.settle(Checkpoint { position, run_id, receipt, cluster_id });
+        journal.close();
+    }
+    directory
+}
+
+/// Changes bytes of these files, five bytes a change: file, offset, what is added. Returns what the
+/// file was before each.
+fn damage<'a>(files: &'a [PathBuf], changes: &[u8]) -> Vec<(&'a Path, Vec<u8>)> {
+    let mut before = Vec::new();
+    for change in changes.as_chunks::<5>().0 {
+        let [file, high, middle, low, add] = *change;
+        let path = &files[usize::from(file) % files.len()];
+        let mut bytes = fs::read(path).unwrap();
+        before.push((&**path, bytes.clone()));
+        let offset = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        let Some(offset) = offset.checked_rem(bytes.len()) else { continue };
+        bytes[offset] = bytes[offset].wrapping_add(add);
+        fs::write(path, bytes).unwrap();
+    }
+    before
+}
+
 const RECORDS: usize = 40;
 
 fn payload(number: usize) -> Vec<u8> {
@@ -82,11 +127,11 @@ fn options(directory: &Path) -> Options {
     Options { min_free_bytes: 0, segment_bytes: 16 << 10, ..Options::new(directory) }
 }
 
-fn append(journal: &Journal, payload: &[u8]) {
+fn append(journal: &Journal, payload: &[u8]) -> Position {
     let accepted = IntCounter::new("accepted", "for the account").unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let write = |out: &mut Vec<u8>| out.extend_from_slice(payload);
-    runtime.block_on(journal.append(payload.len(), &accepted, write)).unwrap();
+    runtime.block_on(journal.append(payload.len(), &accepted, write)).unwrap()
 }
 
 /// Where a sync costs nothing, if there is such a place.
@@ -94,8 +139,8 @@ fn memory_directory() -> TempDir {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
 }
 
-/// Copies a directory's files, and gives back where they are.
-fn copy(from: &Path, to: &Path) -> Vec<std::path::PathBuf> {
+/// Copies a directory's files, and gives back where they are, in order.
+fn copy(from: &Path, to: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());
@@ -107,6 +152,7 @@ fn copy(from: &Path, to: &Path) -> Vec<std::path::PathBuf> {
             files.push(target);
         }
     }
+    files.sort();
     files
 }
 
@@ -134,6 +180,7 @@ fn configurations_that_fuzzing_kept() {
 #[test]
 fn journals_that_fuzzing_kept() {
     replay("journal", journal);
+    replay("journal", inspection);
 }
 
 #[test]
@@ -141,7 +188,9 @@ fn each_file_of_a_journal_may_be_damaged_anywhere() {
     journal(&[]);
     for file in 0..12 {
         for part in 0..8 {
-            journal(&[file, 0, part * 8, part, 1]);
+            let change = [file, 0, part * 8, part, 1];
+            journal(&change);
+            inspection(&change);
         }
     }
 }
