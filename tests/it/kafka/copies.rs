@@ -51,6 +51,35 @@ fn a_copied_journal_accepts_but_publishes_only_as_a_fork() {
 }
 
 #[test]
+fn an_older_state_of_a_journal_publishes_only_as_a_fork_and_repeats_what_it_had_left() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::create(&bootstrap);
+    let mut edge = Edge::start(&settings("127.0.0.1:9", &topics));
+    let mut calls = accept(&edge, 0, 0..10);
+    edge.stop();
+    let [mut newer, mut older] = [(); 2].map(|()| edge.copy(&settings(&bootstrap, &topics)));
+    newer.start_again();
+    calls.extend(accept(&newer, 0, 10..20));
+    newer.settle();
+    newer.stop();
+
+    older.start_again();
+    calls.extend(accept(&older, 1, 0..10));
+    assert_waits(&older, "journal_diverged");
+    assert_exactly_once(&topics.read(), &calls_of(&calls, 0));
+    let says = older.journal_command("fork", &["--from", "checkpoint", "--yes"]);
+    assert!(says.contains("20 callbacks will be published"), "{says}");
+    older.settle();
+    assert_eq!(assert_at_least_once(&topics.read(), &calls), 10);
+}
+
+/// Those of one caller.
+fn calls_of(calls: &Calls, caller: usize) -> Calls {
+    let its = calls.iter().filter(|((of, _), _)| *of == caller);
+    its.map(|(call, receipt)| (*call, receipt.clone())).collect()
+}
+
+#[test]
 fn when_kafka_has_lost_the_position_publishing_goes_on_from_the_checkpoint() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::create(&bootstrap);

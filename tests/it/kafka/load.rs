@@ -17,6 +17,9 @@ use crate::harness::{Caller, Edge, eventually};
 /// A caller's number and the serial number of its call.
 pub(super) type CallId = (usize, u64);
 
+/// So many calls are accepted within the time limit of any test.
+const STEP: usize = 1000;
+
 /// Calls and the receipts of those that were answered.
 pub(super) type Calls = BTreeMap<CallId, Option<String>>;
 
@@ -96,13 +99,16 @@ impl Load {
         envelope(&format!(r#""statuses":[{status}],"messages":[{message}]"#))
     }
 
-    /// Waits until `more` calls have been accepted from now on.
+    /// Waits until `more` calls have been accepted from now on: as long as it takes, if they come.
     pub(super) fn await_accepted(&self, more: usize) {
         let due = self.accepted() + more;
-        eventually("calls are accepted", || {
-            assert!(!self.callers.iter().any(JoinHandle::is_finished), "a caller has failed");
-            (self.accepted() >= due).then_some(())
-        });
+        while self.accepted() < due {
+            let next = due.min(self.accepted() + STEP);
+            eventually("calls are accepted", || {
+                assert!(!self.callers.iter().any(JoinHandle::is_finished), "a caller has failed");
+                (self.accepted() >= next).then_some(())
+            });
+        }
     }
 
     pub(super) fn accepted(&self) -> usize {
