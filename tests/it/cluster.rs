@@ -4,7 +4,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs,
-    net::TcpListener,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    ops::Range,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -351,6 +352,21 @@ impl Cluster {
 
     pub(crate) fn sasl_ssl(&self) -> String {
         self.addresses(3)
+    }
+
+    /// Where the first node expects a proxy.
+    pub(crate) fn proxied(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port + 4).into()
+    }
+
+    /// Ports that nobody has, neither a node nor the system's clients.
+    pub(crate) fn spare_ports(&self) -> Range<u16> {
+        self.port + 5..self.port + PORTS_OF_NODE
+    }
+
+    /// Where the first node tells clients of a proxy that it is, from its next start on.
+    pub(crate) fn advertise(&self, address: &str) {
+        self.run(&["advertise", "1", address]);
     }
 
     fn addresses(&self, listener: u16) -> String {
