@@ -72,10 +72,26 @@ impl Size {
     }
 
     pub(super) fn double(self) -> Self {
-        Self {
-            records: (self.records * 2).min(Self::FULL.records),
-            bytes: (self.bytes * 2).min(Self::FULL.bytes),
-        }
+        self.and(self)
+    }
+
+    /// An eighth more.
+    pub(super) fn a_little_more(self) -> Self {
+        self.and(Self { records: self.records / 8 + 1, bytes: self.bytes / 8 + 1 })
+    }
+
+    pub(super) fn min(self, other: Self) -> Self {
+        Self { records: self.records.min(other.records), bytes: self.bytes.min(other.bytes) }
+    }
+
+    /// Whether it takes less than `other` in every respect.
+    pub(super) fn is_below(self, other: Self) -> bool {
+        self.records < other.records && self.bytes < other.bytes
+    }
+
+    fn and(self, more: Self) -> Self {
+        let sum = Self { records: self.records + more.records, bytes: self.bytes + more.bytes };
+        sum.min(Self::FULL)
     }
 }
 
@@ -111,7 +127,7 @@ pub(super) struct Batch<'a> {
     pub(super) sent: Vec<Sent>,
     /// The first position behind the batch, and the receipt of its last callback.
     pub(super) end: Option<(Position, Uuid)>,
-    bytes: usize,
+    pub(super) bytes: usize,
     value: Vec<u8>,
     failure: Option<BatchError>,
 }

@@ -47,6 +47,7 @@ pub(super) enum Ended {
 struct Attempt {
     tally: Tally,
     sent: Vec<Sent>,
+    bytes: usize,
     end: Option<(Position, Uuid)>,
     full: bool,
 }
@@ -160,7 +161,7 @@ impl<'a> Session<'a> {
     fn transaction(&mut self) -> Result<bool, Ended> {
         fail_point!("transaction");
         let begun = Instant::now();
-        let size = if self.unfinished { Size::TWICE } else { self.memory.size };
+        let size = if self.unfinished { Size::TWICE } else { self.memory.sizing.size };
         let (attempt, filled) = self.attempt(size, None);
         let end = attempt.end.unwrap_or((self.position, self.last_receipt));
         let ready = filled.and_then(|()| Ok(self.ready(end, self.deadline(begun))?));
@@ -177,7 +178,7 @@ impl<'a> Session<'a> {
             Err(BatchError::Disk(error)) => Err(self.disk_failed(&error)),
             Err(BatchError::Kafka(failure)) => {
                 let failure = self.client.explain(failure);
-                self.recover(&failure, &attempt.sent).map(|()| true)
+                self.recover(&failure, &attempt).map(|()| true)
             }
         }
     }
@@ -209,9 +210,9 @@ impl<'a> Session<'a> {
         let last = only.and_then(BTreeSet::last);
         let until = last.map_or(Position::MAX, |id| id.position.next());
         let filled = batch.fill(&mut self.reader, size, until, self.shared);
-        let Batch { tally, sent, end, .. } = batch;
+        let Batch { tally, sent, bytes, end, .. } = batch;
         let full = matches!(filled, Ok(true));
-        (Attempt { tally, sent, end, full }, filled.map(drop))
+        (Attempt { tally, sent, bytes, end, full }, filled.map(drop))
     }
 
     /// Ends what Kafka has left open. Its records lie in their partitions, and a commit would make
@@ -276,9 +277,11 @@ impl<'a> Session<'a> {
         attempt.tally.count(metrics, now_ms());
         self.shared.unblock();
 
+        // Twice as much would have its time, too.
+        let well_within_time = Instant::now() < begun + self.client.timeout() / 3;
         let memory = &mut *self.memory;
         memory.window.commit();
-        memory.size = memory.size.double();
+        memory.sizing.grow(well_within_time);
         memory.present_time = false;
         memory.refused.retain(|id, _| id.position >= position);
         memory.damaged.retain(|id| id.position >= position);
@@ -295,7 +298,8 @@ impl<'a> Session<'a> {
 
     /// The one way back from an error: abort and go on from the committed position, or, where that
     /// cannot be, leave the client behind: the next opening finds out what was committed.
-    fn recover(&mut self, failure: &Failure, sent: &[Sent]) -> Result<(), Ended> {
+    fn recover(&mut self, failure: &Failure, attempt: &Attempt) -> Result<(), Ended> {
+        let Attempt { sent, bytes, .. } = attempt;
         let fault = failure.fault();
         self.shared.metrics.publish_errors_total.with_label_values(&[&label(failure.code)]).inc();
         tracing::warn!(step = ?failure.step, code = ?failure.code, ?fault, records = sent.len(),
@@ -314,10 +318,10 @@ impl<'a> Session<'a> {
                 self.abort()
             }
             Fault::Clock => Err(self.lost(Some(obstacle(Blocked::Clock, failure)))),
-            Fault::Time => Err(self.shrink(failure)),
+            Fault::Time => Err(self.shrink(failure, Size { records: sent.len(), bytes: *bytes })),
             Fault::Purged | Fault::Client => Err(self.lost(everyones(failure))),
             Fault::Everyone(blocked) => {
-                self.memory.size = Size::SINGLE;
+                self.memory.sizing.size = Size::SINGLE;
                 let obstacle = obstacle(blocked, failure);
                 // Before the abort, which takes its time where no broker answers.
                 self.shared.block(&obstacle);
@@ -363,16 +367,16 @@ impl<'a> Session<'a> {
 
     /// Time ran out: less at once. A callback that does not fit alone gets a client with more time.
     /// Requests are still on their way, so it is another client in any case.
-    fn shrink(&mut self, failure: &Failure) -> Ended {
+    fn shrink(&mut self, failure: &Failure, attempted: Size) -> Ended {
         if let Some(blocked) = self.client.context().take_trouble() {
             return self.lost(Some(obstacle(blocked, failure)));
         }
-        if self.memory.size == Size::SINGLE {
+        if self.memory.sizing.size == Size::SINGLE {
             let longer = self.memory.transaction_timeout * 2;
             self.memory.transaction_timeout = longer.min(TRANSACTION_TIMEOUT_MAX);
             return self.lost(Some(obstacle(Blocked::TooSlow, failure)));
         }
-        self.memory.size = self.memory.size.half();
+        self.memory.sizing.shrink(attempted);
         self.lost(None)
     }
 }

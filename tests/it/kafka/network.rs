@@ -49,7 +49,7 @@ fn a_slow_link_delays_kafka_and_no_caller() {
         ..settings(&link.address().to_string(), &topics)
     });
     let load = Load::start_paced(&edge, 2 * PER_SECOND);
-    load.await_accepted(2000);
+    load.await_accepted(1000);
     assert_answers_at_once(&load);
     let calls = load.finish();
     let (ended, pending) = (Instant::now(), edge.metrics().total("journal_pending_callbacks", &[]));
@@ -62,7 +62,7 @@ fn a_slow_link_delays_kafka_and_no_caller() {
     println!("{} transactions in {seconds} s, {bytes} bytes", committed(&edge));
     // Once there and back for the records, for the position and for the commit.
     assert!(seconds as f64 >= 6.0 * AT_ONCE.as_secs_f64() * committed(&edge) as f64);
-    assert!(bytes > 2_000_000);
+    assert!(bytes > 1_500_000, "it was not slow for long");
     assert!(calls.values().all(Option::is_some), "no call went without an answer");
     assert_exactly_once(&topics.read(), &calls);
 }
@@ -83,24 +83,13 @@ fn nothing_arrives(ways: &[Way], lasts: Duration) {
     assert!(committed(&edge) <= before + 1, "only one that was on its way");
     assert!(ways.iter().any(|way| link.bytes_held(*way) > 0));
     assert_answers_at_once(&load);
-    let metrics = edge.probe("/metrics").1;
-    for line in metrics.lines().filter(|line| {
-        line.contains("publish_blocked{")
-            || line.contains("rebuilds")
-            || line.contains("transactions_total")
-            || line.contains("pending")
-    }) {
-        println!("{line}");
-    }
+    edge.await_blocked("no_broker");
+    assert!(edge.metrics().total("producer_rebuilds_total", &["lost"]) > 0);
 
     let since = Instant::now();
     link.release();
     await_commit(&edge, before + 2);
-    println!(
-        "{:?} held; went on after {:.1?}",
-        ways.iter().map(|way| link.bytes_held(*way)).collect::<Vec<_>>(),
-        since.elapsed()
-    );
+    println!("went on {:.1?} after the link did", since.elapsed());
     let calls = load.finish();
     edge.settle();
     assert!(calls.values().all(Option::is_some), "no call went without an answer");
@@ -128,7 +117,7 @@ fn a_broker_that_comes_back_at_another_address_is_found_by_the_bootstrap() {
     cluster.start_again();
     let topics = Topics::create(&cluster.bootstrap());
     let edge = Edge::start(&settings(&bootstrap.address().to_string(), &topics));
-    move_the_broker(&cluster, &edge, &topics, &mut link, [2, 1]);
+    move_the_broker(&cluster, &edge, &topics, &mut link, &[2]);
 }
 
 #[test]
@@ -142,24 +131,24 @@ fn a_broker_is_found_by_whichever_of_the_bootstrap_addresses_is_there() {
     cluster.start_again();
     let topics = Topics::create(&cluster.bootstrap());
     let edge = Edge::start(&settings(&bootstrap, &topics));
-    move_the_broker(&cluster, &edge, &topics, &mut link, [0, 1]);
+    move_the_broker(&cluster, &edge, &topics, &mut link, &[0, 1]);
 }
 
-/// Under load the broker goes, and comes back at another port each time; the last one is gone then.
+/// Under load the broker goes, and comes back at another port each time; nobody is at the last one then.
 fn move_the_broker(
     cluster: &Cluster,
     edge: &Edge,
     topics: &Topics,
     link: &mut Link,
-    ports: [usize; 2],
+    ports: &[usize],
 ) {
-    let load = Load::start(edge);
+    let load = Load::start_paced(edge, PER_SECOND);
     for port in ports {
         await_commit(edge, committed(edge) + 2);
         assert!(link.bytes_passed(Way::ToBroker) > 0, "it is not used");
         cluster.kill();
         link.close();
-        let moved = link_to(cluster, port, Quality::LOOPBACK);
+        let moved = link_to(cluster, *port, Quality::LOOPBACK);
         load.await_accepted(100);
         cluster.start_again();
         let since = Instant::now();
@@ -169,6 +158,7 @@ fn move_the_broker(
         *link = moved;
     }
     assert!(link.bytes_passed(Way::ToBroker) > 0, "it is not used");
+    assert_answers_at_once(&load);
     let calls = load.finish();
     edge.settle();
     assert!(calls.values().all(Option::is_some), "no call went without an answer");
@@ -225,11 +215,11 @@ fn a_broker_whose_name_leads_to_another_address_is_found() {
     let mut edge = Edge::new(&settings(&bootstrap, &topics));
     let starter = names.starter();
     edge.start_by(&starter.each_ref().map(String::as_str));
-    let load = Load::start(&edge);
+    let load = Load::start_paced(&edge, PER_SECOND);
     for (last, says_so) in [(3, true), (4, false)] {
         await_commit(&edge, committed(&edge) + 2);
         assert!(link.bytes_passed(Way::ToBroker) > 0, "it is not used");
-        // Whoever was there is gone; it may also be that nobody tells those who are connected to it.
+        // Whoever was there is gone, and whoever is connected to it may be told or not.
         if says_so {
             link.close()
         } else {
@@ -238,12 +228,13 @@ fn a_broker_whose_name_leads_to_another_address_is_found() {
         let (before, since) = (committed(&edge), Instant::now());
         let moved = link_at(last);
         await_commit(&edge, before + 1);
-        println!("{last}: went on after {:.1?}", since.elapsed());
+        println!("went on after {:.1?}; connections were closed: {says_so}", since.elapsed());
         link.close();
         assert!(link.refuses());
         link = moved;
     }
     assert!(link.bytes_passed(Way::ToBroker) > 0, "it is not used");
+    assert_answers_at_once(&load);
     let calls = load.finish();
     edge.settle();
     assert!(calls.values().all(Option::is_some), "no call went without an answer");
