@@ -414,10 +414,15 @@ fn marker_at_end(log: &[u8]) -> Option<usize> {
 
 const PORTS_OF_NODE: u16 = 10;
 
+/// So many nodes have ports that no process which runs beside this one looks at first: those of a
+/// broker that is down for a while are free.
+const NODES_OF_PROCESS: u16 = 6;
+
 /// The first of the ports that so many nodes need, and nobody has.
 fn free_ports(nodes: u16) -> u16 {
     // Below the range from which the system hands out ports by itself.
-    let start = 20_000 + u16::try_from(std::process::id() % 1000).unwrap() * PORTS_OF_NODE;
+    let process = u16::try_from(std::process::id() % 190).unwrap();
+    let start = 20_000 + process * NODES_OF_PROCESS * PORTS_OF_NODE;
     let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let mut candidates = (start..32_000).step_by(usize::from(PORTS_OF_NODE));
     let is_candidate = |first: &u16| (*first..first + PORTS_OF_NODE * nodes).all(is_free);
