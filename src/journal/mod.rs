@@ -31,6 +31,8 @@
 //! **Invariant:** after a sync that failed nothing is acknowledged any more: a second try can
 //! falsely succeed. The process has to end ([`Journal::failed`]).
 
+mod batch;
+mod bell;
 mod checkpoint;
 mod disk;
 pub mod fork;
@@ -39,6 +41,7 @@ mod index;
 mod inspection;
 mod keeper;
 mod lock;
+mod queue;
 mod reader;
 mod recovery;
 mod sealed;
@@ -62,16 +65,11 @@ use parking_lot::Mutex;
 use prometheus::IntCounter;
 use uuid::Uuid;
 
+use self::{batch::Outcome, keeper::Keeper, lock::Lock, shared::Shared, writer::Writer};
 pub use self::{
     checkpoint::Checkpoint,
     inspection::{Inspection, Run, inspect},
     reader::{Reader, Record},
-};
-use self::{
-    keeper::Keeper,
-    lock::Lock,
-    shared::Shared,
-    writer::{Outcome, Writer},
 };
 use crate::metrics::Metrics;
 

@@ -22,16 +22,17 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    Checkpoint, OpenError, Options, Position, disk,
+    Checkpoint, OpenError, Options, Position,
+    bell::Bell,
+    disk,
     fork::{Forked, Request},
     identity::{Identity, Runs},
     index::Index,
     io_at,
-    keeper::Bell,
+    queue::Queue,
     recovery::{self, Found, History, Survey, Verdict},
     segment,
     spares::Spares,
-    writer::Queue,
 };
 use crate::metrics::Metrics;
 
