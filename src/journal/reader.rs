@@ -104,37 +104,29 @@ impl Reader {
     /// Learns what else is durable, and opens the segment of the next record if that is another.
     /// False when there is nothing more to read.
     fn advance(&mut self) -> io::Result<bool> {
-        let mut place = {
-            let index = self.shared.index.lock();
-            match index.locate(self.position) {
-                Some(place) => place,
-                None => {
+        loop {
+            let place = {
+                let index = self.shared.index.lock();
+                let Some(place) = index.locate(self.position) else {
                     self.position = self.position.max(index.end());
                     return Ok(false);
+                };
+                place
+            };
+            if let Some(open) = self.open.as_mut().filter(|open| open.base == place.base) {
+                open.limit = place.limit;
+                return Ok(true);
+            }
+            let Place { base, salt, offset: at, limit } = place;
+            match File::open(segment::path(&self.shared.options.directory, base)) {
+                Ok(file) => {
+                    self.open = Some(Open { base, frames: Frames::new(file, salt), at, limit });
+                    return Ok(true);
                 }
+                Err(error) if self.shared.index.lock().has(base) => return Err(error),
+                // Recycled since: another one is the next, or none is.
+                Err(_) => {}
             }
-        };
-        if let Some(open) = self.open.as_mut().filter(|open| open.base == place.base) {
-            open.limit = place.limit;
-            return Ok(true);
         }
-        let file = loop {
-            match File::open(segment::path(&self.shared.options.directory, place.base)) {
-                Ok(file) => break file,
-                // It may have been recycled since; then another one is the next.
-                Err(error) => match self.locate_again(place) {
-                    Some(other) => place = other,
-                    None => return Err(error),
-                },
-            }
-        };
-        let frames = Frames::new(file, place.salt);
-        self.open = Some(Open { base: place.base, frames, at: place.offset, limit: place.limit });
-        Ok(true)
-    }
-
-    fn locate_again(&self, lost: Place) -> Option<Place> {
-        let place = self.shared.index.lock().locate(self.position)?;
-        (place.base != lost.base).then_some(place)
     }
 }

@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{
+    batch::Batch,
     fork::Request,
     segment::{HEADER_BYTES, Header},
-    writer::Batch,
     *,
 };
 
@@ -956,6 +956,30 @@ fn a_hole_in_the_last_batch_is_torn_and_one_that_begins_before_it_is_corrupt() {
     assert_eq!(opened_after(&directory, begin), (except(&all, 1), false));
     let before = |copy: &TempDir| flip(&segments(copy)[0], offsets[0]);
     assert_eq!(opened_after(&directory, before), (except(&all, 0), true));
+}
+
+#[test]
+fn what_is_recycled_while_it_is_being_opened_is_not_missed() {
+    for _ in 0..100 {
+        let directory = directory();
+        let journal = open(&directory);
+        let last = append(&journal, b"settled").unwrap();
+        journal.close();
+        drop(journal);
+        let journal = open(&directory);
+        journal.opened_by_publisher(last.next());
+        journal.settle(checkpoint(&journal, last.next()));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                journal.write_checkpoint().unwrap();
+                journal.shared().recycle().unwrap();
+            });
+            while journal.oldest() <= last {
+                assert!(records(&journal, Position::default()).len() <= 1);
+            }
+        });
+        assert_eq!(errors(&journal, "read"), 0);
+    }
 }
 
 #[derive(Debug, Clone)]
