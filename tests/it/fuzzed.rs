@@ -2,6 +2,7 @@
 //! what it kept is replayed here.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -75,8 +76,7 @@ pub(crate) fn inspection(changes: &[u8]) {
             assert!(records(&found) <= records(whole) && found.end <= whole.end);
             assert!(found.checkpoint.is_none() || found.checkpoint == whole.checkpoint);
         }
-        // The first change of a file last, for it has the file as it was.
-        before.iter().rev().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+        before.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
     });
 }
 
@@ -101,19 +101,23 @@ fn template() -> TempDir {
 }
 
 /// Changes bytes of these files, five bytes a change: file, offset, what is added. Returns what the
-/// file was before each.
-fn damage<'a>(files: &'a [PathBuf], changes: &[u8]) -> Vec<(&'a Path, Vec<u8>)> {
-    let mut before = Vec::new();
+/// changed files were before.
+fn damage<'a>(files: &'a [PathBuf], changes: &[u8]) -> BTreeMap<&'a Path, Vec<u8>> {
+    let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
     for change in changes.as_chunks::<5>().0 {
         let [file, high, middle, low, add] = *change;
-        let path = &files[usize::from(file) % files.len()];
-        let mut bytes = fs::read(path).unwrap();
-        before.push((&**path, bytes.clone()));
+        let path = files[usize::from(file) % files.len()].as_path();
+        let bytes = after.entry(path).or_insert_with(|| {
+            let whole = fs::read(path).unwrap();
+            before.insert(path, whole.clone());
+            whole
+        });
         let offset = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-        let Some(offset) = offset.checked_rem(bytes.len()) else { continue };
-        bytes[offset] = bytes[offset].wrapping_add(add);
-        fs::write(path, bytes).unwrap();
+        if let Some(offset) = offset.checked_rem(bytes.len()) {
+            bytes[offset] = bytes[offset].wrapping_add(add);
+        }
     }
+    after.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
     before
 }
 
