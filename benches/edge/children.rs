@@ -12,7 +12,10 @@ use clap::ValueEnum;
 use rdkafka::mocking::MockCluster;
 use tokio::net::TcpListener;
 
-use crate::{kafka, process::Process};
+use crate::{
+    process::Process,
+    topics::{EVENTS, MOCK_PREFIX, OUTSIDE, PARTITIONS, POSITION, topic},
+};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Child {
@@ -89,11 +92,11 @@ fn baseline() -> anyhow::Result<()> {
 
 fn kafka() -> anyhow::Result<()> {
     let cluster = MockCluster::new(1)?;
-    for name in kafka::EVENTS {
-        cluster.create_topic(&kafka::topic(kafka::MOCK_PREFIX, name), kafka::PARTITIONS, 1)?;
+    for name in EVENTS {
+        cluster.create_topic(&topic(MOCK_PREFIX, name), PARTITIONS, 1)?;
     }
-    for name in [kafka::POSITION, kafka::OUTSIDE] {
-        cluster.create_topic(&kafka::topic(kafka::MOCK_PREFIX, name), 1, 1)?;
+    for name in [POSITION, OUTSIDE] {
+        cluster.create_topic(&topic(MOCK_PREFIX, name), 1, 1)?;
     }
     say(&cluster.bootstrap_servers())?;
     for line in stdin().lines() {

@@ -22,21 +22,10 @@ use uuid::Uuid;
 use crate::{
     children::{self, Child, Conversation},
     process::Process,
+    topics::{EVENTS, MOCK_PREFIX, OUTSIDE, PARTITIONS, POSITION, STATUSES, topic},
 };
 
-pub(crate) const PARTITIONS: i32 = 12;
-pub(crate) const STATUSES: &str = "message-status";
-pub(crate) const EVENTS: [&str; 4] = [STATUSES, "inbound-message", "channel-event", "dead-letter"];
-pub(crate) const POSITION: &str = "edge-position";
-/// A topic that the edge knows nothing of.
-pub(crate) const OUTSIDE: &str = "outside";
-pub(crate) const MOCK_PREFIX: &str = "weni";
 const CALL: Duration = Duration::from_secs(20);
-
-/// `message-status` as it is called in a cluster.
-pub(crate) fn topic(prefix: &str, name: &str) -> String {
-    format!("{prefix}.{name}.v1")
-}
 
 /// Where the real Kafka is, if there is one.
 pub(crate) fn real() -> Option<String> {

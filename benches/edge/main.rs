@@ -18,6 +18,7 @@ mod machine;
 mod process;
 mod readable;
 mod requests;
+mod topics;
 mod waiting;
 
 use std::{process::ExitCode, time::Duration};
