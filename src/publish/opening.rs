@@ -34,6 +34,9 @@ use super::{
 use crate::{config::Config, journal::Position};
 
 const CALL: Duration = Duration::from_secs(10);
+/// How long the position's stable value may take, beside what a first answer takes: no transaction
+/// is open any more. To take a slow answer for none costs a transaction that is aborted.
+const SETTLES_WITHIN: Duration = Duration::from_secs(1);
 /// How long a position that went back is read again before it is believed: no transaction is open
 /// any more, but brokers before 4.0 take what was committed into their account a moment later.
 const DOUBT: Duration = Duration::from_secs(5);
@@ -84,7 +87,9 @@ pub(super) fn open(shared: &Shared, memory: &Memory) -> Result<Opened, Obstacle>
     let topics = topics::check(&consumer, &base, kafka, names, &shared.metrics, &cluster_id)?;
     shared.beat();
     let reading = Reading { shared, cluster_id: &cluster_id, topic: &names.position };
-    reading.judge(&reading.read(&consumer)?)?;
+    let asked = Instant::now();
+    reading.judge(&reading.read(&consumer, CALL)?)?;
+    let first_answer = asked.elapsed();
     shared.beat();
     let Memory { transaction_timeout, batch_bytes, .. } = *memory;
     let producer_config =
@@ -97,7 +102,8 @@ pub(super) fn open(shared: &Shared, memory: &Memory) -> Result<Opened, Obstacle>
         transaction_timeout,
     )?;
     shared.beat();
-    let (position, unfinished) = reading.settled(&stable, &consumer)?;
+    let settles_within = SETTLES_WITHIN + 2 * first_answer;
+    let (position, unfinished) = reading.settled(&stable, settles_within, &consumer)?;
     let seconds = since.elapsed().as_secs_f64();
     tracing::info!(run = position.run(), index = position.index(), seconds, "publishing from here");
     Ok(Opened { client, topics, cluster_id, position, unfinished })
@@ -111,7 +117,11 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn read(&self, consumer: &BaseConsumer<Context>) -> Result<Option<Kept>, Obstacle> {
+    fn read(
+        &self,
+        consumer: &BaseConsumer<Context>,
+        timeout: Duration,
+    ) -> Result<Option<Kept>, Obstacle> {
         let unreadable = |error: KafkaError| {
             let blocked = match error.rdkafka_error_code() {
                 Some(Code::GroupAuthorizationFailed) => Blocked::GroupNotAuthorized,
@@ -122,7 +132,7 @@ impl Reading<'_> {
         };
         let mut asked = TopicPartitionList::new();
         asked.add_partition(self.topic, 0);
-        let answer = consumer.committed_offsets(asked, CALL).map_err(unreadable)?;
+        let answer = consumer.committed_offsets(asked, timeout).map_err(unreadable)?;
         let elements = answer.elements();
         let Some(element) = elements.first() else {
             return Err(Obstacle::new(Blocked::PositionUnreadable, "an answer without partition"));
@@ -170,16 +180,17 @@ impl Reading<'_> {
     fn settled(
         &self,
         stable: &BaseConsumer<Context>,
+        settles_within: Duration,
         unstable: &BaseConsumer<Context>,
     ) -> Result<(Position, bool), Obstacle> {
         let journal = &self.shared.journal;
         let known = journal.committed();
         let doubted_until = Instant::now() + DOUBT;
         loop {
-            let (kept, unfinished) = match self.read(stable) {
+            let (kept, unfinished) = match self.read(stable, settles_within) {
                 Err(obstacle) if obstacle.blocked == Blocked::PositionUnreadable => {
                     self.shared.beat();
-                    (self.read(unstable)?, true)
+                    (self.read(unstable, CALL)?, true)
                 }
                 kept => (kept?, false),
             };

@@ -20,6 +20,7 @@ use rdkafka::{
     consumer::{BaseConsumer, CommitMode, Consumer},
     error::KafkaError,
     message::{BorrowedMessage, Header, Headers, OwnedHeaders},
+    metadata::MetadataPartition,
     producer::{BaseProducer, BaseRecord, Producer},
 };
 use serde_json::Value;
@@ -78,11 +79,20 @@ impl Topics {
 
     /// Waits until each partition has so many replicas in sync.
     pub(crate) fn await_in_sync(&self, replicas: usize) {
+        self.await_partitions("all replicas are in sync", |p| p.isr().len() >= replicas);
+    }
+
+    /// Waits until a node leads all partitions, of Kafka's own topics too.
+    pub(crate) fn await_leader(&self, node: i32) {
+        self.await_partitions("one node leads all partitions", |p| p.leader() == node);
+    }
+
+    fn await_partitions(&self, what: &str, is_well: impl Fn(&MetadataPartition) -> bool) {
         let admin = self.admin();
-        eventually("all replicas are in sync", || {
+        eventually(what, || {
             let metadata = admin.inner().fetch_metadata(None, CALL).ok()?;
             let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-            partitions.all(|partition| partition.isr().len() >= replicas).then_some(())
+            partitions.all(&is_well).then_some(())
         });
     }
 

@@ -1,4 +1,6 @@
 import java.util.Collections;
+import java.util.Comparator;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -7,7 +9,12 @@ import java.util.stream.Collectors;
 import org.apache.kafka.clients.admin.AdminClient;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
+import org.apache.kafka.clients.admin.ListTopicsOptions;
+import org.apache.kafka.clients.admin.NewPartitionReassignment;
 import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.common.ElectionType;
+import org.apache.kafka.common.Node;
+import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.acl.AccessControlEntry;
 import org.apache.kafka.common.acl.AclBinding;
 import org.apache.kafka.common.acl.AclOperation;
@@ -24,7 +31,7 @@ import org.apache.kafka.common.resource.ResourceType;
  *
  * <p>usage: java -cp 'libs/*' Admin.java BOOTSTRAP create TOPIC PARTITIONS [KEY=VALUE...] | alter
  * TOPIC KEY=VALUE... | delete TOPIC | deny TYPE NAME USER | allow TYPE NAME USER | quota
- * BYTES_PER_SECOND|none
+ * BYTES_PER_SECOND|none | lead NODE
  */
 public final class Admin {
     public static void main(String[] arguments) throws Exception {
@@ -66,8 +73,25 @@ public final class Admin {
                 var change = new ClientQuotaAlteration(everyone, List.of(limit));
                 admin.alterClientQuotas(List.of(change)).all().get();
             }
+            case "lead" -> lead(admin, Integer.parseInt(name));
             default -> throw new IllegalArgumentException(command);
         }
+    }
+
+    /** The first of a partition's replicas is the one preferred as its leader. */
+    private static void lead(AdminClient admin, int node) throws Exception {
+        var names = admin.listTopics(new ListTopicsOptions().listInternal(true)).names().get();
+        var orders = new HashMap<TopicPartition, Optional<NewPartitionReassignment>>();
+        for (var topic : admin.describeTopics(names).allTopicNames().get().values()) {
+            for (var partition : topic.partitions()) {
+                var replicas = partition.replicas().stream().map(Node::id)
+                        .sorted(Comparator.comparing(id -> id != node)).toList();
+                orders.put(new TopicPartition(topic.name(), partition.partition()),
+                        Optional.of(new NewPartitionReassignment(replicas)));
+            }
+        }
+        admin.alterPartitionReassignments(orders).all().get();
+        admin.electLeaders(ElectionType.PREFERRED, null).all().get();
     }
 
     private static AclBinding denial(String type, List<String> nameAndUser) {

@@ -33,6 +33,26 @@ fn three_brokers_may_be_killed_in_turn_and_all_at_once() {
     assert_exactly_once(&topics.read(), &calls);
 }
 
+#[test]
+fn leaders_and_coordinators_may_move_while_all_brokers_live() {
+    let Some(_) = kafka() else { return };
+    let cluster = Cluster::start_nodes(3);
+    let topics = Topics::create(&cluster.bootstrap());
+    let edge = Edge::start(&settings(&cluster.bootstrap(), &topics));
+    let load = Load::start(&edge);
+    for node in 1..=3 {
+        await_commit(&edge, committed(&edge));
+        cluster.run(&["lead", &node.to_string()]);
+        topics.await_leader(node);
+        load.await_accepted(100);
+        await_commit(&edge, committed(&edge) + 2);
+    }
+    let calls = load.finish();
+    edge.settle();
+    assert!(calls.values().all(Option::is_some), "no call went without an answer");
+    assert_exactly_once(&topics.read(), &calls);
+}
+
 /// Brokers that were killed have done this: the transaction is ended, and no partition knows.
 #[test]
 fn a_transaction_that_kafka_never_ended_is_there_once_and_holds_nobody() {

@@ -67,6 +67,37 @@ fn no_room_for_an_append_is_answered_503_for_a_moment() {
     assert_nothing_lost(&edge, load, &topics);
 }
 
+#[test]
+fn no_room_for_a_segment_is_known_ahead_or_answered_503_for_a_moment() {
+    let Some(bootstrap) = kafka() else { return };
+    if !can_use(&["strace"]) {
+        return;
+    }
+    let topics = Topics::create(&bootstrap);
+    let mut edge = Edge::start(&settings(&bootstrap, &topics));
+    let load = Load::start_refusable(&edge);
+    for (rule, op) in [
+        ("rename,renameat,renameat2:error=ENOSPC:when=1", "append"),
+        ("fallocate:error=ENOSPC:when=1", "prepare"),
+    ] {
+        load.await_accepted(100);
+        load.hear_nothing();
+        edge.kill();
+        edge.start_again();
+        // A run's first append begins a segment, and then the next one is prepared.
+        let spare = |entry: fs::DirEntry| entry.file_name().to_string_lossy().contains("spare");
+        let segments = || fs::read_dir(edge.journal().join("segments")).unwrap();
+        eventually("a spare", || segments().map(Result::unwrap).any(spare).then_some(()));
+        let injection = Injection::begin(&edge, rule, &[]);
+        load.go_on_at(&edge);
+        eventually("no room", || (errors(&edge, op) > 0).then_some(()));
+        assert_eq!(refused_as_full(&edge) > 0, op == "append");
+        load.await_accepted(50);
+        assert!(injection.end() > 0);
+    }
+    assert_nothing_lost(&edge, load, &topics);
+}
+
 fn errors(edge: &Edge, op: &str) -> i64 {
     edge.metrics().total("journal_errors_total", &[&format!("op=\"{op}\"")])
 }
@@ -122,10 +153,11 @@ fn a_checkpoint_that_cannot_be_written_holds_nobody() {
     let mut edge = Edge::start(&settings(&bootstrap, &topics));
     let load = Load::start(&edge);
     await_commit(&edge, 0);
-    for error in ["ENOSPC", "EIO"] {
+    for rule in ["fsync:error=ENOSPC", "fsync:error=EIO", "rename,renameat,renameat2:error=ENOSPC"]
+    {
         let before = errors(&edge, "checkpoint");
         let paths = [edge.journal().join("checkpoint.tmp")];
-        let injection = Injection::begin(&edge, &format!("fsync:error={error}"), &paths);
+        let injection = Injection::begin(&edge, rule, &paths);
         eventually("checkpoints fail", || (errors(&edge, "checkpoint") > before + 1).then_some(()));
         load.await_accepted(100);
         await_commit(&edge, committed(&edge) + 1);
