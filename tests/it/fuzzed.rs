@@ -58,7 +58,7 @@ pub(crate) fn journal(changes: &[u8]) {
 }
 
 /// Looking into the same journal changes nothing, and finds no more than was appended and the
-/// checkpoint that was written. Thirty times as fast, for it opens nothing.
+/// checkpoint that was written. Much faster, for it opens nothing.
 pub(crate) fn inspection(changes: &[u8]) {
     thread_local! {
         static COPY: (TempDir, Vec<PathBuf>, Inspection) = {

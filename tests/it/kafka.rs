@@ -158,6 +158,14 @@ fn committed(edge: &Edge) -> i64 {
     edge.metrics().total("transactions_total", &["outcome=\"committed\""])
 }
 
+/// Every call was answered 200, and is there once.
+fn assert_callers_noticed_nothing(edge: &Edge, load: Load, topics: &Topics) {
+    let calls = load.finish();
+    edge.settle();
+    assert!(calls.values().all(Option::is_some), "no call went without an answer");
+    assert_exactly_once(&topics.read(), &calls);
+}
+
 /// Waits until more than `before` transactions are committed.
 fn await_commit(edge: &Edge, before: i64) {
     eventually("a transaction is committed", || (committed(edge) > before).then_some(()));
@@ -203,10 +211,7 @@ fn what_was_answered_200_is_there_once_although_the_broker_is_killed() {
         cluster.start_again();
         await_commit(&edge, committed(&edge));
     }
-    let calls = load.finish();
-    edge.settle();
-    assert!(calls.values().all(Option::is_some), "no call went without an answer");
-    assert_exactly_once(&topics.read(), &calls);
+    assert_callers_noticed_nothing(&edge, load, &topics);
 }
 
 #[test]

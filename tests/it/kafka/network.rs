@@ -90,10 +90,7 @@ fn nothing_arrives(ways: &[Way], lasts: Duration) {
     link.release();
     await_commit(&edge, before + 2);
     println!("went on {:.1?} after the link did", since.elapsed());
-    let calls = load.finish();
-    edge.settle();
-    assert!(calls.values().all(Option::is_some), "no call went without an answer");
-    assert_exactly_once(&topics.read(), &calls);
+    assert_callers_noticed_nothing(&edge, load, &topics);
 }
 
 #[test]
@@ -159,10 +156,7 @@ fn move_the_broker(
     }
     assert!(link.bytes_passed(Way::ToBroker) > 0, "it is not used");
     assert_answers_at_once(&load);
-    let calls = load.finish();
-    edge.settle();
-    assert!(calls.values().all(Option::is_some), "no call went without an answer");
-    assert_exactly_once(&topics.read(), &calls);
+    assert_callers_noticed_nothing(edge, load, topics);
 }
 
 /// The addresses of names for a process and its children.
@@ -235,8 +229,5 @@ fn a_broker_whose_name_leads_to_another_address_is_found() {
     }
     assert!(link.bytes_passed(Way::ToBroker) > 0, "it is not used");
     assert_answers_at_once(&load);
-    let calls = load.finish();
-    edge.settle();
-    assert!(calls.values().all(Option::is_some), "no call went without an answer");
-    assert_exactly_once(&topics.read(), &calls);
+    assert_callers_noticed_nothing(&edge, load, &topics);
 }
