@@ -71,7 +71,7 @@ fn a_transaction_that_kafka_never_ended_is_there_once_and_holds_nobody() {
         calls.extend(accept(&edge, 0, earlier + 1..40));
         edge.settle();
         assert!(edge.has_logged("has not told all partitions"));
-        assert_exactly_once(&topics.read(), &calls);
+        assert_exactly_once(&topics, &calls);
     }
 }
 
@@ -110,7 +110,7 @@ fn a_broker_may_come_back_with_an_empty_disk() {
     }
     let calls = load.finish();
     edge.settle();
-    assert_exactly_once(&topics.read(), &calls);
+    assert_exactly_once(&topics, &calls);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn what_is_not_allowed_waits_until_it_is() {
         cluster.run(&["allow", kind, name]);
         edge.settle();
     }
-    assert_exactly_once(&topics.read(), &calls);
+    assert_exactly_once(&topics, &calls);
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn a_copied_journal_accepts_but_publishes_only_as_a_fork() {
     calls.extend(accept(&copy, 1, 40..60));
     edge.settle();
     copy.settle();
-    assert_exactly_once(&topics.read(), &calls);
+    assert_exactly_once(&topics, &calls);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn an_older_state_of_a_journal_publishes_only_as_a_fork_and_repeats_what_it_had_
     older.start_again();
     calls.extend(accept(&older, 1, 0..10));
     assert_waits(&older, "journal_diverged");
-    assert_exactly_once(&topics.read(), &calls_of(&calls, 0));
+    assert_exactly_once(&topics, &calls_of(&calls, 0));
     let says = older.journal_command("fork", &["--from", "checkpoint", "--yes"]);
     assert!(says.contains("20 callbacks will be published"), "{says}");
     older.settle();
@@ -92,7 +92,7 @@ fn when_kafka_has_lost_the_position_publishing_goes_on_from_the_checkpoint() {
     edge.start_again();
     calls.extend(accept(&edge, 0, 50..100));
     edge.settle();
-    assert_exactly_once(&topics.read(), &calls);
+    assert_exactly_once(&topics, &calls);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn when_the_topic_of_positions_is_deleted_publishing_goes_on_from_what_the_edge_
     topics.delete_one("position");
     calls.extend(accept(&edge, 0, 50..100));
     edge.settle();
-    assert_exactly_once(&topics.read(), &calls);
+    assert_exactly_once(&topics, &calls);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_group_that_somebody_reset_is_not_believed() {
     assert_waits(&edge, "position_reset");
     edge.journal_command("fork", &["--from", "checkpoint", "--yes"]);
     edge.settle();
-    assert_exactly_once(&topics.read(), &calls);
+    assert_exactly_once(&topics, &calls);
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_journal_taken_to_another_cluster_publishes_there_only_as_a_fork() {
     edge.configure(&settings(&bootstrap, &topics));
     edge.start_again();
     edge.settle();
-    assert_exactly_once(&topics.read(), &calls);
+    assert_exactly_once(&topics, &calls);
     edge.stop();
 
     edge.configure(&settings(&elsewhere.bootstrap(), &topics));
@@ -188,8 +188,8 @@ fn a_journal_taken_to_another_cluster_publishes_there_only_as_a_fork() {
     let later = accept(&edge, 0, 40..60);
     edge.journal_command("fork", &["--from", "checkpoint", "--yes"]);
     edge.settle();
-    assert_exactly_once(&topics_elsewhere.read(), &later);
-    assert_exactly_once(&topics.read(), &calls);
+    assert_exactly_once(&topics_elsewhere, &later);
+    assert_exactly_once(&topics, &calls);
 }
 
 #[test]
@@ -208,5 +208,5 @@ fn another_cluster_at_the_same_address_is_noticed_while_the_edge_runs() {
     assert_waits(&edge, "cluster_changed");
     edge.journal_command("fork", &["--from", "checkpoint", "--yes"]);
     edge.settle();
-    assert_exactly_once(&topics.read(), &calls);
+    assert_exactly_once(&topics, &calls);
 }

@@ -17,7 +17,7 @@ fn assert_nothing_lost(edge: &Edge, load: Load, topics: &Topics) {
     let calls = load.finish();
     edge.settle();
     assert!(calls.values().any(Option::is_none), "nothing was in flight when the fault came");
-    assert_exactly_once(&topics.read(), &calls);
+    assert_exactly_once(topics, &calls);
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn flipped_bits_cost_only_the_callbacks_that_they_are_in() {
     assert!(samples.total("journal_corrupt_bytes_total", &[]) > 0);
     assert_eq!(samples.total("quarantined_total", &["journal"]), 4);
     assert_eq!(fs::read_dir(edge.journal().join("quarantine")).unwrap().count(), 4);
-    assert_exactly_once(&topics.read(), &calls);
+    assert_exactly_once(&topics, &calls);
 }
 
 #[test]
@@ -420,7 +420,7 @@ fn a_journal_of_a_newer_program_is_refused_and_left_alone() {
     edge.start_again();
     calls.extend(accept(&edge, 0, 10..20));
     edge.settle();
-    assert_exactly_once(&topics.read(), &calls);
+    assert_exactly_once(&topics, &calls);
 }
 
 /// A sealed file as a program would write it whose format has this version.

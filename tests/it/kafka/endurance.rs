@@ -29,12 +29,6 @@ fn percentile(latencies: &mut [Duration], share: f64) -> Duration {
     latencies[((latencies.len() - 1) as f64 * share) as usize]
 }
 
-fn assert_exactly_once_read(topics: &Topics, calls: &Calls) {
-    let mut judge = Judge::new(calls);
-    topics.each(|record| judge.hear(&record).unwrap());
-    judge.verdict().unwrap();
-}
-
 #[test]
 fn a_long_outage_costs_callers_nothing() {
     let Some(_) = kafka() else { return };
@@ -76,7 +70,7 @@ fn a_long_outage_costs_callers_nothing() {
     println!("p99 of the answer: {there:.2?} with Kafka, {away:.2?} without");
     assert!(outage < LONG || away <= 2 * there, "{there:?} with Kafka, {away:?} without");
     assert!(calls.values().all(Option::is_some), "no call went without an answer");
-    assert_exactly_once_read(&topics, &calls);
+    assert_exactly_once(&topics, &calls);
 }
 
 fn pending(edge: &Edge) -> i64 {
@@ -151,5 +145,5 @@ fn a_long_load_leaves_nothing_behind() {
         println!("{name}: {early:.2?} early, {late:.2?} late");
         assert!(lasts < LONG || late <= 2 * early, "{name}: {early:?} early, {late:?} late");
     }
-    assert_exactly_once_read(&topics, &calls);
+    assert_exactly_once(&topics, &calls);
 }

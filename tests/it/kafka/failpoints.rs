@@ -31,7 +31,7 @@ fn a_callback_that_makes_normalizing_panic_each_time_becomes_a_dead_letter() {
     assert_eq!((&dead.headers["reason"][..], dead.key), ("panic", receipt));
     assert_eq!(dead.value, body.as_bytes());
     records.retain(|record| call_of(record).0 != 9);
-    assert_exactly_once(&records, &calls);
+    assert_exactly_once_among(&records, &calls);
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_wedged_publisher_is_replaced_and_does_no_harm_when_it_wakes() {
     edge.settle();
     let mut records = topics.read();
     records.retain(|record| call_of(record).0 != 9);
-    assert_exactly_once(&records, &calls);
+    assert_exactly_once_among(&records, &calls);
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn publishers_that_are_lost_again_and_again_page_somebody_and_accepting_goes_on(
     assert_eq!(samples.total("publish_blocked", &[]), 0);
     let mut records = topics.read();
     records.retain(|record| call_of(record).0 != 9);
-    assert_exactly_once(&records, &calls);
+    assert_exactly_once_among(&records, &calls);
 }
 
 #[test]

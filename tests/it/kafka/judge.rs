@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::ensure;
 
 use super::load::{CallId, Calls, Load};
-use crate::cluster::Record;
+use crate::cluster::{Record, Topics};
 
 /// The call that a record comes from.
 pub(super) fn call_of(record: &Record) -> CallId {
@@ -15,7 +15,14 @@ pub(super) fn call_of(record: &Record) -> CallId {
     (caller, second - Load::FIRST_SECOND)
 }
 
-pub(super) fn assert_exactly_once(records: &[Record], calls: &Calls) {
+/// Of all that is in these topics, record by record: there may be millions.
+pub(super) fn assert_exactly_once(topics: &Topics, calls: &Calls) {
+    let mut judge = Judge::new(calls);
+    topics.each(|record| judge.hear(&record).unwrap());
+    judge.verdict().unwrap();
+}
+
+pub(super) fn assert_exactly_once_among(records: &[Record], calls: &Calls) {
     judge(records, calls).unwrap();
 }
 
