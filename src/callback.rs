@@ -1,21 +1,21 @@
-//! What was received, and how it is written into a journal record.
+//! One received call, and its layout in a journal record.
 //!
-//! A [`Callback`] borrows: `http` builds one over the request and encodes it straight into the
-//! journal's buffer, `publish` decodes one over the reader's buffer. Neither copies the body.
+//! A [`Callback`] borrows: `http` encodes one from the request straight into the journal's buffer,
+//! and `publish` decodes one from the reader's buffer. Neither copies the body.
 //!
-//! **Invariant:** a secret never gets in here. Of the request's headers only those that reading
-//! the body or tracing needs are kept.
+//! **Invariant:** a callback holds no secret. It keeps only the headers that reading the body or
+//! tracing needs.
 
 use uuid::Uuid;
 
-/// The first byte of every record. A new layout takes the next number and old ones stay readable.
+/// The first byte of every record. A new layout gets the next number, and old ones stay readable.
 const VERSION: u8 = 1;
 const FLAG_RAW: u8 = 1;
 
 /// Fixed part of a record: version, flags, receipt, received_at.
 const FIXED_BYTES: usize = 1 + 1 + 16 + 8;
 
-/// The longest text that a record holds; its length plus one fits 16 bits.
+/// The longest text in a record: its length plus one fits 16 bits.
 const TEXT_BYTES_MAX: usize = 0xfffe;
 
 /// One accepted call of a webhook.
@@ -27,17 +27,17 @@ pub struct Callback<'a> {
     pub received_at_ms: u64,
     /// The configured source that received it.
     pub source: &'a str,
-    /// Whether events carry the element as it came (the source's `raw` when it was accepted).
+    /// Whether events carry the original element: the source's `raw` when the call was accepted.
     pub raw: bool,
-    /// The request's method: the user's choice in Weni.
+    /// The first 16 letters of the method, which users choose in Weni.
     pub method: &'a str,
-    /// Header `Content-Type`, as it came.
+    /// Header `Content-Type`, unchanged.
     pub content_type: Option<&'a str>,
-    /// Header `Content-Encoding`, as it came.
+    /// Header `Content-Encoding`, unchanged.
     pub content_encoding: Option<&'a str>,
-    /// Header `traceparent`, as it came.
+    /// Header `traceparent`, if it has the form of W3C Trace Context.
     pub traceparent: Option<&'a str>,
-    /// The body, untouched.
+    /// The body, unchanged.
     pub body: &'a [u8],
 }
 
@@ -45,11 +45,26 @@ pub struct Callback<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The record was written by a newer program.
-    #[error("record layout {0} is newer than this program reads (1)")]
+    #[error("record layout {0} is newer than this program reads (1): use a newer program")]
     Version(u8),
     /// The record ends within a field, or text is not UTF-8.
-    #[error("the record is cut short or not text where text belongs")]
+    #[error("the record is cut short, or a text in it is not UTF-8")]
     Malformed,
+}
+
+/// Whether it has the form of W3C Trace Context: version, trace-id, parent-id and flags in
+/// lower-case hexadecimal digits. A longer form of a future version is refused.
+pub fn is_traceparent(text: &str) -> bool {
+    let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_zero = |part: &str| part.bytes().all(|byte| byte == b'0');
+    let mut parts = text.split('-');
+    let mut next = |len| parts.next().filter(|part| part.len() == len && is_hex(part));
+    let (Some(version), Some(trace), Some(parent), Some(_flags)) =
+        (next(2), next(32), next(16), next(2))
+    else {
+        return false;
+    };
+    parts.next().is_none() && version != "ff" && !is_zero(trace) && !is_zero(parent)
 }
 
 impl<'a> Callback<'a> {
@@ -63,7 +78,7 @@ impl<'a> Callback<'a> {
     /// source, method, content type, content encoding and traceparent, each as its length plus
     /// one (u16 LE; 0 for a missing one) and its bytes, then the body to the end.
     ///
-    /// A text is cut at 65,534 bytes; only a header that nobody reads can be that long.
+    /// A text is cut at 65,534 bytes. Only a header without a use can be that long.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.push(VERSION);
         out.push(if self.raw { FLAG_RAW } else { 0 });
@@ -80,7 +95,7 @@ impl<'a> Callback<'a> {
     /// Reads a record that [`encode`](Self::encode) wrote.
     ///
     /// # Errors
-    /// [`DecodeError`] when the record is of a newer layout or does not hold what it says.
+    /// If the record has a newer layout, or is shorter than its lengths say.
     pub fn decode(record: &'a [u8]) -> Result<Self, DecodeError> {
         let mut rest = record;
         let [version, flags] = take(&mut rest)?;
@@ -148,6 +163,28 @@ mod tests {
         callback().encode(&mut record);
         assert_eq!(record.len(), callback().encoded_len());
         assert_eq!(Callback::decode(&record), Ok(callback()));
+    }
+
+    #[test]
+    fn a_traceparent_is_what_the_w3c_says() {
+        let (trace, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+        let of =
+            |version: &str, trace: &str, parent: &str| format!("{version}-{trace}-{parent}-01");
+        assert!(
+            is_traceparent(&of("00", trace, parent)) && is_traceparent(&of("cc", trace, parent))
+        );
+        for wrong in [
+            String::new(),
+            of("ff", trace, parent),
+            of("00", &"0".repeat(32), parent),
+            of("00", trace, &"0".repeat(16)),
+            of("00", &trace.to_uppercase(), parent),
+            of("00", &trace[1..], parent),
+            of("00", trace, parent) + "-",
+            of("00", trace, parent) + "0",
+        ] {
+            assert!(!is_traceparent(&wrong), "{wrong}");
+        }
     }
 
     #[test]

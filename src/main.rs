@@ -6,6 +6,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    weni_edge::serve::signals::end_on_terminate();
     let _failpoints = fail::FailScenario::setup();
     weni_edge::cli::main()
 }

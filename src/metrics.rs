@@ -1,7 +1,9 @@
-//! Every metric of the program: name, labels and help text live here and nowhere else.
+//! Every metric of the program: name, labels and help text.
 //!
-//! A field's name is the metric's name without the prefix `weni_edge_`, its doc comment the help
-//! text. Each [`Metrics`] has a registry of its own, so that parallel tests do not collide.
+//! The name of a field is the metric's name without the prefix `weni_edge_`, and its doc comment is
+//! the help text. Each [`Metrics`] has its own registry, so that parallel tests do not collide.
+//!
+//! A label whose values are an enum gets its series at 0 from the room of that enum.
 //!
 //! **Invariant:** labels are closed sets. Nothing that a caller chooses becomes a label.
 
@@ -11,6 +13,7 @@ use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use tokio::runtime::RuntimeMetrics;
 
 /// Seconds, from 100 µs to a minute: appends, requests, transactions.
 const SECONDS: &[f64] = &[
@@ -30,8 +33,7 @@ macro_rules! metrics {
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
-            /// Of the async runtime.
-            pub runtime: Runtime,
+            tokio: [IntGauge; TOKIO.len()],
             $( $(#[doc = $help])+ pub $name: $kind, )+
         }
 
@@ -47,7 +49,9 @@ macro_rules! metrics {
                         registry, $kind, concat!("weni_edge_", stringify!($name)),
                         concat!($($help),+).trim() $(, [$($label),*])? $(, in $buckets)?
                     ), )+
-                    runtime: Runtime::new(&registry),
+                    tokio: TOKIO.map(|(name, help)| {
+                        add(&registry, IntGauge::with_opts(Opts::new(name, help)))
+                    }),
                     registry,
                 };
                 metrics.start_at_zero();
@@ -92,9 +96,13 @@ metrics! {
     http_request_body_bytes: Histogram in BYTES;
     /// Requests being handled.
     http_in_flight: IntGauge;
-    /// Open connections of the public listener.
+    /// Open connections of the public listener; one of HTTP/2 counts as 16.
     http_connections: IntGauge;
-    /// Calls that were not accepted: auth, unknown_source, too_large, timeout, journal_full, journal_slow, overloaded, malformed.
+    /// The most connections of the public listener: http.max_connections, or what the limit of open files leaves.
+    http_connections_max: IntGauge;
+    /// Idle connections of the public listener that were closed for new ones, at the limit.
+    http_connections_evicted_total: IntCounter;
+    /// Calls that were not accepted, by source and reason.
     http_rejections_total: IntCounterVec["source", "reason"];
     /// Callbacks that are durable in the journal.
     callbacks_accepted_total: IntCounterVec["source"];
@@ -118,7 +126,7 @@ metrics! {
     journal_segments: IntGauge;
     /// Age of the oldest callback that is not settled; 0 when there is none.
     journal_oldest_pending_age_seconds: Gauge;
-    /// From an append's admission to its durability.
+    /// From the admission of a record to its durability.
     journal_append_seconds: Histogram in SECONDS;
     /// One sync of the journal's file.
     journal_sync_seconds: Histogram in SECONDS;
@@ -130,7 +138,7 @@ metrics! {
     quarantined_total: IntCounterVec["stage"];
     /// Failed operations of the journal: append, prepare, checkpoint, read.
     journal_errors_total: IntCounterVec["op"];
-    /// What callbacks held, counted once when the callback is settled: published, dead_lettered, duplicate, empty, quarantined, already_committed, left_out (by a fork that was asked to).
+    /// What callbacks held, counted once when the callback is settled: published, dead_lettered, empty, quarantined, already_committed, left_out (by a fork that was asked to).
     items_total: IntCounterVec["kind", "outcome"];
     /// Committed records by topic.
     publish_records_total: IntCounterVec["topic"];
@@ -144,11 +152,11 @@ metrics! {
     transaction_records: Histogram in COUNTS;
     /// From acceptance of a callback to its commit in Kafka.
     end_to_end_seconds: HistogramVec["topic"] in LAG_SECONDS;
-    /// 1 while nothing moves, and why.
+    /// 1 while nothing is published, by reason.
     publish_blocked: IntGaugeVec["reason"];
     /// When the last transaction was committed, in seconds since 1970.
     last_publish_timestamp_seconds: Gauge;
-    /// Kafka clients made anew, and why: start, lost, wedged, panic.
+    /// Kafka clients opened, by reason: start, lost, wedged, panic.
     producer_rebuilds_total: IntCounterVec["reason"];
     /// Published status updates by status.
     statuses_total: IntCounterVec["status"];
@@ -158,7 +166,7 @@ metrics! {
     dead_letters_total: IntCounterVec["reason", "stage"];
     /// How long readers of committed records have been held at one place of a topic.
     kafka_stable_lag_seconds: GaugeVec["topic"];
-    /// Openings at which Kafka's position was below what was known as committed.
+    /// How often Kafka's position was below the one that the edge knew as committed.
     position_went_back_total: IntCounter;
     /// 1 where a topic is set up so that Kafka may lose what it acknowledged: replication, min_insync, unclean, compacted.
     kafka_topic_risky: IntGaugeVec["topic", "risk"];
@@ -188,112 +196,31 @@ metrics! {
     ready: IntGaugeVec["check"];
     /// When the served certificate expires, in seconds since 1970.
     tls_certificate_not_after_seconds: GaugeVec[];
-    /// 1 if the configuration was last read without an error.
+    /// 1 if the configuration, its files of secrets and the certificate were last read without an error.
     config_last_reload_successful: IntGauge;
+    /// Lines of the log that were dropped because the reader of stderr did not keep up.
+    log_lines_dropped_total: IntCounter;
 }
 
-/// What tokio tells of itself, under the names that other programs use too: without the prefix.
-#[derive(Debug)]
-pub struct Runtime {
-    workers: IntGauge,
-    alive_tasks: IntGauge,
-    global_queue_depth: IntGauge,
-}
-
-impl Runtime {
-    fn new(registry: &Registry) -> Self {
-        let gauge =
-            |name: &str, help: &str| add(registry, IntGauge::with_opts(Opts::new(name, help)));
-        Self {
-            workers: gauge("tokio_workers", "Worker threads of the runtime."),
-            alive_tasks: gauge("tokio_alive_tasks", "Tasks that have not ended."),
-            global_queue_depth: gauge(
-                "tokio_global_queue_depth",
-                "Tasks in the queue that all workers share.",
-            ),
-        }
-    }
-
-    /// Takes the runtime's figures as they are now.
-    pub fn observe(&self, now: &tokio::runtime::RuntimeMetrics) {
-        self.workers.set(now.num_workers() as i64);
-        self.alive_tasks.set(now.num_alive_tasks() as i64);
-        self.global_queue_depth.set(now.global_queue_depth() as i64);
-    }
-}
-
-/// The closed sets of label values: all of them are exported from the start, at 0.
-mod labels {
-    pub(super) const REJECTIONS: &[&str] = &[
-        "auth",
-        "unknown_source",
-        "too_large",
-        "timeout",
-        "journal_full",
-        "journal_slow",
-        "overloaded",
-        "malformed",
-    ];
-    pub(super) const OUTCOMES: &[&str] = &["published", "duplicate"];
-    pub(super) const KINDS: &[&str] = &[
-        "message_status",
-        "inbound_message",
-        "call",
-        "call_status",
-        "payment_status",
-        "echo",
-        "history_message",
-        "channel_event",
-    ];
-    pub(super) const STATUSES: &[&str] =
-        &["sent", "delivered", "read", "played", "failed", "other"];
-    pub(super) const BLOCKED: &[&str] = &[
-        "no_broker",
-        "not_authorized",
-        "group_not_authorized",
-        "position_unreadable",
-        "unknown_topic",
-        "topic_refuses",
-        "too_slow",
-        "clock",
-        "no_transactions",
-        "journal_diverged",
-        "position_reset",
-        "cluster_changed",
-        "publisher_wedged",
-        "kafka_error",
-    ];
-    pub(super) const DEAD_NORMALIZE: &[&str] = &[
-        "invalid_json",
-        "unrecognized",
-        "not_an_object",
-        "missing_id",
-        "missing_status",
-        "bad_encoding",
-        "too_many_elements",
-    ];
-    pub(super) const DEAD_PUBLISH: &[&str] = &["too_large", "refused", "unroutable", "panic"];
-}
+/// What tokio reports, under the names that other programs use too: without the prefix.
+const TOKIO: [(&str, &str); 3] = [
+    ("tokio_workers", "Worker threads of the runtime."),
+    ("tokio_alive_tasks", "Tasks that have not ended."),
+    ("tokio_global_queue_depth", "Tasks in the queue that all workers share."),
+];
 
 impl Metrics {
-    /// Seconds since 1970 now, as timestamp metrics want it.
+    /// Now in seconds since 1970, for metrics of time.
     pub fn now_seconds() -> f64 {
-        // INVARIANT: a clock before 1970 is taken as 1970; the metric is then plainly wrong.
+        // A clock before 1970 counts as 1970, and the metric shows it.
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
     }
 
-    /// Makes a source's series appear, so that a rate over its first call is right.
-    pub fn add_source(&self, source: &str) {
-        for reason in labels::REJECTIONS {
-            self.http_rejections_total.with_label_values(&[source, reason]);
-        }
-        if source == UNKNOWN_SOURCE {
-            return;
-        }
-        self.callbacks_accepted_total.with_label_values(&[source]);
-        let last = self.last_callback_timestamp_seconds.with_label_values(&[source]);
-        if last.get() == 0.0 {
-            last.set(Self::now_seconds());
+    /// Updates the metrics of the async runtime.
+    pub fn observe_runtime(&self, now: &RuntimeMetrics) {
+        let now = [now.num_workers(), now.num_alive_tasks(), now.global_queue_depth()];
+        for (gauge, value) in self.tokio.iter().zip(now) {
+            gauge.set(value as i64);
         }
     }
 
@@ -307,7 +234,7 @@ impl Metrics {
         Ok(text)
     }
 
-    /// Says what runs; the revision is known where `WENI_EDGE_REVISION` was set when it was built.
+    /// Shows the versions. The revision is `WENI_EDGE_REVISION` at build time.
     pub fn set_build_info(&self, librdkafka: &str) {
         let revision = option_env!("WENI_EDGE_REVISION").unwrap_or("unknown");
         let labels = [env!("CARGO_PKG_VERSION"), revision, librdkafka];
@@ -315,28 +242,6 @@ impl Metrics {
     }
 
     fn start_at_zero(&self) {
-        self.add_source(UNKNOWN_SOURCE);
-        for kind in labels::KINDS {
-            for outcome in labels::OUTCOMES {
-                self.items_total.with_label_values(&[kind, outcome]);
-            }
-        }
-        for outcome in ["dead_lettered", "empty", "quarantined", "already_committed", "left_out"] {
-            self.items_total.with_label_values(&["none", outcome]);
-        }
-        for status in labels::STATUSES {
-            self.statuses_total.with_label_values(&[status]);
-        }
-        for reason in labels::BLOCKED {
-            self.publish_blocked.with_label_values(&[reason]);
-        }
-        for (stage, reasons) in
-            [("normalize", labels::DEAD_NORMALIZE), ("publish", labels::DEAD_PUBLISH)]
-        {
-            for reason in reasons {
-                self.dead_letters_total.with_label_values(&[reason, stage]);
-            }
-        }
         for outcome in ["committed", "aborted", "lost"] {
             self.transactions_total.with_label_values(&[outcome]);
         }
@@ -349,9 +254,6 @@ impl Metrics {
         for stage in ["journal", "publish"] {
             self.quarantined_total.with_label_values(&[stage]);
         }
-        for check in ["journal", "room", "serving"] {
-            self.ready.with_label_values(&[check]);
-        }
         self.config_last_reload_successful.set(1);
         self.last_publish_timestamp_seconds.set(Self::now_seconds());
         self.kafka_stats_timestamp_seconds.set(Self::now_seconds());
@@ -361,7 +263,7 @@ impl Metrics {
     }
 }
 
-/// Label of what came for a source that is not configured.
+/// Label `source` of calls that name no configured source.
 pub const UNKNOWN_SOURCE: &str = "unknown";
 
 #[cfg(test)]
@@ -373,8 +275,7 @@ mod tests {
         let text = String::from_utf8(Metrics::default().encode().unwrap()).unwrap();
         for line in [
             "weni_edge_callbacks_settled_total 0",
-            "weni_edge_publish_blocked{reason=\"no_broker\"} 0",
-            "weni_edge_http_rejections_total{reason=\"unknown_source\",source=\"unknown\"} 0",
+            "weni_edge_quarantined_total{stage=\"publish\"} 0",
             "weni_edge_transactions_total{outcome=\"committed\"} 0",
         ] {
             assert!(text.contains(line), "{line}");

@@ -1,4 +1,4 @@
-//! What a long absence of Kafka leaves: memory, opening, draining.
+//! The cost of a long outage of Kafka: memory, opening, draining.
 
 use std::{
     thread,
@@ -22,7 +22,7 @@ const CONNECTIONS: u16 = 64;
 const CALLS: u64 = 25_000;
 const LOOK: Duration = Duration::from_millis(20);
 
-/// One absence, from the first call to the last commit.
+/// One outage, from the first call to the last commit.
 struct Absence {
     /// Of the process that took the backlog in.
     memory: Memory,

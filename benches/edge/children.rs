@@ -13,6 +13,7 @@ use rdkafka::mocking::MockCluster;
 use tokio::net::TcpListener;
 
 use crate::{
+    comparators,
     process::Process,
     topics::{EVENTS, MOCK_PREFIX, OUTSIDE, PARTITIONS, POSITION, topic},
 };
@@ -23,24 +24,36 @@ pub(crate) enum Child {
     Baseline,
     /// A mock cluster of one broker; `down` and `up` on standard input.
     Kafka,
+    /// Answers from memory.
+    FromMemory,
+    /// Awaits Kafka's acknowledgement.
+    Acknowledged,
 }
 
-/// Runs until standard input ends.
-pub(crate) fn run(child: Child) -> anyhow::Result<()> {
+/// Runs until standard input ends; `bootstrap` is where those that publish find Kafka.
+pub(crate) fn run(child: Child, bootstrap: &str) -> anyhow::Result<()> {
     match child {
         Child::Baseline => baseline(),
         Child::Kafka => kafka(),
+        Child::FromMemory => comparators::from_memory(bootstrap),
+        Child::Acknowledged => comparators::acknowledged(bootstrap),
     }
 }
 
 /// Starts a child, which says on its first line where it is.
-pub(crate) fn start(child: Child) -> anyhow::Result<(Process, Conversation, String)> {
+pub(crate) fn start(
+    child: Child,
+    bootstrap: &str,
+) -> anyhow::Result<(Process, Conversation, String)> {
     let (name, argument) = match child {
         Child::Baseline => ("the baseline", "baseline"),
         Child::Kafka => ("the mock cluster", "kafka"),
+        Child::FromMemory => ("the comparator that answers from memory", "from-memory"),
+        Child::Acknowledged => ("the comparator that awaits Kafka", "acknowledged"),
     };
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["--child", argument]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.args(["--child", argument, "--bootstrap", bootstrap]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut process = Process::start(name, &mut command)?;
     let mut conversation = Conversation {
         to: process.take_stdin()?,
@@ -75,17 +88,25 @@ impl Conversation {
 }
 
 fn baseline() -> anyhow::Result<()> {
-    std::thread::spawn(|| {
-        let _: u64 = std::io::copy(&mut stdin(), &mut std::io::sink()).unwrap_or(0);
+    let handler = async |body: Bytes| if body.is_empty() { "empty\n" } else { "accepted\n" };
+    serve(Router::new().route("/hooks/bench", any(handler)), String::new)
+}
+
+/// Serves with all that is default, and answers each line on standard input with a `report`.
+pub(crate) fn serve(
+    app: Router,
+    report: impl Fn() -> String + Send + 'static,
+) -> anyhow::Result<()> {
+    std::thread::spawn(move || {
+        for _ in stdin().lines().map_while(Result::ok) {
+            // It fails only if the parent has ended, which also ends this process.
+            say(&report()).ok();
+        }
         std::process::exit(0);
     });
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         say(&listener.local_addr()?.to_string())?;
-        let app = Router::new().route(
-            "/hooks/bench",
-            any(async |body: Bytes| if body.is_empty() { "empty\n" } else { "accepted\n" }),
-        );
         Ok(axum::serve(listener, app).await?)
     })
 }

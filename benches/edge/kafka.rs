@@ -32,12 +32,12 @@ pub(crate) fn real() -> Option<String> {
     std::env::var("WENI_EDGE_TEST_KAFKA").ok()
 }
 
-/// An address at which nobody listens.
+/// An address without a listener.
 pub(crate) fn nowhere() -> anyhow::Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
-/// A cluster, and topics of it that nobody else uses.
+/// A cluster, and topics that no other process uses.
 #[derive(Debug)]
 pub(crate) struct Kafka {
     pub(crate) bootstrap: String,
@@ -48,7 +48,7 @@ pub(crate) struct Kafka {
 impl Kafka {
     /// A mock cluster. It keeps 5 MiB a partition, and counts on.
     pub(crate) fn mock() -> anyhow::Result<Self> {
-        let (process, conversation, bootstrap) = children::start(Child::Kafka)?;
+        let (process, conversation, bootstrap) = children::start(Child::Kafka, "")?;
         Ok(Self { bootstrap, prefix: MOCK_PREFIX.to_owned(), mock: Some((process, conversation)) })
     }
 
@@ -104,7 +104,7 @@ impl Kafka {
         Ok(records)
     }
 
-    /// A consumer as somebody else would have it, of no group's offsets.
+    /// A consumer of another application. It stores no offsets.
     pub(crate) fn consumer(&self, more: &[(&str, &str)]) -> anyhow::Result<BaseConsumer> {
         let mut config = ClientConfig::new();
         config

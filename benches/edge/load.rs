@@ -1,26 +1,25 @@
-//! The load generator: `weni-edge send` in a process of its own.
+//! The load generator: `weni-edge send` in its own process.
 
 use std::{
-    collections::BTreeMap,
     io::Read,
     process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, ensure};
-use serde::Deserialize;
+use weni_edge::caller;
 
 use crate::{edge, process::Process};
 
-/// A share of one core above which the generator may be what is measured.
+/// The share of one core above which the generator may limit the figures.
 const BOUND: f64 = 0.8;
 
-/// What is sent: statuses of 1 KB, each of a message of its own.
+/// What is sent: statuses of 1 KB, each of another message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) connections: u16,
     pub(crate) amount: Amount,
-    /// Calls a second; as many as there is room for without.
+    /// Calls a second. `None` is as many as possible.
     pub(crate) rate: Option<u32>,
 }
 
@@ -30,19 +29,16 @@ pub(crate) enum Amount {
     Time(Duration),
 }
 
-/// What the generator said in the end.
-#[derive(Debug, Deserialize)]
+/// What the generator printed at its end.
+#[derive(Debug)]
 pub(crate) struct Summary {
-    calls: u64,
     pub(crate) accepted: u64,
-    seconds: f64,
     pub(crate) calls_per_second: f64,
-    latency_ms: BTreeMap<String, f64>,
-    #[serde(skip)]
+    all: caller::Summary,
     cpu: Duration,
 }
 
-/// A generator at work.
+/// A running generator.
 #[derive(Debug)]
 pub(crate) struct Running(Process);
 
@@ -81,29 +77,30 @@ impl Running {
         let mut text = String::new();
         self.0.take_stdout()?.read_to_string(&mut text)?;
         let cpu = self.0.finish().with_context(|| text.clone())?;
-        let summary: Summary = serde_json::from_str(&text)?;
-        ensure!(summary.accepted == summary.calls, "not every call was accepted: {text}");
-        Ok(Summary { cpu, ..summary })
+        let all: caller::Summary = serde_json::from_str(&text)?;
+        ensure!(all.accepted == all.calls, "not every call was accepted: {text}");
+        let (accepted, calls_per_second) = (all.accepted, all.calls_per_second);
+        Ok(Summary { accepted, calls_per_second, all, cpu })
     }
 }
 
 impl Summary {
     /// A percentile of the answers, in milliseconds: `p50`, `p99`.
     pub(crate) fn latency_ms(&self, name: &str) -> anyhow::Result<f64> {
-        self.latency_ms.get(name).copied().with_context(|| format!("no {name} of the answers"))
+        self.all.latency_ms.get(name).copied().with_context(|| format!("no {name} of the answers"))
     }
 
     /// From the first call to the last answer.
     pub(crate) fn time(&self) -> Duration {
-        Duration::from_secs_f64(self.seconds)
+        Duration::from_secs_f64(self.all.seconds)
     }
 
-    /// Of one core, what the generator itself took.
+    /// The share of one core that the generator itself used.
     pub(crate) fn generator_share(&self) -> f64 {
-        self.cpu.as_secs_f64() / self.seconds
+        self.cpu.as_secs_f64() / self.all.seconds
     }
 
-    /// Whether the generator may be what was measured.
+    /// Whether the generator may have limited the figures.
     pub(crate) fn is_generator_bound(&self) -> bool {
         self.generator_share() > BOUND
     }

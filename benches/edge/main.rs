@@ -1,8 +1,8 @@
 //! What the table in the README is made with: `cargo bench`, or `cargo bench -- requests` for a part.
 //!
 //! Server, Kafka and load generator are processes of their own on loopback; this one starts them,
-//! measures from outside (`/proc`, `/metrics`, the generator's summary) and ends them. The baseline
-//! and Kafka's mock cluster are this same program, started with `--child`.
+//! measures from outside (`/proc`, `/metrics`, the generator's summary) and ends them. The baseline,
+//! the comparators and Kafka's mock cluster are this same program, started with `--child`.
 //!
 //! **Invariant:** a run that lost, doubled or aborted anything gives no figure. Every row ends with
 //! [`Edge::prove`](edge::Edge::prove).
@@ -10,6 +10,7 @@
 mod backlog;
 mod children;
 mod comeback;
+mod comparators;
 mod edge;
 mod figures;
 mod kafka;
@@ -18,10 +19,13 @@ mod machine;
 mod process;
 mod readable;
 mod requests;
+mod servers;
+mod side_by_side;
 mod topics;
 mod waiting;
+mod wrk;
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
@@ -38,11 +42,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// mock cluster in a process of its own, with 12 partitions; the load generator is `weni-edge send`,
 /// and a row says "generator-bound" where it took more than 80 % of a core. Bodies have 1 KB and a
 /// message id each; everything is synced before the answer and published. Baseline and edge take
-/// turns; figures are medians of the rounds, with the least and the most in parentheses.
+/// turns; figures are medians of the rounds, with the least and the most in parentheses. The rows of
+/// `wrk` have another generator, an independent and cheap one, with one body of 1 KB and its
+/// Content-Length.
 ///
-/// A run fails, without a table, when a call was not accepted, a callback was taken for a
-/// repetition, a transaction was aborted, a record is missing in Kafka or there twice, or the journal
-/// would not be on a disk.
+/// A run fails, without a table, when a call was not accepted, a transaction was aborted, a record is
+/// missing in Kafka or there twice, or the journal would not be on a disk.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo bench --")]
 struct Args {
@@ -50,13 +55,19 @@ struct Args {
     #[arg(value_enum)]
     rows: Vec<Rows>,
 
-    /// Rounds of each row, instead of 5 for requests and 3 for the rest
+    /// Rounds of each row, instead of 5 for requests and wrk, 12 for --against, and 3 for the rest
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
 
-    /// How long one round of requests loads the server
+    /// How long one round of requests, wrk or --against loads the server
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
+
+    /// Compares the edge with another build of it, in 12 pairs of rounds of wrk, and measures nothing
+    /// else (5 minutes). PATH may be a script that executes that build in an environment of its own:
+    /// 0.1.0 needs WENI_EDGE__DUPLICATES__ENTRIES=0, for wrk repeats one body
+    #[arg(long, value_name = "PATH", conflicts_with = "rows")]
+    against: Option<PathBuf>,
 
     /// How much is in the journal before it is opened and drained
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..))]
@@ -69,12 +80,19 @@ struct Args {
     /// What this process is when it was started by another one.
     #[arg(long, hide = true, value_enum)]
     child: Option<Child>,
+
+    /// Where that one finds Kafka.
+    #[arg(long, hide = true, default_value = "")]
+    bootstrap: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Rows {
     /// Requests a second at 64 and 256 connections, CPU a request, p99 of the answer (4 minutes)
     Requests,
+    /// What wrk gets of the baseline, of axum with rdkafka, and of the edge, at 16, 64 and 256
+    /// connections; CPU by thread (7 minutes; needs wrk)
+    Wrk,
     /// 1 GiB taken in while Kafka is away: memory, opening it again, draining it on one core
     /// (5 minutes; again for the Kafka that WENI_EDGE_TEST_KAFKA names)
     Backlog,
@@ -105,7 +123,7 @@ impl Effort {
 fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.child {
-        Some(child) => children::run(child),
+        Some(child) => children::run(child, &args.bootstrap),
         // `cargo test --all-targets` starts benches too.
         None if !args.bench => {
             println!("nothing measured: this is for `cargo bench`");
@@ -123,18 +141,31 @@ fn main() -> ExitCode {
 }
 
 fn measure(args: &Args) -> anyhow::Result<()> {
-    let all = [Rows::Requests, Rows::Backlog, Rows::Return, Rows::Latency, Rows::Waiting];
-    let rows = if args.rows.is_empty() { &all[..] } else { &args.rows };
     let effort = Effort {
         rounds: args.rounds,
         round: Duration::from_secs(args.seconds),
         backlog_bytes: args.backlog << 20,
     };
     let machine = Machine::look()?;
-    let mut table: Vec<Row> = Vec::new();
+    let table = match &args.against {
+        Some(old) => side_by_side::against(old, effort)?,
+        None => measure_rows(&args.rows, effort)?,
+    };
+    println!("{machine}");
+    figures::print(&table);
+    Ok(())
+}
+
+fn measure_rows(rows: &[Rows], effort: Effort) -> anyhow::Result<Vec<Row>> {
+    let rows = if rows.is_empty() { Rows::value_variants() } else { rows };
+    if rows.contains(&Rows::Wrk) {
+        wrk::look()?;
+    }
+    let mut table = Vec::new();
     for name in rows {
         let measured = match name {
             Rows::Requests => requests::measure(effort),
+            Rows::Wrk => side_by_side::measure(effort),
             Rows::Backlog => backlog::measure(effort),
             Rows::Return => comeback::measure(effort),
             Rows::Latency => readable::measure(effort),
@@ -142,7 +173,5 @@ fn measure(args: &Args) -> anyhow::Result<()> {
         };
         table.extend(measured.with_context(|| format!("{name:?}"))?);
     }
-    println!("{machine}");
-    figures::print(&table);
-    Ok(())
+    Ok(table)
 }

@@ -1,6 +1,7 @@
 //! Processes that are measured, and that never outlive this one's interest in them.
 
 use std::{
+    collections::BTreeMap,
     fs,
     process::{Child, ChildStdin, ChildStdout, Command},
     time::Duration,
@@ -28,6 +29,14 @@ pub(crate) struct Memory {
     pub(crate) most: u64,
 }
 
+/// What a thread has taken since it began.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Taken {
+    pub(crate) cpu: Duration,
+    /// How often it gave up its core to wait: voluntary context switches.
+    pub(crate) waits: u64,
+}
+
 impl Process {
     pub(crate) fn start(name: &'static str, command: &mut Command) -> anyhow::Result<Self> {
         let child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
@@ -51,15 +60,26 @@ impl Process {
 
     /// Processor time of all its threads, user and system, in steps of 10 ms.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let stat = self.proc("stat")?;
-        // The second field is the name, in parentheses, and may hold anything; utime and stime are
-        // the 14th and 15th.
-        let (_, fields) = stat.rsplit_once(')').context("no name in /proc/<pid>/stat")?;
-        let mut fields = fields.split_ascii_whitespace().skip(11);
-        let mut ticks = || -> anyhow::Result<u32> {
-            Ok(fields.next().context("too few fields in /proc/<pid>/stat")?.parse()?)
-        };
-        Ok(TICK * (ticks()? + ticks()?))
+        Ok(cpu(&self.proc("stat")?)?.1)
+    }
+
+    /// What its threads have taken, by their names; those of one name together.
+    pub(crate) fn threads(&self) -> anyhow::Result<BTreeMap<String, Taken>> {
+        let mut threads = BTreeMap::<String, Taken>::new();
+        for entry in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let path = entry?.path();
+            let read = |file| fs::read_to_string(path.join(file));
+            // One that ends meanwhile takes no more.
+            let (Ok(stat), Ok(status)) = (read("stat"), read("status")) else { continue };
+            let (name, cpu) = cpu(&stat)?;
+            let waits =
+                status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            let taken = threads.entry(name.to_owned()).or_default();
+            taken.cpu += cpu;
+            taken.waits +=
+                waits.context("no switches in /proc/<pid>/status")?.trim().parse::<u64>()?;
+        }
+        Ok(threads)
     }
 
     pub(crate) fn memory(&self) -> anyhow::Result<Memory> {
@@ -90,6 +110,19 @@ impl Process {
         let path = format!("/proc/{}/{file}", self.child.id());
         fs::read_to_string(&path).with_context(|| format!("{} is gone: {path}", self.name))
     }
+}
+
+/// Name and processor time of a process or thread, from its `/proc/…/stat`.
+fn cpu(stat: &str) -> anyhow::Result<(&str, Duration)> {
+    // The second field is the name, in parentheses, and may hold anything; utime and stime are the
+    // 14th and 15th.
+    let (head, fields) = stat.rsplit_once(')').context("no name in /proc/<pid>/stat")?;
+    let (_, name) = head.split_once('(').context("no name in /proc/<pid>/stat")?;
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let mut ticks = || -> anyhow::Result<u32> {
+        Ok(fields.next().context("too few fields in /proc/<pid>/stat")?.parse()?)
+    };
+    Ok((name, TICK * (ticks()? + ticks()?)))
 }
 
 impl Drop for Process {

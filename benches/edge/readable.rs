@@ -88,7 +88,7 @@ fn row(figure: String, prompt: (Spread, Spread), default: (Spread, Spread)) -> R
     }
 }
 
-/// A consumer as somebody else would have it.
+/// A consumer of another application.
 struct Reader {
     consumer: BaseConsumer,
     /// Records so far.

@@ -48,7 +48,7 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
 }
 
 fn take_turns(effort: Effort, connections: u16) -> anyhow::Result<(Vec<Turn>, Vec<EdgeTurn>)> {
-    let (baseline, _conversation, address) = children::start(Child::Baseline)?;
+    let (baseline, _conversation, address) = children::start(Child::Baseline, "")?;
     let baseline_url = format!("http://{address}/hooks/bench");
     let kafka = Kafka::mock()?;
     let home = Home::new(&kafka)?;

@@ -1,6 +1,6 @@
 """What became of messages: for those who send them."""
 
-from panels import JOB, NONZERO, dashboard, panel, quantiles, rate, row, stat
+from panels import NONZERO, RECORDED, dashboard, panel, quantiles, rate, row, stat
 
 STATUSES = "weni_edge_statuses_total"
 
@@ -30,8 +30,8 @@ FLOW = row(
     panel("What users and channels send", "Everything but statuses, by kind: messages from users, calls, payments, echoes, changes of the account.",
           "ops", (rate("weni_edge_items_total", "kind", 'outcome="published", kind!="message_status"') + NONZERO, "{{kind}}"), min=0, w=12, h=8),
     panel("Share of failed statuses", "Of all status updates in an hour, and its mean over a week. Three times the week's mean opens a ticket.",
-          "percentunit", (f"job:weni_edge_statuses_failed:ratio_rate1h{JOB}", "1 h"),
-          (f"avg_over_time(job:weni_edge_statuses_failed:ratio_rate1h{JOB}[1w])", "mean of a week"), min=0, w=12),
+          "percentunit", (f"job:weni_edge_statuses_failed:ratio_rate1h{RECORDED}", "1 h"),
+          (f"avg_over_time(job:weni_edge_statuses_failed:ratio_rate1h{RECORDED}[1w])", "mean of a week"), min=0, w=12),
     panel("Failures, by Meta's code", "Codes that we know; else other. 131026: the number is not on WhatsApp; 131047: more than 24 hours since the user's last message; 131049: Meta held a marketing message back; 130472: the user is in an experiment.",
           "short", ("sum by (code) (increase(weni_edge_failed_statuses_total{@}[$__rate_interval]))" + NONZERO, "{{code}}"), stack=True, min=0, w=12),
 )  # fmt: skip
@@ -51,8 +51,6 @@ LOSSES = row(
           "short", ("sum by (reason) (increase(weni_edge_dead_letters_total{@}[$__rate_interval]))" + NONZERO, "{{reason}}"), min=0),
     panel("Refused calls, by source", "Calls that were not accepted: Weni does not repeat them.",
           "reqps", (rate("weni_edge_http_rejections_total", "source, reason") + NONZERO, "{{source}} {{reason}}"), min=0),
-    panel("Repetitions dropped", "Items that were byte for byte what had come within duplicates.window.",
-          "ops", (rate("weni_edge_items_total", "kind", 'outcome="duplicate"') + NONZERO, "{{kind}}"), min=0),
 )  # fmt: skip
 
 BUSINESS = dashboard(

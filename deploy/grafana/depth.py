@@ -1,6 +1,6 @@
 """The journal and the Kafka client in depth: for whoever looks for the cause."""
 
-from panels import NONZERO, TOPIC, dashboard, panel, quantiles, rate, row, stat, table
+from panels import NONZERO, TOPIC, dashboard, most, panel, quantiles, rate, row, stat, table
 
 EACH = "{{instance}}"
 BROKER = "{{instance}} broker {{broker}}"
@@ -22,7 +22,7 @@ SPACE = row(
     panel("Segments", "Files of the journal, spare ones included.",
           "short", ("weni_edge_journal_segments{@}", EACH), min=0, decimals=0),
     panel("Oldest pending", "Age of the oldest accepted callback that is not in Kafka.",
-          "s", ("weni_edge_journal_oldest_pending_age_seconds{@}", EACH), min=0, bad_above=300),
+          "s", (most("weni_edge_journal_oldest_pending_age_seconds{@}"), EACH), min=0, bad_above=300),
     panel("In and out", "Callbacks accepted and settled each second. Out below in: the backlog grows.",
           "cps", (rate("weni_edge_callbacks_accepted_total"), "accepted"), (rate("weni_edge_callbacks_settled_total"), "settled"), min=0),
     panel("Recovered at the start", "Callbacks of earlier runs that were found unsettled when the journal was opened.",
@@ -61,7 +61,7 @@ TRANSACTIONS = row(
     panel("Accepted to committed, by topic", "From acceptance to the commit in Kafka, 99th percentile.",
           "s", *list(quantiles("weni_edge_end_to_end_seconds", "topic", TOPIC))[1:], min=0, bad_above=5),
     panel("Readers held, by topic", "How long readers of committed records have stood still before an open transaction.",
-          "s", (f"max by (topic) (weni_edge_kafka_stable_lag_seconds{{@, {TOPIC}}})", "{{topic}}"), min=0, bad_above=60),
+          "s", (f"max by (topic) ({most(f'weni_edge_kafka_stable_lag_seconds{{@, {TOPIC}}}')})", "{{topic}}"), min=0, bad_above=60),
     stat("Position went back", "Openings in the range shown at which Kafka's position was below what was known as committed: events were repeated.",
          "short", ("sum(max_over_time(weni_edge_position_went_back_total{@}[$__range]))", "openings"), bad_above=1, h=7),
     stat("Statistics are this old", "librdkafka gives its statistics every few seconds; old ones make the row below worthless. Nothing before the first.",
@@ -70,19 +70,19 @@ TRANSACTIONS = row(
 
 BROKERS = row(
     "Kafka client, by broker",
-    panel("Connected", "1 while librdkafka is connected.", "short", ("weni_edge_kafka_broker_up{@}", BROKER), min=0, max=1, w=6),
-    panel("Round trips", "In the last statistics window.", "s", ('weni_edge_kafka_rtt_seconds{@, quantile="0.99"}', BROKER), min=0, w=6),
+    panel("Connected", "1 while librdkafka is connected.", "short", ("min_over_time(weni_edge_kafka_broker_up{@}[$__rate_interval])", BROKER), min=0, max=1, w=6),
+    panel("Round trips", "In the last statistics window.", "s", (most('weni_edge_kafka_rtt_seconds{@, quantile="0.99"}'), BROKER), min=0, w=6),
     panel("Throttled", "By the broker's quotas, in the last statistics window.", "s",
-          ('weni_edge_kafka_throttle_seconds{@, quantile="0.99"}', BROKER), min=0, w=6),
-    panel("Output buffer", "Messages that wait to be sent.", "short", ("weni_edge_kafka_broker_outbuf_messages{@}", BROKER), min=0, w=6),
-    panel("Waiting for answers", "Requests in flight.", "short", ("weni_edge_kafka_broker_waiting_responses{@}", BROKER), min=0, w=6),
+          (most('weni_edge_kafka_throttle_seconds{@, quantile="0.99"}'), BROKER), min=0, w=6),
+    panel("Output buffer", "Messages that wait to be sent.", "short", (most("weni_edge_kafka_broker_outbuf_messages{@}"), BROKER), min=0, w=6),
+    panel("Waiting for answers", "Requests in flight.", "short", (most("weni_edge_kafka_broker_waiting_responses{@}"), BROKER), min=0, w=6),
     broker("Requests that failed in sending", "Broken connections, for the most part.", "weni_edge_kafka_broker_tx_errors_total"),
     broker("Requests sent again", "After a failure that may pass.", "weni_edge_kafka_broker_retries_total"),
     broker("Requests that timed out", "The broker did not answer.", "weni_edge_kafka_broker_timeouts_total"),
     broker("Connections lost", "Idle connections that the broker closes count, too.", "weni_edge_kafka_broker_disconnects_total"),
     table("Topics at risk", "Topics that are set up so that Kafka may lose what it acknowledged: too few replicas, min.insync.replicas of 1, unclean elections, compaction.",
           "short", f"max by (topic, risk) (weni_edge_kafka_topic_risky{{@, {TOPIC}}}) > 0", (), w=9),
-    table("Configuration read", "1 if the configuration was last read without an error, 0 if the edge goes on with an old one.",
+    table("Configuration read", "1 if the configuration, its files of secrets and the certificate were last read without an error, 0 if the edge goes on with old ones.",
           "short", "min by (instance) (weni_edge_config_last_reload_successful{@})", (), w=4),
     table("Certificates", "How long each instance's certificate is still valid. Nothing where the edge speaks plain HTTP.",
           "s", "max by (instance) (weni_edge_tls_certificate_not_after_seconds{@}) - time()", (), w=5),

@@ -1,32 +1,34 @@
 """For whoever is paged: rows in the order in which an incident is read."""
 
-from panels import JOB, NONZERO, TOPIC, dashboard, panel, quantiles, rate, row, stat
+from panels import NONZERO, RECORDED, RELEASE, TOPIC, dashboard, most, panel, quantiles, rate, row, stat, timeline
 
+FIRING = f'ALERTS{{{RELEASE}, alertname=~"WeniEdge.*", alertstate="firing"}}'
+SLOWEST = 'weni_edge_kafka_rtt_seconds{@, quantile="0.99"}'
 CAPACITY = "weni_edge_journal_bytes{@} / weni_edge_journal_capacity_bytes{@}"
 
 HEALTH = row(
     "Health and SLO",
-    stat("Edges up", "Instances that Prometheus can scrape. One that is down keeps what its journal holds from Kafka.",
-         "short", ("sum(up{@})", "up"), bad_below=1, w=3),
+    stat("All edges up", "Whether Prometheus can scrape every instance. One that is down keeps what its journal holds from Kafka.",
+         "bool_yes_no", ("min(up{@})", "up"), bad_below=1, w=3),
     stat("Ready", "Whether every check of readiness holds everywhere: journal open, room left, not stopping.",
          "bool_yes_no", ("min(weni_edge_ready{@})", "ready"), bad_below=1, w=3),
     stat("Error budget left", "Of 30 days: 99.9 % of callbacks are answered 2xx within 250 ms. Below 0 the promise is broken; -100 % stands for all that is worse.",
-         "percentunit", (f"clamp_min(1 - job:weni_edge_acceptance_bad:ratio30d{JOB} / 0.001, -1)", "left"), bad_below=0, decimals=1, w=4),
+         "percentunit", (f"clamp_min(1 - job:weni_edge_acceptance_bad:ratio30d{RECORDED} / 0.001, -1)", "left"), bad_below=0, decimals=1, w=4),
     stat("Refused or slow, 1 h", "Share of the last hour's callbacks that were not answered 2xx within 250 ms; 0.1 % is the budget.",
-         "percentunit", (f"job:weni_edge_acceptance_bad:ratio_rate1h{JOB}", "1 h"), bad_above=0.001, decimals=2, w=4),
+         "percentunit", (f"job:weni_edge_acceptance_bad:ratio_rate1h{RECORDED}", "1 h"), bad_above=0.001, decimals=2, w=4),
     stat("Late in Kafka, 1 h", "Share of the last hour's records committed more than 5 s after acceptance; 1 % is the budget. Silent while nothing is committed: then look at the oldest pending callback.",
-         "percentunit", (f"job:weni_edge_freshness_late:ratio_rate1h{JOB}", "1 h"), bad_above=0.01, decimals=2, w=4),
+         "percentunit", (f"job:weni_edge_freshness_late:ratio_rate1h{RECORDED}", "1 h"), bad_above=0.01, decimals=2, w=4),
     stat("Oldest pending", "Age of the oldest accepted callback that is not in Kafka. More than 5 min pages.",
          "s", ("max(weni_edge_journal_oldest_pending_age_seconds{@})", "age"), bad_above=300, w=3),
     stat("Journal used", "Fullest journal. At 100 % callbacks are refused and lost; 80 % pages.",
          "percentunit", (f"max({CAPACITY})", "used"), bad_above=0.8, decimals=0, w=3),
-    panel("Firing alerts", "Alerts of weni-edge over time. Each has a section in the runbook.",
-          "short", ('sum by (alertname) (ALERTS{job=~"$job", alertname=~"WeniEdge.*", alertstate="firing"})', "{{alertname}}"),
-          stack=True, decimals=0, w=12, h=6),
+    timeline("Firing alerts", "When each alert fired. Each has a section in the runbook.",
+             (f"max by (alertname) ({most(FIRING)})", "{{alertname}}"),
+             w=12, h=6),
     panel("Error budget burn", "How many times faster than allowed the budget of acceptance is used. Above 14.4 over 1 h, or 6 over 6 h, pages.",
-          "none", (f"job:weni_edge_acceptance_bad:ratio_rate5m{JOB} / 0.001", "5 min"),
-          (f"job:weni_edge_acceptance_bad:ratio_rate1h{JOB} / 0.001", "1 h"),
-          (f"job:weni_edge_acceptance_bad:ratio_rate6h{JOB} / 0.001", "6 h"), bad_above=6, min=0, w=12, h=6),
+          "none", (f"job:weni_edge_acceptance_bad:ratio_rate5m{RECORDED} / 0.001", "5 min"),
+          (f"job:weni_edge_acceptance_bad:ratio_rate1h{RECORDED} / 0.001", "1 h"),
+          (f"job:weni_edge_acceptance_bad:ratio_rate6h{RECORDED} / 0.001", "6 h"), bad_above=6, min=0, w=12, h=6),
 )  # fmt: skip
 
 TRAFFIC = row(
@@ -52,7 +54,7 @@ ACCEPTANCE = row(
 JOURNAL = row(
     "Journal",
     panel("Pending callbacks", "Accepted and not in Kafka. It rises while Kafka is away, and falls when it is back.",
-          "short", ("sum by (instance) (weni_edge_journal_pending_callbacks{@})", "{{instance}}"), min=0),
+          "short", (f"sum by (instance) ({most('weni_edge_journal_pending_callbacks{@}')})", "{{instance}}"), min=0),
     panel("Journal used", "Share of journal.max_bytes. When full, callbacks are refused.",
           "percentunit", (CAPACITY, "{{instance}}"), min=0, max=1, bad_above=0.8),
     panel("Append and sync", "99th percentile. Each answer waits for a sync of the disk.",
@@ -65,8 +67,8 @@ PUBLISHING = row(
           "ops", (rate("weni_edge_publish_records_total", "topic", TOPIC), "{{topic}}"), stack=True, min=0),
     panel("Accepted to committed", "From acceptance to the commit in Kafka. Silent while nothing is committed.",
           "s", *quantiles("weni_edge_end_to_end_seconds", where=TOPIC), bad_above=5, min=0),
-    panel("Why nothing is published", "1 while publishing waits, and the reason. The runbook has a section for each that needs you.",
-          "short", ("max by (instance, reason) (weni_edge_publish_blocked{@}) > 0", "{{instance}} {{reason}}"), min=0, decimals=0),
+    timeline("Why nothing is published", "When publishing waited, and for what. The runbook says for each reason what to do.",
+             (f"max by (instance, reason) ({most('weni_edge_publish_blocked{@}')})", "{{instance}} {{reason}}")),
 )  # fmt: skip
 
 DEAD_LETTERS = row(
@@ -81,11 +83,11 @@ DEAD_LETTERS = row(
 KAFKA = row(
     "Kafka client",
     panel("Brokers connected", "Brokers that librdkafka is connected to.",
-          "short", ("sum by (instance) (weni_edge_kafka_broker_up{@})", "{{instance}}"), min=0, decimals=0),
+          "short", ("sum by (instance) (min_over_time(weni_edge_kafka_broker_up{@}[$__rate_interval]))", "{{instance}}"), min=0, decimals=0),
     panel("Round trips", "99th percentile of the last statistics, slowest broker.",
-          "s", ('max by (instance) (weni_edge_kafka_rtt_seconds{@, quantile="0.99"})', "{{instance}}"), min=0),
+          "s", (f"max by (instance) ({most(SLOWEST)})", "{{instance}}"), min=0),
     panel("Readers held", "How long consumers with read_committed have stood still before an open transaction. One minute pages.",
-          "s", (f"max by (topic) (weni_edge_kafka_stable_lag_seconds{{@, {TOPIC}}})", "{{topic}}"), min=0, bad_above=60),
+          "s", (f"max by (topic) ({most(f'weni_edge_kafka_stable_lag_seconds{{@, {TOPIC}}}')})", "{{topic}}"), min=0, bad_above=60),
 )  # fmt: skip
 
 RUNTIME = row(
@@ -94,11 +96,15 @@ RUNTIME = row(
           "none", (rate("process_cpu_seconds_total", "instance"), "{{instance}}"), min=0, decimals=2, w=6),
     panel("Memory", "Resident memory. It does not grow with the backlog.",
           "bytes", ("process_resident_memory_bytes{@}", "{{instance}}"), min=0, w=6),
-    panel("Open files and connections", "Descriptors of the process, connections of the public listener and calls in progress.",
+    panel("Open files and connections", "Descriptors of the process, connections of the public listener with their limit, and calls in progress. Evicted: closed for new ones, at the limit.",
           "short", ("sum(process_open_fds{@})", "descriptors"), ("sum(weni_edge_http_connections{@})", "connections"),
+          ("sum(weni_edge_http_connections_max{@})", "most connections"),
+          ("sum(increase(weni_edge_http_connections_evicted_total{@}[$__rate_interval]))", "evicted"),
           ("sum(weni_edge_http_in_flight{@})", "in flight"), min=0, w=6),
     panel("Tasks", "Tasks of the async runtime, and those that wait for a worker.",
           "short", ("sum(tokio_alive_tasks{@})", "alive"), ("sum(tokio_global_queue_depth{@})", "queued"), min=0, w=6),
+    panel("Log lines dropped", "Lines that the reader of stderr did not take in time. The edge does not wait for it.",
+          "cps", (rate("weni_edge_log_lines_dropped_total", "instance"), "{{instance}}"), min=0, w=6),
 )  # fmt: skip
 
 OVERVIEW = dashboard(

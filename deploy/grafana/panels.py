@@ -6,13 +6,14 @@ DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 RUNBOOK = "https://github.com/weni-ai/weni-edge/blob/main/deploy/RUNBOOK.md"
 WIDTH = 24
 
+# One release at a time: staging must not hide production. Targets without these labels have them empty.
+RELEASE = 'job=~"$job", namespace=~"$namespace", release=~"$release"'
 # Every query selects by the variables: `@` within braces stands for them.
-SELECTOR = 'job=~"$job", instance=~"$instance"'
-
+SELECTOR = f'{RELEASE}, instance=~"$instance"'
 
 TOPIC = 'topic=~"$topic"'
 # Recorded series have no instance.
-JOB = '{job=~"$job"}'
+RECORDED = f"{{{RELEASE}}}"
 # Many series stay at 0 for ever; a graph shows those that do not.
 NONZERO = " > 0"
 
@@ -34,11 +35,18 @@ def quantiles(metric, by="", where=""):
         yield f"histogram_quantile({q}, {buckets})", legend
 
 
+def most(series):
+    """The highest value of a gauge since the point before: what lasts seconds is seen in a day's view, too."""
+    return f"max_over_time({series}[$__rate_interval])"
+
+
 def panel(title, description, unit, *targets, kind="timeseries", w=8, h=7, **more):
     """`targets` are pairs of query and legend. What else there is: bad_above, min, max, stack, decimals."""
     defaults = {"unit": unit, "custom": {}}
+    if kind == "state-timeline":
+        defaults["custom"] = {"fillOpacity": 80, "lineWidth": 0}
     if kind == "timeseries":
-        defaults["custom"] = {"fillOpacity": 10, "showPoints": "never", "lineWidth": 1}
+        defaults["custom"] = {"fillOpacity": 10, "showPoints": "auto", "lineWidth": 1}
         if more.get("stack"):
             defaults["custom"] |= {"stacking": {"mode": "normal", "group": "A"}, "fillOpacity": 40}
     for key in ("min", "max", "decimals", "noValue", "mappings"):
@@ -79,11 +87,21 @@ OPTIONS = {
     "stat": {"reduceOptions": REDUCE, "colorMode": "background", "graphMode": "area", "textMode": "auto"},
     "bargauge": {"reduceOptions": REDUCE, "orientation": "horizontal", "displayMode": "basic"},
     "table": {"showHeader": True, "cellHeight": "sm"},
+    "state-timeline": {
+        "showValue": "never", "mergeValues": True, "rowHeight": 0.8, "alignValue": "left",
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False}, "tooltip": {"mode": "single"},
+    },
 }
 
 
 def stat(title, description, unit, *targets, w=4, h=4, **more):
     return panel(title, description, unit, *targets, kind="stat", w=w, h=h, **more)
+
+
+def timeline(title, description, target, **more):
+    """One lane a series that was above 0 in the range; a moment of it is seen in a month's view, too."""
+    expr, legend = target
+    return panel(title, description, "short", (f"({expr}) > 0", legend), kind="state-timeline", bad_above=1, **more)
 
 
 def table(title, description, unit, query, hide, **more):
@@ -124,8 +142,10 @@ def variable(name, query, multi=True):
 VARIABLES = [
     {"name": "datasource", "type": "datasource", "query": "prometheus", "hide": 0},
     variable("job", "label_values(weni_edge_journal_capacity_bytes, job)", multi=False),
-    variable("instance", 'label_values(weni_edge_journal_capacity_bytes{job="$job"}, instance)'),
-    variable("topic", 'label_values(weni_edge_publish_records_total{job="$job"}, topic)'),
+    variable("namespace", 'label_values(weni_edge_journal_capacity_bytes{job=~"$job"}, namespace)', multi=False),
+    variable("release", 'label_values(weni_edge_journal_capacity_bytes{job=~"$job", namespace=~"$namespace"}, release)', multi=False),
+    variable("instance", f"label_values(weni_edge_journal_capacity_bytes{{{RELEASE}}}, instance)"),
+    variable("topic", f"label_values(weni_edge_publish_records_total{{{RELEASE}}}, topic)"),
 ]
 
 
@@ -138,7 +158,7 @@ BUILD = 'sum by (version, revision) (weni_edge_build_info{@}%s)'
 ANNOTATIONS = [
     annotation("Deploys", "blue", f"{BUILD % ''} unless {BUILD % ' offset 5m'}", "{{version}} {{revision}}"),
     annotation("Restarts", "orange", "changes(process_start_time_seconds{@}[2m]) > 0", "{{instance}} restarted"),
-    annotation("Pages", "red", 'ALERTS{job=~"$job", severity="page", alertstate="firing"}', "{{alertname}}"),
+    annotation("Pages", "red", f'ALERTS{{{RELEASE}, severity="page", alertstate="firing"}}', "{{alertname}}"),
 ]
 
 

@@ -17,6 +17,10 @@ from pathlib import Path
 
 RUNBOOK = "https://github.com/weni-ai/weni-edge/blob/main/deploy/RUNBOOK.md"
 JOB = 'job="weni-edge"'
+# One Prometheus may scrape several releases (staging, production): each is judged apart. Where
+# targets have no such labels (Docker, systemd) they are empty, and all edges are one release.
+RELEASE = "job, namespace, release"
+INSTANCE = f"{RELEASE}, instance"
 
 # 99.9 % of callbacks are answered 2xx within 250 ms; 99 % are in Kafka within 5 s of acceptance.
 # 250 ms and 5 s are bounds of the histograms' buckets, so nothing is interpolated.
@@ -30,31 +34,35 @@ def record(name, expr):
 
 
 def alert(name, severity, hold, expr, summary, description):
+    where = "{{ with $labels.release }} ({{ $labels.namespace }}/{{ . }}){{ end }}"
     return {
         "alert": name, "expr": expr, "for": hold, "labels": {"severity": severity},
         "annotations": {
-            "summary": summary, "description": description, "runbook_url": f"{RUNBOOK}#{name.lower()}",
+            "summary": summary + where, "description": description, "runbook_url": f"{RUNBOOK}#{name.lower()}",
         },
     }  # fmt: skip
 
 
+# Ratios are taken only where there is traffic: 0 / 0 is NaN, and one NaN makes every average, sum and
+# maximum over its window NaN.
+#
 # Calls with a wrong secret or a broken body are the caller's doing: they count neither as good nor
 # as bad. Rejections are exported from 0, http_requests_total{code!="200"} is not: so bad calls are
 # counted from rejections. A rejection that was slow, too, counts twice, which errs on the safe side.
 def acceptance(window):
     duration = "weni_edge_http_request_duration_seconds"
     rejected = f"weni_edge_http_rejections_total{{{JOB}, source!=\"unknown\", reason=~\"%s\"}}[{window}]"
-    count = f"sum by (job) (rate({duration}_count{{{JOB}}}[{window}]))"
+    count = f"sum by ({RELEASE}) (rate({duration}_count{{{JOB}}}[{window}]))"
     callers = rejected % "auth|malformed"
     ours = rejected % "journal_full|journal_slow|overloaded|too_large|timeout"
     requests, bad = (f"job:weni_edge_acceptance_{kind}:rate{window}" for kind in ("requests", "bad"))
     return [
-        record(requests, f"{count}\n- sum by (job) (rate({callers}))"),
+        record(requests, f"{count}\n- sum by ({RELEASE}) (rate({callers}))"),
         record(bad, f"""\
             {count}
-            - sum by (job) (rate({duration}_bucket{{{JOB}, le="0.25"}}[{window}]))
-            + sum by (job) (rate({ours}))"""),
-        record(f"job:weni_edge_acceptance_bad:ratio_rate{window}", f"{bad} / {requests}"),
+            - sum by ({RELEASE}) (rate({duration}_bucket{{{JOB}, le="0.25"}}[{window}]))
+            + sum by ({RELEASE}) (rate({ours}))"""),
+        record(f"job:weni_edge_acceptance_bad:ratio_rate{window}", f"{bad} / ({requests} > 0)"),
     ]  # fmt: skip
 
 
@@ -63,16 +71,16 @@ def freshness(window):
     # Prometheus 3 writes the bound 5 as 5.0.
     bucket = f'weni_edge_end_to_end_seconds_bucket{{{JOB}, le=~"5([.]0)?"}}'
     return [
-        record(records, f"sum by (job) (rate(weni_edge_end_to_end_seconds_count{{{JOB}}}[{window}]))"),
-        record(late, f"{records} - sum by (job) (rate({bucket}[{window}]))"),
-        record(f"job:weni_edge_freshness_late:ratio_rate{window}", f"{late} / {records}"),
+        record(records, f"sum by ({RELEASE}) (rate(weni_edge_end_to_end_seconds_count{{{JOB}}}[{window}]))"),
+        record(late, f"{records} - sum by ({RELEASE}) (rate({bucket}[{window}]))"),
+        record(f"job:weni_edge_freshness_late:ratio_rate{window}", f"{late} / ({records} > 0)"),
     ]
 
 
 def month(kind, whole):
     """What share was bad in 30 days (or as far back as Prometheus keeps)."""
-    sums = (f"sum_over_time(job:weni_edge_{name}:rate5m[30d])" for name in (kind, whole))
-    return record(f"job:weni_edge_{kind}:ratio30d", " / ".join(sums))
+    bad, all_of_it = (f"sum_over_time(job:weni_edge_{name}:rate5m[30d])" for name in (kind, whole))
+    return record(f"job:weni_edge_{kind}:ratio30d", f"{bad} / ({all_of_it} > 0)")
 
 
 def burn(factor, long, short):
@@ -86,7 +94,7 @@ def burn(factor, long, short):
 
 def young(metric):
     """A counter that counts at an opening may be above 0 at the first scrape: increase() is blind to that."""
-    return f"{metric}{{{JOB}}} > 0 and on (job, instance) time() - process_start_time_seconds{{{JOB}}} < $15m"
+    return f"{metric}{{{JOB}}} > 0 and on ({INSTANCE}) time() - process_start_time_seconds{{{JOB}}} < $15m"
 
 
 RECORDS = {
@@ -98,10 +106,15 @@ RECORDS = {
     ],
     "weni-edge-business": [
         record("job:weni_edge_statuses_failed:ratio_rate1h", f"""\
-            sum by (job) (rate(weni_edge_statuses_total{{{JOB}, status="failed"}}[1h]))
-            / sum by (job) (rate(weni_edge_statuses_total{{{JOB}}}[1h]))"""),
+            sum by ({RELEASE}) (rate(weni_edge_statuses_total{{{JOB}, status="failed"}}[1h]))
+            / (sum by ({RELEASE}) (rate(weni_edge_statuses_total{{{JOB}}}[1h])) > 0)"""),
     ],
 }  # fmt: skip
+
+# Scraped in the last day and no target any more: a pod that is pending, lost or scaled away has no
+# `up`, so WeniEdgeDown stays silent.
+GONE = f"max_over_time(up{{{JOB}}}[1d]) == 1\nunless on ({INSTANCE}) up{{{JOB}}}"
+LEFT_BEHIND = f"last_over_time(weni_edge_journal_pending_callbacks{{{JOB}}}[1d]) > 0"
 
 PAGES = [
     alert("WeniEdgeAcceptanceBurnFast", "page", "2m", burn(14.4, "1h", "5m"),
@@ -117,16 +130,20 @@ PAGES = [
           "{{ with $labels.instance }}Edge {{ . }} is down{{ else }}No edge is up{{ end }}",
           "Prometheus cannot scrape {{ with $labels.instance }}{{ . }}{{ else }}any edge{{ end }}. "
           "What its journal holds is not in Kafka."),
+    alert("WeniEdgeInstanceLost", "page", "5m", f"{LEFT_BEHIND}\nunless on ({INSTANCE}) up{{{JOB}}}",
+          "{{ $labels.instance }} is gone, and callbacks with it",
+          "{{ $labels.instance }} is no target of Prometheus any more. {{ $value | humanize }} callbacks waited in "
+          "its journal when it was last seen; they are not in Kafka."),
     # The floor of 10 keeps one stray call to a quiet source from paging.
     alert("WeniEdgeSecretsRejected", "page", "10m", f"""\
-            sum by (job, source) (rate(weni_edge_http_rejections_total{{{JOB}, reason="auth"}}[10m]))
-            / sum by (job, source) (rate(weni_edge_http_request_duration_seconds_count{{{JOB}}}[10m])) > 0.05
-            and sum by (job, source) (increase(weni_edge_http_rejections_total{{{JOB}, reason="auth"}}[10m])) > 10""",
+            sum by ({RELEASE}, source) (rate(weni_edge_http_rejections_total{{{JOB}, reason="auth"}}[10m]))
+            / (sum by ({RELEASE}, source) (rate(weni_edge_http_request_duration_seconds_count{{{JOB}}}[10m])) > 0) > 0.05
+            and sum by ({RELEASE}, source) (increase(weni_edge_http_rejections_total{{{JOB}, reason="auth"}}[10m])) > 10""",
           "Calls for source {{ $labels.source }} carry a wrong secret",
           "{{ $value | humanizePercentage }} of the calls for {{ $labels.source }} are answered 401, and "
           "Weni does not repeat them."),
     alert("WeniEdgeCallbacksAging", "page", "5m",
-          f"max by (job, instance) (weni_edge_journal_oldest_pending_age_seconds{{{JOB}}}) > $5m",
+          f"max by ({INSTANCE}) (weni_edge_journal_oldest_pending_age_seconds{{{JOB}}}) > $5m",
           "Callbacks in {{ $labels.instance }} do not reach Kafka",
           "The oldest callback that is not in Kafka is {{ $value | humanizeDuration }} old."),
     alert("WeniEdgeJournalFilling", "page", "5m", f"""\
@@ -138,6 +155,10 @@ PAGES = [
           "The journal of {{ $labels.instance }} is filling up",
           "{{ $value | humanizePercentage }} of the journal is used, and it is above 80 % or full within "
           "four hours. A full journal refuses callbacks, and they are lost."),
+    alert("WeniEdgeJournalFull", "page", "1m", f'weni_edge_ready{{{JOB}, check="room"}} == 0',
+          "The journal of {{ $labels.instance }} is full",
+          "{{ $labels.instance }} has no room for a call of the largest size that is allowed: it is not ready, and "
+          "calls that reach it are refused and lost."),
     # A failed append ends the process, and its counter with it: `ready` may be the only trace.
     alert("WeniEdgeJournalFault", "page", None, f"""\
             increase(weni_edge_journal_errors_total{{{JOB}}}[5m]) > 0
@@ -148,7 +169,7 @@ PAGES = [
           "opened, or takes nothing any more.{{ end }} (value {{ $value | humanize }})"),
     alert("WeniEdgePublishingStalled", "page", "2m", f"""\
             time() - weni_edge_last_publish_timestamp_seconds{{{JOB}}} > $2m
-            and on (job, instance) weni_edge_journal_pending_callbacks{{{JOB}}} > 0""",
+            and on ({INSTANCE}) weni_edge_journal_pending_callbacks{{{JOB}}} > 0""",
           "{{ $labels.instance }} publishes nothing while callbacks wait",
           "The last commit was {{ $value | humanizeDuration }} ago."),
     alert("WeniEdgeJournalDiverged", "page", None, f"""\
@@ -163,7 +184,7 @@ PAGES = [
           "The publisher of {{ $labels.instance }} is stuck",
           "Several publishers of {{ $labels.instance }} in a row died or hung without a commit."),
     alert("WeniEdgeReadersHeld", "page", "1m",
-          f"max by (job, topic) (weni_edge_kafka_stable_lag_seconds{{{JOB}}}) > $1m",
+          f"max by ({RELEASE}, topic) (weni_edge_kafka_stable_lag_seconds{{{JOB}}}) > $1m",
           "Readers of {{ $labels.topic }} are held",
           "Consumers with read_committed have seen nothing new for {{ $value | humanizeDuration }}: a "
           "transaction is open."),
@@ -174,32 +195,47 @@ PAGES = [
 ]  # fmt: skip
 
 TICKETS = [
+    alert("WeniEdgeInstanceGone", "ticket", "15m", f"{GONE}\nunless on ({INSTANCE}) {LEFT_BEHIND}",
+          "{{ $labels.instance }} is gone",
+          "{{ $labels.instance }} was scraped in the last day and is no target of Prometheus any more (value "
+          "{{ $value }}). Its journal was empty when it was last seen."),
+    # However quiet the source is; the accepted calls are counted from 0, so one of them ends it.
+    alert("WeniEdgeSourceRefused", "ticket", "10m", f"""\
+            sum by ({RELEASE}, source) (increase(weni_edge_http_rejections_total{{{JOB}, source!="unknown"}}[1h])) > 0
+            unless sum by ({RELEASE}, source) (increase(weni_edge_callbacks_accepted_total{{{JOB}}}[1h])) > 0""",
+          "All calls for source {{ $labels.source }} are refused",
+          "{{ $value | humanize }} calls for {{ $labels.source }} were refused in the last hour, and none was accepted."),
     alert("WeniEdgeNoTraffic", "ticket", "10m", f"""\
-            sum by (job, source) (rate(weni_edge_callbacks_accepted_total{{{JOB}}}[15m])) == 0
-            and sum by (job, source) (rate(weni_edge_callbacks_accepted_total{{{JOB}}}[15m] offset 1w)) > 0.1""",
+            sum by ({RELEASE}, source) (rate(weni_edge_callbacks_accepted_total{{{JOB}}}[15m])) == 0
+            and sum by ({RELEASE}, source) (rate(weni_edge_callbacks_accepted_total{{{JOB}}}[15m] offset 1w)) > 0.1""",
           "Source {{ $labels.source }} has fallen silent",
           "{{ $value | humanize }} callbacks a second in 15 minutes; a week ago there were more than 0.1."),
+    alert("WeniEdgeConnectionsNearLimit", "ticket", "5m",
+          f"weni_edge_http_connections{{{JOB}}} / weni_edge_http_connections_max{{{JOB}}} > 0.9",
+          "{{ $labels.instance }} is close to its limit of connections",
+          "{{ $value | humanizePercentage }} of the connections are taken. At the limit the one that was idle "
+          "longest is closed for a new one, and its next call may be lost."),
     alert("WeniEdgeSlowSync", "ticket", "10m", f"""\
             histogram_quantile(0.99,
-              sum by (job, instance, le) (rate(weni_edge_journal_sync_seconds_bucket{{{JOB}}}[10m]))) > 0.25""",
+              sum by ({INSTANCE}, le) (rate(weni_edge_journal_sync_seconds_bucket{{{JOB}}}[10m]))) > 0.25""",
           "The disk of {{ $labels.instance }} is slow",
           "One sync in a hundred takes longer than {{ $value | humanizeDuration }}; each answer waits for one."),
     # A single transaction may always be lost to a broker's restart: hence the floor of 3.
     alert("WeniEdgePublishErrors", "ticket", "10m", f"""\
-            sum by (job) (rate(weni_edge_transactions_total{{{JOB}, outcome!="committed"}}[10m]))
-            / sum by (job) (rate(weni_edge_transactions_total{{{JOB}}}[10m])) > 0.01
-            and sum by (job) (increase(weni_edge_transactions_total{{{JOB}, outcome!="committed"}}[10m])) > 3""",
+            sum by ({RELEASE}) (rate(weni_edge_transactions_total{{{JOB}, outcome!="committed"}}[10m]))
+            / (sum by ({RELEASE}) (rate(weni_edge_transactions_total{{{JOB}}}[10m])) > 0) > 0.01
+            and sum by ({RELEASE}) (increase(weni_edge_transactions_total{{{JOB}, outcome!="committed"}}[10m])) > 3""",
           "Kafka transactions fail",
           "{{ $value | humanizePercentage }} of the last ten minutes' transactions were aborted or lost."),
     alert("WeniEdgeDeadLetters", "ticket", None, f"""\
-            sum by (job, stage, reason) (increase(weni_edge_dead_letters_total{{{JOB}}}[30m])) > 0
-            or sum by (job, stage) (increase(weni_edge_quarantined_total{{{JOB}, stage="publish"}}[30m])) > 0""",
+            sum by ({RELEASE}, stage, reason) (increase(weni_edge_dead_letters_total{{{JOB}}}[30m])) > 0
+            or sum by ({RELEASE}, stage) (increase(weni_edge_quarantined_total{{{JOB}, stage="publish"}}[30m])) > 0""",
           "Callbacks could not be read or published",
           "{{ $value | humanize }} in the last 30 minutes (stage {{ $labels.stage }}, reason "
           "{{ with $labels.reason }}{{ . }}{{ else }}refused even as a dead letter: in quarantine{{ end }})."),
     alert("WeniEdgeReloadFailed", "ticket", "5m", f"weni_edge_config_last_reload_successful{{{JOB}}} == 0",
           "{{ $labels.instance }} does not take up its configuration",
-          "The file of {{ $labels.instance }} is wrong; the edge goes on with the old one and would not start again."),
+          "A file of {{ $labels.instance }} is wrong or cannot be read; the edge goes on with what it had and would not start again."),
     alert("WeniEdgeCertificateExpires", "ticket", None,
           f"weni_edge_tls_certificate_not_after_seconds{{{JOB}}} - time() < 14 * 86400",
           "The certificate of {{ $labels.instance }} expires",

@@ -1,21 +1,28 @@
-//! Probes and metrics, on a listener of their own.
+//! Probes and metrics, on their own listener.
 //!
-//! Live means that the process answers. Ready means that a callback would be accepted: journal
-//! open, room left, not stopping.
+//! Live means that the process answers. Ready means that a callback would be accepted: the journal
+//! is open, has room for the largest one, and the edge is not stopping.
 //!
-//! **Invariant:** Kafka's absence never makes the edge unready.
+//! **Invariant:** the edge stays ready while Kafka is away.
 
-use std::sync::Arc;
-
-use axum::{
-    Router, extract,
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-    routing::get,
+use std::{
+    io,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Waker},
 };
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 
-use crate::{http::Phase, journal::Journal, metrics::Metrics};
+use crate::{
+    http::{Handler, Phase, RequestGuard, serve_admin},
+    journal::Journal,
+    metrics::Metrics,
+};
 
 /// What probes look at.
 #[derive(Clone)]
@@ -23,60 +30,73 @@ pub struct State {
     pub journal: Journal,
     pub metrics: Arc<Metrics>,
     pub phase: watch::Receiver<Phase>,
+    /// What the largest call takes in the journal.
+    pub largest_record_bytes: usize,
 }
 
-/// Serves until the process ends, or the listener fails.
+/// Serves until the process ends.
 pub async fn serve(listener: TcpListener, state: State) {
-    let router = Router::new()
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(state);
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "the admin listener ended");
+    // Probes are answered until the process ends, so this listener does not follow the edge's
+    // phase.
+    let (_serving, phase) = watch::channel(Phase::Serving);
+    serve_admin(listener, state, phase).await;
+}
+
+impl Handler for State {
+    async fn handle(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        _guard: RequestGuard,
+    ) -> io::Result<Response<Full<Bytes>>> {
+        let (status, text) = match request.uri().path() {
+            "/livez" => (StatusCode::OK, Bytes::from_static(b"ok\n")),
+            "/readyz" => self.readiness(),
+            "/metrics" => (
+                StatusCode::OK,
+                self.metrics().inspect_err(|error| {
+                    tracing::error!(%error, "the metrics cannot be written");
+                })?,
+            ),
+            _ => (StatusCode::NOT_FOUND, Bytes::new()),
+        };
+        let mut response = Response::new(Full::new(text));
+        *response.status_mut() = status;
+        let text = HeaderValue::from_static(prometheus::TEXT_FORMAT);
+        response.headers_mut().insert(header::CONTENT_TYPE, text);
+        let no_store = HeaderValue::from_static("no-store");
+        response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+        Ok(response)
     }
 }
 
 impl State {
-    /// The parts of readiness, brought up to date in the metric.
-    async fn checks(&self) -> [(&'static str, bool); 3] {
-        let open = tokio::select! {
-            biased;
-            _ = self.journal.failed() => false,
-            () = std::future::ready(()) => true,
-        };
+    /// Names of the checks that fail. Updates the metric of each.
+    fn failing_checks(&self) -> Vec<&'static str> {
+        let failed = pin!(self.journal.failed()).poll(&mut Context::from_waker(Waker::noop()));
         let checks = [
-            ("journal", open),
-            ("room", self.journal.has_room()),
+            ("journal", failed.is_pending()),
+            ("room", self.journal.has_room(self.largest_record_bytes)),
             ("serving", *self.phase.borrow() == Phase::Serving),
         ];
         for (check, holds) in checks {
-            self.metrics.ready.with_label_values(&[check]).set(i64::from(holds));
+            self.metrics.ready.with_label_values(&[check]).set(holds.into());
         }
-        checks
+        checks.into_iter().filter(|(_, holds)| !holds).map(|(check, _)| check).collect()
     }
-}
 
-async fn readyz(extract::State(state): extract::State<State>) -> Response {
-    let checks = state.checks().await;
-    let failing: Vec<_> =
-        checks.iter().filter(|(_, holds)| !holds).map(|(check, _)| *check).collect();
-    if failing.is_empty() {
-        return "ready\n".into_response();
-    }
-    let why = format!("not ready: {}\n", failing.join(", "));
-    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
-}
-
-async fn metrics(extract::State(state): extract::State<State>) -> Response {
-    state.journal.refresh_metrics();
-    state.checks().await;
-    state.metrics.runtime.observe(&Handle::current().metrics());
-    match state.metrics.encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "the metrics cannot be written");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+    fn readiness(&self) -> (StatusCode, Bytes) {
+        let failing = self.failing_checks();
+        if failing.is_empty() {
+            return (StatusCode::OK, Bytes::from_static(b"ready\n"));
         }
+        let why = format!("not ready: {}\n", failing.join(", "));
+        (StatusCode::SERVICE_UNAVAILABLE, why.into())
+    }
+
+    fn metrics(&self) -> io::Result<Bytes> {
+        self.journal.refresh_metrics();
+        self.failing_checks();
+        self.metrics.observe_runtime(&Handle::current().metrics());
+        Ok(self.metrics.encode().map_err(io::Error::other)?.into())
     }
 }

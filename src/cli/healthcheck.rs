@@ -1,24 +1,22 @@
-//! `healthcheck`: asks a running edge's probes, where no curl is at hand (its image has no shell).
+//! `healthcheck`: asks a running edge's probes. The edge's image has neither curl nor a shell.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
     process::ExitCode,
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use http::{Method, StatusCode};
+use tokio::time::timeout;
 
-use crate::config::Config;
+use super::{ConfigFile, log};
+use crate::caller::{Target, WeniClient};
 
-/// The edge answers at once, or something is wrong with it.
+/// A healthy edge answers at once.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Ask a running edge whether it is ready
@@ -27,23 +25,22 @@ const TIMEOUT: Duration = Duration::from_secs(3);
     weni-edge healthcheck\n  \
     weni-edge healthcheck --admin http://localhost:9090\n  \
     weni-edge healthcheck --live --config weni-edge.toml\n\n\
-    The exit code is 0 when it is, and 1 when it is not: standard error says why, in one line.\n\
-    Ready means that callbacks are accepted; Kafka has no part in it.")]
+    The exit code is 0 when the edge is ready. It is 1 when it is not, and standard error says why\n\
+    in one line. Ready means that callbacks are accepted, whether or not Kafka is available.")]
 pub(super) struct Args {
-    /// Where its admin listener is, such as http://localhost:9090
+    /// The edge's admin listener [default: admin.listen of the configuration]
     #[arg(long, env = "WENI_EDGE__ADMIN__LISTEN", value_name = "URL")]
     admin: Option<Admin>,
 
-    /// Else the configuration of the edge, which says where
-    #[arg(short, long, env = "WENI_EDGE_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigFile,
 
     /// Ask only whether the process answers (/livez), not whether it is ready (/readyz)
     #[arg(long)]
     live: bool,
 }
 
-/// Host and port; an edge that listens everywhere also listens on loopback.
+/// Host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Admin(String);
 
@@ -56,31 +53,28 @@ impl FromStr for Admin {
         if port.is_none() || authority.contains(['/', '@', '?']) {
             return Err("use a URL such as http://localhost:9090".into());
         }
-        Ok(Self(match authority.parse() {
-            Ok(address) => reachable(address).to_string(),
-            Err(_) => authority.into(),
-        }))
+        Ok(authority.parse().map_or_else(|_| Self(authority.into()), Self::listening_at))
     }
 }
 
-/// `listen` as a caller on the same machine can use it.
-fn reachable(mut listen: SocketAddr) -> SocketAddr {
-    match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
+impl Admin {
+    /// The address to call on the same machine: loopback, if the edge listens on every address.
+    fn listening_at(mut listen: SocketAddr) -> Self {
+        match listen.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        Self(listen.to_string())
     }
-    listen
 }
 
-/// Asks once.
-///
-/// Never exits 2: container engines keep that code for themselves.
+/// Asks once. Never exits with 2, because container engines reserve that code.
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(match check(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("{}", format!("{why:#}").replace('\n', "; "));
+            log::say(&format!("{why:#}").replace('\n', "; "));
             ExitCode::FAILURE
         }
     })
@@ -89,37 +83,23 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn check(args: Args) -> anyhow::Result<()> {
     let Admin(authority) = match args.admin {
         Some(admin) => admin,
-        None => {
-            let config = Config::load(args.config.as_deref())?;
-            Admin(reachable(config.admin.listen).to_string())
-        }
+        None => Admin::listening_at(args.config.load()?.admin.listen),
     };
     let path = if args.live { "/livez" } else { "/readyz" };
+    let target = Target::new(&format!("http://{authority}{path}"), Method::GET, &[], None)?;
+    let mut client = WeniClient::new(Arc::new(target));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = runtime.block_on(async { timeout(TIMEOUT, get(&authority, path)).await });
+    let answer = runtime.block_on(async { timeout(TIMEOUT, client.call(Bytes::new())).await });
     let Ok(answer) = answer else {
         bail!("{authority} does not answer within {} s", TIMEOUT.as_secs());
     };
-    let (status, text) = answer?;
-    if status != StatusCode::OK {
+    let answer = answer.with_context(|| format!("{authority} does not answer"))?;
+    if answer.status != StatusCode::OK {
+        let text = String::from_utf8_lossy(&answer.body);
         let first = text.lines().next().unwrap_or_default();
-        bail!("{authority}{path} answers {}: {first}", status.as_u16());
+        bail!("{authority}{path} answers {}: {first}", answer.status.as_u16());
     }
     Ok(())
-}
-
-async fn get(authority: &str, path: &str) -> anyhow::Result<(StatusCode, String)> {
-    let unreachable = || format!("{authority} does not answer");
-    let stream = TcpStream::connect(authority).await.with_context(unreachable)?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.with_context(unreachable)?;
-    // What goes wrong on the connection is told to the request that is waiting for it.
-    tokio::spawn(async move { connection.await.ok() });
-    let request = Request::get(path).header(header::HOST, authority).body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await.with_context(unreachable)?;
-    let status = response.status();
-    let body = response.into_body().collect().await.with_context(unreachable)?.to_bytes();
-    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 #[cfg(test)]

@@ -1,15 +1,19 @@
-//! `journal`: looks into a journal, and forks one that may not publish any more.
+//! `journal`: shows what a journal holds, and forks a journal that must not publish any more.
 
-use std::{path::PathBuf, process::ExitCode, str::FromStr};
+use std::{
+    os::unix::fs::{MetadataExt, chown},
+    process::ExitCode,
+    str::FromStr,
+};
 
 use anyhow::Context;
 use clap::Subcommand;
 use uuid::Uuid;
 
-use super::prompt;
+use super::{ConfigFile, terminal::confirmed};
 use crate::{
     config::Config,
-    journal::{self, Inspection, Position, fork},
+    journal::{self, Directory, Inspection, Position, disk, fork},
     serve::publish_label,
 };
 
@@ -22,24 +26,24 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show what a journal holds; a running edge is not disturbed
+    /// Show what a journal holds, without disturbing a running edge
     Show {
         #[command(flatten)]
-        place: Place,
+        config: ConfigFile,
     },
-    /// Publish under a new identity, when this journal was copied, restored, or taken to another
+    /// Publish under a new identity, after this journal was copied, restored, or moved to another
     /// cluster
     ///
-    /// A journal that is not what Kafka's position says (journal_diverged, position_reset,
-    /// cluster_changed) accepts callbacks, but publishes none: nobody but you can know which copy is
-    /// the right one. A fork goes on under a new name from where you say. A running edge takes it
-    /// up at once, a stopped one at its next start.
+    /// A journal that contradicts Kafka's position (journal_diverged, position_reset,
+    /// cluster_changed) accepts callbacks but publishes none, because only you know which copy is
+    /// right. A fork publishes under a new identity, from where you say, as soon as you restart the
+    /// edge.
     #[command(after_help = "Examples:\n  \
         weni-edge journal fork --config weni-edge.toml --from checkpoint\n  \
         weni-edge journal fork --config weni-edge.toml --from run:7")]
     Fork {
         #[command(flatten)]
-        place: Place,
+        config: ConfigFile,
         /// Where to go on: `checkpoint` (what this journal knows as committed), `oldest` (everything
         /// that is left, again), `run:<n>` (the first callback of that run), `end` (nothing that is
         /// pending: it is left out)
@@ -49,13 +53,6 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
-}
-
-#[derive(Debug, clap::Args)]
-struct Place {
-    /// Configuration of the edge whose journal it is
-    #[arg(short, long, env = "WENI_EDGE_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -84,16 +81,18 @@ impl FromStr for From {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (Command::Show { place } | Command::Fork { place, .. }) = &args.command;
-    let config = Config::load(place.config.as_deref())?;
+    let (Command::Show { config } | Command::Fork { config, .. }) = &args.command;
+    let config = config.load()?;
     let directory = &config.journal.directory;
-    let inspection = journal::inspect(directory)
+    let inspection = journal::inspect(Directory { disk: &disk::Real, path: directory })
         .with_context(|| format!("cannot read the journal in {}", directory.display()))?;
     match args.command {
-        Command::Show { .. } => show(&inspection),
-        Command::Fork { from, yes, .. } => return fork(&config, &inspection, from, yes),
+        Command::Show { .. } => {
+            show(&inspection);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Fork { from, yes, .. } => fork(&config, &inspection, from, yes),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn show(inspection: &Inspection) {
@@ -115,7 +114,7 @@ fn show(inspection: &Inspection) {
     }
 }
 
-/// What this journal knows as committed: the first position that is not.
+/// The first position that this journal does not know as committed.
 fn committed(inspection: &Inspection) -> Position {
     inspection.checkpoint.as_ref().map_or(inspection.oldest, |kept| kept.position)
 }
@@ -136,17 +135,25 @@ fn fork(
     let again = inspection.count(from, committed);
     let left_out = inspection.count(committed, from);
     println!(
-        "The journal goes on under a new identity: {} callbacks will be published, {again} of them \
-         again (with the same event_id) as far as this journal knows, and {left_out} that are \
-         pending will be left out.",
+        "The journal will have a new identity: {} callbacks will be published, {again} of them \
+         again (with the same event_id) as far as this journal knows. {left_out} pending callbacks \
+         will be left out.",
         inspection.count(from, inspection.end)
     );
-    if !yes && !prompt::confirmed()? {
+    if !yes && !confirmed()? {
         println!("Nothing was changed.");
         return Ok(ExitCode::FAILURE);
     }
     let request = fork::Request { new_id: Uuid::new_v4(), from, label: publish_label(config) };
-    request.write(&config.journal.directory).context("cannot leave the request")?;
-    println!("Asked for: a running edge takes it up at once, a stopped one at its next start.");
+    let directory = &config.journal.directory;
+    let journal = Directory { disk: &disk::Real, path: directory };
+    request.write(journal).context("cannot write the request")?;
+    // Root may run this command, and the edge's user must be able to read the request.
+    let owner = directory.metadata().context("cannot read the owner of the journal's directory")?;
+    chown(directory.join(fork::NAME), Some(owner.uid()), Some(owner.gid()))
+        .context("cannot give the request to the owner of the journal's directory")?;
+    println!(
+        "The request is in the journal's directory. Now restart the edge: it forks the journal."
+    );
     Ok(ExitCode::SUCCESS)
 }

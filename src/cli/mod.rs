@@ -1,19 +1,19 @@
-//! The commands, one file each; this one only reads arguments and dispatches.
+//! The commands, one file each. This file reads the arguments and calls the command.
 
-mod courier;
 mod dev;
 mod healthcheck;
 mod journal;
 mod log;
-mod prompt;
 mod replay;
-mod samples;
 mod send;
 mod serve;
+mod terminal;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config::{Config, ConfigError};
 
 /// Takes the webhook calls of Weni's WhatsApp channels and publishes them to Kafka, exactly once.
 #[derive(Debug, Parser)]
@@ -34,20 +34,45 @@ enum Command {
     Replay(replay::Args),
 }
 
-/// Runs the command that the process's arguments name. Exit codes: 0 all went well, 1 not all did
-/// (`send`: a call was not accepted; `healthcheck`: it is not ready), 2 it could not run, or not go
-/// on.
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The edge's configuration in TOML; variables WENI_EDGE__… override it
+    #[arg(short, long = "config", env = "WENI_EDGE_CONFIG", value_name = "FILE")]
+    path: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.path.as_deref())
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Text for people
+    #[default]
+    Human,
+    /// JSON for programs
+    Json,
+}
+
+/// Runs the command that the process's arguments name.
+///
+/// The exit code is 0 when all went well, 1 when a part did not (`send`: a call was not accepted;
+/// `healthcheck`: the edge is not ready), and 2 when the command could not run, or not go on.
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args),
-        Command::Send(args) => send::run(&args),
+        Command::Send(args) => send::run(args),
         Command::Journal(args) => journal::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
         Command::Replay(args) => replay::run(args),
     };
-    outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+    let code = outcome.unwrap_or_else(|error| {
+        log::say(&format!("error: {error:#}"));
         ExitCode::from(2)
-    })
+    });
+    log::flush();
+    code
 }

@@ -1,21 +1,21 @@
-//! `replay`: dead letters and quarantined files go into Kafka again.
+//! `replay`: publishes dead letters and quarantined files again.
 
 use std::{
-    io::{IsTerminal, Write, stderr, stdin, stdout},
-    path::PathBuf,
+    io::{IsTerminal, stdin},
     process::ExitCode,
 };
 
 use anyhow::bail;
-use clap::{ValueEnum, builder::PossibleValuesParser};
-use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use clap::builder::PossibleValuesParser;
 use jiff::Timestamp;
 
-use super::prompt;
+use super::{
+    ConfigFile, Output,
+    terminal::{confirmed, print_line, progress_bar, visible},
+};
 use crate::{
-    config::Config,
     event::Reason,
-    publish::replay::{self, Filter, Options, Summary},
+    replay::{self, Filter, Options, Summary},
 };
 
 const EXAMPLES: &str = "\
@@ -24,33 +24,33 @@ Examples:
     weni-edge replay --config weni-edge.toml --dry-run
   After max.message.bytes was raised:
     weni-edge replay --config weni-edge.toml --reason refused --reason too_large
-  One source's of a day, without a question:
+  The letters of one source and day, without a question:
     weni-edge replay --config weni-edge.toml --source loja \\
       --since 2026-11-22T00:00:00Z --until 2026-11-23T00:00:00Z --yes
 
-Rights, beside the edge's own: to read the group and to write with the transactional id
-weni-edge-replay.<dead-letter topic>, and to read the dead-letter topic.
+Beside the edge's own rights, replay needs to read the dead-letter topic, and to use the group and
+the transactional id weni-edge-replay.<dead-letter topic>.
 
-The exit code is 0 when it went through (letters that still are dead stay where they are), 1 when
-you said no, and 2 when it could not run, or not go on; the next run goes on there.";
+The exit code is 0 when replay went through all letters, also if some are still dead; 1 when you
+said no; and 2 when it could not run, or not go on. The next run goes on from there.";
 
-/// Publish dead letters and quarantined files again, by today's program and topics
+/// Publish dead letters and quarantined files again, with this program and this configuration
 ///
-/// Each letter is replayed once, whatever happens in between and whichever filters are used one
-/// after the other: Kafka keeps which ones are done, in the same transactions. What still cannot be
-/// read or published stays where it is, for a later program. The edge may run meanwhile.
+/// Each letter is replayed once, whatever fails in between and whichever filters you use one after
+/// the other: the transaction that publishes a letter also notes in Kafka that it is done. A letter
+/// that still cannot be read or published stays where it is, for a later program. The edge may run
+/// at the same time.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Configuration of the edge: Kafka, topics, and the journal with its quarantine
-    #[arg(short, long, env = "WENI_EDGE_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigFile,
 
-    /// Only letters with this reason; may be given again
+    /// Only letters with this reason; may be repeated
     #[arg(long = "reason", value_name = "REASON", value_parser = reason())]
     reasons: Vec<String>,
 
-    /// Only letters of this source; may be given again
+    /// Only letters of this source; may be repeated
     #[arg(long = "source", value_name = "SOURCE")]
     sources: Vec<String>,
 
@@ -62,12 +62,12 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME")]
     until: Option<Timestamp>,
 
-    /// Take letters that still are dead as done: no later replay looks at them (they stay in their
-    /// topic)
+    /// Mark letters that are still dead as done: they stay in their topic, and no later replay
+    /// tries them
     #[arg(long)]
     dismiss_dead: bool,
 
-    /// Only show what would happen
+    /// Show what would happen, and change nothing
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
 
@@ -75,15 +75,9 @@ pub(super) struct Args {
     #[arg(long)]
     yes: bool,
 
-    /// How the summary is printed
-    #[arg(long, value_enum, default_value_t = Output::Human)]
+    /// The summary's format
+    #[arg(long, value_enum, default_value_t)]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Human,
-    Json,
 }
 
 fn reason() -> PossibleValuesParser {
@@ -92,28 +86,31 @@ fn reason() -> PossibleValuesParser {
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { config, reasons, sources, since, until, dismiss_dead, dry_run, yes, output } = args;
-    let config = Config::load(config.as_deref())?;
+    let config = config.load()?;
     if config.kafka.bootstrap_servers.is_empty() {
-        bail!("the configuration lacks kafka.bootstrap_servers");
+        bail!("the configuration lacks kafka.bootstrap_servers: set it to the brokers' host:port");
     }
     let reasons = reasons.into_iter().collect();
     let sources = sources.into_iter().collect();
     let options = Options { filter: Filter { reasons, sources, since, until }, dismiss_dead };
     if !dry_run && !yes && !stdin().is_terminal() {
-        bail!("nobody to ask: say --yes if that is what you want, or --dry-run to see what it is");
+        bail!(
+            "standard input is no terminal, so there is no one to ask: add --yes to replay, or \
+             --dry-run to see what would happen"
+        );
     }
     if !yes {
-        let summary = replay::look(&config, &options, &mut Bar::new("reading").watch())?;
+        let summary = replay::look(&config, &options, &mut progress("reading"))?;
         show(&summary, output, "would be replayed")?;
         if dry_run {
             return Ok(ExitCode::SUCCESS);
         }
-        if !prompt::confirmed()? {
+        if !confirmed()? {
             println!("Nothing was changed.");
             return Ok(ExitCode::FAILURE);
         }
     }
-    let summary = replay::run(&config, &options, &mut Bar::new("replaying").watch())?;
+    let summary = replay::run(&config, &options, &mut progress("replaying"))?;
     show(&summary, output, "replayed")?;
     Ok(ExitCode::SUCCESS)
 }
@@ -121,39 +118,31 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn show(summary: &Summary, output: Output, done: &str) -> anyhow::Result<()> {
     if summary.no_progress && summary.total() > 0 {
         eprintln!(
-            "note: Kafka keeps no progress of an earlier replay. It forgets it some time after the \
-             last one (offsets.retention.minutes, by default 7 days): if there was one, leave out \
+            "note: Kafka has no progress of an earlier replay. It deletes that some time after the \
+             replay (offsets.retention.minutes, by default 7 days). If there was a replay, leave out \
              with --since what it replayed"
         );
     }
+    if summary.started_over {
+        eprintln!(
+            "note: the progress of an earlier replay is beyond the end of the dead-letter topic. The \
+             topic was deleted and created again, or has lost its end, so all of its letters count as \
+             not replayed. If it is the same topic, leave out with --since what was replayed"
+        );
+    }
     let text = match output {
-        Output::Human => format!("{}{}\n", summary.table(), summary.line(done)),
-        Output::Json => format!("{}\n", summary.json()),
+        Output::Human => format!("{}{}", summary.table(), summary.line(done)),
+        Output::Json => summary.json().to_string(),
     };
-    Ok(stdout().write_all(text.as_bytes())?)
+    // The summary repeats texts of the letters, which another program may have written.
+    Ok(text.lines().try_for_each(|line| print_line(&visible(line)))?)
 }
 
-/// How far it is, on a terminal.
-struct Bar(Option<ProgressBar>);
-
-impl Bar {
-    fn new(what: &'static str) -> Self {
-        if !stderr().is_terminal() {
-            return Self(None);
-        }
-        // INVARIANT: the template is right; a run on a terminal shows it.
-        let shown = "{bar:40} {human_pos}/{human_len} {msg} {eta}";
-        let style = ProgressStyle::with_template(shown).expect("a template");
-        let bar = ProgressBar::new(0).with_style(style).with_message(what);
-        Self(Some(bar.with_finish(ProgressFinish::AndClear)))
-    }
-
-    fn watch(self) -> impl FnMut(u64, u64) {
-        move |behind, total| {
-            if let Some(bar) = &self.0 {
-                bar.set_length(total);
-                bar.set_position(behind);
-            }
-        }
+/// Shows how many of the letters are done.
+fn progress(what: &'static str) -> impl FnMut(u64, u64) {
+    let bar = progress_bar(0, "{bar:40} {human_pos}/{human_len} {msg} {eta}").with_message(what);
+    move |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
     }
 }

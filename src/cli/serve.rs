@@ -1,44 +1,59 @@
 //! `serve`: the edge itself.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{panic, process::ExitCode, sync::Arc, thread};
 
-use crate::{config::Config, serve::Edge};
+use super::{ConfigFile, log};
+use crate::{config::Config, metrics::Metrics, serve::Edge};
 
 /// Take callbacks, keep them on disk, publish them to Kafka
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     weni-edge serve --config weni-edge.toml\n  \
     WENI_EDGE__KAFKA__BOOTSTRAP_SERVERS=kafka:9092 weni-edge serve --config weni-edge.toml\n\n\
-    SIGHUP reads sources, secrets and topics again (a changed file is noticed by itself).\n\
-    SIGTERM stops in order: http.drain long it still accepts; a second one shortens that.")]
+    SIGHUP reloads sources, secrets and topics; a changed file is noticed without it.\n\
+    SIGTERM stops in order: calls are still accepted for http.drain. A second one shortens that.")]
 pub(super) struct Args {
-    /// Configuration in TOML; WENI_EDGE__… in the environment counts more
-    #[arg(short, long, env = "WENI_EDGE_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = Config::load(args.config.as_deref())?;
+    let config = args.config.load()?;
     config.ready_to_serve()?;
-    super::log::init(&config.log)?;
-    end_with_main_thread();
+    let metrics = Arc::new(Metrics::default());
+    log::init(&config.log, metrics.log_lines_dropped_total.clone())?;
+    warn_of_exposed_files(&config);
+    exit_when_main_thread_panics();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let edge = Edge::start(config).await?;
-        edge.reload_from(args.config.as_deref());
+        let edge = Edge::start(config, metrics).await?;
+        edge.reload_from(args.config.path.as_deref());
         tracing::info!(public = %edge.public, admin = %edge.admin, "listening");
         edge.run().await
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where threads are missing, tokio panics while it builds its runtime, and unwinding would wait for
-/// ever for those that it has got.
-fn end_with_main_thread() {
-    let report = std::panic::take_hook();
-    let main = std::thread::current().id();
-    std::panic::set_hook(Box::new(move |panic| {
+fn warn_of_exposed_files(config: &Config) {
+    let exposed = config.exposed_files();
+    if !exposed.is_empty() {
+        let files: Vec<_> = exposed.iter().map(|path| path.display().to_string()).collect();
+        tracing::warn!(
+            "every user of this machine may read or change files that hold secrets: run chmod o-rwx \
+             {}",
+            files.join(", ")
+        );
+    }
+}
+
+/// If the OS refuses new threads, tokio panics while it builds its runtime. Unwinding would then
+/// wait for ever for the threads that it did start.
+fn exit_when_main_thread_panics() {
+    let report = panic::take_hook();
+    let main = thread::current().id();
+    panic::set_hook(Box::new(move |panic| {
         report(panic);
-        if std::thread::current().id() == main {
+        if thread::current().id() == main {
+            log::flush();
             std::process::exit(101);
         }
     }));

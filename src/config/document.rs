@@ -1,16 +1,22 @@
-//! The file and the environment as one tree that still knows where each value was written.
+//! The file and the environment as one tree, in which each value knows where it was written.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
-use toml::{Spanned, de::DeTable, de::DeValue};
+use serde::Deserialize;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue, ValueDeserializer},
+};
 
-/// What the names of variables begin with; two underscores stand between levels.
+use super::file;
+
+/// The beginning of every variable's name. Two underscores separate levels.
 const PREFIX: &str = "WENI_EDGE__";
 
 /// A value and where it was written.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
-    /// `weni-edge.toml:12`, or the variable's name.
+    /// `weni-edge.toml:12`, or the name of a variable.
     pub(super) origin: String,
     pub(super) value: Value,
 }
@@ -18,26 +24,26 @@ pub(super) struct Node {
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Table(BTreeMap<String, Node>),
-    /// From the file; never a table.
+    /// From the file, and no table.
     Typed(toml::Value),
-    /// From the environment: its type is what its key wants.
+    /// From the environment. Its key determines its type.
     Variable(String),
 }
 
-/// Reads the file, if there is one, and lays the environment over it.
+/// Reads the file, if a path is given, and lets the environment override it.
 ///
 /// # Errors
-/// One sentence, when the file cannot be read or is not TOML.
+/// One sentence, if the file cannot be read or is not TOML.
 pub(super) fn read(
     path: Option<&Path>,
     variables: impl Iterator<Item = (String, String)>,
 ) -> Result<Node, String> {
     let mut root = match path {
         Some(path) => read_file(path)?,
-        None => Node { origin: "environment".into(), value: Value::Table(BTreeMap::new()) },
+        None => Node::empty("environment"),
     };
     let mut variables: Vec<_> = variables.filter(|(name, _)| name.starts_with(PREFIX)).collect();
-    // A name sorts before those that go deeper below it, so that the deeper one is not lost.
+    // A name sorts before longer names that begin with it, so the table does not replace its entry.
     variables.sort();
     for (name, text) in variables {
         let path = name[PREFIX.len()..].to_lowercase();
@@ -48,11 +54,11 @@ pub(super) fn read(
 
 fn read_file(path: &Path) -> Result<Node, String> {
     let name = path.display();
-    let text =
-        std::fs::read_to_string(path).map_err(|error| format!("cannot read {name}: {error}"))?;
-    let line = |at: usize| format!("{name}:{}", text[..at].matches('\n').count() + 1);
+    let text = file::read(path).map_err(|error| format!("cannot read {name}: {error}"))?;
+    let ends: Vec<_> = text.match_indices('\n').map(|(at, _)| at).collect();
+    let line = |at: usize| format!("{name}:{}", ends.partition_point(|end| *end < at) + 1);
     match DeTable::parse(&text) {
-        // The error's own text would quote the line, and there may be a secret in it.
+        // The error's own text quotes the line, which may hold a secret.
         Err(error) => {
             let message = error.message().replace('\n', ", ");
             Err(match error.span() {
@@ -67,42 +73,30 @@ fn read_file(path: &Path) -> Result<Node, String> {
 }
 
 fn entries(table: DeTable<'_>, line: &impl Fn(usize) -> String) -> Value {
-    let entry = |(key, value): (Spanned<_>, Spanned<DeValue<'_>>)| {
+    let entry = |(key, value): (Spanned<Cow<'_, str>>, Spanned<DeValue<'_>>)| {
         let origin = line(key.span().start);
+        let span = value.span();
         let value = match value.into_inner() {
             DeValue::Table(table) => entries(table, line),
-            value => Value::Typed(typed(value)),
+            value => {
+                let value = ValueDeserializer::from(Spanned::new(span, value));
+                // An error is a number that does not fit. Every key refuses the largest number.
+                let typed = toml::Value::deserialize(value);
+                Value::Typed(typed.unwrap_or(toml::Value::Integer(i64::MAX)))
+            }
         };
-        (std::borrow::Cow::into_owned(key.into_inner()), Node { origin, value })
+        (key.into_inner().into_owned(), Node { origin, value })
     };
     Value::Table(table.into_iter().map(entry).collect())
 }
 
-fn typed(value: DeValue<'_>) -> toml::Value {
-    match value {
-        DeValue::String(text) => toml::Value::String(text.into_owned()),
-        DeValue::Integer(number) => {
-            // No key takes a number that does not fit; the largest is refused like any other.
-            let number = i64::from_str_radix(number.as_str(), number.radix());
-            toml::Value::Integer(number.unwrap_or(i64::MAX))
-        }
-        DeValue::Float(number) => toml::Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
-        DeValue::Boolean(flag) => toml::Value::Boolean(flag),
-        DeValue::Datetime(time) => toml::Value::Datetime(time),
-        DeValue::Array(items) => {
-            items.into_iter().map(|item| typed(item.into_inner())).collect::<Vec<_>>().into()
-        }
-        DeValue::Table(table) => toml::Value::Table(
-            table
-                .into_iter()
-                .map(|(key, value)| (key.into_inner().into_owned(), typed(value.into_inner())))
-                .collect(),
-        ),
-    }
-}
-
 impl Node {
-    /// Sets what is at `path` below this node; what is no table on the way becomes one.
+    /// A table without entries.
+    pub(super) fn empty(origin: &str) -> Self {
+        Self { origin: origin.into(), value: Value::Table(BTreeMap::new()) }
+    }
+
+    /// Sets the value at `path` below this node. A node on the way that is no table becomes one.
     fn put<'k>(&mut self, mut path: impl Iterator<Item = &'k str>, name: &str, text: String) {
         let Some(key) = path.next() else {
             *self = Self { origin: name.into(), value: Value::Variable(text) };
@@ -118,7 +112,7 @@ impl Node {
             .put(path, name, text);
     }
 
-    /// The entries, if this is a table; a variable may hold an inline one.
+    /// The entries, if this is a table. A variable may hold an inline table.
     pub(super) fn into_table(self) -> Option<BTreeMap<String, Self>> {
         match self.value {
             Value::Table(entries) => Some(entries),
@@ -131,7 +125,7 @@ impl Node {
     }
 }
 
-/// The entries of an inline table, all of them written at one place.
+/// The entries of an inline table, all with the same origin.
 fn within(origin: &str, table: toml::Table) -> BTreeMap<String, Node> {
     let entry = |(key, value)| {
         let value = match value {
@@ -143,7 +137,7 @@ fn within(origin: &str, table: toml::Table) -> BTreeMap<String, Node> {
     table.into_iter().map(entry).collect()
 }
 
-/// Reads a variable's text as a TOML value.
+/// Reads the text of a variable as a TOML value.
 pub(super) fn parse(text: &str) -> Option<toml::Value> {
     let mut table: toml::Table = toml::from_str(&format!("value = {text}")).ok()?;
     table.remove("value")

@@ -1,14 +1,14 @@
-//! Durations as people write them: one whole number and one unit.
+//! Durations as people write them: a whole number and a unit.
 
 use std::time::Duration;
 
-/// Units and their milliseconds, the longest first.
+/// Units in milliseconds, the longest first.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 /// Reads `250ms`, `10s`, `5m` or `1h`.
 ///
 /// # Errors
-/// A sentence that says how a duration is written.
+/// A sentence that says how to write a duration.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -25,11 +25,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// Writes a duration the way that [`parse_duration`] reads it, to the millisecond.
 pub fn show_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    // Seconds up to two minutes, because that is how timeouts are spoken of.
+    // Timeouts up to two minutes are given in seconds.
     let unit = |&&(name, unit): &&(&str, u64)| {
         millis.is_multiple_of(unit) && (millis > 120_000 || name == "s" || name == "ms")
     };
-    // INVARIANT: milliseconds divide everything.
+    // INVARIANT: every number is a multiple of one millisecond.
     let (name, unit) = UNITS.iter().find(unit).expect("a unit that fits");
     format!("{}{name}", millis / unit)
 }

@@ -1,9 +1,8 @@
-//! Every key of the configuration, and what it may be.
+//! The table of all keys: names, defaults, and permitted values.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,16 +11,15 @@ use http::{HeaderName, HeaderValue, header};
 use tracing_subscriber::filter::Targets;
 
 use super::{
-    Admin, Config, CreateTopics, Duplicates, Durability, Http, Journal, Kafka, Log, LogFormat,
-    Secret, Source, Tls, Topics,
-    document::{self, Value},
-    properties,
-    section::{Problems, Section, flag, text, texts},
+    Admin, Config, CreateTopics, Http, Journal, Kafka, Log, LogFormat, Secret, Source, Tls, Topics,
+    document::{self, Node, Value},
+    file, properties,
+    section::{Findings, Section, flag, text, texts},
 };
 
 const SECRET_CHARS_MIN: usize = 16;
 
-/// What HTTP itself, or the journal, keeps of a request: no place for a secret.
+/// Headers that HTTP uses or the journal stores, so none of them can carry a secret.
 const HEADERS_REFUSED: [HeaderName; 9] = [
     header::ACCEPT_ENCODING,
     header::CONNECTION,
@@ -34,10 +32,10 @@ const HEADERS_REFUSED: [HeaderName; 9] = [
     HeaderName::from_static("traceparent"),
 ];
 
-/// What is wrong with a configuration, everything at once.
+/// Everything that is wrong with a configuration.
 ///
-/// Each line names the place (line of the file, or variable), what is wrong there and the remedy.
-/// No line holds a secret.
+/// Each line names the place (line of the file, or variable), the problem and the remedy, and holds
+/// no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", problems.join("\n"))]
 pub struct ConfigError {
@@ -45,14 +43,12 @@ pub struct ConfigError {
 }
 
 impl Config {
-    /// Reads the file, lays the environment over it, and reads the files of secrets.
-    ///
-    /// Without a path there is only the environment.
+    /// Reads the file, if a path is given, then the environment, and then the files of secrets.
     ///
     /// # Errors
-    /// Everything that is wrong: a file that cannot be read, unknown keys, impossible values.
+    /// All problems: files that cannot be read, unknown keys, impossible values.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        // A variable that is not UTF-8 cannot be one of ours.
+        // All of our variables are UTF-8.
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
@@ -65,18 +61,20 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let document = document::read(path, variables)
             .map_err(|problem| ConfigError { problems: vec![problem] })?;
-        let problems = Problems::default();
-        let config = config(Section::new(String::new(), document, &problems));
-        match problems.into_inner() {
-            problems if problems.is_empty() => Ok(config),
+        let findings = Findings::default();
+        let config = config(Section::new(String::new(), document, &findings));
+        match findings.problems.into_inner() {
+            problems if problems.is_empty() => {
+                Ok(Self { secret_files: findings.secret_files.into_inner(), ..config })
+            }
             problems => Err(ConfigError { problems }),
         }
     }
 
-    /// Whether there is all that `serve` needs; other commands need less.
+    /// Checks that the configuration has what `serve` needs beyond other commands.
     ///
     /// # Errors
-    /// Says what is missing and shows the least that works.
+    /// Says what is missing and shows the shortest configuration that works.
     pub fn ready_to_serve(&self) -> Result<(), ConfigError> {
         let mut missing = Vec::new();
         if self.kafka.bootstrap_servers.is_empty() {
@@ -100,7 +98,33 @@ impl Config {
     }
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        default_of(config)
+    }
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        default_of(source)
+    }
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        default_of(kafka)
+    }
+}
+
+/// What `read` makes of a section without keys.
+fn default_of<T>(read: impl FnOnce(Section<'_>) -> T) -> T {
+    read(Section::new(String::new(), Node::empty("default"), &Findings::default()))
+}
+
 fn config(mut root: Section<'_>) -> Config {
+    const DUPLICATES: &str = "was removed: every event that arrives is published, and consumers \
+                              upsert by event_id; delete the section";
+    root.removed("duplicates", DUPLICATES);
     let http = http(root.section("http"));
     let admin = admin(root.section("admin"), &http);
     Config {
@@ -108,63 +132,49 @@ fn config(mut root: Section<'_>) -> Config {
         journal: journal(root.section("journal"), &http),
         kafka: kafka(root.section("kafka")),
         topics: topics(root.section("topics")),
-        duplicates: duplicates(root.section("duplicates")),
         log: log(root.section("log")),
         http,
         admin,
+        secret_files: BTreeSet::new(),
     }
 }
 
 fn http(mut section: Section<'_>) -> Http {
-    const HANGS: &str = "Weni waits at most 60 s and no call takes long";
-    let default = Http::default();
-    let times = Duration::from_millis(100)..=Duration::from_secs(60);
-    let max_body_bytes = section.number(
-        "max_body_bytes",
-        default.max_body_bytes,
-        1024..=16_777_216,
-        "Weni sends up to 1000000 bytes, and Kafka has to take the largest body as one record",
-    );
+    const SLOW: &str = "Weni waits at most 60 s, and a call takes little time";
+    const SIZE: &str = "Weni sends up to 1000000 bytes, and Kafka must take the largest body as one \
+                        record";
+    const MEMORY: &str = "it has to hold at least one body of http.max_body_bytes";
+    const CONNECTIONS: &str = "that many connections cannot be served";
+    const IDLE: &str =
+        "Weni's client keeps connections for 15 s, so anything below 20s loses calls";
+    const WAIT: &str = "Weni answers Meta only after this time";
+    const DRAIN: &str = "stopping would take too long";
+    const SECOND: Duration = Duration::from_secs(1);
+    let times = SECOND / 10..=60 * SECOND;
+    let max_body_bytes = section.number("max_body_bytes", 1_000_000, 1024..=16_777_216, SIZE);
+    let memory = max_body_bytes.max(67_108_864);
+    let least_memory = max_body_bytes..=1 << 40;
+    let all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080));
     Http {
-        listen: section.value("listen", address).unwrap_or(default.listen),
+        listen: section.value("listen", address).unwrap_or(all),
         max_body_bytes,
-        max_memory_bytes: section.number(
-            "max_memory_bytes",
-            default.max_memory_bytes.max(max_body_bytes),
-            max_body_bytes..=1 << 40,
-            "it has to hold at least one body of http.max_body_bytes",
-        ),
-        max_connections: section.number(
-            "max_connections",
-            default.max_connections,
-            1..=1_000_000,
-            "that many connections cannot be served",
-        ),
-        header_timeout: section.duration(
-            "header_timeout",
-            default.header_timeout,
-            times.clone(),
-            HANGS,
-        ),
-        body_timeout: section.duration("body_timeout", default.body_timeout, times, HANGS),
+        max_memory_bytes: section.number("max_memory_bytes", memory, least_memory, MEMORY),
+        max_connections: section.number("max_connections", 10_000, 1..=1_000_000, CONNECTIONS),
+        header_timeout: section.duration("header_timeout", 10 * SECOND, times.clone(), SLOW),
+        body_timeout: section.duration("body_timeout", 30 * SECOND, times, SLOW),
         idle_timeout: section.duration(
             "idle_timeout",
-            default.idle_timeout,
-            Duration::from_secs(20)..=Duration::from_secs(3600),
-            "Weni's client keeps connections for 15 s, so anything below 20s loses calls",
+            75 * SECOND,
+            20 * SECOND..=3600 * SECOND,
+            IDLE,
         ),
         wait_for_kafka: section.duration(
             "wait_for_kafka",
-            default.wait_for_kafka,
-            Duration::ZERO..=Duration::from_secs(5),
-            "Weni's own answer to Meta waits as long",
+            Duration::ZERO,
+            Duration::ZERO..=5 * SECOND,
+            WAIT,
         ),
-        drain: section.duration(
-            "drain",
-            default.drain,
-            Duration::ZERO..=Duration::from_secs(600),
-            "stopping would take too long",
-        ),
+        drain: section.duration("drain", 20 * SECOND, Duration::ZERO..=600 * SECOND, DRAIN),
         tls: section.table("tls").and_then(tls),
     }
 }
@@ -173,6 +183,9 @@ fn tls(mut section: Section<'_>) -> Option<Tls> {
     let files = section.value("certificate_file", path).zip(section.value("key_file", path));
     if files.is_none() {
         section.problem("needs both certificate_file and key_file, PEM each");
+    }
+    if let Some((_, key)) = &files {
+        section.holds_secret(key);
     }
     files.map(|(certificate_file, key_file)| Tls { certificate_file, key_file })
 }
@@ -184,7 +197,7 @@ fn admin(mut section: Section<'_>, http: &Http) -> Admin {
         )),
         other => Ok(other),
     });
-    listen.map_or_else(Admin::default, |listen| Admin { listen })
+    Admin { listen: listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9090))) }
 }
 
 fn sources(mut section: Section<'_>) -> BTreeMap<String, Source> {
@@ -207,10 +220,10 @@ fn sources(mut section: Section<'_>) -> BTreeMap<String, Source> {
 }
 
 fn source(mut section: Section<'_>) -> Source {
-    let default = Source::default();
     let has = |key| section.peek(key).is_some();
     let (has_header, has_secret) = (has("header"), has("secrets") || has("secrets_file"));
     let header = section.value("header", |value| text(value).and_then(header_name));
+    let variable = matches!(section.peek("secrets"), Some(Value::Variable(_)));
     let listed = section.value("secrets", |value| {
         let secrets = texts(value)?;
         let checked = secrets.into_iter().enumerate().map(|(at, secret)| {
@@ -218,25 +231,29 @@ fn source(mut section: Section<'_>) -> Source {
         });
         checked.collect::<Result<Vec<_>, _>>()
     });
+    if listed.is_some() && !variable {
+        section.holds_secret_itself();
+    }
     let file = section.value("secrets_file", |value| {
         let file = path(value)?;
         Ok((secrets_of_file(&file)?, file))
     });
     let allow_unauthenticated = section.value("allow_unauthenticated", flag).unwrap_or_default();
-    let raw = section.value("raw", flag).unwrap_or(default.raw);
+    let raw = section.value("raw", flag).unwrap_or(true);
     match (allow_unauthenticated, has_header, has_secret) {
         (false, false, _) => section
-            .problem("has no header: say which one carries the secret, as in header = \"X-Token\""),
+            .problem("has no header: name the one that carries the secret: header = \"X-Token\""),
         (false, true, false) => section.problem(
             "has no secret: give secrets or secrets_file, or say allow_unauthenticated = true \
              instead of the header",
         ),
         (true, false, false) | (false, true, true) => {}
         (true, ..) => section.problem(
-            "says allow_unauthenticated = true and has a header or secrets: leave out one of both",
+            "says allow_unauthenticated = true and has a header or secrets: leave out one of the two",
         ),
     }
     let (more, secrets_file) = file.unzip();
+    secrets_file.iter().for_each(|file| section.holds_secret(file));
     let mut secrets = listed.unwrap_or_default();
     secrets.extend(more.unwrap_or_default());
     Source { header: header.unwrap_or_default(), secrets, secrets_file, allow_unauthenticated, raw }
@@ -246,7 +263,7 @@ fn header_name(name: String) -> Result<String, String> {
     match HeaderName::try_from(&name) {
         Err(_) => Err("is not the name of a header; use one such as X-Token".into()),
         Ok(parsed) if HEADERS_REFUSED.contains(&parsed) => {
-            Err(format!("is {parsed}, which is not secret on its way; use one such as X-Token"))
+            Err(format!("is {parsed}, which is not secret in transit; use one such as X-Token"))
         }
         Ok(_) => Ok(name),
     }
@@ -262,9 +279,9 @@ fn secret_of(secret: String) -> Result<Secret, String> {
     }
 }
 
-fn secrets_of_file(file: &Path) -> Result<Vec<Secret>, String> {
-    let name = file.display();
-    let text = fs::read_to_string(file).map_err(|error| format!("names {name}: {error}"))?;
+fn secrets_of_file(path: &Path) -> Result<Vec<Secret>, String> {
+    let name = path.display();
+    let text = file::read(path).map_err(|error| format!("names {name}: {error}"))?;
     let secret = |(line, secret): (usize, &str)| {
         secret_of(secret.into())
             .map_err(|why| format!("names {name}, which has {why} in line {}", line + 1))
@@ -279,46 +296,41 @@ fn secrets_of_file(file: &Path) -> Result<Vec<Secret>, String> {
 }
 
 fn journal(mut section: Section<'_>, http: &Http) -> Journal {
-    let default = Journal::default();
-    let least = 2 * http.max_body_bytes as u64;
+    const BYTES: &str = "the journal has to hold two bodies of http.max_body_bytes, each with its \
+                         head";
+    // Readiness needs room for the largest call, and after a full journal for two. A frame of the
+    // journal has less than 64 bytes beside its record.
+    let least = 2 * (http.largest_record_bytes() as u64 + 64);
+    const DURABILITY: &str = "was removed: a callback is always synced to disk before it is \
+                              answered 200; delete the line";
+    section.removed("durability", DURABILITY);
     Journal {
-        directory: section.value("directory", path).unwrap_or(default.directory),
-        max_bytes: section.number(
-            "max_bytes",
-            default.max_bytes,
-            least..=1 << 50,
-            "the journal has to hold more than one body of http.max_body_bytes",
-        ),
+        directory: section.value("directory", path).unwrap_or("/var/lib/weni-edge".into()),
+        max_bytes: section.number("max_bytes", 10_737_418_240, least..=1 << 50, BYTES),
         min_free_bytes: section.number(
             "min_free_bytes",
-            default.min_free_bytes,
+            1_073_741_824,
             0..=1 << 50,
             "no file system is that large",
         ),
-        durability: section.choice(
-            "durability",
-            default.durability,
-            &[("fsync", Durability::Fsync), ("os", Durability::Os)],
-        ),
+        allow_volatile: section.value("allow_volatile", flag).unwrap_or(false),
     }
 }
 
 fn kafka(mut section: Section<'_>) -> Kafka {
-    let default = Kafka::default();
     let create_topics = create_topics(&mut section);
     Kafka {
-        bootstrap_servers: section.text("bootstrap_servers", default.bootstrap_servers, servers),
+        bootstrap_servers: section.text("bootstrap_servers", "", servers),
         create_topics,
-        identity_prefix: section.text("identity_prefix", default.identity_prefix, |prefix| {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-            if matches!(prefix.len(), 1..=100) && prefix.bytes().all(plain) {
+        identity_prefix: section.text("identity_prefix", "weni-edge.", |prefix| {
+            if is_plain(prefix, 100) {
                 return Ok(());
             }
             Err(format!("is \"{prefix}\": use 1 to 100 of A-Z, a-z, 0-9, '.', '_', '-'"))
         }),
         commit_interval: section.duration(
             "commit_interval",
-            default.commit_interval,
+            Duration::from_millis(50),
             Duration::ZERO..=Duration::from_secs(5),
             "every event would wait that long",
         ),
@@ -328,8 +340,9 @@ fn kafka(mut section: Section<'_>) -> Kafka {
 
 fn create_topics(section: &mut Section<'_>) -> Option<CreateTopics> {
     const TABLE: &str = "{ partitions = 12, replication_factor = 3 }";
-    let written = section.peek("create_topics").map(flag)?;
-    if let Ok(created) = written {
+    const REFUSED: &str = "Kafka does not take it";
+    let written = section.peek("create_topics").map(flag);
+    if let Some(Ok(created)) = written {
         let read = |_: &Value| if created { Err(format!("is true: say {TABLE}")) } else { Ok(()) };
         section.value("create_topics", read);
         return None;
@@ -339,13 +352,8 @@ fn create_topics(section: &mut Section<'_>) -> Option<CreateTopics> {
         section.problem(&format!("has to be false or whole: {TABLE}"));
     }
     Some(CreateTopics {
-        partitions: section.number("partitions", 12, 1..=10_000, "Kafka does not take it"),
-        replication_factor: section.number(
-            "replication_factor",
-            3,
-            1..=i32::from(i16::MAX),
-            "Kafka does not take it",
-        ),
+        partitions: section.number("partitions", 12, 1..=10_000, REFUSED),
+        replication_factor: section.number("replication_factor", 3, 1..=32_767, REFUSED),
     })
 }
 
@@ -353,7 +361,7 @@ fn servers(servers: &str) -> Result<(), String> {
     let server = |server: &str| {
         let address = server.rsplit_once("://").map_or(server, |(_, address)| address);
         let (host, port) = match address.rsplit_once(':') {
-            // The colons of an IPv6 address without a port are not followed by one.
+            // An IPv6 address without a port ends with a bracket.
             Some((host, port)) if !port.ends_with(']') => (host, port.parse::<u16>().ok()),
             _ => (address, Some(9092)),
         };
@@ -366,22 +374,21 @@ fn servers(servers: &str) -> Result<(), String> {
 }
 
 fn topics(mut section: Section<'_>) -> Topics {
-    let default = Topics::default();
     let mut topic = |key, default| section.text(key, default, topic_name);
     let topics = Topics {
-        message_status: topic("message_status", default.message_status),
-        inbound_message: topic("inbound_message", default.inbound_message),
-        channel_event: topic("channel_event", default.channel_event),
-        dead_letter: topic("dead_letter", default.dead_letter),
-        position: topic("position", default.position),
+        message_status: topic("message_status", "weni.message-status.v1"),
+        inbound_message: topic("inbound_message", "weni.inbound-message.v1"),
+        channel_event: topic("channel_event", "weni.channel-event.v1"),
+        dead_letter: topic("dead_letter", "weni.dead-letter.v1"),
+        position: topic("position", "weni.edge-position.v1"),
     };
-    // An event topic that is missing can be routed to the dead letters, until it is there.
+    // The dead letters' topic can replace an event topic that does not exist yet.
     let mut taken = BTreeSet::from([&topics.dead_letter]);
     let events = [&topics.message_status, &topics.inbound_message, &topics.channel_event];
     for name in events.into_iter().filter(|name| **name != topics.dead_letter) {
         if !taken.insert(name) {
             section.problem(&format!(
-                "name \"{name}\" twice: each kind of event has a topic of its own, or that of the \
+                "name \"{name}\" twice: each kind of event needs its own topic, or that of the \
                  dead letters"
             ));
         }
@@ -396,42 +403,27 @@ fn topics(mut section: Section<'_>) -> Topics {
 }
 
 fn topic_name(name: &str) -> Result<(), String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if matches!(name.len(), 1..=249) && name.bytes().all(plain) && name != "." && name != ".." {
+    if is_plain(name, 249) && name != "." && name != ".." {
         return Ok(());
     }
     Err(format!("is \"{name}\": a topic's name has 1 to 249 of A-Z, a-z, 0-9, '.', '_', '-'"))
 }
 
-fn duplicates(mut section: Section<'_>) -> Duplicates {
-    let default = Duplicates::default();
-    Duplicates {
-        window: section.duration(
-            "window",
-            default.window,
-            Duration::ZERO..=Duration::from_secs(86_400),
-            "repetitions come within minutes",
-        ),
-        entries: section.number(
-            "entries",
-            default.entries,
-            0..=10_000_000,
-            "each one takes memory",
-        ),
-    }
+fn is_plain(text: &str, len_max: usize) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=len_max).contains(&text.len()) && text.bytes().all(is_plain)
 }
 
 fn log(mut section: Section<'_>) -> Log {
-    let default = Log::default();
     let formats =
         [("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)];
     Log {
-        format: section.choice("format", default.format, &formats),
-        level: section.text("level", default.level, level),
+        format: section.choice("format", LogFormat::Auto, &formats),
+        level: section.text("level", "info", level),
     }
 }
 
-/// A misspelt level alone would be taken for a module's name, and everything else be silent.
+/// `Targets` would take a misspelt level for a module's name, and silence everything else.
 fn level(text: &str) -> Result<(), String> {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
     let directive = |text: &str| text.contains('=') || LEVELS.contains(&text);

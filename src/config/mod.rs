@@ -1,14 +1,17 @@
 //! Configuration: defaults < file < environment.
 //!
-//! One file in TOML, and `WENI_EDGE__KAFKA__BOOTSTRAP_SERVERS=…` over it (two underscores between
-//! levels). Everything that is wrong is reported at once, each with the line of the file or the
-//! name of the variable and with the remedy. `document` says where a value was written,
-//! `section` takes values out of it, `load` knows every key and `properties` Kafka's own.
+//! The file is TOML. A variable such as `WENI_EDGE__KAFKA__BOOTSTRAP_SERVERS` overrides it (two
+//! underscores between levels). All problems are reported at once, each with the line of the file
+//! or the name of the variable, and with the remedy. `document` knows where a value was written,
+//! `section` takes values out of it, `load` is the table of all keys with their defaults, and
+//! `properties` checks those of librdkafka.
 //!
-//! **Invariant:** a [`Secret`] never shows itself: not in `Debug`, not in errors.
+//! **Invariant:** neither `Debug` nor an error shows the text of a [`Secret`].
 
+pub(crate) mod client;
 mod document;
 mod duration;
+mod file;
 mod load;
 mod properties;
 mod section;
@@ -16,18 +19,20 @@ mod section;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
-    fmt,
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 pub use duration::{parse_duration, show_duration};
+pub(crate) use file::read as read_file;
 pub use load::ConfigError;
 
 /// The whole configuration, as in `weni-edge.toml`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub http: Http,
     pub admin: Admin,
@@ -35,17 +40,18 @@ pub struct Config {
     pub journal: Journal,
     pub kafka: Kafka,
     pub topics: Topics,
-    pub duplicates: Duplicates,
     pub log: Log,
+    /// Files that hold a secret. The configuration's own file may be one of them.
+    pub secret_files: BTreeSet<PathBuf>,
 }
 
 /// The public listener and its limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http {
     pub listen: SocketAddr,
-    /// The largest body that is accepted, in bytes.
+    /// The largest accepted body, in bytes.
     pub max_body_bytes: usize,
-    /// Bodies of all requests together, in bytes.
+    /// Bodies, heads and unsent answers together, in bytes.
     pub max_memory_bytes: usize,
     pub max_connections: usize,
     /// From the first byte of a request to the end of its head.
@@ -54,7 +60,7 @@ pub struct Http {
     pub body_timeout: Duration,
     /// Keep-alive between two requests.
     pub idle_timeout: Duration,
-    /// How long an answer waits for its callback to be in Kafka; zero for not at all.
+    /// How long an answer waits until its callback is in Kafka. Zero means that it does not wait.
     pub wait_for_kafka: Duration,
     /// How long callbacks are still accepted after SIGTERM.
     pub drain: Duration,
@@ -79,16 +85,16 @@ pub struct Admin {
 pub struct Source {
     /// The header that carries the secret.
     pub header: String,
-    /// All of them are valid; those of `secrets_file` are added when it is loaded.
+    /// Each of them is valid. Loading adds those of `secrets_file`.
     pub secrets: Vec<Secret>,
     pub secrets_file: Option<PathBuf>,
-    /// Instead of header and secrets.
+    /// Replaces header and secrets.
     pub allow_unauthenticated: bool,
-    /// Whether events carry the element as it came.
+    /// Whether events carry the original element.
     pub raw: bool,
 }
 
-/// Text that is never shown.
+/// Text that must not be shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -99,31 +105,22 @@ pub struct Journal {
     pub max_bytes: u64,
     /// Bytes of the file system that the journal leaves free.
     pub min_free_bytes: u64,
-    pub durability: Durability,
+    /// Whether the directory may be on a file system that loses its content in a restart.
+    pub allow_volatile: bool,
 }
 
-/// What an accepted callback survives.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// Power cuts: synced before the answer.
-    #[default]
-    Fsync,
-    /// The process's end: in the page cache before the answer.
-    Os,
-}
-
-/// The cluster that is published to.
+/// The cluster to publish to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kafka {
-    /// Empty until it is given.
+    /// Empty if it is not configured.
     pub bootstrap_servers: String,
-    /// `false`, or what the four event topics are created with when they are missing.
+    /// What missing event topics are created with. `None` creates none.
     pub create_topics: Option<CreateTopics>,
-    /// Transactional id and group are this and the journal's id.
+    /// The transactional id and the group are this prefix and the journal's id.
     pub identity_prefix: String,
-    /// The shortest time between the beginnings of two transactions that are not full.
+    /// The shortest time from the beginning of a transaction that is not full to the next one.
     pub commit_interval: Duration,
-    /// librdkafka's own.
+    /// Of librdkafka.
     pub properties: BTreeMap<String, Secret>,
 }
 
@@ -143,37 +140,49 @@ pub struct Topics {
     pub position: String,
 }
 
-/// The window in which exact repetitions are dropped; either limit 0 turns it off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Duplicates {
-    pub window: Duration,
-    pub entries: usize,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     pub format: LogFormat,
-    /// `error`, `warn`, `info`, `debug`, `trace`, or such a level for a module, as in
-    /// `info,weni_edge::publish=debug`.
+    /// `error`, `warn`, `info`, `debug` or `trace` for our own modules, and levels for named
+    /// modules, as in `info,weni_edge::publish=debug`. Libraries that are not named are silent.
     pub level: String,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Human on a terminal, JSON otherwise.
-    #[default]
+    /// `Human` on a terminal, `Json` otherwise.
     Auto,
     Human,
     Json,
 }
 
+/// The bytes that the journal keeps of a call beside its body: at most 16 KiB of headers, the
+/// source's name, and fixed fields.
+const RECORD_HEAD_BYTES: usize = 17 << 10;
+
+impl Config {
+    /// Files with secrets that every user of this machine may read or change.
+    pub fn exposed_files(&self) -> Vec<&Path> {
+        let exposed = |path: &&PathBuf| {
+            fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0)
+        };
+        self.secret_files.iter().filter(exposed).map(PathBuf::as_path).collect()
+    }
+}
+
+impl Http {
+    /// The size of the largest call's record in the journal.
+    pub fn largest_record_bytes(&self) -> usize {
+        self.max_body_bytes + RECORD_HEAD_BYTES
+    }
+}
+
 impl Secret {
-    /// Takes `text` out of sight.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself, for comparing and for handing to Kafka's client; not for showing.
+    /// The text itself, to compare it or to give it to librdkafka.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -182,87 +191,5 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("(secret)")
-    }
-}
-
-impl Default for Http {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)),
-            max_body_bytes: 1_000_000,
-            max_memory_bytes: 67_108_864,
-            max_connections: 10_000,
-            header_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(75),
-            wait_for_kafka: Duration::ZERO,
-            drain: Duration::from_secs(20),
-            tls: None,
-        }
-    }
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)) }
-    }
-}
-
-impl Default for Source {
-    fn default() -> Self {
-        Self {
-            header: String::new(),
-            secrets: Vec::new(),
-            secrets_file: None,
-            allow_unauthenticated: false,
-            raw: true,
-        }
-    }
-}
-
-impl Default for Journal {
-    fn default() -> Self {
-        Self {
-            directory: PathBuf::from("/var/lib/weni-edge"),
-            max_bytes: 10_737_418_240,
-            min_free_bytes: 1_073_741_824,
-            durability: Durability::default(),
-        }
-    }
-}
-
-impl Default for Kafka {
-    fn default() -> Self {
-        Self {
-            bootstrap_servers: String::new(),
-            create_topics: None,
-            identity_prefix: "weni-edge.".into(),
-            commit_interval: Duration::from_millis(50),
-            properties: BTreeMap::new(),
-        }
-    }
-}
-
-impl Default for Topics {
-    fn default() -> Self {
-        Self {
-            message_status: "weni.message-status.v1".into(),
-            inbound_message: "weni.inbound-message.v1".into(),
-            channel_event: "weni.channel-event.v1".into(),
-            dead_letter: "weni.dead-letter.v1".into(),
-            position: "weni.edge-position.v1".into(),
-        }
-    }
-}
-
-impl Default for Duplicates {
-    fn default() -> Self {
-        Self { window: Duration::from_secs(600), entries: 100_000 }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { format: LogFormat::default(), level: "info".into() }
     }
 }

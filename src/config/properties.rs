@@ -1,30 +1,31 @@
-//! librdkafka's own properties: passed on, unless one would break what the edge promises.
+//! librdkafka's properties: passed on, unless one would break a promise of the edge.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    Secret,
+    Secret, client,
     document::{Node, Value},
+    file,
     section::{Section, flag},
 };
 
 const IDENTITY: &str =
-    "is made of kafka.identity_prefix and the journal's id: by it Kafka knows how far we came";
+    "is made of kafka.identity_prefix and the journal's id: Kafka keeps our position under it";
 const IDEMPOTENCE: &str =
     "belongs to transactions: with another value events get lost, doubled or out of order";
 const TIMEOUT: &str =
     "is managed by the edge: events wait in the journal for as long as Kafka is away";
-const POSITION: &str = "is the position's: it is committed in the events' own transactions";
+const POSITION: &str =
+    "belongs to the position, which is committed in the transactions of the events";
 const SIZE: &str = "follows http.max_body_bytes";
-const SERVERS: &str = "has a key of its own: kafka.bootstrap_servers";
+const CODE: &str = "would load code into the edge that is not part of it";
+const ACKS: &str = "stays `all`: an event is in Kafka when every replica in sync has it";
+const SERVERS: &str = "has its own key: kafka.bootstrap_servers";
 
-/// Properties that are refused, and why.
+/// Refused properties, and why.
 const REFUSED: &[(&str, &str)] = &[
-    ("acks", "stays `all`: an event is in Kafka when every replica in sync has it"),
-    (
-        "request.required.acks",
-        "stays `all`: an event is in Kafka when every replica in sync has it",
-    ),
+    ("acks", ACKS),
+    ("request.required.acks", ACKS),
     ("bootstrap.servers", SERVERS),
     ("metadata.broker.list", SERVERS),
     ("transactional.id", IDENTITY),
@@ -52,41 +53,167 @@ const REFUSED: &[(&str, &str)] = &[
         "delivery.report.only.error",
         "stays on: the edge is told what is refused, and counts the rest",
     ),
+    ("batch.size", SIZE),
+    ("api.version.request", "stays on: transactions need to know what the brokers can do"),
+    ("plugin.library.paths", CODE),
+    ("ssl.engine.id", CODE),
+    ("ssl.engine.location", CODE),
+    ("ssl.providers", CODE),
+    ("internal.termination.signal", "would take a signal away from the edge"),
     ("test.mock.num.brokers", "keeps events in memory only; `weni-edge dev` is for trying out"),
 ];
 
-/// Reads `[kafka.properties]`: `"sasl.password" = "…"`, or `"sasl.password_file" = "…"` with its
-/// value in a file. In a variable's name one underscore stands for the property's dot.
+/// Other names of properties (from librdkafka's CONFIGURATION.md), and the name to use. If both are
+/// given, the one that is set last counts, and the order is random.
+const ALIASES: &[(&str, &str)] = &[
+    ("compression.type", "compression.codec"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+    ("queue.buffering.max.ms", "linger.ms"),
+    ("sasl.mechanisms", "sasl.mechanism"),
+];
+
+/// Mechanisms that log in with a password.
+const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
+const NOT_BUILT_IN: &str = "is not built in: OIDC (OAUTHBEARER), MSK IAM (AWS_MSK_IAM) and Kerberos \
+                            (GSSAPI) are not; use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, or a client \
+                            certificate (ssl.certificate.location)";
+/// The beginnings of properties of logins that are not built in.
+const OF_NOT_BUILT_IN: [&str; 4] =
+    ["sasl.oauthbearer.", "enable.sasl.oauthbearer.", "sasl.kerberos.", "https.ca."];
+
+/// Properties that are a secret, and properties that name a file with a secret.
+const SECRETS: [&str; 4] =
+    ["sasl.password", "ssl.key.password", "ssl.key.pem", "ssl.keystore.password"];
+const SECRET_LOCATIONS: [&str; 2] = ["ssl.key.location", "ssl.keystore.location"];
+
+/// The value of a property, and where it was written.
+struct Given {
+    value: Secret,
+    variable: bool,
+    origin: String,
+    path: String,
+}
+
+/// Reads `[kafka.properties]`: `"sasl.password" = "…"`, or `"sasl.password_file" = "…"` for a value
+/// in a file. In the name of a variable, one underscore stands for a dot of the property.
 pub(super) fn read(mut section: Section<'_>) -> BTreeMap<String, Secret> {
-    let mut given = Vec::new();
+    let mut nodes = Vec::new();
     for (key, node) in section.drain() {
-        flatten(key, node, &mut given);
+        flatten(key, node, &mut nodes);
     }
-    // Variables come last, because they count more than the file.
-    given.sort_by_key(|(_, node)| matches!(node.value, Value::Variable(_)));
-    let mut properties: BTreeMap<String, (Secret, bool)> = BTreeMap::new();
-    for (key, node) in given {
-        let variable = matches!(node.value, Value::Variable(_));
-        let (name, from_file) = name(&key, variable);
-        let report = |why: &str| section.report(&node.origin, &section.path_of(&key), why);
-        if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
-            report(&format!("is not for you to set: it {why}; leave it out"));
-            continue;
-        }
-        match value(&node, from_file) {
-            Err(why) => report(&why),
-            Ok(value) => {
-                let before = properties.insert(name.clone(), (Secret::new(value), variable));
-                if before.is_some_and(|(_, before)| before == variable) {
-                    report(&format!("gives {name} a second time; leave one of them out"));
-                }
+    // Variables come last, because they override the file.
+    nodes.sort_by_key(|(_, node)| matches!(node.value, Value::Variable(_)));
+    let mut all: BTreeMap<String, Given> = BTreeMap::new();
+    let mut wrong = false;
+    for (key, node) in nodes {
+        let path = section.path_of(&key);
+        match property(&key, &node, &all) {
+            Ok((name, value)) => {
+                let variable = matches!(node.value, Value::Variable(_));
+                note_secret(&section, &name, &key, &node, &value);
+                all.insert(name, Given { value, variable, origin: node.origin, path });
+            }
+            Err(why) => {
+                section.report(&node.origin, &path, &why);
+                wrong = true;
             }
         }
     }
-    properties.into_iter().map(|(name, (value, _))| (name, value)).collect()
+    let properties = all.iter().map(|(name, given)| (name.clone(), given.value.clone())).collect();
+    let refusals = match conflicts(&properties) {
+        // A refused property is missing here, and another may be refused because of that.
+        _ if wrong => Vec::new(),
+        conflicts if conflicts.is_empty() => client::refusals(&properties)
+            .into_iter()
+            .map(|(name, words)| (name, format!("cannot work: {words}")))
+            .collect(),
+        conflicts => conflicts,
+    };
+    for (name, why) in refusals {
+        match name.and_then(|name| all.get(&name)) {
+            Some(given) => section.report(&given.origin, &given.path, &why),
+            None => section.problem(&why),
+        }
+    }
+    properties
 }
 
-/// A dotted key without quotes is a table in a table to TOML, and one property to everybody else.
+/// Notes which file holds a secret.
+fn note_secret(section: &Section<'_>, name: &str, key: &str, node: &Node, value: &Secret) {
+    let from_file = key.ends_with("_file");
+    let secret = SECRETS.contains(&name);
+    match &node.value {
+        Value::Variable(path) | Value::Typed(toml::Value::String(path)) if secret && from_file => {
+            section.holds_secret(Path::new(path));
+        }
+        Value::Typed(_) if secret => section.holds_secret_itself(),
+        _ if SECRET_LOCATIONS.contains(&name) => section.holds_secret(Path::new(value.expose())),
+        _ => {}
+    }
+}
+
+/// The property that `key` gives, and its value.
+fn property(
+    key: &str,
+    node: &Node,
+    before: &BTreeMap<String, Given>,
+) -> Result<(String, Secret), String> {
+    let variable = matches!(node.value, Value::Variable(_));
+    let (name, from_file) = name(key, variable);
+    if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+        return Err(format!("is not for you to set: it {why}; leave it out"));
+    }
+    if OF_NOT_BUILT_IN.iter().any(|prefix| name.starts_with(prefix)) {
+        return Err(format!("is of a login that {NOT_BUILT_IN}"));
+    }
+    if before.get(&name).is_some_and(|before| before.variable == variable) {
+        return Err(format!("gives {name} a second time; leave one of them out"));
+    }
+    let value = value(node, from_file)?;
+    if name.starts_with("sasl.mechanism") && !MECHANISMS.contains(&value.as_str()) {
+        return Err(format!("names a login that {NOT_BUILT_IN}"));
+    }
+    if name.starts_with("ssl.") && name.ends_with(".location") {
+        readable(&name, Path::new(&value))
+            .map_err(|error| format!("names a file that cannot be read: {error}"))?;
+    }
+    Ok((name, Secret::new(value)))
+}
+
+/// Contradictions between properties that librdkafka does not report.
+fn conflicts(properties: &BTreeMap<String, Secret>) -> Vec<client::Refusal> {
+    let mut conflicts = Vec::new();
+    for (alias, name) in ALIASES.iter().filter(|(alias, _)| properties.contains_key(*alias)) {
+        let why = if properties.contains_key(*name) {
+            format!("is another name of {name}, which is given as well: leave one of them out")
+        } else if client::has_default(name) {
+            format!("is another name of {name}, which the edge sets: use that name")
+        } else {
+            continue;
+        };
+        conflicts.push((Some((*alias).to_owned()), why));
+    }
+    let protocol = properties.get("security.protocol").map_or("", Secret::expose);
+    let sasl =
+        ["sasl_plaintext", "sasl_ssl"].iter().any(|sasl| protocol.eq_ignore_ascii_case(sasl));
+    let has_mechanism = properties.keys().any(|name| name.starts_with("sasl.mechanism"));
+    if sasl && !has_mechanism {
+        let why = "needs sasl.mechanism beside it: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512";
+        conflicts.push((Some("security.protocol".to_owned()), why.to_owned()));
+    }
+    conflicts
+}
+
+/// Whether librdkafka can read what a `….location` names.
+fn readable(name: &str, path: &Path) -> std::io::Result<()> {
+    let authorities = name == "ssl.ca.location";
+    if authorities && (path == Path::new("probe") || path.is_dir()) {
+        return Ok(());
+    }
+    file::open(path).map(drop)
+}
+
+/// Joins keys again: TOML reads a dotted key without quotes as nested tables.
 fn flatten(key: String, node: Node, out: &mut Vec<(String, Node)>) {
     match node.value {
         Value::Table(entries) => {
@@ -117,6 +244,73 @@ fn value(node: &Node, from_file: bool) -> Result<String, String> {
     if !from_file {
         return Ok(value);
     }
-    let text = fs::read_to_string(&value).map_err(|error| format!("names {value}: {error}"))?;
+    // The error does not name the file, because the value may be a password by mistake.
+    let text = file::read(Path::new(&value))
+        .map_err(|error| format!("names a file that cannot be read: {error}"))?;
     Ok(text.trim_end_matches(['\r', '\n']).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::*;
+
+    #[test]
+    fn kafka_properties_pass_from_file_variable_and_secret_file() {
+        let place = Place::new();
+        let file = place.file("password", "pass\nword\n");
+        let text = format!(
+            "[kafka.properties]\nsecurity.protocol = \"SASL_SSL\"\n\
+             sasl.mechanism = \"PLAIN\"\n\"linger.ms\" = 20\n\
+             \"socket.keepalive.enable\" = true\n\"sasl.password_file\" = '{file}'\n"
+        );
+        let variables = [
+            ("WENI_EDGE__KAFKA__PROPERTIES__SASL_USERNAME", "edge"),
+            ("WENI_EDGE__KAFKA__PROPERTIES__LINGER_MS", "30"),
+            ("WENI_EDGE__KAFKA__PROPERTIES__SSL_KEY_PASSWORD_FILE", &file),
+        ];
+        let config = place.load(&text, &variables).unwrap();
+        let properties: Vec<_> = config
+            .kafka
+            .properties
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.expose()))
+            .collect();
+        assert_eq!(
+            properties,
+            [
+                ("linger.ms", "30"),
+                ("sasl.mechanism", "PLAIN"),
+                ("sasl.password", "pass\nword"),
+                ("sasl.username", "edge"),
+                ("security.protocol", "SASL_SSL"),
+                ("socket.keepalive.enable", "true"),
+                ("ssl.key.password", "pass\nword"),
+            ]
+        );
+        let twice = place.load(&format!("{text}\"sasl.password\" = \"other\""), &[]).unwrap_err();
+        assert!(twice.contains("gives sasl.password a second time"), "{twice}");
+    }
+
+    #[test]
+    fn kafka_properties_that_break_the_promise_are_refused_with_the_reason() {
+        for (property, reason) in [
+            ("acks", "every replica"),
+            ("enable.idempotence", "doubled or out of order"),
+            ("transactional.id", "kafka.identity_prefix"),
+            ("bootstrap.servers", "kafka.bootstrap_servers"),
+            ("message.max.bytes", "http.max_body_bytes"),
+            ("message.timeout.ms_file", "wait in the journal"),
+            ("partitioner", "murmur2_random"),
+            ("plugin.library.paths", "would load code"),
+            ("ssl.engine.location", "would load code"),
+            ("ssl.providers", "would load code"),
+            ("batch.size", "http.max_body_bytes"),
+        ] {
+            let error = refusal(&format!("[kafka.properties]\n\"{property}\" = \"1\""));
+            assert!(error.starts_with("weni-edge.toml:2: kafka.properties."), "{error}");
+            assert!(error.contains(reason), "{error}");
+        }
+        let error = load_with(&[("WENI_EDGE__KAFKA__PROPERTIES__GROUP_ID", "mine")]).unwrap_err();
+        assert!(error.starts_with("WENI_EDGE__KAFKA__PROPERTIES__GROUP_ID: "), "{error}");
+    }
 }

@@ -1,10 +1,16 @@
-//! Takes values out of one table of the configuration, and says what is wrong with them.
+//! Takes values out of one table of the configuration, and reports what is wrong with them.
 //!
-//! A key that was asked for is a known one; what is left when the section is dropped is unknown.
-//! So the code that reads the configuration is also the list of its keys.
+//! Asking for a key makes it a known one. Keys that are left when the section is dropped are
+//! unknown.
+//! So the code that reads the configuration is also the table of its keys.
 
 use std::{
-    cell::RefCell, collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Duration,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{
@@ -12,60 +18,67 @@ use super::{
     duration::{parse_duration, show_duration},
 };
 
-/// Everything that is wrong with a configuration, a sentence each.
-pub(super) type Problems = RefCell<Vec<String>>;
+/// What reading finds beside the values.
+#[derive(Default)]
+pub(super) struct Findings {
+    /// One sentence each.
+    pub(super) problems: RefCell<Vec<String>>,
+    /// Files that hold a secret.
+    pub(super) secret_files: RefCell<BTreeSet<PathBuf>>,
+}
 
-/// One table, emptied while it is read.
+/// One table. Reading empties it.
 pub(super) struct Section<'p> {
-    /// `http`, `sources.loja`; empty for the whole.
+    /// `http` or `sources.loja`. Empty for the root.
     path: String,
-    /// Where the table begins.
+    /// The place where the table begins.
     origin: String,
     entries: BTreeMap<String, Node>,
     known: Vec<&'static str>,
-    problems: &'p Problems,
+    findings: &'p Findings,
 }
 
 impl<'p> Section<'p> {
-    pub(super) fn new(path: String, node: Node, problems: &'p Problems) -> Self {
+    pub(super) fn new(path: String, node: Node, findings: &'p Findings) -> Self {
         let origin = node.origin.clone();
         let entries = node.into_table().unwrap_or_else(|| {
-            problems.borrow_mut().push(format!("{origin}: {path} has to be a table, [{path}]"));
+            findings
+                .problems
+                .borrow_mut()
+                .push(format!("{origin}: {path} has to be a table, [{path}]"));
             BTreeMap::new()
         });
-        Self { path, origin, entries, known: Vec::new(), problems }
+        Self { path, origin, entries, known: Vec::new(), findings }
     }
 
-    /// The table under `key`, if it is there.
+    /// The table under `key`.
     pub(super) fn table(&mut self, key: &'static str) -> Option<Self> {
         let node = self.take(key)?;
-        Some(Self::new(self.path_of(key), node, self.problems))
+        Some(Self::new(self.path_of(key), node, self.findings))
     }
 
-    /// The table under `key`, an empty one when it is not there.
+    /// The table under `key`, or an empty one.
     pub(super) fn section(&mut self, key: &'static str) -> Self {
-        self.table(key).unwrap_or_else(|| {
-            let node = Node { origin: self.origin.clone(), value: Value::Table(BTreeMap::new()) };
-            Self::new(self.path_of(key), node, self.problems)
-        })
+        let node = self.take(key).unwrap_or_else(|| Node::empty(&self.origin));
+        Self::new(self.path_of(key), node, self.findings)
     }
 
-    /// A table out of [`drain`](Self::drain).
+    /// The table `node`, which [`drain`](Self::drain) returned.
     pub(super) fn nested(&self, path: String, node: Node) -> Self {
-        Self::new(path, node, self.problems)
+        Self::new(path, node, self.findings)
     }
 
-    /// What is under `key`, before it is taken.
+    /// The value under `key`. It stays in the section.
     pub(super) fn peek(&self, key: &str) -> Option<&Value> {
         self.entries.get(key).map(|node| &node.value)
     }
 
-    /// Everything in here, by names that the user chooses.
+    /// All entries, whose names the user chooses.
     pub(super) fn drain(&mut self) -> BTreeMap<String, Node> {
         std::mem::take(&mut self.entries)
     }
 
-    /// The value under `key`; `None` when it is not there or `read` refuses it.
+    /// The value under `key`, or `None` if it is missing or `read` refuses it.
     pub(super) fn value<T>(
         &mut self,
         key: &'static str,
@@ -76,18 +89,18 @@ impl<'p> Section<'p> {
         value.map_err(|why| self.report(&node.origin, &self.path_of(key), &why)).ok()
     }
 
-    /// Text that `check` finds nothing wrong with, else what it says (and `default`).
+    /// Text that `check` accepts.
     pub(super) fn text(
         &mut self,
         key: &'static str,
-        default: String,
+        default: &str,
         check: impl FnOnce(&str) -> Result<(), String>,
     ) -> String {
         self.value(key, |value| text(value).and_then(|text| check(&text).map(|()| text)))
-            .unwrap_or(default)
+            .unwrap_or_else(|| default.to_owned())
     }
 
-    /// A number within `range`; `why` says what lies outside of it.
+    /// A number within `range`. `why` is the reason for the range.
     pub(super) fn number<T: TryFrom<i64> + PartialOrd + Display>(
         &mut self,
         key: &'static str,
@@ -105,7 +118,7 @@ impl<'p> Section<'p> {
         self.value(key, read).unwrap_or(default)
     }
 
-    /// A duration within `range`; `why` says what lies outside of it.
+    /// A duration within `range`. `why` is the reason for the range.
     pub(super) fn duration(
         &mut self,
         key: &'static str,
@@ -123,6 +136,13 @@ impl<'p> Section<'p> {
             Err(format!("is {is}: {why}; use {from} to {to}, or leave it out for {default}"))
         };
         self.value(key, read).unwrap_or(default)
+    }
+
+    /// A key of an earlier version. `why` says what replaced it.
+    pub(super) fn removed(&mut self, key: &'static str, why: &str) {
+        if let Some(node) = self.entries.remove(key) {
+            self.report(&node.origin, &self.path_of(key), why);
+        }
     }
 
     /// One of a few words.
@@ -143,14 +163,25 @@ impl<'p> Section<'p> {
         self.value(key, read).unwrap_or(default)
     }
 
-    /// Says what is wrong with the table as a whole.
+    /// Reports a problem of the whole table.
     pub(super) fn problem(&self, why: &str) {
         self.report(&self.origin, &self.path, why);
     }
 
-    /// Says what is wrong with `path`, written at `origin`.
+    /// Reports a problem of `path`, which was written at `origin`.
     pub(super) fn report(&self, origin: &str, path: &str, why: &str) {
-        self.problems.borrow_mut().push(format!("{origin}: {path} {why}"));
+        self.findings.problems.borrow_mut().push(format!("{origin}: {path} {why}"));
+    }
+
+    /// Notes that the file at `path` holds a secret.
+    pub(super) fn holds_secret(&self, path: &Path) {
+        self.findings.secret_files.borrow_mut().insert(path.to_owned());
+    }
+
+    /// Notes that the configuration's own file holds a secret.
+    pub(super) fn holds_secret_itself(&self) {
+        let file = self.origin.rsplit_once(':').map_or(self.origin.as_str(), |(file, _)| file);
+        self.holds_secret(Path::new(file));
     }
 
     pub(super) fn path_of(&self, key: &str) -> String {
@@ -171,13 +202,11 @@ impl<'p> Section<'p> {
             .filter(|(distance, known)| *distance <= known.len() / 3 + 1);
         match nearest {
             Some((_, known)) => format!("is not a key; did you mean {}?", self.path_of(known)),
-            None if self.path.is_empty() => format!("is not a section; there are {}", self.known()),
-            None => format!("is not a key; [{}] has {}", self.path, self.known()),
+            None if self.path.is_empty() => {
+                format!("is not a section; there are {}", self.known.join(", "))
+            }
+            None => format!("is not a key; [{}] has {}", self.path, self.known.join(", ")),
         }
-    }
-
-    fn known(&self) -> String {
-        self.known.join(", ")
     }
 }
 
@@ -189,7 +218,7 @@ impl Drop for Section<'_> {
     }
 }
 
-/// Text as it stands.
+/// Text.
 pub(super) fn text(value: &Value) -> Result<String, String> {
     match value {
         Value::Variable(text) | Value::Typed(toml::Value::String(text)) => Ok(text.clone()),
@@ -197,7 +226,7 @@ pub(super) fn text(value: &Value) -> Result<String, String> {
     }
 }
 
-/// Several texts; a variable holds them as TOML does.
+/// A list of texts. A variable holds it as TOML.
 pub(super) fn texts(value: &Value) -> Result<Vec<String>, String> {
     let wanted = || "has to be a list of texts, as in [\"first\", \"second\"]".to_string();
     let array = match value {

@@ -9,20 +9,20 @@ const SECRET: &str = "s3cr3t-s3cr3t-s3cr3t";
 const SOURCE: &str = "[sources.loja]\nheader = \"X-Token\"\nsecrets = [\"s3cr3t-s3cr3t-s3cr3t\"]\n";
 
 /// A configuration's file beside whatever else it names.
-struct Place(TempDir);
+pub(super) struct Place(TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(TempDir::new().unwrap())
     }
 
-    fn file(&self, name: &str, text: &str) -> String {
+    pub(super) fn file(&self, name: &str, text: &str) -> String {
         let path = self.0.path().join(name);
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().into()
     }
 
-    fn load(&self, text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+    pub(super) fn load(&self, text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
         let path = self.file("weni-edge.toml", text);
         let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         let directory = format!("{}/", self.0.path().display());
@@ -31,16 +31,16 @@ impl Place {
     }
 }
 
-fn load(text: &str) -> Result<Config, String> {
+pub(super) fn load(text: &str) -> Result<Config, String> {
     Place::new().load(text, &[])
 }
 
-fn load_with(variables: &[(&str, &str)]) -> Result<Config, String> {
+pub(super) fn load_with(variables: &[(&str, &str)]) -> Result<Config, String> {
     Place::new().load("", variables)
 }
 
 /// The one sentence that `text` is refused with.
-fn refusal(text: &str) -> String {
+pub(super) fn refusal(text: &str) -> String {
     let error = load(text).unwrap_err();
     assert_eq!(error.lines().count(), 1, "{error}");
     error
@@ -59,6 +59,7 @@ fn the_example_names_every_default() {
         )]
         .into(),
         kafka: Kafka { bootstrap_servers: "localhost:9092".into(), ..Kafka::default() },
+        secret_files: [EXAMPLE.into()].into(),
         ..Config::default()
     };
     let config = Config::load_from(Some(EXAMPLE.as_ref()), std::iter::empty()).unwrap();
@@ -75,7 +76,7 @@ fn the_example_has_every_key_and_no_other() {
         let known = line.split_once("] has ").map(|(_, known)| known.to_string());
         known.unwrap_or_else(|| panic!("{line}"))
     };
-    let sections = ["http", "admin", "journal", "kafka", "topics", "duplicates", "log"];
+    let sections = ["http", "admin", "journal", "kafka", "topics", "log"];
     for key in sections
         .iter()
         .flat_map(|section| keys(section).split(", ").map(String::from).collect::<Vec<_>>())
@@ -124,13 +125,9 @@ fn an_unknown_key_is_refused_and_the_nearest_one_named() {
             "weni-edge.toml:2: log.colour is not a key; [log] has format, level",
         ),
         (
-            "[duplicates]\nentries = 1\nwindow = \"1m\"\nentires = 2",
-            "weni-edge.toml:4: duplicates.entires is not a key; did you mean duplicates.entries?",
-        ),
-        (
             "[metrics]",
             "weni-edge.toml:1: metrics is not a section; there are http, admin, sources, journal, \
-             kafka, topics, duplicates, log",
+             kafka, topics, log",
         ),
     ] {
         assert_eq!(refusal(text), expected);
@@ -138,6 +135,29 @@ fn an_unknown_key_is_refused_and_the_nearest_one_named() {
     assert_eq!(
         load_with(&[("WENI_EDGE__HTTP__LISTN", "0.0.0.0:1")]).unwrap_err(),
         "WENI_EDGE__HTTP__LISTN: http.listn is not a key; did you mean http.listen?"
+    );
+}
+
+#[test]
+fn a_key_of_an_earlier_version_is_refused_with_what_became_of_it() {
+    for (text, expected) in [
+        (
+            "[journal]\ndurability = \"os\"",
+            "weni-edge.toml:2: journal.durability was removed: a callback is always synced to disk \
+             before it is answered 200; delete the line",
+        ),
+        (
+            "[duplicates]\nwindow = \"10m\"\nentries = 0",
+            "weni-edge.toml:1: duplicates was removed: every event that arrives is published, and \
+             consumers upsert by event_id; delete the section",
+        ),
+    ] {
+        assert_eq!(refusal(text), expected);
+    }
+    let variable = load_with(&[("WENI_EDGE__DUPLICATES__ENTRIES", "0")]).unwrap_err();
+    assert!(
+        variable.starts_with("WENI_EDGE__DUPLICATES__ENTRIES: duplicates was removed"),
+        "{variable}"
     );
 }
 
@@ -157,7 +177,6 @@ fn impossible_values_are_refused() {
         "[http]\nlisten = \"127.0.0.1:9090\"\n[admin]\nlisten = \"127.0.0.1:9090\"",
         "[journal]\ndirectory = \"\"",
         "[journal]\nmax_bytes = 1_000_000",
-        "[journal]\ndurability = \"none\"",
         "[kafka]\nbootstrap_servers = \"\"",
         "[kafka]\nbootstrap_servers = \"localhost:kafka\"",
         "[kafka]\nbootstrap_servers = \"one:9092,,two:9092\"",
@@ -168,7 +187,6 @@ fn impossible_values_are_refused() {
         "[kafka]\ncommit_interval = \"1m\"",
         "[topics]\nposition = \"weni/position\"",
         "[topics]\nmessage_status = \"..\"",
-        "[duplicates]\nentries = 1.5",
         "[log]\nlevel = \"inof\"",
         "[log]\nlevel = \"   headeӖe=mtoo\"",
         "[log]\nformat = \"text\"",
@@ -193,6 +211,65 @@ fn text_that_is_not_toml_is_refused_by_its_line_without_quoting_it() {
     assert!(!error.contains("s3cr3t"), "{error}");
     let missing = Config::load(Some("no/such/file.toml".as_ref())).unwrap_err().to_string();
     assert!(missing.starts_with("cannot read no/such/file.toml: "), "{missing}");
+}
+
+#[test]
+fn only_regular_files_of_at_most_4_mib_are_read() {
+    const NOT_REGULAR: &str = "it is not a regular file; name one of at most 4 MiB";
+    const LARGE: &str = "it is larger than 4 MiB; is it the right file?";
+    let place = Place::new();
+    let pipe = place.0.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
+    let large = place.file("large", &"#".repeat((4 << 20) + 1));
+    let pipe = pipe.to_str().unwrap().to_owned();
+    let directory = place.0.path().to_str().unwrap().to_owned();
+    for (path, why) in [
+        (&pipe, NOT_REGULAR),
+        (&"/dev/zero".to_owned(), NOT_REGULAR),
+        (&directory, NOT_REGULAR),
+        (&large, LARGE),
+    ] {
+        // Opening a FIFO may wait for ever: so that a fault fails this test instead of stopping it.
+        let within = |work: Box<dyn FnOnce() -> String + Send>| {
+            let (done, waited) = std::sync::mpsc::channel();
+            std::thread::spawn(move || done.send(work()));
+            waited.recv_timeout(Duration::from_secs(20)).expect("reading hangs")
+        };
+        let named = path.clone();
+        let error = within(Box::new(move || {
+            let read = Config::load_from(Some(named.as_ref()), std::iter::empty());
+            read.unwrap_err().to_string()
+        }));
+        assert_eq!(error, format!("cannot read {path}: {why}"));
+        for text in [
+            format!("[sources.loja]\nheader = \"X-Token\"\nsecrets_file = \"{path}\""),
+            format!("[kafka.properties]\nsasl.password_file = \"{path}\""),
+        ] {
+            let error = within(Box::new(move || refusal(&text)));
+            assert!(error.ends_with(&format!(": {why}")), "{error}");
+        }
+    }
+    place.file("large", &"#".repeat(4 << 20));
+    assert!(Config::load_from(Some(large.as_ref()), std::iter::empty()).is_ok());
+}
+
+#[test]
+fn reading_takes_time_in_proportion_to_the_file() {
+    let took = |sources: usize| {
+        let source = |number| SOURCE.replace("loja", &format!("loja-{number}"));
+        let text: String = (0..sources).map(source).collect();
+        let place = Place::new();
+        let least = (0..3).map(|_| {
+            let since = std::time::Instant::now();
+            assert_eq!(place.load(&text, &[]).unwrap().sources.len(), sources);
+            since.elapsed()
+        });
+        least.min().unwrap()
+    };
+    // In proportion it is 20 times; it was more than 150 times.
+    let (small, large) = (took(500), took(10_000));
+    println!("500 sources {small:?}, 10,000 {large:?}");
+    assert!(large < small * 60, "twenty times the sources took {large:?} instead of {small:?}");
 }
 
 #[test]
@@ -305,60 +382,6 @@ fn secrets_come_from_a_file_too_one_a_line() {
         error.contains("weni-edge.toml:4: sources.loja.secrets_file names none: No such file"),
         "{error}"
     );
-}
-
-#[test]
-fn kafka_properties_pass_from_file_variable_and_secret_file() {
-    let place = Place::new();
-    let file = place.file("password", "pass\nword\n");
-    let text = format!(
-        "[kafka.properties]\nsecurity.protocol = \"SASL_SSL\"\n\"linger.ms\" = 20\n\
-         \"socket.keepalive.enable\" = true\n\"sasl.password_file\" = '{file}'\n"
-    );
-    let variables = [
-        ("WENI_EDGE__KAFKA__PROPERTIES__SASL_USERNAME", "edge"),
-        ("WENI_EDGE__KAFKA__PROPERTIES__LINGER_MS", "30"),
-        ("WENI_EDGE__KAFKA__PROPERTIES__SSL_KEY_PASSWORD_FILE", &file),
-    ];
-    let config = place.load(&text, &variables).unwrap();
-    let properties: Vec<_> = config
-        .kafka
-        .properties
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.expose()))
-        .collect();
-    assert_eq!(
-        properties,
-        [
-            ("linger.ms", "30"),
-            ("sasl.password", "pass\nword"),
-            ("sasl.username", "edge"),
-            ("security.protocol", "SASL_SSL"),
-            ("socket.keepalive.enable", "true"),
-            ("ssl.key.password", "pass\nword"),
-        ]
-    );
-    let twice = place.load(&format!("{text}\"sasl.password\" = \"other\""), &[]).unwrap_err();
-    assert!(twice.contains("gives sasl.password a second time"), "{twice}");
-}
-
-#[test]
-fn kafka_properties_that_break_the_promise_are_refused_with_the_reason() {
-    for (property, reason) in [
-        ("acks", "every replica"),
-        ("enable.idempotence", "doubled or out of order"),
-        ("transactional.id", "kafka.identity_prefix"),
-        ("bootstrap.servers", "kafka.bootstrap_servers"),
-        ("message.max.bytes", "http.max_body_bytes"),
-        ("message.timeout.ms_file", "wait in the journal"),
-        ("partitioner", "murmur2_random"),
-    ] {
-        let error = refusal(&format!("[kafka.properties]\n\"{property}\" = \"1\""));
-        assert!(error.starts_with("weni-edge.toml:2: kafka.properties."), "{error}");
-        assert!(error.contains(reason), "{error}");
-    }
-    let error = load_with(&[("WENI_EDGE__KAFKA__PROPERTIES__GROUP_ID", "mine")]).unwrap_err();
-    assert!(error.starts_with("WENI_EDGE__KAFKA__PROPERTIES__GROUP_ID: "), "{error}");
 }
 
 #[test]

@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use sha2::{Digest, Sha256};
-
 use super::{Place, Topic, json, rfc3339_millis};
 use crate::callback::Callback;
 
@@ -17,14 +15,16 @@ pub enum Reason {
     MissingStatus,
     BadEncoding,
     TooManyElements,
+    Amplification,
     TooLarge,
     Refused,
     Unroutable,
     Panic,
+    TooSlow,
 }
 
 impl Reason {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::InvalidJson,
         Self::Unrecognized,
         Self::NotAnObject,
@@ -32,10 +32,12 @@ impl Reason {
         Self::MissingStatus,
         Self::BadEncoding,
         Self::TooManyElements,
+        Self::Amplification,
         Self::TooLarge,
         Self::Refused,
         Self::Unroutable,
         Self::Panic,
+        Self::TooSlow,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -47,10 +49,12 @@ impl Reason {
             Self::MissingStatus => "missing_status",
             Self::BadEncoding => "bad_encoding",
             Self::TooManyElements => "too_many_elements",
+            Self::Amplification => "amplification",
             Self::TooLarge => "too_large",
             Self::Refused => "refused",
             Self::Unroutable => "unroutable",
             Self::Panic => "panic",
+            Self::TooSlow => "too_slow",
         }
     }
 }
@@ -142,8 +146,6 @@ impl<'a> DeadLetter<'a> {
         each("receipt", self.receipt.as_bytes());
         each("received_at", rfc3339_millis(callback.received_at_ms).as_bytes());
         each("method", callback.method.as_bytes());
-        let hash: [u8; 32] = Sha256::digest(&self.value).into();
-        each("content_hash", &super::hex::<32, 64>(hash));
         for (name, value) in [
             ("content-type", callback.content_type),
             ("content-encoding", callback.content_encoding),

@@ -27,7 +27,7 @@ pub enum Item<'a> {
 }
 
 /// One of the four topics; their names are the configuration's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
     MessageStatus,
     InboundMessage,
@@ -36,6 +36,9 @@ pub enum Topic {
 }
 
 impl Topic {
+    pub const ALL: [Self; 4] =
+        [Self::MessageStatus, Self::InboundMessage, Self::ChannelEvent, Self::DeadLetter];
+
     /// The contract that its records follow: the default topic's name without the prefix.
     pub fn contract(self) -> &'static str {
         match self {
@@ -61,6 +64,17 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    pub const ALL: [Self; 8] = [
+        Self::MessageStatus,
+        Self::InboundMessage,
+        Self::Call,
+        Self::CallStatus,
+        Self::PaymentStatus,
+        Self::Echo,
+        Self::HistoryMessage,
+        Self::ChannelEvent,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MessageStatus => "message_status",
@@ -311,7 +325,6 @@ pub struct Event<'a> {
     pub raw: Cow<'a, [u8]>,
     /// Whether every strict parser reads them.
     pub raw_is_strict: bool,
-    content_hash: [u8; 32],
     /// Made when it is first asked for, by when all else is set.
     event_id: OnceCell<[u8; 16]>,
     receipt: String,
@@ -336,7 +349,6 @@ impl<'a> Event<'a> {
             state: None,
             detail: Detail::Other,
             errors: Vec::new(),
-            content_hash: Sha256::digest(&raw).into(),
             event_id: OnceCell::new(),
             raw,
             raw_is_strict,
@@ -356,11 +368,6 @@ impl<'a> Event<'a> {
     pub fn key(&self) -> &str {
         let own = self.message_id.as_deref().or(self.other_key.as_deref());
         own.filter(|key| !key.is_empty()).unwrap_or(&self.receipt)
-    }
-
-    /// SHA-256 of the element's bytes.
-    pub fn content_hash(&self) -> [u8; 32] {
-        self.content_hash
     }
 
     /// Names the update: the same update always has the same id, whatever its bytes.
@@ -386,6 +393,8 @@ impl<'a> Event<'a> {
         let named = matches!(self.kind, EventKind::MessageStatus | EventKind::InboundMessage)
             && !id.is_empty()
             && !timestamp.is_empty();
+        // The bytes name what neither id nor time does.
+        let content = (!named).then(|| Sha256::digest(&self.raw));
         let number = self.place.channel.phone_number_id.as_deref();
         let parts: [&[u8]; 9] = [
             b"wcb1",
@@ -395,7 +404,7 @@ impl<'a> Event<'a> {
             state.as_deref().unwrap_or_default().as_bytes(),
             seconds.as_deref().unwrap_or(timestamp).as_bytes(),
             participant.unwrap_or_default().as_bytes(),
-            if named { b"" } else { &self.content_hash },
+            content.as_deref().unwrap_or_default(),
             b"",
         ];
         let mut hash = Sha256::new();
@@ -435,12 +444,10 @@ impl<'a> Event<'a> {
         each("ce_id", &hex::<16, 32>(self.event_id()));
         each("ce_type", format!("ai.weni.{}.v1", self.kind.as_str()).as_bytes());
         each("ce_source", format!("/hooks/{}", self.callback.source).as_bytes());
-        each("ce_subject", self.key().as_bytes());
         each("ce_time", time.as_bytes());
         each("ce_dataschema", format!("urn:weni-edge:{}", self.topic().contract()).as_bytes());
         each("content-type", b"application/json");
         each("receipt", self.receipt.as_bytes());
-        each("content_hash", &hex::<32, 64>(self.content_hash));
         if let Some(traceparent) = self.callback.traceparent {
             each("traceparent", traceparent.as_bytes());
         }

@@ -1,11 +1,12 @@
 //! One call: bounded, checked, made a [`Callback`], durable, answered.
 //!
-//! The callback borrows from the request and is written straight into the journal's buffer.
+//! The callback borrows from the request and is encoded straight into the journal's buffer.
 
 use std::{
+    io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -13,108 +14,108 @@ use std::{
 use bytes::Bytes;
 use fail::fail_point;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, Version, header, header::AsHeaderName,
-    request,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+    header::AsHeaderName, request,
 };
 use http_body::Body;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
 use super::{
-    State,
-    body::{self, Budget},
-    connection::{Busy, Counted},
+    Phase, State,
+    activity::{AnswerGuard, RequestGuard},
+    body,
+    budget::{Budget, Hold, Share},
     error::Refusal,
+    listener::Handler,
     sources::{Registry, Source},
 };
 use crate::{
-    callback::Callback,
+    callback::{Callback, is_traceparent},
     config,
     journal::{Journal, Position},
     metrics::Metrics,
 };
 
+/// Memory of a call beside its body, path and header fields, including what HTTP/2 keeps.
+const CALL_BYTES: usize = 4 << 10;
+/// Memory of a header field beside its text.
+const FIELD_BYTES: usize = 32;
+
+/// How long an answer waits for the disk. The record may still become durable afterwards, and then
+/// counts as accepted.
+pub(super) const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How much of a method is kept. Weni's users choose among five, but any method is accepted.
+const METHOD_CHARS: usize = 16;
+
 /// What all requests share.
 pub(super) struct Acceptor {
-    pub(super) sources: Registry,
-    pub(super) metrics: Arc<Metrics>,
+    sources: Registry,
+    metrics: Arc<Metrics>,
     journal: Journal,
-    budget: Budget,
+    budget: Arc<Budget>,
+    /// What calls without a right secret hold.
+    strangers: Arc<Share>,
     max_body_bytes: usize,
     body_timeout: Duration,
-    draining: AtomicBool,
+    phase: watch::Receiver<Phase>,
     wait_for_kafka: Duration,
-    /// The last position that was waited for in vain. As long as it is not committed there is no
-    /// sense in waiting: older callbacks than that wait would last are pending.
-    waited_in_vain: AtomicU64,
+    /// The last position whose wait for Kafka timed out. Until it is committed no call waits: more
+    /// callbacks are pending than Kafka takes within that time.
+    timed_out: AtomicU64,
+}
+
+/// An answer in memory. hyper drops it after the socket has taken the last byte; over HTTP/2 the
+/// caller decides when that is.
+struct Answer {
+    bytes: Bytes,
+    _hold: Hold,
+    _guard: AnswerGuard,
+}
+
+impl AsRef<[u8]> for Answer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Acceptor {
-    pub(super) fn new(state: State, limits: &config::Http) -> Self {
+    pub(super) fn new(state: State, limits: &config::Http, phase: watch::Receiver<Phase>) -> Self {
         let State { config, journal, metrics } = state;
         Self {
             sources: Registry::new(config, Arc::clone(&metrics)),
             metrics,
             journal,
-            budget: Budget::new(limits.max_memory_bytes),
+            budget: Budget::new(limits.max_memory_bytes, limits.max_body_bytes),
+            strangers: Arc::default(),
             max_body_bytes: limits.max_body_bytes,
             body_timeout: limits.body_timeout,
-            draining: AtomicBool::new(false),
+            phase,
             wait_for_kafka: limits.wait_for_kafka,
-            waited_in_vain: AtomicU64::new(0),
+            timed_out: AtomicU64::new(0),
         }
     }
 
-    /// From now on answers say that the connection ends.
-    pub(super) fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-    }
-
-    /// Handles one request; `busy` lasts until nothing more is read of it.
-    pub(super) async fn handle(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-        busy: Busy,
-    ) -> Response<Full<Bytes>> {
-        let since = Instant::now();
-        let _in_flight = Counted::new(&self.metrics.http_in_flight);
-        let (head, mut body) = request.into_parts();
-        let sources = self.sources.load();
-        let source = sources.find(head.uri.path());
-        let result = self.accept(source, &head, &mut body, since).await;
-        if let Some(source) = source {
-            source.duration.observe(since.elapsed().as_secs_f64());
-        }
-        let mut closes = self.draining.load(Ordering::Relaxed);
-        let mut response = result.unwrap_or_else(|refusal| {
-            closes |= refusal.closes();
-            self.refused(source, &head.method, refusal, body, busy)
-        });
-        if closes && head.version <= Version::HTTP_11 {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
-    }
-
-    /// Counts a refusal, answers it, and reads on meanwhile: a caller who is cut off while sending
-    /// may not see the answer.
+    /// The answer to a refused call. Reads on meanwhile, because a caller whose connection ends
+    /// while it is sending may not see the answer.
     fn refused(
         &self,
         source: Option<&Source>,
         method: &Method,
         refusal: Refusal,
         body: Incoming,
-        busy: Busy,
-    ) -> Response<Full<Bytes>> {
+        request: RequestGuard,
+    ) -> Response<Bytes> {
         let response = refusal.response();
         self.sources.count_refused(source, refusal);
-        self.sources.count_answered(source, method, response.status().as_str());
+        self.sources.count_answered(source, method, response.status());
         if !body.is_end_stream() {
             tokio::spawn(async move {
                 body::drain(body).await;
-                drop(busy);
+                drop(request);
             });
         }
         response
@@ -122,53 +123,57 @@ impl Acceptor {
 
     async fn accept(
         &self,
-        source: Option<&Source>,
+        source: &Source,
         head: &request::Parts,
         body: &mut Incoming,
+        hold: Hold,
         since: Instant,
-    ) -> Result<Response<Full<Bytes>>, Refusal> {
+    ) -> Result<Response<Bytes>, Refusal> {
         fail_point!(&format!("accept {}", head.method));
-        let source = source.ok_or(Refusal::UnknownSource)?;
-        if !source.check.passes(&head.headers) {
-            return Err(Refusal::Auth);
-        }
-        let deadline = since + self.body_timeout;
-        let mut held = body::read(body, &self.budget, self.max_body_bytes, deadline).await?;
+        let mut body =
+            body::read(body, hold, self.max_body_bytes, since, self.body_timeout).await?;
+        let method = head.method.as_str();
+        let traceparent = text(&head.headers, "traceparent");
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let callback = Callback {
             receipt: Uuid::now_v7(),
             received_at_ms: now.as_millis() as u64,
             source: &source.name,
             raw: source.raw,
-            method: head.method.as_str(),
+            method: &method[..method.floor_char_boundary(METHOD_CHARS)],
             content_type: text(&head.headers, header::CONTENT_TYPE),
             content_encoding: text(&head.headers, header::CONTENT_ENCODING),
-            traceparent: text(&head.headers, "traceparent"),
+            traceparent: traceparent.filter(|text| is_traceparent(text)),
             body: &[],
         };
-        let body_bytes = held.len();
+        let body_bytes = body.len();
         let len = callback.encoded_len() + body_bytes;
-        // The body is what a record ends with, so it need not be in one piece.
+        // A record ends with the body, so it can be appended after the encoded head.
         let write = |record: &mut _| {
             callback.encode(record);
-            held.move_to(record);
+            body.move_to(record);
         };
-        let position = self.journal.append(len, &source.accepted, write).await?;
+        let append = self.journal.append(len, &source.accepted, write);
+        let append = tokio::time::timeout(APPEND_TIMEOUT, append).await;
+        let position = append.map_err(|_elapsed| Refusal::JournalSlow)??;
+        // The wait for Kafka must not hold memory that other calls need.
+        drop(body);
         source.last_callback.set(now.as_secs_f64());
         self.metrics.http_request_body_bytes.observe(body_bytes as f64);
-        source.count_answered(&head.method);
+        self.sources.count_answered(Some(source), &head.method, StatusCode::OK);
         Ok(accepted(callback.receipt, self.is_in_kafka(position).await))
     }
 
-    /// Whether the callback was committed in time; none where nobody asked for it.
+    /// Whether the callback was committed within `http.wait_for_kafka`; none if that is 0.
     async fn is_in_kafka(&self, position: Position) -> Option<bool> {
         if self.wait_for_kafka.is_zero() {
             return None;
         }
-        let waits = self.waited_in_vain.load(Ordering::Relaxed) < self.journal.committed().as_u64();
-        let in_kafka = waits && self.journal.wait_committed(position, self.wait_for_kafka).await;
+        let waits = self.timed_out.load(Ordering::Relaxed) < self.journal.committed().as_u64();
+        let committed = self.journal.wait_committed(position);
+        let in_kafka = waits && tokio::time::timeout(self.wait_for_kafka, committed).await.is_ok();
         if waits && !in_kafka {
-            self.waited_in_vain.fetch_max(position.as_u64(), Ordering::Relaxed);
+            self.timed_out.fetch_max(position.as_u64(), Ordering::Relaxed);
         }
         let label = if in_kafka { "true" } else { "false" };
         self.metrics.callbacks_answered_total.with_label_values(&[label]).inc();
@@ -176,17 +181,92 @@ impl Acceptor {
     }
 }
 
-/// A header as text, where it is text.
+impl Handler for Acceptor {
+    /// Fails if there is no memory for an answer.
+    async fn handle(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        guard: RequestGuard,
+    ) -> io::Result<Response<Full<Bytes>>> {
+        let since = Instant::now();
+        let activity = guard.activity();
+        self.metrics.http_in_flight.inc();
+        let _in_flight = scopeguard::guard((), |()| self.metrics.http_in_flight.dec());
+        let (head, mut body) = request.into_parts();
+        let source = self.sources.find(head.uri.path());
+        let source = source.as_deref();
+        let caller = caller(source, &head);
+        let share = caller.map_or(&self.strangers, |source| &source.share);
+        let mut hold = Hold::new(&self.budget, share);
+        let has_room = hold.take(call_bytes(&head));
+        if !has_room && head.version > Version::HTTP_11 {
+            self.sources.count_refused(source, Refusal::Overloaded);
+            return Err(io::Error::other("there is no memory for an answer"));
+        }
+        let result = match caller {
+            Ok(source) if has_room => {
+                self.accept(source, &head, &mut body, hold.another(), since).await
+            }
+            // HTTP/1 has one call at a time, and its connection has memory for the answer.
+            Ok(_) => Err(Refusal::Overloaded),
+            Err(refusal) => Err(refusal),
+        };
+        if let Some(source) = source {
+            source.duration.observe(since.elapsed().as_secs_f64());
+        }
+        // Before the request's guard is dropped, because an idle connection may be evicted.
+        let answering = activity.answer();
+        let mut closes = *self.phase.borrow() != Phase::Serving;
+        let mut response = result.unwrap_or_else(|refusal| {
+            closes |= refusal.closes();
+            self.refused(source, &head.method, refusal, body, guard)
+        });
+        // Users may choose GET, and an answer from a cache would lose the call.
+        let no_store = HeaderValue::from_static("no-store");
+        response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+        if closes && head.version <= Version::HTTP_11 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response.map(|bytes| {
+            let answer = Answer { bytes, _hold: hold, _guard: answering };
+            Full::new(Bytes::from_owner(answer))
+        }))
+    }
+
+    fn refuse(&self, refusal: Refusal) {
+        self.sources.count_refused(None, refusal);
+    }
+}
+
+/// The source that is called, if this caller may call it.
+fn caller<'s>(source: Option<&'s Source>, head: &request::Parts) -> Result<&'s Source, Refusal> {
+    if head.method == Method::CONNECT {
+        return Err(Refusal::Connect);
+    }
+    let source = source.ok_or(Refusal::UnknownSource)?;
+    if source.check.passes(&head.headers) { Ok(source) } else { Err(Refusal::Auth) }
+}
+
+/// Memory of a call beside its body.
+fn call_bytes(head: &request::Parts) -> usize {
+    let fields = head.headers.iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let authority = head.uri.authority().map_or(0, |authority| authority.as_str().len());
+    CALL_BYTES + target + authority + head.method.as_str().len() + fields.sum::<usize>()
+}
+
+/// A header, if it is UTF-8.
 fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
 }
 
-fn accepted(receipt: Uuid, in_kafka: Option<bool>) -> Response<Full<Bytes>> {
+fn accepted(receipt: Uuid, in_kafka: Option<bool>) -> Response<Bytes> {
     let body = match in_kafka {
         None => format!("{{\"receipt\":\"{receipt}\"}}"),
         Some(in_kafka) => format!("{{\"receipt\":\"{receipt}\",\"in_kafka\":{in_kafka}}}"),
     };
-    let mut response = Response::new(Full::from(body));
+    let mut response = Response::new(Bytes::from(body));
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response

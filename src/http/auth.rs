@@ -1,7 +1,7 @@
-//! Whether a call knows a secret. Pure.
+//! Whether a caller knows a secret. Pure.
 //!
-//! Secrets and what is offered are compared by their digests: so every comparison takes the same
-//! time, whatever the lengths, and the secrets themselves are not kept here.
+//! Secrets and offered values are compared by their digests. So each comparison takes the same time
+//! whatever the lengths, and the secrets themselves are not kept here.
 
 use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
@@ -12,13 +12,11 @@ use crate::config;
 /// What a source asks of its callers.
 pub(super) enum Check {
     Nothing,
-    /// One of the secrets, in this header.
+    /// One of the secrets in this header. Without a usable header no caller passes.
     Secret {
-        header: HeaderName,
+        header: Option<HeaderName>,
         digests: Vec<[u8; 32]>,
     },
-    /// The configuration names no usable header: nobody gets in.
-    Never,
 }
 
 impl Check {
@@ -27,21 +25,20 @@ impl Check {
             return Self::Nothing;
         }
         let digests = source.secrets.iter().map(|secret| digest(secret.expose().as_bytes()));
-        match HeaderName::try_from(&source.header) {
-            Ok(header) => Self::Secret { header, digests: digests.collect() },
-            Err(_) => Self::Never,
+        Self::Secret {
+            header: HeaderName::try_from(&source.header).ok(),
+            digests: digests.collect(),
         }
     }
 
-    /// Compares with all secrets, also when the first one is right.
     pub(super) fn passes(&self, headers: &HeaderMap) -> bool {
-        let (header, digests) = match self {
-            Self::Nothing => return true,
-            Self::Never => return false,
-            Self::Secret { header, digests } => (header, digests),
+        let Self::Secret { header, digests } = self else { return true };
+        let Some(offered) = header.as_ref().and_then(|header| headers.get(header)) else {
+            return false;
         };
-        let Some(offered) = headers.get(header) else { return false };
-        let offered = digest(offered.as_bytes());
+        // Whitespace around a value is no part of it (RFC 9110, 5.5). HTTP/2 does not strip it.
+        let offered = digest(offered.as_bytes().trim_ascii());
+        // All secrets are compared, also after a match.
         let none = Choice::from(0);
         digests.iter().fold(none, |found, known| found | known.ct_eq(&offered)).into()
     }
@@ -81,6 +78,15 @@ mod tests {
             assert!(!check.passes(&offered(wrong)), "{wrong}");
         }
         assert!(!check.passes(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn blanks_and_tabs_around_a_value_are_no_part_of_it() {
+        let check = check("X-Token", &["s3cret"]);
+        for value in ["s3cret ", " s3cret", "\ts3cret\t ", "s3cret\t"] {
+            assert!(check.passes(&offered(value)), "{value:?}");
+        }
+        assert!(!check.passes(&offered("s3 cret")) && !check.passes(&offered(" ")));
     }
 
     #[test]

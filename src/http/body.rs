@@ -1,142 +1,112 @@
-//! Reading a body within its limits: bytes of one, and of all together.
-//!
-//! **Invariant:** memory for a body is taken from the budget before it is used, until its call is
-//! answered, and nobody waits for it: waiting bodies hold what others wait for.
+//! Reads a body within its limits: bytes, time, and the budget.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
-use super::error::Refusal;
+use super::{
+    budget::{Hold, RESERVED_BYTES},
+    error::Refusal,
+};
 
-/// What is read of a refused body so that its sender gets to see the answer.
+/// How much of a refused body is read, so that its sender gets to see the answer.
 const DRAIN_BYTES: usize = 1 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// Bytes that bodies may still take.
-#[derive(Debug)]
-pub(super) struct Budget(AtomicUsize);
+/// The least speed of a body, after its first seconds.
+const BYTES_PER_SECOND_MIN: f64 = 1024.0;
+const GRACE: Duration = Duration::from_secs(5);
 
-impl Budget {
-    pub(super) fn new(bytes: usize) -> Self {
-        Self(AtomicUsize::new(bytes))
-    }
-
-    fn take(&self, bytes: usize) -> bool {
-        let take = |left: usize| left.checked_sub(bytes);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
-    }
+/// A whole body in memory, and its part of the budget.
+pub(super) struct BufferedBody {
+    hold: Hold,
+    /// A body of known length that came in one chunk is kept as it came.
+    whole: Bytes,
+    /// Other bodies are copied: hyper's chunk may keep a much larger buffer alive.
+    copied: Vec<u8>,
 }
 
-/// A body that is read, and its share of the budget.
-pub(super) struct Held<'a> {
-    budget: &'a Budget,
-    taken: usize,
-    len: usize,
-    /// What came first is used as it came; most bodies are no more than that.
-    first: Bytes,
-    /// The rest, copied: what hyper gives may be a small part of what it keeps in memory.
-    pieces: Vec<Vec<u8>>,
-}
-
-impl<'a> Held<'a> {
-    fn new(budget: &'a Budget) -> Self {
-        Self { budget, taken: 0, len: 0, first: Bytes::new(), pieces: Vec::new() }
+impl BufferedBody {
+    fn new(hold: Hold) -> Self {
+        Self { hold, whole: Bytes::new(), copied: Vec::new() }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.whole.len() + self.copied.len()
     }
 
-    /// Appends the body to `out` and frees its memory. Its share of the budget stays taken, for
-    /// those bytes are in memory still.
+    /// Appends the body to `out` and frees its memory. It keeps its part of the budget, because
+    /// `out` is in memory too.
     pub(super) fn move_to(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&std::mem::take(&mut self.first));
-        self.pieces.drain(..).for_each(|piece| out.extend_from_slice(&piece));
+        out.extend_from_slice(&std::mem::take(&mut self.whole));
+        out.extend_from_slice(&std::mem::take(&mut self.copied));
     }
 
-    fn add(&mut self, chunk: Bytes, max_bytes: usize) -> Result<(), Refusal> {
-        if self.len + chunk.len() > max_bytes {
+    fn add(&mut self, chunk: Bytes, is_last: bool, max_bytes: usize) -> Result<(), Refusal> {
+        let len = self.len() + chunk.len();
+        if len > max_bytes {
             return Err(Refusal::TooLarge);
         }
-        if self.len == 0 {
-            self.take(chunk.len())?;
-            self.len = chunk.len();
-            self.first = chunk;
+        if is_last && self.copied.is_empty() {
+            self.reserve(len)?;
+            self.whole = chunk;
             return Ok(());
         }
-        let mut rest = &chunk[..];
-        while !rest.is_empty() {
-            let piece = match self.pieces.last_mut() {
-                Some(last) if last.len() < last.capacity() => last,
-                _ => self.grow(rest.len(), max_bytes)?,
-            };
-            let room = piece.capacity() - piece.len();
-            let (fits, later) = rest.split_at(room.min(rest.len()));
-            piece.extend_from_slice(fits);
-            self.len += fits.len();
-            rest = later;
+        let capacity = self.copied.capacity();
+        if len > capacity {
+            // Doubling; but a small body takes no more than the reserve.
+            let most =
+                if len <= RESERVED_BYTES { RESERVED_BYTES.min(max_bytes) } else { max_bytes };
+            let larger = (2 * capacity).max(len).min(most);
+            self.reserve(larger - capacity)?;
+            self.copied.reserve_exact(larger - self.copied.len());
         }
+        self.copied.extend_from_slice(&chunk);
         Ok(())
     }
 
-    /// Another piece, as large as all before it together: nothing is ever copied twice.
-    fn grow(&mut self, needed: usize, max_bytes: usize) -> Result<&mut Vec<u8>, Refusal> {
-        let capacity = self.len.max(needed).min(max_bytes - self.len);
-        self.take(capacity)?;
-        Ok(self.pieces.push_mut(Vec::with_capacity(capacity)))
-    }
-
-    fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
-        if !self.budget.take(bytes) {
-            return Err(Refusal::Overloaded);
-        }
-        self.taken += bytes;
-        Ok(())
+    fn reserve(&mut self, bytes: usize) -> Result<(), Refusal> {
+        if self.hold.take(bytes) { Ok(()) } else { Err(Refusal::Overloaded) }
     }
 }
 
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.budget.0.fetch_add(self.taken, Ordering::Relaxed);
-    }
+/// Until when the next chunk has to come: one second per KiB after the first 5 s, at most until
+/// `deadline`.
+fn chunk_deadline(since: Instant, deadline: Instant, read: usize) -> Instant {
+    let earned = Duration::from_secs(1).mul_f64(read as f64 / BYTES_PER_SECOND_MIN);
+    deadline.min(since + GRACE + earned)
 }
 
-/// Reads a body of at most `max_bytes` until `deadline`.
+/// Reads a body of at most `max_bytes`, whose call came at `since`, within `time`.
 ///
 /// # Errors
-/// `TooLarge`, `Overloaded`, `Timeout`, or `Malformed` where it breaks off.
-pub(super) async fn read<'a, B: Body<Data = Bytes> + Unpin>(
+/// `TooLarge`, `Overloaded`, `Timeout`, or `Malformed` if it breaks off.
+pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(
     body: &mut B,
-    budget: &'a Budget,
+    hold: Hold,
     max_bytes: usize,
-    deadline: Instant,
-) -> Result<Held<'a>, Refusal> {
+    since: Instant,
+    time: Duration,
+) -> Result<BufferedBody, Refusal> {
     if body.size_hint().lower() > max_bytes as u64 {
         return Err(Refusal::TooLarge);
     }
-    let mut held = Held::new(budget);
-    let reading = async {
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Refusal::Malformed)?;
-            // Trailers are no part of the body.
-            if let Ok(chunk) = frame.into_data() {
-                held.add(chunk, max_bytes)?;
-            }
+    let mut buffered = BufferedBody::new(hold);
+    loop {
+        let until = chunk_deadline(since, since + time, buffered.len());
+        let frame = timeout_at(until, body.frame()).await;
+        let Some(frame) = frame.map_err(|_| Refusal::Timeout)? else { return Ok(buffered) };
+        // Trailers are no part of the body.
+        if let Ok(chunk) = frame.map_err(|_| Refusal::Malformed)?.into_data() {
+            buffered.add(chunk, body.is_end_stream(), max_bytes)?;
         }
-        Ok::<_, Refusal>(())
-    };
-    timeout_at(deadline, reading).await.map_err(|_| Refusal::Timeout)??;
-    Ok(held)
+    }
 }
 
-/// Reads on and throws away, within limits.
+/// Reads on and discards, within limits.
 pub(super) async fn drain<B: Body<Data = Bytes> + Unpin>(mut body: B) {
     let reading = async {
         let mut read = 0;
@@ -146,27 +116,30 @@ pub(super) async fn drain<B: Body<Data = Bytes> + Unpin>(mut body: B) {
             read += frame.data_ref().map_or(0, Buf::remaining);
         }
     };
-    // Out of time or not: the body is dropped, and with it the connection if it had not ended.
+    // In either case the body is dropped, and its connection too if the body had not ended.
     timeout_at(Instant::now() + DRAIN_TIME, reading).await.ok();
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+
+    use super::{super::budget::Budget, *};
 
     #[test]
     fn a_body_in_any_pieces_is_whole_and_takes_no_more_than_twice_its_size() {
         for pieces in [&[10][..], &[1, 1, 1, 1, 1], &[3, 50, 1, 0, 40], &[1, 99], &[100], &[0, 7]] {
-            let budget = Budget::new(1000);
-            let mut held = Held::new(&budget);
+            let budget = Budget::new(1000, 100);
+            let mut held = BufferedBody::new(Hold::new(&budget, &Arc::default()));
             let mut body = Vec::new();
             for len in pieces {
                 let from = body.len();
                 body.extend((from..from + len).map(|at| at as u8));
-                held.add(body[from..].to_vec().into(), 100).unwrap();
+                held.add(body[from..].to_vec().into(), pieces.len() == 1, 100).unwrap();
             }
             assert_eq!(held.len(), body.len());
-            assert!((body.len()..=body.len() * 2).contains(&held.taken), "{}", held.taken);
+            let taken = held.hold.bytes();
+            assert!((body.len()..=body.len() * 2).contains(&taken), "{taken}");
             let mut out = b"head".to_vec();
             held.move_to(&mut out);
             assert_eq!(out, [b"head", &body[..]].concat());
@@ -174,18 +147,33 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_is_taken_by_pieces_refused_without_waiting_and_given_back() {
-        let budget = Budget::new(100);
-        let mut first = Held::new(&budget);
-        first.add(Bytes::from(vec![0; 60]), 100).unwrap();
-        let mut second = Held::new(&budget);
-        assert_eq!(second.add(Bytes::from(vec![0; 41]), 100), Err(Refusal::Overloaded));
-        assert_eq!(first.add(Bytes::from(vec![0; 41]), 100), Err(Refusal::TooLarge));
-        first.add(Bytes::from(vec![0; 1]), 100).unwrap();
-        assert_eq!(second.add(Bytes::from_static(b"1"), 100), Err(Refusal::Overloaded));
-        drop(first);
-        second.add(Bytes::from(vec![0; 100]), 100).unwrap();
-        drop(second);
-        assert_eq!(budget.0.into_inner(), 100);
+    fn a_body_beyond_its_limit_or_the_budget_is_refused_without_waiting() {
+        let (budget, share) = (Budget::new(100_000, 100_000), Arc::default());
+        let body = |bytes| Bytes::from(vec![0; bytes]);
+        let mut first = BufferedBody::new(Hold::new(&budget, &share));
+        first.add(body(60_000), false, 100_000).unwrap();
+        assert_eq!(first.add(body(40_001), false, 100_000), Err(Refusal::TooLarge));
+        let mut second = BufferedBody::new(Hold::new(&budget, &share));
+        assert_eq!(second.add(body(80_000), true, 100_000), Err(Refusal::Overloaded));
+        drop((first, second));
+        BufferedBody::new(Hold::new(&budget, &share)).add(body(80_000), true, 100_000).unwrap();
+    }
+
+    #[test]
+    fn a_small_body_in_pieces_takes_nothing_but_the_reserve() {
+        let budget = Budget::new(1 << 20, 100_000);
+        let mut held = BufferedBody::new(Hold::new(&budget, &Arc::default()));
+        for _ in 0..16 {
+            held.add(Bytes::from(vec![0; 1024]), false, 100_000).unwrap();
+            assert!(held.hold.bytes() <= RESERVED_BYTES);
+        }
+    }
+
+    #[test]
+    fn a_body_has_five_seconds_and_one_more_for_each_kib_up_to_the_deadline() {
+        let since = Instant::now();
+        let deadline = since + Duration::from_secs(20);
+        let seconds = |read| (chunk_deadline(since, deadline, read) - since).as_secs_f64();
+        assert_eq!([0, 512, 1024, 15 << 10, 1 << 20].map(seconds), [5.0, 5.5, 6.0, 20.0, 20.0]);
     }
 }

@@ -1,8 +1,10 @@
-//! The accept loop, and what bounds a connection.
+//! Accepts connections, speaks HTTP on them, and ends them at their limits.
 
-use std::{convert::Infallible, error::Error, io, pin::pin, sync::Arc, time::Duration};
+use std::{error::Error, io, pin::pin, sync::Arc, time::Duration};
 
-use http::Request;
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -11,113 +13,142 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     time::{sleep, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
 use super::{
     Phase, State,
-    accept::Acceptor,
-    connection::{Counted, Overdue, Patience, Pulse, Watched},
-    descriptors,
+    accept::{APPEND_TIMEOUT, Acceptor},
+    activity::{Activity, ActivityStream, RequestGuard, TimeoutKind, Timeouts},
     error::Refusal,
+    places::{Place, Places, affordable_connections},
     tls::{self, Certificates},
 };
 
-/// Between two tries when the process has no more file descriptors.
+/// Before the next try when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What one connection reads ahead, and so the largest head of HTTP/1.
+/// Read buffer of one connection, and so the largest head of HTTP/1.
 const READ_AHEAD_BYTES: usize = 16 << 10;
 
-/// Bounds of one HTTP/2 connection.
+/// Limits of one HTTP/2 connection.
 const STREAMS: u32 = 100;
 const HEADER_LIST_BYTES: u32 = 16 << 10;
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
-/// Streams that a peer may reset before they were looked at, and resets that its errors may cause:
-/// beyond, the connection ends (CVE-2023-44487 and its relatives).
+const CONNECTION_WINDOW_BYTES: u32 = 64 << 10;
+/// Streams that a peer may reset before they are handled, and resets that its errors may cause. The
+/// connection ends at more (CVE-2023-44487 and its relatives).
 const PEER_RESETS: usize = 20;
 const ERROR_RESETS: usize = 100;
 
-pub(super) struct Listener {
-    listener: TcpListener,
-    /// One permit a connection.
-    permits: Arc<Semaphore>,
-    connections: u32,
-    phase: watch::Receiver<Phase>,
-    server: Arc<Server>,
+/// Limit of a connection without a request. Go's client keeps a spare one for up to 15 s, and would
+/// lose the call that it then sends on it.
+const UNUSED: Duration = Duration::from_secs(20);
+/// Limit of an answer of which the caller takes nothing.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Limit of an idle HTTP/2 connection after GOAWAY.
+const ANNOUNCED: Duration = Duration::from_secs(1);
+
+/// Connections of the admin listener. The last 16 places are for those with a request.
+const ADMIN_CONNECTIONS: u32 = 64;
+const ADMIN_KEPT: usize = 16;
+const ADMIN_TIMEOUTS: Timeouts = Timeouts {
+    unused: UNUSED,
+    header: Duration::from_secs(10),
+    idle: Duration::from_secs(30),
+    answer: ANSWER,
+    announced: ANNOUNCED,
+    closing: ANNOUNCED,
+};
+
+/// Answers the requests of a listener's connections.
+pub(crate) trait Handler: Send + Sync + 'static {
+    /// Answers one request. `guard` is dropped when nothing more of it is read. An error ends the
+    /// stream, or the connection over HTTP/1.
+    fn handle(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        guard: RequestGuard,
+    ) -> impl Future<Output = io::Result<Response<Full<Bytes>>>> + Send;
+
+    /// A connection ended because of what the peer sent, or did not send in time.
+    fn refuse(&self, _refusal: Refusal) {}
 }
 
-/// What connections share.
-struct Server {
-    acceptor: Arc<Acceptor>,
+/// What the connections of one listener share.
+struct Server<H> {
+    handler: Arc<H>,
     certificates: Option<Arc<Certificates>>,
     http: auto::Builder<TokioExecutor>,
-    patience: Patience,
+    timeouts: Timeouts,
+    phase: watch::Receiver<Phase>,
 }
 
-impl Listener {
-    pub(super) fn new(
-        listener: TcpListener,
-        certificates: Option<Arc<Certificates>>,
-        state: State,
-        phase: watch::Receiver<Phase>,
-    ) -> Self {
-        let limits = state.config.load().http.clone();
-        let connections = descriptors::affordable_connections(limits.max_connections);
-        let patience = Patience { header: limits.header_timeout, idle: limits.idle_timeout };
-        let acceptor = Arc::new(Acceptor::new(state, &limits));
-        let http = protocol();
-        Self {
-            listener,
-            permits: Arc::new(Semaphore::new(connections as usize)),
-            connections,
-            phase,
-            server: Arc::new(Server { acceptor, certificates, http, patience }),
-        }
-    }
+/// Serves callers until the phase is [`Phase::Closing`] (or its sender is gone) and every
+/// connection has ended.
+pub async fn serve(
+    listener: TcpListener,
+    certificates: Option<Arc<Certificates>>,
+    state: State,
+    phase: watch::Receiver<Phase>,
+) {
+    let limits = state.config.load().http.clone();
+    let connections = affordable_connections(limits.max_connections);
+    state.metrics.http_connections_max.set(connections.into());
+    let timeouts = Timeouts {
+        unused: UNUSED.min(limits.idle_timeout),
+        header: limits.header_timeout,
+        idle: limits.idle_timeout,
+        answer: ANSWER,
+        announced: ANNOUNCED,
+        closing: limits.body_timeout + APPEND_TIMEOUT,
+    };
+    let places = Places::new(connections, 0, Some(Arc::clone(&state.metrics)));
+    let handler = Arc::new(Acceptor::new(state, &limits, phase.clone()));
+    let server = Server { handler, certificates, http: protocol(), timeouts, phase };
+    run(listener, places, Arc::new(server)).await;
+}
 
-    pub(super) async fn run(self) {
-        let Self { listener, permits, connections, mut phase, server } = self;
+/// Serves probes and metrics over HTTP/1, until the phase's sender is gone.
+pub(crate) async fn serve_admin(
+    listener: TcpListener,
+    handler: impl Handler,
+    phase: watch::Receiver<Phase>,
+) {
+    let (handler, http) = (Arc::new(handler), protocol().http1_only());
+    let server = Server { handler, certificates: None, http, timeouts: ADMIN_TIMEOUTS, phase };
+    run(listener, Places::new(ADMIN_CONNECTIONS, ADMIN_KEPT, None), Arc::new(server)).await;
+}
+
+async fn run<H: Handler>(listener: TcpListener, places: Arc<Places>, server: Arc<Server<H>>) {
+    let mut phase = server.phase.clone();
+    let accept = async {
         loop {
-            tokio::select! {
-                (stream, permit) = next(&listener, &permits) => {
-                    tokio::spawn(Arc::clone(&server).connection(stream, permit, phase.clone()));
-                }
-                changed = phase.changed() => {
-                    let now = *phase.borrow_and_update();
-                    if now != Phase::Serving {
-                        server.acceptor.drain();
-                    }
-                    if now == Phase::Closing || changed.is_err() {
-                        break;
-                    }
-                }
-            }
+            let stream = next(&listener).await;
+            let place = places.take().await;
+            tokio::spawn(Arc::clone(&server).connection(stream, place));
         }
-        drop(listener);
-        // All permits are back: the last connection has ended. The semaphore is never closed.
-        permits.acquire_many(connections).await.map(drop).ok();
+    };
+    tokio::select! {
+        () = accept => {}
+        _ = phase.wait_for(|now| *now == Phase::Closing) => {}
     }
+    drop(listener);
+    places.all_left().await;
 }
 
-/// The next connection, once there may be one more. A caller beyond waits in the kernel's queue.
-async fn next(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
-    // INVARIANT: the semaphore is never closed.
-    let permit = Arc::clone(permits).acquire_owned().await.expect("permits");
+/// The next connection.
+async fn next(listener: &TcpListener) -> TcpStream {
     let mut reported = false;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
+            Ok((stream, _)) => return stream,
             Err(error) if is_callers(&error) => {}
             Err(error) => {
                 if !std::mem::replace(&mut reported, true) {
-                    tracing::error!(%error, "no connection can be accepted");
+                    tracing::error!(%error, "connections cannot be accepted; trying again");
                 }
                 sleep(ACCEPT_PAUSE).await;
             }
@@ -133,8 +164,8 @@ fn is_callers(error: &io::Error) -> bool {
 
 fn protocol() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
-    // Head and idle timers are our own, see `connection`. A caller who has sent all and closed its
-    // side has called: without half_close hyper would drop the request, stored or not.
+    // `activity` has the timers for heads and idle connections. A caller may close its side after
+    // the request: without half_close hyper would then drop the request, stored or not.
     http.http1().header_read_timeout(None).half_close(true).max_buf_size(READ_AHEAD_BYTES);
     http.http2()
         .max_concurrent_streams(STREAMS)
@@ -146,87 +177,89 @@ fn protocol() -> auto::Builder<TokioExecutor> {
     http
 }
 
-impl Server {
-    async fn connection(
-        self: Arc<Self>,
-        stream: TcpStream,
-        _permit: OwnedSemaphorePermit,
-        phase: watch::Receiver<Phase>,
-    ) {
-        let _connection = Counted::new(&self.acceptor.metrics.http_connections);
-        // Only a connection that has ended already refuses this.
+impl<H: Handler> Server<H> {
+    async fn connection(self: Arc<Self>, stream: TcpStream, mut place: Place) {
+        // This fails only if the connection has ended already.
         stream.set_nodelay(true).ok();
-        match &self.certificates {
-            None => self.speak(stream, false, phase).await,
-            Some(certificates) => {
-                let handshake = TlsAcceptor::from(certificates.current()).accept(stream);
-                match timeout(self.patience.header, handshake).await {
-                    Ok(Ok(stream)) => {
-                        let http2 = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
-                        self.speak(stream, http2, phase).await;
-                    }
-                    // Other kinds are connections that broke, or were probes.
-                    Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                        self.count(Refusal::Malformed);
-                    }
-                    Ok(Err(_)) => {}
-                    Err(_) => self.count(Refusal::Timeout),
+        let Some(certificates) = &self.certificates else {
+            return self.speak(stream, &mut place).await;
+        };
+        let handshake = TlsAcceptor::from(certificates.current()).accept(stream);
+        let shaken = tokio::select! {
+            shaken = timeout(self.timeouts.header, handshake) => shaken,
+            () = place.activity.evicted() => return,
+        };
+        match shaken {
+            Ok(Ok(stream)) => {
+                if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
+                    place.activity.set_http2();
                 }
+                self.speak(stream, &mut place).await;
             }
+            // Errors of other kinds are connections that broke, or port scans.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                self.handler.refuse(Refusal::Malformed);
+            }
+            Ok(Err(_)) => {}
+            Err(_) => self.handler.refuse(Refusal::Timeout),
         }
     }
 
     /// Speaks HTTP until the connection ends.
-    async fn speak<S>(&self, stream: S, http2: bool, mut phase: watch::Receiver<Phase>)
+    async fn speak<S>(&self, stream: S, place: &mut Place)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let pulse = Pulse::new(http2);
+        let activity = Arc::clone(&place.activity);
+        let mut phase = self.phase.clone();
         let service = service_fn(|request: Request<Incoming>| {
-            let busy = pulse.begin();
-            let handled = Arc::clone(&self.acceptor).handle(request, busy);
-            async move { Ok::<_, Infallible>(handled.await) }
+            let guard = activity.begin(request.version() == Version::HTTP_2);
+            Arc::clone(&self.handler).handle(request, guard)
         });
-        let stream = TokioIo::new(Watched::new(stream, Arc::clone(&pulse)));
+        let stream = TokioIo::new(ActivityStream::new(stream, Arc::clone(&activity)));
         let mut connection = pin!(self.http.serve_connection(stream, service));
-        let mut timer = pin!(sleep_until(pulse.opened() + self.patience.idle));
-        let mut told = false;
-        let mut abandoned = false;
+        let mut timer = pin!(sleep_until(activity.opened() + self.timeouts.unused));
         loop {
-            let now = if abandoned { Phase::Closing } else { *phase.borrow_and_update() };
-            // HTTP/1 is told by the answers; an idle connection is closed only at the end.
-            let tell = match now {
+            let now = *phase.borrow_and_update();
+            // Over HTTP/1 the answers announce the end, and an idle connection stays until closing.
+            // GOAWAY before the first request would end an HTTP/2 connection without an answer.
+            let announce = match now {
                 Phase::Serving => false,
-                Phase::Draining => pulse.is_http2() && pulse.is_used(),
+                Phase::Draining => activity.is_http2() && activity.is_used(),
                 Phase::Closing => true,
             };
-            if tell && !told {
+            if announce && activity.announce_end() {
                 connection.as_mut().graceful_shutdown();
-                told = true;
             }
+            if now == Phase::Closing {
+                activity.end_within(self.timeouts.closing);
+            }
+            let (used, lacks_places) = (activity.is_used(), activity.waits_for_places());
             tokio::select! {
                 biased;
                 ended = connection.as_mut() => {
-                    if let Err(error) = ended && is_refusal(&*error, pulse.is_http2()) {
-                        self.count(Refusal::Malformed);
+                    if let Err(error) = ended && is_refusal(&*error, activity.is_http2()) {
+                        self.handler.refuse(Refusal::Malformed);
                     }
                     return;
                 }
-                changed = phase.changed(), if now != Phase::Closing => abandoned = changed.is_err(),
-                // GOAWAY before the first request would end the connection without an answer.
-                () = pulse.used(), if now == Phase::Draining && !pulse.is_used() => {}
-                overdue = pulse.overdue(self.patience, timer.as_mut()) => {
-                    if overdue == Overdue::Head {
-                        self.count(Refusal::Timeout);
+                changed = phase.changed(), if now != Phase::Closing => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = activity.until(Activity::is_used), if now == Phase::Draining && !used => {}
+                () = activity.until(Activity::waits_for_places), if !lacks_places => {}
+                () = place.widen(), if lacks_places => {}
+                overdue = activity.overdue(self.timeouts, timer.as_mut()) => {
+                    if matches!(overdue, TimeoutKind::Head | TimeoutKind::Answer) {
+                        self.handler.refuse(Refusal::Timeout);
                     }
                     return;
                 }
+                () = activity.evicted() => return,
             }
         }
-    }
-
-    fn count(&self, refusal: Refusal) {
-        self.acceptor.sources.count_refused(None, refusal);
     }
 }
 

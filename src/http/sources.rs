@@ -7,19 +7,21 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::Method;
+use http::{Method, StatusCode};
+use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
 use prometheus::{Gauge, Histogram, IntCounter};
 
-use super::{auth::Check, error::Refusal};
+use super::{auth::Check, budget::Share, error::Refusal};
 use crate::{
-    config::{self, Config},
+    config::Config,
     metrics::{Metrics, UNKNOWN_SOURCE},
 };
 
-/// One line a source and reason within this time.
+/// At most one line of the log per source and reason in this time.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// The values of label `method`; what is none of them is the last one.
+/// The values of label `method`. The last one stands for all others.
 const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "other"];
 
 /// One source.
@@ -27,112 +29,176 @@ pub(super) struct Source {
     pub(super) name: String,
     pub(super) check: Check,
     pub(super) raw: bool,
+    /// What its calls hold of the budget. It outlives a reload.
+    pub(super) share: Arc<Share>,
     pub(super) accepted: IntCounter,
     pub(super) last_callback: Gauge,
     pub(super) duration: Histogram,
-    answered: Vec<IntCounter>,
+    /// Of calls answered 200, by [`METHODS`].
+    answered: [IntCounter; METHODS.len()],
+    unlogged: Unlogged,
 }
 
 /// All sources of one configuration.
-pub(super) struct Sources {
+struct Sources {
     config: Arc<Config>,
-    by_name: HashMap<String, Source>,
+    by_name: HashMap<String, Arc<Source>>,
 }
 
-/// The sources of the configuration as it is now.
+/// The sources of the current configuration.
 pub(super) struct Registry {
     config: Arc<ArcSwap<Config>>,
     resolved: ArcSwap<Sources>,
     metrics: Arc<Metrics>,
-    noticed: parking_lot::Mutex<HashMap<(String, &'static str), Noticed>>,
+    /// Of calls that name no source.
+    unlogged: Unlogged,
 }
 
-/// Refusals that are not logged yet.
-struct Noticed {
-    logged: Option<Instant>,
-    count: u64,
-}
+/// By reason: the time of the last line in the log, and the refused calls after it.
+type Unlogged = Mutex<HashMap<&'static str, (Option<Instant>, u64)>>;
 
-impl Source {
-    fn new(name: &str, source: &config::Source, metrics: &Metrics) -> Self {
-        metrics.add_source(name);
-        let answered = METHODS
-            .map(|method| metrics.http_requests_total.with_label_values(&[name, method, "200"]));
-        Self {
-            name: name.to_owned(),
-            check: Check::of(source),
-            raw: source.raw,
-            accepted: metrics.callbacks_accepted_total.with_label_values(&[name]),
-            last_callback: metrics.last_callback_timestamp_seconds.with_label_values(&[name]),
-            duration: metrics.http_request_duration_seconds.with_label_values(&[name]),
-            answered: answered.into(),
-        }
+/// Creates the series of a source, so that a rate over its first call is right.
+pub(crate) fn add_source(metrics: &Metrics, name: &str) {
+    add_refusals(metrics, name);
+    for method in METHODS {
+        metrics.http_requests_total.with_label_values(&[name, method, "200"]);
     }
+    metrics.callbacks_accepted_total.with_label_values(&[name]);
+    let last = metrics.last_callback_timestamp_seconds.with_label_values(&[name]);
+    if last.get() == 0.0 {
+        last.set(Metrics::now_seconds());
+    }
+}
 
-    /// Counts an answer 200.
-    pub(super) fn count_answered(&self, method: &Method) {
-        self.answered[method_index(method)].inc();
+fn add_refusals(metrics: &Metrics, source: &str) {
+    for refusal in Refusal::ALL {
+        metrics.http_rejections_total.with_label_values(&[source, refusal.reason()]);
     }
 }
 
 impl Sources {
-    fn new(config: Arc<Config>, metrics: &Metrics) -> Self {
-        let sources = config.sources.iter();
-        let by_name = sources
-            .map(|(name, source)| (name.clone(), Source::new(name, source, metrics)))
-            .collect();
+    fn new(config: Arc<Config>, before: Option<&Self>, metrics: &Metrics) -> Self {
+        let by_name = config.sources.iter().map(|(name, source)| {
+            add_source(metrics, name);
+            let before = before.and_then(|before| before.by_name.get(name));
+            let share = before.map_or_else(Arc::default, |source| Arc::clone(&source.share));
+            share.set_alone(config.sources.len() == 1);
+            let source = Source {
+                name: name.clone(),
+                check: Check::of(source),
+                raw: source.raw,
+                share,
+                accepted: metrics.callbacks_accepted_total.with_label_values(&[name]),
+                last_callback: metrics.last_callback_timestamp_seconds.with_label_values(&[name]),
+                duration: metrics.http_request_duration_seconds.with_label_values(&[name]),
+                answered: METHODS.map(|method| {
+                    metrics.http_requests_total.with_label_values(&[name, method, "200"])
+                }),
+                unlogged: Mutex::default(),
+            };
+            (name.clone(), Arc::new(source))
+        });
+        let by_name = by_name.collect();
         Self { config, by_name }
-    }
-
-    /// The source that a path names: `/hooks/{source}`, with or without one trailing slash.
-    pub(super) fn find(&self, path: &str) -> Option<&Source> {
-        let name = path.strip_prefix("/hooks/")?;
-        self.by_name.get(name.strip_suffix('/').unwrap_or(name))
     }
 }
 
 impl Registry {
     pub(super) fn new(config: Arc<ArcSwap<Config>>, metrics: Arc<Metrics>) -> Self {
-        let resolved = ArcSwap::from_pointee(Sources::new(config.load_full(), &metrics));
-        Self { config, resolved, metrics, noticed: parking_lot::Mutex::default() }
+        add_refusals(&metrics, UNKNOWN_SOURCE);
+        let sources = Sources::new(config.load_full(), None, &metrics);
+        let resolved = ArcSwap::from_pointee(sources);
+        Self { config, resolved, metrics, unlogged: Mutex::default() }
     }
 
-    /// The sources of the present configuration, resolved anew when it is another one.
-    pub(super) fn load(&self) -> Arc<Sources> {
+    /// The source that a path names: `/hooks/{source}`, as it may have been typed in another
+    /// system's settings. The sender never repeats a call, so a 404 would lose it.
+    pub(super) fn find(&self, path: &str) -> Option<Arc<Source>> {
         let config = self.config.load();
-        let sources = self.resolved.load_full();
-        if Arc::ptr_eq(&config, &sources.config) {
-            return sources;
+        if !Arc::ptr_eq(&config, &self.resolved.load().config) {
+            let before = self.resolved.load();
+            let sources = Sources::new(Arc::clone(&config), Some(&before), &self.metrics);
+            self.resolved.store(Arc::new(sources));
         }
-        let sources = Arc::new(Sources::new(Arc::clone(&config), &self.metrics));
-        self.resolved.store(Arc::clone(&sources));
-        sources
+        let by_name = &self.resolved.load().by_name;
+        let exact = path.strip_prefix("/hooks/").and_then(|name| by_name.get(name));
+        exact.or_else(|| by_name.get(&name_in(path)?)).cloned()
     }
 
-    /// Counts a call that is refused, and says so in the log now and then.
+    /// Counts a refused call, and logs it at most every 10 s.
     pub(super) fn count_refused(&self, source: Option<&Source>, refusal: Refusal) {
-        let source = source.map_or(UNKNOWN_SOURCE, |source| &source.name);
+        let name = source.map_or(UNKNOWN_SOURCE, |source| &source.name);
         let reason = refusal.reason();
-        self.metrics.http_rejections_total.with_label_values(&[source, reason]).inc();
-        let mut noticed = self.noticed.lock();
-        let kind = (source.to_owned(), reason);
-        let noticed = noticed.entry(kind).or_insert(Noticed { logged: None, count: 0 });
-        noticed.count += 1;
-        if noticed.logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
-            tracing::warn!(source, reason, count = noticed.count, "calls refused");
-            *noticed = Noticed { logged: Some(Instant::now()), count: 0 };
+        self.metrics.http_rejections_total.with_label_values(&[name, reason]).inc();
+        let mut unlogged = source.map_or(&self.unlogged, |source| &source.unlogged).lock();
+        let (logged, count) = unlogged.entry(reason).or_default();
+        *count += 1;
+        if logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
+            tracing::warn!(source = name, reason, count = *count, "calls refused");
+            (*logged, *count) = (Some(Instant::now()), 0);
         }
     }
 
-    /// Counts an answer that is not 200.
-    pub(super) fn count_answered(&self, source: Option<&Source>, method: &Method, code: &str) {
+    pub(super) fn count_answered(
+        &self,
+        source: Option<&Source>,
+        method: &Method,
+        status: StatusCode,
+    ) {
+        let known = METHODS.iter().position(|known| *known == method.as_str());
+        let at = known.unwrap_or(METHODS.len() - 1);
+        if let (Some(source), StatusCode::OK) = (source, status) {
+            return source.answered[at].inc();
+        }
         let source = source.map_or(UNKNOWN_SOURCE, |source| &source.name);
-        let method = METHODS[method_index(method)];
-        self.metrics.http_requests_total.with_label_values(&[source, method, code]).inc();
+        let labels = [source, METHODS[at], status.as_str()];
+        self.metrics.http_requests_total.with_label_values(&labels).inc();
     }
 }
 
-fn method_index(method: &Method) -> usize {
-    let known = METHODS.iter().position(|known| *known == method.as_str());
-    known.unwrap_or(METHODS.len() - 1)
+/// The name in a path with blanks, capitals, needless slashes or percent-encoding. Names of sources
+/// are in lower case and begin with a letter or digit, so neither `..` nor an encoded slash is one.
+fn name_in(path: &str) -> Option<String> {
+    let tidy = |segment: &str| {
+        let segment = percent_decode_str(segment).decode_utf8().ok()?;
+        Some(segment.trim().to_ascii_lowercase())
+    };
+    let mut segments = path.split('/').map(tidy).filter(|segment| segment.as_deref() != Some(""));
+    match (segments.next(), segments.next(), segments.next()) {
+        (Some(Some(hooks)), Some(name), None) if hooks == "hooks" => name,
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(names: &[&str]) -> Arc<Config> {
+        let sources = names.iter().map(|name| ((*name).to_owned(), Default::default())).collect();
+        Arc::new(Config { sources, ..Config::default() })
+    }
+
+    #[test]
+    fn what_the_calls_of_a_source_hold_is_known_after_a_reload_too() {
+        let metrics = Metrics::default();
+        let before = Sources::new(config(&["loja"]), None, &metrics);
+        let after = Sources::new(config(&["filial", "loja"]), Some(&before), &metrics);
+        let share = |sources: &Sources, name: &str| Arc::clone(&sources.by_name[name].share);
+        assert!(Arc::ptr_eq(&share(&before, "loja"), &share(&after, "loja")));
+        assert!(!Arc::ptr_eq(&share(&after, "filial"), &share(&after, "loja")));
+    }
+
+    #[test]
+    fn closed_sets_are_there_from_the_start() {
+        let metrics = Arc::new(Metrics::default());
+        Registry::new(Arc::new(ArcSwap::new(config(&["loja"]))), Arc::clone(&metrics));
+        let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
+        for line in [
+            "weni_edge_http_rejections_total{reason=\"unknown_source\",source=\"unknown\"} 0",
+            "weni_edge_http_requests_total{code=\"200\",method=\"PUT\",source=\"loja\"} 0",
+        ] {
+            assert!(text.contains(line), "{line}");
+        }
+    }
 }

@@ -3,12 +3,13 @@
 //! It bounds what may be recycled and stands in where Kafka has no position. It carries the id
 //! of its journal: after a fork an older one means nothing.
 
-use std::{io, path::Path};
+use std::io;
 
 use uuid::Uuid;
 
 use super::{
     OpenError, Position,
+    disk::Directory,
     sealed::{self, Fields},
 };
 
@@ -29,18 +30,22 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    pub(super) fn write(&self, directory: &Path, journal_id: Uuid) -> io::Result<()> {
+    pub(super) fn write(&self, journal: Directory<'_>, journal_id: Uuid) -> io::Result<()> {
         let mut payload = journal_id.as_bytes().to_vec();
         sealed::put_position(&mut payload, self.position);
         payload.extend_from_slice(self.run_id.as_bytes());
         payload.extend_from_slice(self.receipt.as_bytes());
         sealed::put_text(&mut payload, &self.cluster_id);
-        sealed::write(directory, NAME, KIND, &payload)
+        sealed::write(journal, NAME, KIND, &payload)
     }
 
     /// The checkpoint of the journal with this id, if there is one and it is whole.
-    pub(super) fn read(directory: &Path, journal_id: Uuid) -> Result<Option<Self>, OpenError> {
-        let Some(payload) = sealed::read(&directory.join(NAME), KIND)? else { return Ok(None) };
+    pub(super) fn read(
+        journal: Directory<'_>,
+        journal_id: Uuid,
+    ) -> Result<Option<Self>, OpenError> {
+        let path = journal.path.join(NAME);
+        let Some(payload) = sealed::read(journal.disk, &path, KIND)? else { return Ok(None) };
         let mut fields = Fields(&payload);
         if fields.uuid() != Some(journal_id) {
             tracing::warn!("the checkpoint is of another journal and not used");

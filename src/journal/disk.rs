@@ -1,82 +1,292 @@
-//! What the journal asks of a file system: private files, allocated blocks, durable names.
+//! Every system call of the journal, as two traits: the simulator has a second implementation in
+//! memory, and tests one that fails when told to.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
-    io::{self, ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    any::Any,
+    fmt,
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, ErrorKind},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::FallocateFlags;
 
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
-/// So much is synced at once where there is much to write, for the syncs of appends wait for it.
+/// An allocation syncs after each of these steps in bytes, because the syncs of appends wait for it.
 const ALLOCATION_STEP: usize = 1 << 20;
 
-/// Makes a directory, and those above it, that only its owner may enter.
-pub(super) fn create_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
+/// How a file is opened. All but `Read` also write, and make the file for its owner alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mode {
+    Read,
+    /// Makes the file if it is missing.
+    Create,
+    /// Makes the file; an error if it is there.
+    CreateNew,
+    /// Makes the file, or empties it.
+    Truncate,
 }
 
-/// Opens a file for reading and writing and makes it, readable by its owner alone, if needed.
-pub(super) fn open_or_create(path: &Path) -> io::Result<File> {
-    private().create(true).truncate(false).open(path)
+/// What a file system says of a file or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metadata {
+    pub bytes: u64,
+    /// Milliseconds since 1970.
+    pub modified_ms: u64,
+    /// Device and inode: two paths with the same are the same file.
+    pub identity: (u64, u64),
+    /// Type and permissions, as in `st_mode`.
+    pub mode: u32,
+    pub group: u32,
 }
 
-/// Makes a file that must not be there yet.
-pub(super) fn create_new(path: &Path) -> io::Result<File> {
-    private().create_new(true).open(path)
+/// What lies under a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Bytes that this process may still take.
+    pub free_bytes: u64,
+    /// Its type, if a restart of the machine or container empties it.
+    pub volatile: Option<&'static str>,
 }
 
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(FILE_MODE);
-    options
+/// A file system. The last component of a path is never followed if it is a symbolic link.
+pub trait Disk: Any + fmt::Debug + Send + Sync {
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<Box<dyn DiskFile>>;
+    /// Makes a directory, and those above it, that only its owner may enter. No error if it is there.
+    fn create_directory(&self, path: &Path) -> io::Result<()>;
+    /// The paths of what is in a directory, in any order.
+    fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>>;
+    /// Makes the names in a directory durable.
+    fn sync_directory(&self, path: &Path) -> io::Result<()>;
+    fn metadata(&self, path: &Path) -> io::Result<Metadata>;
+    /// Replaces what is at `to`.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file a second name, at which there must be none.
+    fn link(&self, file: &Path, name: &Path) -> io::Result<()>;
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    fn file_system(&self, path: &Path) -> io::Result<FileSystem>;
 }
 
-/// Makes the names in a directory durable.
-pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+/// An open file. Dropping it releases its lock.
+pub trait DiskFile: fmt::Debug + Send + Sync {
+    /// Fills the buffer; `UnexpectedEof` if the file ends before.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all bytes. After an error any part of them may be written.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes content and length durable.
+    fn sync_data(&self) -> io::Result<()>;
+    /// Makes content and all metadata durable.
+    fn sync_all(&self) -> io::Result<()>;
+    fn set_len(&self, bytes: u64) -> io::Result<()>;
+    /// Takes the blocks for `bytes` without changing the length.
+    fn reserve(&self, bytes: u64) -> io::Result<()>;
+    fn metadata(&self) -> io::Result<Metadata>;
+    /// Takes the exclusive lock; false if another opening of the file has it.
+    fn try_lock(&self) -> io::Result<bool>;
 }
 
-/// Replaces the file `name` durably: whoever reads it finds the old content or the new one.
-pub(super) fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
-    let temporary = directory.join(format!("{name}.tmp"));
-    let mut file = private().create(true).truncate(true).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, directory.join(name))?;
-    sync_directory(directory)
-}
-
-/// Gives an empty file its length and fills it with zeros, durably, so that writing to it needs
-/// nothing more of the file system: it cannot run out of space, and does not depend on a later
-/// change of metadata. Blocks that are allocated but not written do: ext4 that turns read-only in
-/// a sync of them (`errors=remount-ro`) has called it successful and lost them, on Linux 6.18 one
-/// time in ten.
-pub(super) fn allocate(file: &mut File, bytes: u64) -> io::Result<()> {
-    // The length comes with the zeros: a file that is as long as a segment is a whole one.
-    match rustix::fs::fallocate(&*file, FallocateFlags::KEEP_SIZE, 0, bytes) {
-        // Some network file systems do not know how: there, writing takes the blocks.
-        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
-        Err(error) => return Err(error.into()),
+impl dyn Disk {
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = self.open(path, Mode::Read)?;
+        let mut content = vec![0; file.metadata()?.bytes as usize];
+        file.read_at(&mut content, 0)?;
+        Ok(content)
     }
+
+    /// Writes a whole file and makes its content durable; its name needs
+    /// [`sync_directory`](Disk::sync_directory).
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let file = self.open(path, Mode::Truncate)?;
+        file.write_at(content, 0)?;
+        file.sync_all()
+    }
+
+    /// Whether something is at the path.
+    ///
+    /// # Errors
+    /// When the disk does not say.
+    pub fn exists(&self, path: &Path) -> io::Result<bool> {
+        match self.metadata(path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a file; no error if there is none.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn remove_if_there(&self, path: &Path) -> io::Result<()> {
+        match self.remove(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A journal's directory on its disk.
+#[derive(Debug, Clone, Copy)]
+pub struct Directory<'a> {
+    pub disk: &'a dyn Disk,
+    pub path: &'a Path,
+}
+
+impl Directory<'_> {
+    /// Replaces the file `name` durably: a reader finds the old content or the new one.
+    pub(super) fn replace(self, name: &str, content: &[u8]) -> io::Result<()> {
+        let temporary = self.path.join(format!("{name}.tmp"));
+        self.disk.write(&temporary, content)?;
+        self.disk.rename(&temporary, &self.path.join(name))?;
+        self.disk.sync_directory(self.path)
+    }
+}
+
+/// The file system of the machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Real;
+
+impl Disk for Real {
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<Box<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+        match mode {
+            Mode::Read => &mut options,
+            Mode::Create => options.write(true).create(true),
+            Mode::CreateNew => options.write(true).create_new(true),
+            Mode::Truncate => options.write(true).create(true).truncate(true),
+        };
+        Ok(Box::new(options.mode(FILE_MODE).open(path)?))
+    }
+
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
+        std::fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect()
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        std::fs::symlink_metadata(path).map(|metadata| Metadata::of(&metadata))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn link(&self, file: &Path, name: &Path) -> io::Result<()> {
+        std::fs::hard_link(file, name)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn file_system(&self, path: &Path) -> io::Result<FileSystem> {
+        let state = rustix::fs::statvfs(path)?;
+        let free_bytes = state.f_bavail.saturating_mul(state.f_frsize);
+        // The numbers of linux/magic.h.
+        let volatile = match rustix::fs::statfs(path)?.f_type as u32 {
+            0x0102_1994 => Some("tmpfs"),
+            0x8584_58f6 => Some("ramfs"),
+            0x794c_7630 => Some("overlay"),
+            _ => None,
+        };
+        Ok(FileSystem { free_bytes, volatile })
+    }
+}
+
+impl Metadata {
+    fn of(metadata: &std::fs::Metadata) -> Self {
+        Self {
+            bytes: metadata.len(),
+            modified_ms: (metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000).max(0)
+                as u64,
+            identity: (metadata.dev(), metadata.ino()),
+            mode: metadata.mode(),
+            group: metadata.gid(),
+        }
+    }
+}
+
+impl DiskFile for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Self::sync_data(self)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        Self::sync_all(self)
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        Self::set_len(self, bytes)
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(self, FallocateFlags::KEEP_SIZE, 0, bytes) {
+            // Some network file systems cannot: there, writing takes the blocks.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn metadata(&self) -> io::Result<Metadata> {
+        Self::metadata(self).map(|metadata| Metadata::of(&metadata))
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        match Self::try_lock(self) {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+/// The groups that this process is in.
+pub(super) fn own_groups() -> io::Result<Vec<u32>> {
+    let groups = rustix::process::getgroups()?.into_iter();
+    Ok(groups.chain([rustix::process::getegid()]).map(|group| group.as_raw()).collect())
+}
+
+/// Gives an empty file its length and fills it with zeros, durably. Writing to it then needs nothing
+/// more of the file system: it cannot run out of space, and no later change of metadata is needed.
+/// Blocks that are allocated but not written do need one: ext4 that turns read-only in a sync of them
+/// (`errors=remount-ro`) has called it successful and lost them, on Linux 6.18 one time in ten.
+pub(super) fn allocate(file: &dyn DiskFile, bytes: u64) -> io::Result<()> {
+    // The length comes with the zeros: a file that is as long as a segment is a whole one.
+    file.reserve(bytes)?;
     let zeros = vec![0; ALLOCATION_STEP.min(bytes as usize)];
-    let mut left = bytes as usize;
-    while left > 0 {
-        let step = left.min(zeros.len());
-        file.write_all(&zeros[..step])?;
+    let mut at = 0;
+    while at < bytes {
+        let step = (bytes - at).min(zeros.len() as u64);
+        file.write_at(&zeros[..step as usize], at)?;
         file.sync_data()?;
-        left -= step;
+        at += step;
     }
     Ok(())
-}
-
-/// Bytes that this process may still take on the file system of `path`.
-pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
-    let state = rustix::fs::statvfs(path)?;
-    Ok(state.f_bavail.saturating_mul(state.f_frsize))
 }
 
 /// Whether the error says that there is no room, and nothing worse.

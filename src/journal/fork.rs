@@ -1,26 +1,28 @@
-//! A new identity for a journal whose old one somebody else has used or lost.
+//! A new identity for a journal whose old identity is lost, or was used by another edge.
 //!
-//! The command leaves a [`Request`] in the journal's directory; a running edge takes it up
+//! The command leaves a [`Request`] in the journal's directory; the next start of the edge takes it up
 //! through [`Journal::take_fork`](super::Journal::take_fork).
 
-use std::{fs, io, path::Path};
+use std::io;
 
 use uuid::Uuid;
 
 use super::{
     OpenError, Position,
+    disk::Directory,
     sealed::{self, Fields},
 };
 
 const KIND: sealed::Kind = *b"fork";
-const NAME: &str = "fork";
+/// The file of the request, in the journal's directory.
+pub const NAME: &str = "fork";
 
 /// What the journal shall be from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// The journal's id from now on. Random: it must never have published.
     pub new_id: Uuid,
-    /// Where publishing begins: at the first record at or behind this position.
+    /// Where publishing begins: at the first record at or after this position.
     pub from: Position,
     /// The journal's label from now on.
     pub label: String,
@@ -31,20 +33,16 @@ impl Request {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write(&self, directory: &Path) -> io::Result<()> {
+    pub fn write(&self, journal: Directory<'_>) -> io::Result<()> {
         let mut payload = self.new_id.as_bytes().to_vec();
         sealed::put_position(&mut payload, self.from);
         sealed::put_text(&mut payload, &self.label);
-        sealed::write(directory, NAME, KIND, &payload)
+        sealed::write(journal, NAME, KIND, &payload)
     }
 
-    /// Whether a request waits in a journal's directory to be taken up.
-    pub fn is_pending(directory: &Path) -> bool {
-        directory.join(NAME).exists()
-    }
-
-    pub(super) fn read(directory: &Path) -> Result<Option<Self>, OpenError> {
-        let Some(payload) = sealed::read(&directory.join(NAME), KIND)? else { return Ok(None) };
+    pub(super) fn read(journal: Directory<'_>) -> Result<Option<Self>, OpenError> {
+        let path = journal.path.join(NAME);
+        let Some(payload) = sealed::read(journal.disk, &path, KIND)? else { return Ok(None) };
         let mut fields = Fields(&payload);
         Ok((|| {
             let (new_id, from) = (fields.uuid()?, fields.position()?);
@@ -52,11 +50,8 @@ impl Request {
         })())
     }
 
-    pub(super) fn remove(directory: &Path) -> io::Result<()> {
-        match fs::remove_file(directory.join(NAME)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+    pub(super) fn remove(journal: Directory<'_>) -> io::Result<()> {
+        journal.disk.remove_if_there(&journal.path.join(NAME))
     }
 }
 

@@ -1,14 +1,13 @@
 //! Who a journal is: its id and label, and the ids of its runs.
 //!
-//! A run's file holds a random id of its own; the id that the world sees is derived from it and
-//! the journal's. So when a fork gives the journal a new id, all its runs have new ones at the
-//! same moment, and none under which another copy of the journal may have published is ours any
-//! more, while old records stay readable.
+//! A run's file holds the run's own random id. The id that is committed to Kafka is derived from it and
+//! from the journal's id. So a fork, which gives the journal a new id, changes the ids of all its runs at
+//! once: the journal no longer knows any id under which another copy may have published, and old records
+//! stay readable.
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -16,20 +15,23 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{
-    OpenError, Position, disk, io_at,
+    OpenError, Options, Position,
+    disk::{Directory, Disk, Mode},
+    io_at,
     sealed::{self, Fields},
 };
+use crate::mutant;
 
 const KIND: sealed::Kind = *b"idty";
 const NAME: &str = "identity";
-/// Written behind the first, read where the first is lost: without an id everything would have
-/// to be published again under another.
+/// Written after the first file, read if the first is lost. Without an id the journal would get a new one
+/// and publish everything again.
 const COPY: &str = "identity.copy";
 const RUN_KIND: sealed::Kind = *b"runn";
-/// Files of runs that nothing else needs are kept so long.
+/// A run's file that nothing else needs is kept for this many runs.
 const RUNS_KEPT: u32 = 1024;
 
-/// What a journal is born with, and what a fork replaces.
+/// What a journal gets when it is created. A fork replaces it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) id: Uuid,
@@ -39,23 +41,24 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub(super) fn born(label: &str) -> Self {
-        Self { id: Uuid::new_v4(), label: label.to_owned(), start: None }
+    pub(super) fn born(options: &Options) -> Self {
+        Self { id: options.random_uuid(), label: options.label.clone(), start: None }
     }
 
     /// Makes this the identity of the journal, durably.
-    pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
+    pub(super) fn write(&self, journal: Directory<'_>) -> io::Result<()> {
         let mut payload = self.id.as_bytes().to_vec();
         // No run has the number 0, so that its first position can stand for none.
         sealed::put_position(&mut payload, self.start.unwrap_or_default());
         sealed::put_text(&mut payload, &self.label);
-        sealed::write(directory, NAME, KIND, &payload)?;
-        sealed::write(directory, COPY, KIND, &payload)
+        sealed::write(journal, NAME, KIND, &payload)?;
+        sealed::write(journal, COPY, KIND, &payload)
     }
 
-    pub(super) fn read(directory: &Path) -> Result<Option<Self>, OpenError> {
+    pub(super) fn read(journal: Directory<'_>) -> Result<Option<Self>, OpenError> {
         for name in [NAME, COPY] {
-            let Some(payload) = sealed::read(&directory.join(name), KIND)? else { continue };
+            let path = journal.path.join(name);
+            let Some(payload) = sealed::read(journal.disk, &path, KIND)? else { continue };
             let mut fields = Fields(&payload);
             let (id, start, label) = (fields.uuid(), fields.position(), fields.text());
             if let (Some(id), Some(start), Some(label)) = (id, start, label) {
@@ -88,15 +91,18 @@ impl Runs {
         journal.join("runs")
     }
 
-    pub(super) fn read(journal: &Path) -> Result<Self, OpenError> {
+    pub(super) fn path(journal: &Path, number: u32) -> PathBuf {
+        Self::directory(journal).join(number.to_string())
+    }
+
+    pub(super) fn read(journal: Directory<'_>) -> Result<Self, OpenError> {
         let mut runs = Self::default();
-        let directory = Self::directory(journal);
-        for entry in fs::read_dir(&directory).map_err(io_at(&directory))? {
-            let path = entry.map_err(io_at(&directory))?.path();
+        let directory = Self::directory(journal.path);
+        for path in journal.disk.list(&directory).map_err(io_at(&directory))? {
             let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
             let Some(number) = number else { continue };
             runs.highest = runs.highest.max(number);
-            if let Some(own) = sealed::read(&path, RUN_KIND)?.and_then(|run| Fields(&run).uuid()) {
+            if let Some(own) = read_run(journal.disk, &path)? {
                 runs.own.insert(number, own);
             }
         }
@@ -115,43 +121,45 @@ impl Runs {
         self.highest
     }
 
-    /// Takes the next run: its file is made exclusively and durable before anything else of the
-    /// run is, so that two processes never have one, whatever the lock is worth.
-    pub(super) fn take(&mut self, journal: &Path) -> Result<u32, OpenError> {
+    /// Takes the next run. Its file is created exclusively and is durable before any record is read. So
+    /// two processes never have the same run, and an earlier process that is still alive acknowledges
+    /// nothing that this one has not seen, even if the lock does not work.
+    pub(super) fn take(&mut self, journal: Directory<'_>, own: Uuid) -> Result<u32, OpenError> {
         let number = self.highest + 1;
-        let directory = Self::directory(journal);
-        let path = directory.join(number.to_string());
-        let own = Uuid::new_v4();
-        match write_run(&path, own) {
+        if mutant::is("run number used twice") && self.highest > 0 {
+            return Ok(self.highest);
+        }
+        let directory = Self::directory(journal.path);
+        let path = Self::path(journal.path, number);
+        match write_run(journal.disk, &path, own) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(OpenError::RunTaken { run: number });
             }
             result => result.map_err(io_at(&path))?,
         }
-        disk::sync_directory(&directory).map_err(io_at(&directory))?;
+        journal.disk.sync_directory(&directory).map_err(io_at(&directory))?;
         self.add(number, Some(own));
         Ok(number)
     }
 
-    /// Writes the files of runs again that are known and have none, and drops those of runs
-    /// before `needed` that are old.
-    pub(super) fn mend(&mut self, journal: &Path, needed: u32) -> io::Result<()> {
-        let directory = Self::directory(journal);
+    /// Writes missing files of known runs again, and removes old ones of runs before `needed`.
+    pub(super) fn mend(&mut self, journal: Directory<'_>, needed: u32) -> io::Result<()> {
+        let directory = Self::directory(journal.path);
         let oldest = needed.min(self.highest.saturating_sub(RUNS_KEPT));
         for (number, own) in &self.own {
-            let path = directory.join(number.to_string());
+            let path = Self::path(journal.path, *number);
             if *number < oldest {
-                fs::remove_file(path)?;
-            } else if !path.exists() {
-                write_run(&path, *own)?;
+                journal.disk.remove_if_there(&path)?;
+            } else if !journal.disk.exists(&path)? {
+                write_run(journal.disk, &path, *own)?;
             }
         }
         self.own.retain(|number, _| *number >= oldest);
-        disk::sync_directory(&directory)
+        journal.disk.sync_directory(&directory)
     }
 
-    pub(super) fn create_directory(journal: &Path) -> io::Result<()> {
-        disk::create_directory(&Self::directory(journal))
+    pub(super) fn create_directory(journal: Directory<'_>) -> io::Result<()> {
+        journal.disk.create_directory(&Self::directory(journal.path))
     }
 
     pub(super) fn own(&self, number: u32) -> Option<Uuid> {
@@ -163,11 +171,15 @@ impl Runs {
     }
 }
 
-fn write_run(path: &Path, own: Uuid) -> io::Result<()> {
-    let mut file = disk::create_new(path)?;
-    let written = file.write_all(&sealed::seal(RUN_KIND, own.as_bytes()));
+fn read_run(disk: &dyn Disk, path: &Path) -> Result<Option<Uuid>, OpenError> {
+    Ok(sealed::read(disk, path, RUN_KIND)?.and_then(|run| Fields(&run).uuid()))
+}
+
+fn write_run(disk: &dyn Disk, path: &Path, own: Uuid) -> io::Result<()> {
+    let file = disk.open(path, Mode::CreateNew)?;
+    let written = file.write_at(&sealed::seal(RUN_KIND, own.as_bytes()), 0);
     written.and_then(|()| file.sync_all()).inspect_err(|_| {
-        // Nobody has used the number. Left behind, it would be reported as damage for ever.
-        fs::remove_file(path).ok();
+        // No process has used the number. An unfinished file would be reported as damage at each opening.
+        disk.remove(path).ok();
     })
 }

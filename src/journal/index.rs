@@ -15,7 +15,7 @@ pub(super) struct Segment {
     spans: Vec<Range<Position>>,
     /// Where reading can begin, some way apart.
     marks: Vec<Mark>,
-    /// Offset behind its last durable frame.
+    /// Offset after its last durable frame.
     end: u64,
     /// Bytes of all frames in the segments before it, as [`Index::bytes`] counts them.
     bytes_before: u64,
@@ -27,19 +27,19 @@ impl Segment {
     }
 
     fn mark_before(&self, position: Position) -> u64 {
-        let behind = self.marks.partition_point(|mark| mark.position <= position);
-        self.marks[..behind].last().map_or(HEADER_BYTES, |mark| mark.offset)
+        let after = self.marks.partition_point(|mark| mark.position <= position);
+        self.marks[..after].last().map_or(HEADER_BYTES, |mark| mark.offset)
     }
 }
 
 /// Where a reader finds a position.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct SegmentLocation {
     pub(super) base: Position,
     pub(super) salt: u32,
     /// An offset in the segment at or before the position's frame, at which a frame begins.
     pub(super) offset: u64,
-    /// Offset behind the segment's last durable frame.
+    /// Offset after the segment's last durable frame.
     pub(super) limit: u64,
 }
 
@@ -78,12 +78,17 @@ impl Index {
         self.last_is_open = true;
     }
 
+    /// Whether the last segment is appended to, and has records.
+    pub(super) fn is_appended_to(&self) -> bool {
+        self.last_is_open && self.segments.back().is_some_and(|last| !last.spans.is_empty())
+    }
+
     /// Nothing is appended to the last segment any more.
     pub(super) fn close_last(&mut self) {
         self.last_is_open = false;
     }
 
-    /// Records that are durable now, behind each other at the end of the last segment.
+    /// Adds records that have just become durable to the end of the last segment.
     pub(super) fn extend(&mut self, positions: Range<Position>, bytes: u64) {
         let Some(last) = self.segments.back_mut() else { return };
         if last.marks.last().is_none_or(|mark| last.end - mark.offset >= self.mark_every_bytes) {
@@ -140,11 +145,11 @@ impl Index {
         count(self.spans(), from, to)
     }
 
-    /// The segment of the first record at or behind `position`.
-    pub(super) fn locate(&self, position: Position) -> Option<Place> {
+    /// The segment of the first record at or after `position`.
+    pub(super) fn locate(&self, position: Position) -> Option<SegmentLocation> {
         let at = self.segments.partition_point(|segment| segment.end_position() <= position);
         let segment = self.segments.range(at..).find(|segment| !segment.spans.is_empty())?;
-        Some(Place {
+        Some(SegmentLocation {
             base: segment.header.base,
             salt: segment.header.salt,
             offset: segment.mark_before(position),

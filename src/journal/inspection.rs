@@ -1,15 +1,16 @@
-//! Looking at a journal without opening it, while it may be in use.
+//! Reading a journal without opening it, even while it is in use.
 
-use std::{ops::Range, path::Path};
+use std::ops::Range;
 
 use uuid::Uuid;
 
 use super::{
     Checkpoint, OpenError, Position,
+    disk::Directory,
     identity::{Identity, Runs},
     index,
     recovery::Survey,
-    shared::Who,
+    shared::IdentityState,
 };
 
 /// What is in a journal.
@@ -21,7 +22,7 @@ pub struct Inspection {
     pub runs: Vec<Run>,
     /// The oldest record that is left, or `end`.
     pub oldest: Position,
-    /// The position behind the last record; in a journal that is in use, more may have come.
+    /// The position after the last record. A journal in use may have got more since.
     pub end: Position,
     pub checkpoint: Option<Checkpoint>,
     spans: Vec<Range<Position>>,
@@ -44,22 +45,33 @@ impl Inspection {
     }
 }
 
+/// The first position that is not committed, as the checkpoint on disk has it; none without a journal or
+/// a checkpoint.
+///
+/// # Errors
+/// When the journal cannot be read, or is of a newer format.
+pub fn committed_on_disk(journal: Directory<'_>) -> Result<Option<Position>, OpenError> {
+    let Some(identity) = Identity::read(journal)? else { return Ok(None) };
+    let checkpoint = Checkpoint::read(journal, identity.id)?;
+    Ok(checkpoint.map(|checkpoint| checkpoint.position))
+}
+
 /// Reads a journal's directory, and changes nothing. Takes about a second per GiB.
 ///
 /// # Errors
 /// When there is no journal, or it cannot be read, or is of a newer format.
-pub fn inspect(directory: &Path) -> Result<Inspection, OpenError> {
-    let identity = Identity::read(directory)?.ok_or_else(|| OpenError::Io {
-        path: directory.to_owned(),
+pub fn inspect(journal: Directory<'_>) -> Result<Inspection, OpenError> {
+    let identity = Identity::read(journal)?.ok_or_else(|| OpenError::Io {
+        path: journal.path.to_owned(),
         source: std::io::Error::new(std::io::ErrorKind::NotFound, "there is no journal here"),
     })?;
-    let mut known = Runs::read(directory)?;
-    let survey = Survey::make(directory, u64::MAX)?;
+    let mut known = Runs::read(journal)?;
+    let survey = Survey::make(journal, u64::MAX)?;
     for found in &survey.segments {
         known.add(found.header.base.run(), Some(found.header.run_id));
     }
-    let checkpoint = Checkpoint::read(directory, identity.id)?
-        .or_else(|| Who::forked_checkpoint(&identity, &known));
+    let checkpoint = Checkpoint::read(journal, identity.id)?
+        .or_else(|| IdentityState::forked_checkpoint(&identity, &known));
     let spans: Vec<_> = survey.spans().cloned().collect();
     let runs = known.iter().map(|(number, own)| {
         let all = Position::new(number, 0)..Position::new(number + 1, 0);

@@ -4,15 +4,16 @@
 
 use std::{
     io,
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use super::{Position, reader::Reader, shared::Shared};
-use crate::metrics::Metrics;
+use crate::clock;
 
 const EVERY: Duration = Duration::from_secs(1);
 
+#[derive(Debug)]
 pub(super) struct Keeper {
     shared: Arc<Shared>,
     /// The last committed position for which the oldest record was looked at, and when that was
@@ -28,17 +29,20 @@ impl Keeper {
     }
 
     pub(super) fn run(mut self) {
-        loop {
-            let next = Instant::now() + EVERY;
+        self.shared.keeper.set(std::thread::current()).ok();
+        // `unpark` before `park_timeout` makes that return at once, so no stop is missed.
+        while !self.shared.is_stopping.load(Ordering::SeqCst) {
+            let next = clock::now() + EVERY;
             self.round();
-            if self.shared.keeper_bell.wait(next) {
-                return;
-            }
+            std::thread::park_timeout(next.saturating_duration_since(clock::now()));
         }
     }
 
-    fn round(&mut self) {
+    pub(super) fn round(&mut self) {
         let shared = self.shared.clone();
+        if let Err(error) = shared.check_claim() {
+            return shared.fail(format!("{error}"));
+        }
         self.note("checkpoint", shared.write_checkpoint());
         self.note("recycle", shared.recycle());
         self.note("prepare", shared.spares.prepare());
@@ -86,7 +90,8 @@ impl Keeper {
             }
         };
         let accepted_at = accepted_at_ms.map(|ms| ms as f64 / 1000.0);
-        Ok(accepted_at.map_or(0.0, |at| (Metrics::now_seconds() - at).max(0.0)))
+        let now = clock::wall_ms() as f64 / 1000.0;
+        Ok(accepted_at.map_or(0.0, |at| (now - at).max(0.0)))
     }
 }
 

@@ -1,10 +1,10 @@
-//! The journal: what was accepted is on disk before it is answered, and stays until it is in
-//! Kafka. It is the only queue.
+//! The journal keeps each accepted record on disk, from before its answer until it is in Kafka. It is
+//! the only queue.
 //!
 //! # Watermarks
-//! `committed ≤ durable ≤ appended`. What lies before *durable* survives a power cut
-//! and may be read; what lies before *committed* is in Kafka; segments that lie wholly before the
-//! checkpoint (the committed position on disk) are recycled.
+//! `committed ≤ durable ≤ appended`. Records before *durable* survive a power cut and may be read.
+//! Records before *committed* are in Kafka. Segments whose records all lie before the checkpoint (the
+//! committed position on disk) are recycled.
 //!
 //! # Directory
 //! ```text
@@ -27,23 +27,31 @@
 //! writes and syncs what has gathered there and wakes them all; one *keeper* thread prepares
 //! segments, persists the checkpoint and recycles, so that no append waits for that.
 //!
+//! All system calls go through [`disk`], all time through [`clock`], all randomness through
+//! [`Options::random`], so that the simulator can replace them.
+//!
 //! **Invariant:** records are opaque bytes here, and the journal knows nothing of Kafka or HTTP.
-//! **Invariant:** after a sync that failed nothing is acknowledged any more: a second try can
+//! **Invariant:** after a failed fsync the journal acknowledges nothing more, because a second fsync can
 //! falsely succeed. The process has to end ([`Journal::failed`]).
 
 mod batch;
-mod bell;
 mod checkpoint;
-mod disk;
+pub mod disk;
+mod error;
 pub mod fork;
 mod identity;
 mod index;
 mod inspection;
 mod keeper;
 mod lock;
+mod options;
+mod place;
+mod position;
+mod prefixes;
 mod queue;
 mod reader;
 mod recovery;
+mod salvage;
 mod sealed;
 mod segment;
 mod shared;
@@ -54,170 +62,73 @@ mod writer;
 mod tests;
 
 use std::{
-    fmt, io,
-    path::{Path, PathBuf},
-    sync::Arc,
+    io,
+    sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use uuid::Uuid;
 
-use self::{batch::Outcome, keeper::Keeper, lock::Lock, shared::Shared, writer::Writer};
 pub use self::{
     checkpoint::Checkpoint,
-    inspection::{Inspection, Run, inspect},
+    disk::Directory,
+    error::{AppendError, OpenError},
+    inspection::{Inspection, Run, committed_on_disk, inspect},
+    options::Options,
+    position::Position,
     reader::{Reader, Record},
 };
-use crate::metrics::Metrics;
+use self::{error::io_at, keeper::Keeper, lock::Lock, shared::Shared, writer::Writer};
+use crate::{clock, metrics::Metrics};
 
-/// Where a record lies in a journal: the run that appended it, and its number in that run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position(u64);
+/// The pause after an opening that failed because file descriptors or memory are short.
+const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
+/// Positions that are remembered as set aside. A caller waits for its position for seconds only.
+const SET_ASIDE_KEPT: usize = 10_000;
 
-impl Position {
-    const INDEX_BITS: u32 = 40;
-    /// Behind every record.
-    pub const MAX: Self = Self(u64::MAX);
-
-    /// Record `index` (below 2^40) of run `run`.
-    pub const fn new(run: u32, index: u64) -> Self {
-        Self((run as u64) << Self::INDEX_BITS | index)
-    }
-
-    /// The position that [`as_u64`](Self::as_u64) gave.
-    pub const fn from_u64(position: u64) -> Self {
-        Self(position)
-    }
-
-    /// `run << 40 | index`; fits 63 bits for the first eight million runs.
-    pub const fn as_u64(self) -> u64 {
-        self.0
-    }
-
-    /// The opening of the journal that appended the record; the first is 1.
-    pub const fn run(self) -> u32 {
-        (self.0 >> Self::INDEX_BITS) as u32
-    }
-
-    /// The record's number in its run; the first is 0.
-    pub const fn index(self) -> u64 {
-        self.0 & ((1 << Self::INDEX_BITS) - 1)
-    }
-
-    /// The position behind this one in its run.
-    pub const fn next(self) -> Self {
-        self.plus(1)
-    }
-
-    const fn plus(self, records: u64) -> Self {
-        Self(self.0 + records)
-    }
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.run(), self.index())
-    }
-}
-
-/// What an acknowledged record survives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// Power cuts: it is synced.
-    Fsync,
-    /// The end of the process: it is in the page cache.
-    Os,
-}
-
-/// How a journal is opened.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Made if it is not there, for its owner alone.
-    pub directory: PathBuf,
-    /// The most that uncommitted records may take, in bytes. On disk the journal may take four
-    /// segments more.
-    pub max_bytes: u64,
-    /// Bytes of the file system that are left free.
-    pub min_free_bytes: u64,
-    pub durability: Durability,
-    /// Length of a segment file in bytes, at least 16 KiB; one record larger than that makes its
-    /// segment longer.
-    pub segment_bytes: u64,
-    /// How long an append waits to become durable.
-    pub append_timeout: Duration,
-    /// What a journal that is born now keeps for ever, or until a fork.
-    pub label: String,
-    /// When a record was accepted, in milliseconds since 1970, read from its bytes; for the
-    /// metric of the oldest one.
-    pub accepted_at_ms: fn(&[u8]) -> Option<u64>,
-}
-
-impl Options {
-    /// The defaults: 10 GiB, 1 GiB left free, synced, segments of 64 MiB, 10 s.
-    pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-            max_bytes: 10 << 30,
-            min_free_bytes: 1 << 30,
-            durability: Durability::Fsync,
-            segment_bytes: 64 << 20,
-            append_timeout: Duration::from_secs(10),
-            label: String::new(),
-            accepted_at_ms: |_| None,
-        }
-    }
-}
-
-/// Why a journal cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it open.
-    #[error("the journal in {directory} is in use by {}", match pid {
-        Some(pid) => format!("process {pid}"), None => "another process".to_owned()
-    }, directory = directory.display())]
-    Locked { directory: PathBuf, pid: Option<u32> },
-    /// Another process opened it at the same moment, past the lock.
-    #[error(
-        "another process has just opened the journal as run {run}; locks seem not to work on its file system"
-    )]
-    RunTaken { run: u32 },
-    /// A newer program has written to it.
-    #[error(
-        "{} has format version {version}; this program reads up to {}: start the newer program again, \
-         until nothing is pending, or give this one another journal.directory",
-        path.display(), sealed::FORMAT_VERSION
-    )]
-    Newer { path: PathBuf, version: u32 },
-    /// The file system refused.
-    #[error("{}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-}
-
-/// Says at which path an I/O error happened.
-fn io_at(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
-    move |source| OpenError::Io { path: path.to_owned(), source }
-}
-
-/// Why a record was not acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    /// No room in the journal or on the disk. The record is not stored.
-    #[error("the journal is full")]
-    Full,
-    /// Not durable in time. The record may still become durable, and counts as accepted then.
-    #[error("the journal's disk is too slow")]
-    Slow,
-    /// The journal is closed or can no longer be trusted. The record may be found when it is
-    /// opened again, and counts as recovered then.
-    #[error("the journal takes no records any more")]
-    Failed,
-}
-
-/// An open journal. Clones are handles of the same one; when the last is dropped it stops as in
-/// a crash, without the courtesies of [`close`](Self::close).
+/// An open journal. Clones are handles of the same journal. Dropping the last one stops it as a crash
+/// would: call [`close`](Self::close) for a clean stop.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use weni_edge::journal::{Checkpoint, Journal, Options, Position};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let directory = tempfile::tempdir()?;
+/// let options = Options {
+///     allow_volatile: true,
+///     min_free_bytes: 0,
+///     segment_bytes: 1 << 20,
+///     ..Options::new(directory.path())
+/// };
+/// let journal = Journal::open(options, Arc::default())?;
+/// let accepted = prometheus::IntCounter::new("accepted", "Durable records.")?;
+///
+/// let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+/// let append = journal.append(5, &accepted, |out| out.extend(b"hello"));
+/// let position = runtime.block_on(append)?;
+/// assert_eq!((accepted.get(), journal.pending()), (1, 1));
+///
+/// let mut reader = journal.reader(Position::MIN);
+/// let record = reader.next()?.expect("it is durable");
+/// assert_eq!((record.position, record.payload), (position, &b"hello"[..]));
+///
+/// // After its transaction is committed in Kafka:
+/// journal.advance_committed(Checkpoint {
+///     position: position.next(),
+///     run_id: journal.run_id(position.run()).unwrap_or_default(),
+///     receipt: uuid::Uuid::nil(),
+///     cluster_id: "a cluster".to_owned(),
+/// });
+/// assert_eq!(journal.pending(), 0);
+/// journal.close();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Journal {
     handle: Arc<Handle>,
@@ -227,6 +138,8 @@ pub struct Journal {
 struct Handle {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    #[cfg(any(test, feature = "simulation"))]
+    stepped: Mutex<Option<(Writer, Keeper)>>,
     /// Released when the threads have ended.
     _lock: Lock,
 }
@@ -236,28 +149,43 @@ impl Journal {
     /// Blocks, about a second per GiB of backlog.
     ///
     /// # Errors
-    /// [`OpenError`]: somebody else has it open, a newer program wrote it, or the disk refuses.
-    /// Damage is no error.
+    /// [`OpenError`]: another process has it open, a newer program wrote it, or the disk refuses.
+    /// Damage is not an error.
     pub fn open(mut options: Options, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
         options.segment_bytes = options.segment_bytes.max(2 * segment::HEADER_BYTES);
         let directory = options.directory.clone();
-        disk::create_directory(&directory).map_err(io_at(&directory))?;
-        let lock = Lock::take(&directory)?;
-        let shared = Arc::new(Shared::open(options, metrics)?);
-        let handle = Handle { shared: shared.clone(), threads: Mutex::default(), _lock: lock };
+        options.disk.create_directory(&directory).map_err(io_at(&directory))?;
+        patiently(|| place::check(options.directory(), options.allow_volatile))?;
+        let lock = patiently(|| Lock::take(options.directory()))?;
+        #[cfg(any(test, feature = "simulation"))]
+        let stepped = options.stepped;
+        let open = || Shared::open(options.clone(), metrics.clone(), &lock);
+        let shared = Arc::new(patiently(open)?);
+        let handle = Handle {
+            shared: shared.clone(),
+            threads: Mutex::default(),
+            #[cfg(any(test, feature = "simulation"))]
+            stepped: Mutex::default(),
+            _lock: lock,
+        };
         let writer = Writer::new(shared.clone());
-        handle.start("journal-writer", move || writer.run()).map_err(io_at(&directory))?;
         let keeper = Keeper::new(shared);
+        #[cfg(any(test, feature = "simulation"))]
+        if stepped {
+            *handle.stepped.lock() = Some((writer, keeper));
+            return Ok(Self { handle: Arc::new(handle) });
+        }
+        handle.start("journal-writer", move || writer.run()).map_err(io_at(&directory))?;
         handle.start("journal-keeper", move || keeper.run()).map_err(io_at(&directory))?;
         Ok(Self { handle: Arc::new(handle) })
     }
 
     /// Appends a record of `len` bytes, which `write` appends to the buffer it is given, and
-    /// returns when it is durable.
+    /// returns when it is durable, however long that takes.
     ///
-    /// From the first poll on the record outlives the future: dropped or timed out, it is written
-    /// all the same. `accepted` is raised by one when the record is durable, by whoever makes it
-    /// so: that keeps the account of callbacks right also where nobody waits any more.
+    /// From the first poll on the record outlives the future: if the caller drops it, the record is
+    /// written all the same. The writer raises `accepted` by one when the record is durable, so the
+    /// account of callbacks is right even if the caller no longer waits.
     ///
     /// # Errors
     /// [`AppendError`].
@@ -267,27 +195,23 @@ impl Journal {
         accepted: &IntCounter,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Position, AppendError> {
-        let started = Instant::now();
+        let started = clock::now();
         let shared = self.shared();
-        let (position, commit) = shared.queue.push(len, accepted, write)?;
-        let outcome = tokio::time::timeout(shared.options.append_timeout, commit.wait()).await;
-        match outcome {
-            Ok(Outcome::Durable) => {
-                shared.metrics.journal_append_seconds.observe(started.elapsed().as_secs_f64());
-                Ok(position)
-            }
-            Ok(Outcome::Full) => Err(AppendError::Full),
-            Ok(Outcome::Failed) => Err(AppendError::Failed),
-            Err(_elapsed) => Err(AppendError::Slow),
-        }
+        let (position, mut outcome) = shared.queue.push(len, accepted, write)?;
+        let decided = outcome.wait_for(Option::is_some).await.map(|outcome| *outcome);
+        // A writer that panics drops its batch without an outcome.
+        decided.unwrap_or_default().unwrap_or(Err(AppendError::Failed))?;
+        let took = clock::now() - started;
+        shared.metrics.journal_append_seconds.observe(took.as_secs_f64());
+        Ok(position)
     }
 
-    /// Random, born with the journal; another one after a fork.
+    /// A random id that the journal got when it was created. A fork replaces it.
     pub fn id(&self) -> Uuid {
         self.shared().who.read().identity.id
     }
 
-    /// What [`Options::label`] was when the journal was born, or what a fork said.
+    /// [`Options::label`] from when the journal was created. A fork replaces it.
     pub fn label(&self) -> String {
         self.shared().who.read().identity.label.clone()
     }
@@ -323,28 +247,40 @@ impl Journal {
         self.shared().index.lock().oldest()
     }
 
-    /// Where reading from `position` on begins: a record at or behind it, or, where there is none
-    /// yet, where the next one will be.
+    /// The first record at or after `position`, or the position of the next record if there is none.
     pub fn first_from(&self, position: Position) -> Position {
         let index = self.shared().index.lock();
         index.locate(position).map_or(index.end(), |place| position.max(place.base))
     }
 
-    /// Waits until the record at `position` is committed; false when the time was too short.
-    pub async fn wait_committed(&self, position: Position, timeout: Duration) -> bool {
+    /// Waits without a limit until the record at `position` is committed. A record that was
+    /// [set aside](Self::set_aside) never is.
+    pub async fn wait_committed(&self, position: Position) {
         let mut committed = self.shared().committed_moved.subscribe();
-        let is_committed = committed.wait_for(|committed| position < *committed);
-        matches!(tokio::time::timeout(timeout, is_committed).await, Ok(Ok(_)))
+        let is_committed = committed.wait_for(|committed| position < *committed).await;
+        // INVARIANT: `self` holds the sender while this waits.
+        is_committed.expect("the sender lives");
+        if self.shared().set_aside.lock().contains(&position) {
+            std::future::pending().await
+        }
     }
 
-    /// Whether appends are taken: neither closed nor failed.
+    /// Marks records that will be settled without being in Kafka. Call it before their commit.
+    pub fn set_aside(&self, positions: &[Position]) {
+        let mut set_aside = self.shared().set_aside.lock();
+        set_aside.extend(positions);
+        let too_many = set_aside.len().saturating_sub(SET_ASIDE_KEPT);
+        set_aside.drain(..too_many);
+    }
+
+    /// Whether the journal takes appends: it is neither closed nor failed.
     pub fn is_open(&self) -> bool {
         self.shared().queue.is_open()
     }
 
-    /// Whether there is room for more.
-    pub fn has_room(&self) -> bool {
-        self.shared().queue.has_room()
+    /// Whether there is room for a record of `len` bytes. After there was none, room for two is needed.
+    pub fn has_room(&self, len: usize) -> bool {
+        self.shared().queue.has_room(len)
     }
 
     /// Durable records that are not committed.
@@ -357,13 +293,13 @@ impl Journal {
         self.shared().index.lock().count(from, to)
     }
 
-    /// Blocks until a record at or behind `beyond` is durable; false when the time was too short.
+    /// Blocks until a record at or after `beyond` is durable. Returns false after `timeout`.
     pub fn wait_durable(&self, beyond: Position, timeout: Duration) -> bool {
         self.shared().wait_durable(beyond, timeout)
     }
 
-    /// Reads on from the first record at or behind `from`. It holds no segment back: what is
-    /// committed may be recycled before it is read.
+    /// Reads from the first record at or after `from`. A reader holds no segment back: committed records
+    /// may be recycled before it has read them.
     pub fn reader(&self, from: Position) -> Reader {
         Reader::new(self.handle.shared.clone(), from)
     }
@@ -373,25 +309,24 @@ impl Journal {
         self.shared().who.read().checkpoint.clone()
     }
 
-    /// Moves the committed watermark on. It is persisted within a second, and then segments
-    /// before the watermark that it replaces are recycled. One that lies further back is not taken.
-    pub fn settle(&self, checkpoint: Checkpoint) {
-        self.shared().settle(checkpoint);
+    /// Moves the committed watermark forward; an earlier position is ignored. The keeper writes it to disk
+    /// within a second and then recycles segments before the previous watermark.
+    pub fn advance_committed(&self, checkpoint: Checkpoint) {
+        self.shared().advance_committed(checkpoint);
     }
 
-    /// Sets the committed watermark to what Kafka says, also back, and allows recycling. To be
-    /// called whenever the publisher has opened.
+    /// Sets the committed watermark to Kafka's position, which may be earlier, and allows recycling. Call
+    /// it each time the publisher has opened.
     ///
-    /// Returns how many records this finds committed that were pending; the account of callbacks
-    /// holds only if the caller counts them as settled. Those that become pending again are
-    /// counted as recovered here.
-    pub fn opened_by_publisher(&self, committed: Position) -> u64 {
-        self.shared().opened_by_publisher(committed)
+    /// Returns how many pending records turn out to be committed. The caller must count them as settled.
+    /// Records that become pending again are counted as recovered here.
+    pub fn reset_committed(&self, committed: Position) -> u64 {
+        self.shared().reset_committed(committed)
     }
 
-    /// Whether `journal fork` left a request.
-    pub fn fork_requested(&self) -> bool {
-        fork::Request::is_pending(&self.shared().options.directory)
+    /// The journal's directory.
+    pub fn directory(&self) -> Directory<'_> {
+        self.shared().options.directory()
     }
 
     /// Takes up the request that `journal fork` left, if there is one: from then on the journal
@@ -407,18 +342,18 @@ impl Journal {
     /// Persists the committed watermark now, if it has moved.
     ///
     /// # Errors
-    /// When it cannot be written; it is tried again every second.
+    /// When it cannot be written. The keeper tries again every second.
     pub fn write_checkpoint(&self) -> io::Result<()> {
         self.shared().write_checkpoint()
     }
 
-    /// Brings the gauges up to date, which otherwise happens once a second.
+    /// Updates the gauges now. The keeper updates them once a second.
     pub fn refresh_metrics(&self) {
         self.shared().refresh_metrics();
     }
 
-    /// Resolves with the reason when the journal can no longer be trusted: the process has to
-    /// end then, and nothing is acknowledged any more.
+    /// Resolves with the reason when the journal has failed. It acknowledges nothing more then, and the
+    /// process has to end.
     pub async fn failed(&self) -> String {
         let mut failure = self.shared().failure.subscribe();
         // INVARIANT: `self` holds the sender while this waits.
@@ -426,16 +361,53 @@ impl Journal {
         reason.clone().unwrap_or_default()
     }
 
-    /// Writes and syncs what waits, stops the threads, persists the checkpoint. Blocks. Later
-    /// appends get [`AppendError::Failed`]; reading goes on.
+    /// Writes and syncs the queued records, stops the threads, writes the checkpoint. Blocks. Later appends
+    /// get [`AppendError::Failed`]; readers still work.
     pub fn close(&self) {
         self.shared().queue.close();
         self.handle.join();
         self.shared().write_last_words();
     }
 
+    /// Writes and syncs one batch, if one waits. For a journal that was opened
+    /// [`stepped`](Options::stepped).
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn step_writer(&self) -> bool {
+        self.handle.step_writer()
+    }
+
+    /// Does what the keeper does once a second. For a journal that was opened
+    /// [`stepped`](Options::stepped).
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn round_keeper(&self) {
+        // The lock is held if this is called from within a step.
+        if let Some(mut stepped) = self.handle.stepped.try_lock()
+            && let Some((_, keeper)) = &mut *stepped
+        {
+            keeper.round();
+        }
+    }
+
     fn shared(&self) -> &Shared {
         &self.handle.shared
+    }
+}
+
+/// Tries again every second while the process or the machine is short of file descriptors or memory. Such
+/// a shortage is not damage, and passes.
+fn patiently<T>(mut open: impl FnMut() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    let mut is_told = false;
+    loop {
+        match open() {
+            Err(OpenError::Io { path, source }) if salvage::is_shortage(&source) => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::error!(path = %path.display(), error = %source,
+                        "the journal cannot be opened: file descriptors or memory are short; trying again every second");
+                }
+                clock::sleep(SHORTAGE_PAUSE);
+            }
+            result => return result,
+        }
     }
 }
 
@@ -449,11 +421,22 @@ impl Handle {
         Ok(())
     }
 
-    /// Waits for the writer, which has been told to stop, and then for the keeper.
+    #[cfg(any(test, feature = "simulation"))]
+    fn step_writer(&self) -> bool {
+        let Some(mut stepped) = self.stepped.try_lock() else { return false };
+        let Some((writer, _)) = &mut *stepped else { return false };
+        let next = self.shared.queue.try_next();
+        next.map(|batch| writer.step(batch)).is_some()
+    }
+
+    /// Waits for both threads to end. The queue must be closed or abandoned before.
     fn join(&self) {
+        #[cfg(any(test, feature = "simulation"))]
+        while self.step_writer() {}
+        self.shared.is_stopping.store(true, Ordering::SeqCst);
         for thread in self.threads.lock().drain(..) {
-            self.shared.keeper_bell.stop();
-            // A panic has been reported by whoever panicked, through `failed`.
+            thread.thread().unpark();
+            // A thread that panicked has reported it through `failed`.
             drop(thread.join());
         }
     }

@@ -1,25 +1,29 @@
-//! Group commit: callers copy their records into a batch under a short lock; the writer takes the
-//! batch, writes once, syncs once, and wakes all who wait for it. While it syncs, the next batch
-//! fills. No timers: a batch is what gathered while the one before was synced.
+//! Group commit. Callers copy their records into a batch under a short lock. The writer takes the batch,
+//! writes once, syncs once, and wakes all its callers. While it syncs, the next batch fills. There are
+//! no timers: a batch holds what arrived during the previous sync.
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
+use tokio::sync::watch;
 
 use super::{
     AppendError, Position,
-    batch::{self, Batch, Commit, Outcome},
+    batch::{self, Outcome, WriteBatch},
     segment::FRAME_HEADER_BYTES,
 };
+use crate::mutant;
 
+/// A journal that was full reports room again when this many of the largest records fit. With room for
+/// only one, a load balancer that sends traffic again would be refused at once.
+const ROOM_AGAIN: u64 = 2;
+/// Batches that wait for a disk that is slower than the callers. Further records are refused, which
+/// bounds the memory.
+const BATCHES_MAX: usize = 8;
 /// Buffers that are kept for the next batches.
 const BUFFERS_KEPT: usize = 2;
 
@@ -27,21 +31,19 @@ const BUFFERS_KEPT: usize = 2;
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// Rung when there is work, or none any more.
+    /// Notified when a batch waits or the phase changes.
     work: Condvar,
-    /// [`State::admitted_bytes`] may not exceed these two: what the journal may hold, and what
-    /// the file system has room for.
+    /// The two upper limits of [`State::admitted_bytes`]: what the journal may hold, and what the file
+    /// system has room for.
     pub(super) bytes_limit: AtomicU64,
     pub(super) space_limit: AtomicU64,
-    /// When the writer took the batch that it has, in microseconds since `opened`; 0 if none.
-    busy_since_us: AtomicU64,
-    opened: Instant,
-    stall: Duration,
+    /// The last result of [`has_room`](Self::has_room).
+    roomy: AtomicBool,
 }
 
 #[derive(Debug)]
 struct State {
-    batches: VecDeque<Batch>,
+    batches: VecDeque<WriteBatch>,
     /// Position of the next record.
     next: Position,
     /// Bytes of all frames ever admitted, on the scale of [`Index::bytes`](super::index::Index).
@@ -53,15 +55,13 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// What is queued is still written.
+    /// Queued batches are still written.
     Closing,
     Stopped,
 }
 
 impl Queue {
-    /// A record is refused at once when the writer has been busy with one batch for `stall`:
-    /// that bounds what gathers in memory in front of a disk that hangs.
-    pub(super) fn new(next: Position, admitted_bytes: u64, stall: Duration) -> Self {
+    pub(super) fn new(next: Position, admitted_bytes: u64) -> Self {
         Self {
             state: Mutex::new(State {
                 batches: VecDeque::new(),
@@ -73,9 +73,7 @@ impl Queue {
             work: Condvar::new(),
             bytes_limit: AtomicU64::new(0),
             space_limit: AtomicU64::new(0),
-            busy_since_us: AtomicU64::new(0),
-            opened: Instant::now(),
-            stall,
+            roomy: AtomicBool::new(true),
         }
     }
 
@@ -85,13 +83,9 @@ impl Queue {
         len: usize,
         accepted: &IntCounter,
         write: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(Position, Arc<Commit>), AppendError> {
+    ) -> Result<(Position, watch::Receiver<Outcome>), AppendError> {
         let frame_bytes = FRAME_HEADER_BYTES.saturating_add(len);
-        let limit = self.bytes_limit.load(Ordering::Relaxed);
-        let limit = limit.min(self.space_limit.load(Ordering::Relaxed));
-        if self.is_stalled() {
-            return Err(AppendError::Slow);
-        }
+        let limit = self.limit();
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Err(AppendError::Failed);
@@ -100,33 +94,24 @@ impl Queue {
         if admitted > limit || u32::try_from(len).is_err() {
             return Err(AppendError::Full);
         }
-        let batch = state.batch_with_room(frame_bytes);
+        let batch = state.batch_with_room(frame_bytes).ok_or(AppendError::Slow)?;
         let position = batch.push(accepted, write);
-        let commit = batch.commit.clone();
+        let outcome = batch.outcome();
         state.next = position.next();
         state.admitted_bytes = admitted;
         drop(state);
         self.work.notify_one();
-        Ok((position, commit))
+        Ok((position, outcome))
     }
 
-    fn is_stalled(&self) -> bool {
-        let since = self.busy_since_us.load(Ordering::Relaxed);
-        since != 0 && self.opened.elapsed() > Duration::from_micros(since) + self.stall
-    }
-
-    /// The next batch, as soon as there is one; `None` when there will be none.
-    pub(super) fn next(&self) -> Option<Batch> {
-        self.busy_since_us.store(0, Ordering::Relaxed);
+    /// Waits for the next batch; `None` once the queue is stopped, or closed and empty.
+    pub(super) fn next(&self) -> Option<WriteBatch> {
         let mut state = self.state.lock();
         loop {
             if state.phase == Phase::Stopped {
                 return None;
             }
             if let Some(batch) = state.batches.pop_front() {
-                drop(state);
-                let now_us = self.opened.elapsed().as_micros().max(1) as u64;
-                self.busy_since_us.store(now_us, Ordering::Relaxed);
                 return Some(batch);
             }
             if state.phase == Phase::Closing {
@@ -136,7 +121,14 @@ impl Queue {
         }
     }
 
-    /// Gives a batch's buffer back for another.
+    /// The next batch, if there is one.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn try_next(&self) -> Option<WriteBatch> {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Stopped { None } else { state.batches.pop_front() }
+    }
+
+    /// Takes a batch's buffer back for the next batch.
     pub(super) fn recycle(&self, buffer: Vec<u8>) {
         let mut state = self.state.lock();
         if state.buffers.len() < BUFFERS_KEPT && buffer.capacity() <= 2 * batch::BYTES_MAX {
@@ -144,19 +136,19 @@ impl Queue {
         }
     }
 
-    /// Refuses a batch of which nothing is on disk, and all behind it, so that their positions
-    /// can be given again.
-    pub(super) fn refuse(&self, batch: Batch, outcome: Outcome) {
+    /// Refuses a batch and all batches after it, so that their positions can be used again. Nothing of
+    /// them may be on disk.
+    pub(super) fn refuse(&self, batch: WriteBatch, why: AppendError) {
         let mut refused = VecDeque::from([batch]);
         let mut state = self.state.lock();
         refused.append(&mut state.batches);
         state.next = refused[0].first;
         state.admitted_bytes -= refused.iter().map(|batch| batch.whole as u64).sum::<u64>();
         drop(state);
-        refused.iter().for_each(|batch| batch.commit.decide(outcome));
+        refused.iter().for_each(|batch| batch.decide(Err(why)));
     }
 
-    /// Takes no more records; what is queued is still written.
+    /// Refuses further records. Queued batches are still written.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         if state.phase == Phase::Open {
@@ -166,30 +158,41 @@ impl Queue {
         self.work.notify_all();
     }
 
-    /// Takes no more records, and fails those that the writer has not got.
+    /// Refuses further records, and fails those that the writer has not taken yet.
     pub(super) fn abandon(&self) {
         let mut state = self.state.lock();
         state.phase = Phase::Stopped;
         let queued = std::mem::take(&mut state.batches);
         drop(state);
         self.work.notify_all();
-        queued.iter().for_each(|batch| batch.commit.decide(Outcome::Failed));
+        queued.iter().for_each(|batch| batch.decide(Err(AppendError::Failed)));
     }
 
-    /// Whether the writer waits for work.
+    /// Whether the writer has taken all that was pushed.
     #[cfg(test)]
-    pub(super) fn is_idle(&self) -> bool {
-        self.busy_since_us.load(Ordering::Relaxed) == 0
+    pub(super) fn is_empty(&self) -> bool {
+        self.state.lock().batches.is_empty()
     }
 
     pub(super) fn is_open(&self) -> bool {
         self.state.lock().phase == Phase::Open
     }
 
-    /// Whether anything more is admitted.
-    pub(super) fn has_room(&self) -> bool {
-        let limit = self.bytes_limit.load(Ordering::Relaxed);
-        self.admitted_bytes() < limit.min(self.space_limit.load(Ordering::Relaxed))
+    /// Whether a record of `len` bytes fits. After a full journal, [`ROOM_AGAIN`] of them must fit.
+    pub(super) fn has_room(&self, len: usize) -> bool {
+        let limit = self.limit();
+        let room = limit.saturating_sub(self.admitted_bytes());
+        let frame_bytes = FRAME_HEADER_BYTES.saturating_add(len) as u64;
+        let records = if self.roomy.load(Ordering::Relaxed) { 1 } else { ROOM_AGAIN };
+        let roomy = room >= frame_bytes.saturating_mul(records);
+        let roomy = roomy || mutant::is("ready although full");
+        self.roomy.store(roomy, Ordering::Relaxed);
+        roomy
+    }
+
+    fn limit(&self) -> u64 {
+        let bytes_limit = self.bytes_limit.load(Ordering::Relaxed);
+        bytes_limit.min(self.space_limit.load(Ordering::Relaxed))
     }
 
     /// Bytes of all frames ever admitted.
@@ -199,12 +202,14 @@ impl Queue {
 }
 
 impl State {
-    fn batch_with_room(&mut self, frame_bytes: usize) -> &mut Batch {
+    fn batch_with_room(&mut self, frame_bytes: usize) -> Option<&mut WriteBatch> {
         if self.batches.back().is_none_or(|last| !last.has_room(frame_bytes)) {
-            let batch = Batch::new(self.next, self.buffers.pop().unwrap_or_default());
+            if self.batches.len() == BATCHES_MAX {
+                return None;
+            }
+            let batch = WriteBatch::new(self.next, self.buffers.pop().unwrap_or_default());
             self.batches.push_back(batch);
         }
-        let last = self.batches.len() - 1;
-        &mut self.batches[last]
+        self.batches.back_mut()
     }
 }

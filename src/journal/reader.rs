@@ -1,10 +1,12 @@
 //! Reading the journal in order, up to the durable watermark.
 
-use std::{fs::File, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use super::{
     Position,
-    index::Place,
+    disk::Mode,
+    index::SegmentLocation,
+    salvage::{Source, is_shortage},
     segment::{self, Frame, Frames},
     shared::Shared,
 };
@@ -31,7 +33,7 @@ struct Open {
     frames: Frames,
     /// Offset of the next frame.
     at: u64,
-    /// Offset behind the last durable frame, as far as is known here.
+    /// Offset after the last durable frame, as far as this reader knows.
     limit: u64,
 }
 
@@ -40,24 +42,30 @@ impl Reader {
         Self { shared, position, open: None }
     }
 
-    /// The position behind the record that was read last; where [`next`](Self::next) found none,
-    /// the durable watermark.
+    /// The position after the record that was read last. After [`next`](Self::next) found none, it is the
+    /// durable watermark.
     pub fn position(&self) -> Position {
         self.position
     }
 
     /// The next durable record, or `None` when there is none yet. Does not wait, but reads the
-    /// disk. Where segments were recycled or records lost, it goes on behind them.
+    /// disk. It skips recycled segments and lost records.
     ///
     /// # Errors
-    /// When the disk cannot be read, or a record that was durable is damaged now
-    /// (`InvalidData`). The position stays; opening the journal again puts the damage aside.
+    /// The position stays. When the process or machine is short of something (`EMFILE`, `ENFILE`,
+    /// `ENOMEM`), the caller may try again. Anything else is damage (`InvalidData`) or a disk that
+    /// fails, also after retries: then the [journal has failed](super::Journal::failed), and the next
+    /// opening puts the damage aside.
     #[expect(clippy::should_implement_trait, reason = "a record borrows from the reader")]
     pub fn next(&mut self) -> io::Result<Option<Record<'_>>> {
         let found = self.find();
-        let frame = found.inspect_err(|_| {
+        let frame = found.inspect_err(|error| {
             self.open = None;
             self.shared.metrics.journal_errors_total.with_label_values(&["read"]).inc();
+            if !is_shortage(error) {
+                let at = self.position;
+                self.shared.fail(format!("the record at or after {at} cannot be read: {error}"));
+            }
         })?;
         Ok(match (frame, &self.open) {
             (Some(frame), Some(open)) => {
@@ -68,8 +76,8 @@ impl Reader {
         })
     }
 
-    /// Lets go of a segment that is not needed any more: an open file keeps its room on the disk.
-    /// To be called where there may be nothing to read for long.
+    /// Closes a segment that was recycled: an open file keeps its space on the disk. Call it when there may
+    /// be nothing to read for long.
     pub fn rest(&mut self) {
         let index = self.shared.index.lock();
         self.open.take_if(|open| !index.has(open.base));
@@ -91,10 +99,10 @@ impl Reader {
                         return Ok(Some(frame));
                     }
                 }
-                // The file is another segment by now.
+                // The file has been recycled for another segment.
                 None if !self.shared.index.lock().has(open.base) => self.open = None,
                 None => {
-                    let message = format!("the record at or behind {} is damaged", self.position);
+                    let message = "it is damaged (its CRC does not match)";
                     return Err(io::Error::new(io::ErrorKind::InvalidData, message));
                 }
             }
@@ -117,14 +125,20 @@ impl Reader {
                 open.limit = place.limit;
                 return Ok(true);
             }
-            let Place { base, salt, offset: at, limit } = place;
-            match File::open(segment::path(&self.shared.options.directory, base)) {
+            let SegmentLocation { base, salt, offset: at, limit } = place;
+            let journal = self.shared.options.directory();
+            match journal.disk.open(&segment::path(journal.path, base), Mode::Read) {
                 Ok(file) => {
-                    self.open = Some(Open { base, frames: Frames::new(file, salt), at, limit });
+                    self.open = Some(Open {
+                        base,
+                        frames: Frames::new(Source::strict(file), salt),
+                        at,
+                        limit,
+                    });
                     return Ok(true);
                 }
                 Err(error) if self.shared.index.lock().has(base) => return Err(error),
-                // Recycled since: another one is the next, or none is.
+                // It was recycled in the meantime: look for the next one.
                 Err(_) => {}
             }
         }

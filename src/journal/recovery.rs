@@ -3,8 +3,8 @@
 //!
 //! *Torn* is what the last batch of the last segment may look like after a power cut: it was
 //! never acknowledged. Everything else that is missing is *corrupt*: a batch is written only when
-//! the one before is durable, so an intact frame of a later batch behind the damage proves it, and
-//! so does a later segment, or the end that the last recovery or a clean stop wrote down
+//! the one before is durable, so an intact frame of a later batch after the damage proves it, and
+//! so does a later segment or the end that the last recovery or a clean stop wrote down
 //! ([`History`]). Either way every intact frame is kept.
 //!
 //! The order is: all is looked at, the run is taken, what was found is synced, damage is copied
@@ -13,18 +13,23 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
+    io::{self, ErrorKind},
     ops::Range,
     path::{Path, PathBuf},
 };
 
 use super::{
-    Durability, OpenError, Position, disk, index, io_at,
+    OpenError, Position,
+    disk::{Directory, DiskFile, Mode},
+    index, io_at,
+    salvage::Source,
     sealed::{self, Fields, Unsealed},
-    segment::{self, HEADER_BYTES, Header, Scan},
+    segment::{self, Frames, HEADER_BYTES, Header, Scan},
+    spares,
 };
 use crate::metrics::Metrics;
+
+const COPIED_AT_ONCE: u64 = 1 << 20;
 
 /// A segment file and what is in it.
 #[derive(Debug)]
@@ -40,8 +45,11 @@ pub(super) struct Survey {
     pub(super) segments: Vec<Found>,
     /// Base positions of files whose header is lost in both copies.
     headless: Vec<Position>,
-    /// All other files in the directory of segments.
-    pub(super) others: Vec<PathBuf>,
+    pub(super) spares: Vec<PathBuf>,
+    /// What a crash within a recovery left of segments that it wrote anew.
+    unfinished: Vec<PathBuf>,
+    /// Files in the directory of segments that are not the journal's.
+    foreign: Vec<PathBuf>,
     mark_every_bytes: u64,
 }
 
@@ -50,36 +58,51 @@ impl Survey {
     ///
     /// # Errors
     /// When a file cannot be read, or is of a newer format.
-    pub(super) fn make(journal: &Path, mark_every_bytes: u64) -> Result<Self, OpenError> {
+    pub(super) fn make(journal: Directory<'_>, mark_every_bytes: u64) -> Result<Self, OpenError> {
         let mut survey = Self { mark_every_bytes, ..Self::default() };
         let mut headers = Vec::new();
-        let directory = segment::directory(journal);
-        for entry in fs::read_dir(&directory).map_err(io_at(&directory))? {
-            let path = entry.map_err(io_at(&directory))?.path();
+        let directory = segment::directory(journal.path);
+        for path in journal.disk.list(&directory).map_err(io_at(&directory))? {
             let Some(base) = segment::base_of(&path) else {
-                survey.others.push(path);
+                survey.add_other(path);
                 continue;
             };
-            let file = match File::open(&path) {
-                // Somebody who looks at a running journal: the segment has just been recycled.
+            let file = match journal.disk.open(&path, Mode::Read) {
+                // An inspection of a running journal: the segment has just been recycled.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 file => file.map_err(io_at(&path))?,
             };
-            match Header::read(&file, base).map_err(io_at(&path))? {
-                Ok(header) => headers.push((header, file)),
+            match Header::read(file, base).map_err(io_at(&path))? {
+                Ok(header) => headers.push(header),
                 Err(Unsealed::Damaged) => survey.headless.push(base),
                 Err(Unsealed::Newer(version)) => return Err(OpenError::Newer { path, version }),
             }
         }
-        headers.sort_unstable_by_key(|(header, _)| header.base);
-        let bases: Vec<_> = headers.iter().map(|(header, _)| header.base).collect();
-        for (at, (header, file)) in headers.into_iter().enumerate() {
-            let next = bases.get(at + 1).filter(|next| next.run() == header.base.run());
-            let scan = segment::scan(file, &header, next.copied(), mark_every_bytes)
-                .map_err(io_at(&segment::path(journal, header.base)))?;
-            survey.segments.push(Found { header, scan });
+        headers.sort_unstable_by_key(|header| header.base);
+        for (at, header) in headers.iter().enumerate() {
+            let next = headers.get(at + 1).map(|next| next.base);
+            let next = next.filter(|next| next.run() == header.base.run());
+            let path = segment::path(journal.path, header.base);
+            // One file at a time: a large backlog is not short of descriptors by itself.
+            let file = match journal.disk.open(&path, Mode::Read) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                file => file.map_err(io_at(&path))?,
+            };
+            let scan = segment::scan(file, header, next, mark_every_bytes).map_err(io_at(&path))?;
+            survey.segments.push(Found { header: *header, scan });
         }
         Ok(survey)
+    }
+
+    fn add_other(&mut self, path: PathBuf) {
+        let others = if spares::is_spare(&path) {
+            &mut self.spares
+        } else if segment::base_of_unfinished(&path).is_some() {
+            &mut self.unfinished
+        } else {
+            &mut self.foreign
+        };
+        others.push(path);
     }
 
     pub(super) fn bases(&self) -> impl Iterator<Item = Position> {
@@ -105,7 +128,7 @@ impl Survey {
 /// What the last recovery, or a clean stop, found to be true.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct History {
-    /// The position behind the last record of each run.
+    /// The position after the last record of each run.
     pub(super) ends: BTreeMap<u32, Position>,
     /// Positions that are missing and have been reported.
     pub(super) lost: Vec<Range<Position>>,
@@ -115,8 +138,9 @@ const KIND: sealed::Kind = *b"hist";
 const NAME: &str = "history";
 
 impl History {
-    pub(super) fn read(journal: &Path) -> Result<Self, OpenError> {
-        let payload = sealed::read(&journal.join(NAME), KIND)?.unwrap_or_default();
+    pub(super) fn read(journal: Directory<'_>) -> Result<Self, OpenError> {
+        let payload =
+            sealed::read(journal.disk, &journal.path.join(NAME), KIND)?.unwrap_or_default();
         let mut fields = Fields(&payload);
         let mut history = Self::default();
         for _ in 0..fields.u32().unwrap_or(0) {
@@ -128,7 +152,7 @@ impl History {
         Ok(history)
     }
 
-    pub(super) fn write(&self, journal: &Path) -> io::Result<()> {
+    pub(super) fn write(&self, journal: Directory<'_>) -> io::Result<()> {
         let mut payload = (self.ends.len() as u32).to_le_bytes().to_vec();
         let lost = self.lost.iter().flat_map(|lost| [lost.start, lost.end]);
         for position in self.ends.values().copied().chain(lost) {
@@ -153,8 +177,8 @@ impl Verdict {
     /// Compares what should be there with what is.
     pub(super) fn reach(survey: &Survey, known: &History, checkpoint: Option<Position>) -> Self {
         let mut ends = survey.ends();
-        // Nothing at or behind the checkpoint was ever recycled, nor anything behind the oldest
-        // segment that is left.
+        // Nothing at or after the checkpoint was ever recycled, nor anything after the oldest segment that
+        // is left.
         let floor = checkpoint.into_iter().chain(survey.bases()).min().unwrap_or(Position::MAX);
         for (run, end) in &known.ends {
             if *end > floor {
@@ -186,17 +210,10 @@ impl Survey {
         let newest = self.bases().max();
         if let Some(last) = self.segments.last().filter(|last| Some(last.header.base) == newest) {
             let durable = known.ends.get(&last.header.base.run());
-            let torn = last.scan.torn.iter();
+            // What cannot be read is damage and no tear.
+            let torn = last.scan.torn.iter().filter(|_| last.scan.unreadable_bytes == 0);
             excused
                 .extend(torn.filter(|torn| durable.is_none_or(|end| torn.start >= *end)).cloned());
-        }
-        for (at, found) in self.segments.iter().enumerate() {
-            if found.header.durability == Durability::Os {
-                let base = found.header.base;
-                let next = self.segments.get(at + 1).map(|next| next.header.base);
-                let end = next.filter(|next| next.run() == base.run());
-                excused.push(base..end.unwrap_or(Position::new(base.run() + 1, 0)));
-            }
         }
         without(missing, &without(missing, &excused))
     }
@@ -210,8 +227,8 @@ fn without(ranges: &[Range<Position>], others: &[Range<Position>]) -> Vec<Range<
             .into_iter()
             .flat_map(|range| {
                 let before = range.start..range.end.min(other.start);
-                let behind = range.start.max(other.end)..range.end;
-                [before, behind]
+                let after = range.start.max(other.end)..range.end;
+                [before, after]
             })
             .filter(|range| range.start < range.end)
             .collect();
@@ -222,47 +239,80 @@ fn without(ranges: &[Range<Position>], others: &[Range<Position>]) -> Vec<Range<
 /// Carries out a verdict: syncs, puts aside, writes down, cuts. From then on every segment ends
 /// with its last intact frame and holds nothing else.
 pub(super) fn repair(
-    journal: &Path,
+    journal: Directory<'_>,
     run: u32,
     survey: &mut Survey,
     verdict: &Verdict,
     metrics: &Metrics,
 ) -> io::Result<()> {
-    let quarantine = Quarantine { directory: journal.join("quarantine"), run, metrics };
+    let quarantine =
+        Quarantine { journal, directory: journal.path.join("quarantine"), run, metrics };
     for Found { header, .. } in &survey.segments {
-        File::open(segment::path(journal, header.base))?.sync_all()?;
+        journal.disk.open(&segment::path(journal.path, header.base), Mode::Read)?.sync_all()?;
     }
     for base in &survey.headless {
-        quarantine.take_file(journal, *base)?;
+        quarantine.take_file(*base)?;
     }
     for (at, found) in survey.segments.iter().enumerate() {
+        if found.scan.unreadable_bytes > 0 {
+            quarantine.keep_unreadable(found)?;
+            continue;
+        }
         let is_corrupt = |range: &Range<Position>| {
             verdict.corrupt.iter().any(|lost| lost.start < range.end && range.start < lost.end)
         };
         let next = survey.segments.get(at + 1).map_or(Position::MAX, |next| next.header.base);
-        quarantine.copy(journal, found, is_corrupt(&(found.header.base..next)))?;
+        quarantine.copy(found, is_corrupt(&(found.header.base..next)))?;
         let end = found.scan.end_position(&found.header);
-        if verdict.corrupt.iter().any(|lost| lost.start == end) {
-            let trailing = found.scan.end..found.scan.file_bytes;
-            quarantine.copy_bytes(journal, found.header.base, trailing, true)?;
+        if let Some(lost) = verdict.corrupt.iter().find(|lost| lost.start == end) {
+            let damaged_end = trailing_damage_end(journal, found, lost.end)?;
+            quarantine.copy_bytes(found.header.base, found.scan.end..damaged_end, true)?;
         }
     }
-    report(verdict, metrics);
+    report(survey, verdict, metrics);
     verdict.history.write(journal)?;
     let last = survey.segments.len().saturating_sub(1);
     for (at, found) in survey.segments.iter_mut().enumerate() {
         // Between a full segment's last frame and its end lies only what was there before.
         let is_full = at < last && verdict.corrupt.is_empty();
-        if !found.scan.holes.is_empty() {
+        if !found.scan.holes.is_empty() || found.scan.unreadable_bytes > 0 {
             rewrite(journal, found, survey.mark_every_bytes)?;
         } else if !is_full && found.scan.end < found.scan.file_bytes {
             cut(journal, found)?;
         }
     }
-    disk::sync_directory(&segment::directory(journal))
+    for path in &survey.unfinished {
+        journal.disk.remove_if_there(path)?;
+    }
+    journal.disk.sync_directory(&segment::directory(journal.path))
 }
 
-fn report(verdict: &Verdict, metrics: &Metrics) {
+/// Where the damage after a segment's last intact frame ends: after the frames that were lost, as far as
+/// their heads can be believed, or else after the last byte that is not zero.
+fn trailing_damage_end(
+    journal: Directory<'_>,
+    found: &Found,
+    lost_end: Position,
+) -> io::Result<u64> {
+    let Found { header, scan } = found;
+    let file = journal.disk.open(&segment::path(journal.path, header.base), Mode::Read)?;
+    let mut frames = Frames::new(Source::strict(file), header.salt);
+    let (mut at, mut expected) = (scan.end, scan.end_position(header));
+    while expected < lost_end {
+        let head = frames.head_at(at, scan.file_bytes, expected)?;
+        let Some(head) = head.filter(|head| head.position == expected) else {
+            return frames.last_content(at, scan.file_bytes);
+        };
+        (at, expected) = (head.end, expected.next());
+    }
+    Ok(at)
+}
+
+fn report(survey: &Survey, verdict: &Verdict, metrics: &Metrics) {
+    for path in &survey.foreign {
+        tracing::warn!(path = %path.display(),
+            "a file that the journal did not make lies among its segments; it is neither read nor removed");
+    }
     let all = (Position::default(), Position::MAX);
     for lost in &verdict.corrupt {
         let records = index::count([lost].into_iter(), all.0, all.1);
@@ -275,9 +325,9 @@ fn report(verdict: &Verdict, metrics: &Metrics) {
     }
 }
 
-/// Cuts a segment behind its last intact frame.
-fn cut(journal: &Path, found: &mut Found) -> io::Result<()> {
-    let file = disk::open_or_create(&segment::path(journal, found.header.base))?;
+/// Cuts a segment after its last intact frame.
+fn cut(journal: Directory<'_>, found: &mut Found) -> io::Result<()> {
+    let file = journal.disk.open(&segment::path(journal.path, found.header.base), Mode::Create)?;
     file.set_len(found.scan.end)?;
     file.sync_all()?;
     found.scan.file_bytes = found.scan.end;
@@ -285,33 +335,46 @@ fn cut(journal: &Path, found: &mut Found) -> io::Result<()> {
 }
 
 /// Replaces a segment by one that holds its intact frames alone.
-fn rewrite(journal: &Path, found: &mut Found, mark_every_bytes: u64) -> io::Result<()> {
-    let path = segment::path(journal, found.header.base);
+fn rewrite(journal: Directory<'_>, found: &mut Found, mark_every_bytes: u64) -> io::Result<()> {
+    let path = segment::path(journal.path, found.header.base);
     let temporary = path.with_extension("tmp");
-    let mut damaged = File::open(&path)?;
-    let mut whole = disk::open_or_create(&temporary)?;
-    whole.set_len(0)?;
-    whole.write_all(&found.header.encode())?;
-    let mut at = HEADER_BYTES;
+    let mut damaged = Source::salvaging(journal.disk.open(&path, Mode::Read)?);
+    let whole = journal.disk.open(&temporary, Mode::Truncate)?;
+    whole.write_at(&found.header.encode(), 0)?;
+    let (mut at, mut len) = (HEADER_BYTES, HEADER_BYTES);
     let end = found.scan.end..found.scan.end;
     for hole in found.scan.holes.iter().chain([&end]) {
-        copy_range(&mut damaged, at..hole.start, &mut whole)?;
+        copy_range(&mut damaged, at..hole.start, &*whole, len)?;
+        len += hole.start - at;
         at = hole.end;
     }
     whole.sync_all()?;
-    fs::rename(&temporary, &path)?;
-    let complete_at = None;
-    found.scan = segment::scan(File::open(&path)?, &found.header, complete_at, mark_every_bytes)?;
+    journal.disk.rename(&temporary, &path)?;
+    let (file, complete_at) = (journal.disk.open(&path, Mode::Read)?, None);
+    found.scan = segment::scan(file, &found.header, complete_at, mark_every_bytes)?;
     Ok(())
 }
 
-fn copy_range(from: &mut File, bytes: Range<u64>, to: &mut File) -> io::Result<()> {
-    from.seek(SeekFrom::Start(bytes.start))?;
-    io::copy(&mut from.take(bytes.end - bytes.start), to).map(drop)
+fn copy_range(
+    from: &mut Source,
+    bytes: Range<u64>,
+    to: &dyn DiskFile,
+    offset: u64,
+) -> io::Result<()> {
+    let mut buffer = vec![0; (bytes.end - bytes.start).min(COPIED_AT_ONCE) as usize];
+    let mut at = bytes.start;
+    while at < bytes.end {
+        buffer.truncate((bytes.end - at) as usize);
+        from.read(&mut buffer, at)?;
+        to.write_at(&buffer, offset + at - bytes.start)?;
+        at += buffer.len() as u64;
+    }
+    Ok(())
 }
 
-/// Where damaged bytes are kept for whoever wants to look at them.
+/// Where damaged bytes are kept for inspection.
 struct Quarantine<'a> {
+    journal: Directory<'a>,
     directory: PathBuf,
     run: u32,
     metrics: &'a Metrics,
@@ -319,46 +382,54 @@ struct Quarantine<'a> {
 
 impl Quarantine<'_> {
     /// Copies the damage between a segment's intact frames.
-    fn copy(&self, journal: &Path, found: &Found, is_corrupt: bool) -> io::Result<()> {
+    fn copy(&self, found: &Found, is_corrupt: bool) -> io::Result<()> {
         for hole in &found.scan.holes {
-            self.copy_bytes(journal, found.header.base, hole.clone(), is_corrupt)?;
+            self.copy_bytes(found.header.base, hole.clone(), is_corrupt)?;
         }
         Ok(())
     }
 
-    fn copy_bytes(
-        &self,
-        journal: &Path,
-        base: Position,
-        bytes: Range<u64>,
-        is_corrupt: bool,
-    ) -> io::Result<()> {
+    fn copy_bytes(&self, base: Position, bytes: Range<u64>, is_corrupt: bool) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
         let path = self.path(base, bytes.start)?;
-        let mut copy = disk::open_or_create(&path)?;
-        copy_range(&mut File::open(segment::path(journal, base))?, bytes.clone(), &mut copy)?;
+        let Directory { disk, path: journal } = self.journal;
+        let mut segment = Source::strict(disk.open(&segment::path(journal, base), Mode::Read)?);
+        let copy = disk.open(&path, Mode::Truncate)?;
+        copy_range(&mut segment, bytes.clone(), &*copy, 0)?;
         copy.sync_all()?;
-        disk::sync_directory(&self.directory)?;
+        disk.sync_directory(&self.directory)?;
         self.count(&path, bytes.end - bytes.start, is_corrupt);
         Ok(())
     }
 
+    /// Gives the file of a segment that cannot be read throughout a second name here. The segment is
+    /// written anew from what can be read, and nothing is lost of what may be read one day.
+    fn keep_unreadable(&self, found: &Found) -> io::Result<()> {
+        let path = self.path(found.header.base, 0)?;
+        self.journal.disk.link(&segment::path(self.journal.path, found.header.base), &path)?;
+        self.journal.disk.sync_directory(&self.directory)?;
+        self.metrics.journal_errors_total.with_label_values(&["read"]).inc();
+        self.count(&path, found.scan.unreadable_bytes, true);
+        Ok(())
+    }
+
     /// Moves a whole file whose frames cannot be read.
-    fn take_file(&self, journal: &Path, base: Position) -> io::Result<()> {
+    fn take_file(&self, base: Position) -> io::Result<()> {
         let path = self.path(base, 0)?;
+        let Directory { disk, path: journal } = self.journal;
         let segment = segment::path(journal, base);
-        let bytes = fs::metadata(&segment)?.len();
-        fs::rename(segment, &path)?;
-        disk::sync_directory(&self.directory)?;
+        let bytes = disk.metadata(&segment)?.bytes;
+        disk.rename(&segment, &path)?;
+        disk.sync_directory(&self.directory)?;
         self.metrics.journal_errors_total.with_label_values(&["read"]).inc();
         self.count(&path, bytes, true);
         Ok(())
     }
 
     fn path(&self, base: Position, offset: u64) -> io::Result<PathBuf> {
-        disk::create_directory(&self.directory)?;
+        self.journal.disk.create_directory(&self.directory)?;
         let name = format!("{:016x}-{offset}-found-by-run-{}", base.as_u64(), self.run);
         Ok(self.directory.join(name))
     }

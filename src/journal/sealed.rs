@@ -5,11 +5,15 @@
 //! the CRC covers kind, version, length and payload. The envelope is the same in all versions, so
 //! that an older program can tell a newer file from a damaged one.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{io::ErrorKind, path::Path};
 
 use uuid::Uuid;
 
-use super::{OpenError, Position, disk};
+use super::{
+    OpenError, Position,
+    disk::{Directory, Disk},
+    salvage,
+};
 
 /// The format of files and frames that this program writes, and the newest that it reads.
 pub(super) const FORMAT_VERSION: u32 = 1;
@@ -44,7 +48,7 @@ pub(super) fn seal_as(version: u32, kind: Kind, payload: &[u8]) -> Vec<u8> {
     sealed
 }
 
-/// The payload of a sealed text; bytes behind it do not matter.
+/// The payload of a sealed text; bytes after it do not matter.
 pub(super) fn unseal(kind: Kind, bytes: &[u8]) -> Result<&[u8], Unsealed> {
     let (envelope, rest) = bytes.split_first_chunk::<ENVELOPE_BYTES>().ok_or(Unsealed::Damaged)?;
     let mut fields = Fields(&envelope[12..]);
@@ -61,20 +65,24 @@ pub(super) fn unseal(kind: Kind, bytes: &[u8]) -> Result<&[u8], Unsealed> {
 
 /// Replaces the sealed file `name` durably.
 pub(super) fn write(
-    directory: &Path,
+    journal: Directory<'_>,
     name: &str,
     kind: Kind,
     payload: &[u8],
 ) -> std::io::Result<()> {
-    disk::replace(directory, name, &seal(kind, payload))
+    journal.replace(name, &seal(kind, payload))
 }
 
 /// The payload of a sealed file; `None` when it is missing or damaged (which is reported here:
 /// everything that is read so can be done without, or rebuilt).
-pub(super) fn read(path: &Path, kind: Kind) -> Result<Option<Vec<u8>>, OpenError> {
-    let bytes = match fs::read(path) {
+pub(super) fn read(disk: &dyn Disk, path: &Path, kind: Kind) -> Result<Option<Vec<u8>>, OpenError> {
+    let bytes = match salvage::read(disk, path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if salvage::is_unreadable(&error) => {
+            tracing::error!(path = %path.display(), %error, "a file of the journal cannot be read and is not used");
+            return Ok(None);
+        }
         Err(source) => return Err(OpenError::Io { path: path.into(), source }),
     };
     match unseal(kind, &bytes) {

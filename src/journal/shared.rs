@@ -1,20 +1,18 @@
 //! What callers, the writer and the keeper share, and what they do with it.
 //!
-//! Locks are taken in this order, and none is held while a file is read or written, but for
-//! `persist` and the spares' `making`, which are held for just that: `persist`, `who`, `committed`,
-//! `index`, queue; `making` alone.
+//! Locks are taken in this order: `persist` or the spares' `making`, `who`, `committed`, `index`, then
+//! `durable` or the queue's. Only `persist`, `making`, `history` and, in a fork, `who` are held during file I/O.
 
 use std::{
-    collections::BTreeSet,
-    fs::File,
+    collections::{BTreeSet, VecDeque},
     io,
     ops::Range,
-    os::unix::fs::FileExt,
     sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    thread::Thread,
+    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -23,32 +21,31 @@ use uuid::Uuid;
 
 use super::{
     Checkpoint, OpenError, Options, Position,
-    bell::Bell,
-    disk,
     fork::{Forked, Request},
     identity::{Identity, Runs},
     index::Index,
     io_at,
+    lock::{Claim, Lock},
     queue::Queue,
     recovery::{self, Found, History, Survey, Verdict},
     segment,
     spares::Spares,
 };
-use crate::metrics::Metrics;
+use crate::{clock, metrics::Metrics, mutant};
 
-/// Reading can begin at so many places of a full segment.
+/// Offsets of a full segment at which reading can begin.
 const MARKS_IN_SEGMENT: u64 = 256;
 
-/// Who the journal is.
+/// The journal's identity, its runs, and its checkpoint.
 #[derive(Debug)]
-pub(super) struct Who {
+pub(super) struct IdentityState {
     pub(super) identity: Identity,
     runs: Runs,
     /// As it is on disk, or as a fork made it.
     pub(super) checkpoint: Option<Checkpoint>,
 }
 
-impl Who {
+impl IdentityState {
     pub(super) fn run_id(&self, run: u32) -> Option<Uuid> {
         let own = self.runs.own(run).map(|own| self.identity.run_id(own));
         let committed = self.checkpoint.as_ref().filter(|found| found.position.run() == run);
@@ -72,9 +69,9 @@ impl Who {
 #[derive(Debug)]
 pub(super) struct Committed {
     pub(super) position: Position,
-    /// Before the last transaction: a broker that is killed may yet forget the end of that one.
+    /// The position before the last transaction. A broker that is killed may still forget its commit.
     confirmed: Position,
-    /// What is to be persisted.
+    /// A newer checkpoint that is not on disk yet.
     moved: Option<Checkpoint>,
     /// The position of the checkpoint on disk, if there is one.
     persisted: Option<Position>,
@@ -88,56 +85,64 @@ pub(super) struct Shared {
     pub(super) run: u32,
     /// The run's id as in its file.
     pub(super) own_run_id: Uuid,
+    claim: Claim,
     persist: Mutex<()>,
-    pub(super) who: RwLock<Who>,
+    pub(super) who: RwLock<IdentityState>,
     pub(super) committed: Mutex<Committed>,
-    /// Tells whoever waits for it where the committed watermark is.
+    /// Positions that were settled without a commit, the latest last.
+    pub(super) set_aside: Mutex<VecDeque<Position>>,
+    /// Sends the committed watermark to callers that wait for it.
     pub(super) committed_moved: watch::Sender<Position>,
     pub(super) index: Mutex<Index>,
     pub(super) queue: Queue,
-    durable: AtomicU64,
-    /// How many threads wait for the durable watermark, so that the writer need not ask.
-    waiting: AtomicUsize,
-    watermark: Mutex<()>,
-    watermark_moved: Condvar,
+    durable: Mutex<Position>,
+    durable_moved: Condvar,
     pub(super) spares: Spares,
     /// What the active segment has left, in bytes.
     pub(super) active_left_bytes: AtomicU64,
-    pub(super) keeper_bell: Bell,
+    pub(super) keeper: OnceLock<Thread>,
+    pub(super) is_stopping: AtomicBool,
     pub(super) failure: watch::Sender<Option<String>>,
     history: Mutex<History>,
-    #[cfg(test)]
-    pub(super) faults: super::tests::Faults,
 }
 
 impl Shared {
     /// Recovers what is on disk and takes a run.
-    pub(super) fn open(options: Options, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
-        let journal = options.directory.clone();
-        let at = || io_at(&journal);
-        disk::create_directory(&segment::directory(&journal)).map_err(at())?;
-        Runs::create_directory(&journal).map_err(at())?;
-        let identity = match Identity::read(&journal)? {
+    pub(super) fn open(
+        options: Options,
+        metrics: Arc<Metrics>,
+        lock: &Lock,
+    ) -> Result<Self, OpenError> {
+        let journal = options.directory();
+        let at = || io_at(journal.path);
+        journal.disk.create_directory(&segment::directory(journal.path)).map_err(at())?;
+        Runs::create_directory(journal).map_err(at())?;
+        let identity = match Identity::read(journal)? {
             Some(identity) => identity,
-            None => bear(&options).map_err(at())?,
+            None => create_identity(&options).map_err(at())?,
         };
-        let mut runs = Runs::read(&journal)?;
-        let found = Checkpoint::read(&journal, identity.id)?;
-        let mut survey = Survey::make(&journal, options.segment_bytes / MARKS_IN_SEGMENT)?;
-        survey.bases().for_each(|base| runs.add(base.run(), None));
+        let mut runs = Runs::read(journal)?;
+        let found = Checkpoint::read(journal, identity.id)?;
+        let history = History::read(journal)?;
+        let bases = segment::bases(journal).map_err(at())?;
+        let reached = found.as_ref().map(|found| found.position).or(identity.start);
+        bases.into_iter().chain(reached).for_each(|position| runs.add(position.run(), None));
+        let run = runs.take(journal, options.random_uuid())?;
+        let survey = Survey::make(journal, options.segment_bytes / MARKS_IN_SEGMENT);
+        let mut survey = survey.inspect_err(|_| {
+            // Nothing has changed: a start that is refused over and over takes no runs.
+            journal.disk.remove(&Runs::path(journal.path, run)).ok();
+        })?;
         for Found { header, .. } in &survey.segments {
             runs.add(header.base.run(), Some(header.run_id));
         }
-        let checkpoint = found.or_else(|| Who::forked_checkpoint(&identity, &runs));
+        let checkpoint = found.or_else(|| IdentityState::forked_checkpoint(&identity, &runs));
         let committed = checkpoint.as_ref().map(|found| found.position);
-        runs.add(committed.unwrap_or_default().run(), None);
-        let verdict = Verdict::reach(&survey, &History::read(&journal)?, committed);
-
-        let run = runs.take(&journal)?;
-        recovery::repair(&journal, run, &mut survey, &verdict, &metrics).map_err(at())?;
+        let verdict = Verdict::reach(&survey, &history, committed);
+        recovery::repair(journal, run, &mut survey, &verdict, &metrics).map_err(at())?;
         let needed: BTreeSet<_> = survey.bases().chain(committed).map(Position::run).collect();
-        runs.mend(&journal, needed.first().copied().unwrap_or(run)).map_err(at())?;
-        let spares = Spares::adopt(&options, run, &survey.others).map_err(at())?;
+        runs.mend(journal, needed.first().copied().unwrap_or(run)).map_err(at())?;
+        let spares = Spares::adopt(&options, run, &survey.spares).map_err(at())?;
 
         let start = Position::new(run, 0);
         let mut index = Index::new(start, options.segment_bytes / MARKS_IN_SEGMENT);
@@ -156,28 +161,28 @@ impl Shared {
         metrics.journal_capacity_bytes.set(options.max_bytes as i64);
         // INVARIANT: `take` has just added it.
         let own_run_id = runs.own(run).expect("the run that was taken");
+        let claim = Claim::new(journal, lock, run).map_err(at())?;
         let shared = Self {
-            queue: Queue::new(start, index.bytes(), options.append_timeout),
+            claim,
+            queue: Queue::new(start, index.bytes()),
             options,
             metrics,
             run,
             own_run_id,
             persist: Mutex::default(),
-            who: RwLock::new(Who { identity, runs, checkpoint }),
+            who: RwLock::new(IdentityState { identity, runs, checkpoint }),
+            set_aside: Mutex::default(),
             committed_moved: watch::Sender::new(committed.position),
             committed: Mutex::new(committed),
             index: Mutex::new(index),
-            durable: AtomicU64::new(start.as_u64()),
-            waiting: AtomicUsize::new(0),
-            watermark: Mutex::default(),
-            watermark_moved: Condvar::new(),
+            durable: Mutex::new(start),
+            durable_moved: Condvar::new(),
             spares,
             active_left_bytes: AtomicU64::new(0),
-            keeper_bell: Bell::default(),
+            keeper: OnceLock::new(),
+            is_stopping: AtomicBool::new(false),
             failure: watch::Sender::new(None),
             history: Mutex::new(verdict.history),
-            #[cfg(test)]
-            faults: super::tests::Faults::default(),
         };
         shared.limit_bytes();
         shared.limit_space();
@@ -186,7 +191,7 @@ impl Shared {
     }
 
     pub(super) fn durable(&self) -> Position {
-        Position::from_u64(self.durable.load(Ordering::Acquire))
+        *self.durable.lock()
     }
 
     pub(super) fn pending(&self) -> u64 {
@@ -196,35 +201,25 @@ impl Shared {
     }
 
     /// Records that have just become durable may be read from now on.
-    pub(super) fn made_durable(&self, positions: Range<Position>, bytes: u64) {
+    pub(super) fn advance_durable(&self, positions: Range<Position>, bytes: u64) {
         let end = positions.end;
         self.index.lock().extend(positions, bytes);
-        self.durable.store(end.as_u64(), Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            // Whoever counted itself holds the lock until it waits.
-            drop(self.watermark.lock());
-            self.watermark_moved.notify_all();
-        }
+        *self.durable.lock() = end;
+        self.durable_moved.notify_all();
     }
 
     pub(super) fn wait_durable(&self, beyond: Position, timeout: Duration) -> bool {
-        if self.durable() > beyond {
-            return true;
-        }
-        let deadline = Instant::now() + timeout;
-        let mut guard = self.watermark.lock();
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let is_durable = || self.durable.load(Ordering::SeqCst) > beyond.as_u64();
-        while !is_durable() {
-            if self.watermark_moved.wait_until(&mut guard, deadline).timed_out() {
+        let deadline = clock::now() + timeout;
+        let mut durable = self.durable.lock();
+        while *durable <= beyond {
+            if !clock::wait_until(&self.durable_moved, &mut durable, deadline) {
                 break;
             }
         }
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        is_durable()
+        *durable > beyond
     }
 
-    pub(super) fn settle(&self, checkpoint: Checkpoint) {
+    pub(super) fn advance_committed(&self, checkpoint: Checkpoint) {
         let mut committed = self.committed.lock();
         if checkpoint.position < committed.position {
             return;
@@ -237,7 +232,7 @@ impl Shared {
         self.limit_bytes();
     }
 
-    pub(super) fn opened_by_publisher(&self, position: Position) -> u64 {
+    pub(super) fn reset_committed(&self, position: Position) -> u64 {
         let mut committed = self.committed.lock();
         committed.publisher_has_opened = true;
         let (found_committed, _) = self.move_to(&mut committed, position);
@@ -261,7 +256,7 @@ impl Shared {
     }
 
     pub(super) fn take_fork(&self) -> io::Result<Option<Forked>> {
-        let journal = &self.options.directory;
+        let journal = self.options.directory();
         let _persist = self.persist.lock();
         let Some(request) = Request::read(journal).map_err(io::Error::other)? else {
             return Ok(None);
@@ -279,7 +274,7 @@ impl Shared {
         let from = request.from.clamp(oldest, end);
         let identity = Identity { id: request.new_id, label: request.label, start: Some(from) };
         identity.write(journal)?;
-        who.checkpoint = Who::forked_checkpoint(&identity, &who.runs);
+        who.checkpoint = IdentityState::forked_checkpoint(&identity, &who.runs);
         who.identity = identity;
         let mut committed = self.committed.lock();
         let (left_out, repeated) = self.move_to(&mut committed, from);
@@ -297,7 +292,7 @@ impl Shared {
         let _persist = self.persist.lock();
         let id = self.who.read().identity.id;
         let Some(checkpoint) = self.committed.lock().moved.clone() else { return Ok(()) };
-        checkpoint.write(&self.options.directory, id)?;
+        checkpoint.write(self.options.directory(), id)?;
         self.who.write().checkpoint = Some(checkpoint.clone());
         let mut committed = self.committed.lock();
         committed.persisted = Some(checkpoint.position);
@@ -305,9 +300,13 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes spares of the segments that lie wholly before the checkpoint and the last transaction;
-    /// of that one's too where room is short.
+    /// Makes spares of the segments that lie wholly before the checkpoint and before the last transaction.
+    /// If room is short, segments of the last transaction are recycled too.
     pub(super) fn recycle(&self) -> io::Result<()> {
+        // Held until the files are ready, so that the writer waits for them instead of finding no room.
+        let _making = self.spares.making();
+        // Without room for another segment, accepting new records comes first.
+        let is_short = self.spares.room_bytes() == 0;
         let mut settled = Vec::new();
         {
             let committed = self.committed.lock();
@@ -315,11 +314,10 @@ impl Shared {
             else {
                 return Ok(());
             };
-            // Where there is no room for another segment, accepting comes first.
-            let is_short = self.spares.room_bytes() == 0;
             let limit =
                 persisted.min(if is_short { committed.position } else { committed.confirmed });
             let mut index = self.index.lock();
+            let limit = if mutant::is("recycled too early") { index.end() } else { limit };
             settled.extend(std::iter::from_fn(|| index.pop_before(limit)));
         }
         self.spares.recycle(&settled)
@@ -333,11 +331,27 @@ impl Shared {
         self.queue.bytes_limit.store(limit, Ordering::Relaxed);
     }
 
+    /// Whether all records may be recycled, and the writer has a segment of them to recycle.
+    fn is_settled(&self) -> bool {
+        let committed = self.committed.lock();
+        let index = self.index.lock();
+        let persisted = committed.persisted.filter(|_| committed.publisher_has_opened);
+        index.is_appended_to()
+            && persisted.is_some_and(|persisted| {
+                index.count(persisted.min(committed.position), index.end()) == 0
+            })
+    }
+
     /// Brings the limit of bytes up to date with what the file system has left.
     pub(super) fn limit_space(&self) {
+        let room = self.spares.room_bytes();
+        let mut left = self.active_left_bytes.load(Ordering::Relaxed);
+        if room == 0 && self.is_settled() {
+            // The writer recycles the active segment itself.
+            left = left.max(self.options.segment_bytes - segment::HEADER_BYTES);
+        }
         let written = self.index.lock().bytes();
-        let left = self.active_left_bytes.load(Ordering::Relaxed);
-        let limit = written.saturating_add(left).saturating_add(self.spares.room_bytes());
+        let limit = written.saturating_add(left).saturating_add(room);
         self.queue.space_limit.store(limit, Ordering::Relaxed);
     }
 
@@ -353,7 +367,19 @@ impl Shared {
         metrics.journal_pending_callbacks.set(pending as i64);
     }
 
-    /// From now on nothing is acknowledged.
+    /// Lets the keeper begin its next round at once.
+    pub(super) fn wake_keeper(&self) {
+        if let Some(keeper) = self.keeper.get() {
+            keeper.unpark();
+        }
+    }
+
+    /// An error unless this process is the only one that has the journal.
+    pub(super) fn check_claim(&self) -> io::Result<()> {
+        self.claim.check(&*self.options.disk)
+    }
+
+    /// Stops acknowledging for ever, and tells [`Journal::failed`](super::Journal::failed).
     pub(super) fn fail(&self, reason: String) {
         tracing::error!(%reason, "the journal can no longer be trusted");
         self.queue.abandon();
@@ -370,40 +396,21 @@ impl Shared {
         let mut history = self.history.lock();
         if self.failure.borrow().is_none() && durable.index() > 0 {
             history.ends.insert(self.run, durable);
-            if let Err(error) = history.write(&self.options.directory) {
-                tracing::warn!(%error, "the journal's end cannot be written down");
+            if let Err(error) = history.write(self.options.directory()) {
+                tracing::warn!(%error, "the end of this run cannot be written to the journal's history");
             }
         }
     }
-
-    pub(super) fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        #[cfg(test)]
-        if let Some(error) = self.faults.write.lock().take() {
-            file.write_all_at(&bytes[..bytes.len() / 2], offset)?;
-            return Err(error);
-        }
-        file.write_all_at(bytes, offset)
-    }
-
-    pub(super) fn sync(&self, file: &File) -> io::Result<()> {
-        #[cfg(test)]
-        drop(self.faults.hang.lock());
-        #[cfg(test)]
-        if let Some(error) = self.faults.sync.lock().take() {
-            return Err(error);
-        }
-        file.sync_data()
-    }
 }
 
-/// Gives a directory its identity. Where records are already, theirs is lost.
-fn bear(options: &Options) -> io::Result<Identity> {
-    if std::fs::read_dir(segment::directory(&options.directory))?.next().is_some() {
+/// Creates an identity. If the directory already holds segments, their identity is lost.
+fn create_identity(options: &Options) -> io::Result<Identity> {
+    if !options.disk.list(&segment::directory(&options.directory))?.is_empty() {
         tracing::error!(
             "the journal's identity is lost; it gets another, and publishes from the oldest record that is left"
         );
     }
-    let identity = Identity::born(&options.label);
-    identity.write(&options.directory)?;
+    let identity = Identity::born(options);
+    identity.write(options.directory())?;
     Ok(identity)
 }

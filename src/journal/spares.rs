@@ -4,14 +4,14 @@
 //! everything else in the file system; and a full disk shows here, ahead of time.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
-use super::{Options, disk, segment, segment::Header};
+use super::{Options, disk, disk::Mode, segment, segment::Header};
 
 /// Spares that are made ahead.
 const READY: usize = 1;
@@ -20,9 +20,7 @@ const KEPT: usize = 3;
 
 #[derive(Debug)]
 pub(super) struct Spares {
-    journal: PathBuf,
-    segment_bytes: u64,
-    min_free_bytes: u64,
+    options: Options,
     files: Mutex<Vec<PathBuf>>,
     /// Held while a file is made, so that who needs one waits for it instead of making another.
     making: Mutex<()>,
@@ -32,18 +30,16 @@ pub(super) struct Spares {
 }
 
 impl Spares {
-    /// Takes over the spare files of an earlier run, and removes `others` that are of no use.
-    pub(super) fn adopt(options: &Options, run: u32, others: &[PathBuf]) -> io::Result<Self> {
+    /// Takes over the spare files of an earlier run that are of use, and removes the others.
+    pub(super) fn adopt(options: &Options, run: u32, found: &[PathBuf]) -> io::Result<Self> {
         let spares = Self {
-            journal: options.directory.clone(),
-            segment_bytes: options.segment_bytes,
-            min_free_bytes: options.min_free_bytes,
+            options: options.clone(),
             files: Mutex::default(),
             making: Mutex::default(),
             run,
             next: AtomicU64::new(0),
         };
-        for path in others {
+        for path in found {
             spares.put(path)?;
         }
         Ok(spares)
@@ -57,6 +53,11 @@ impl Spares {
         }
         let _making = self.making.lock();
         ready().map_or_else(|| self.make(), Ok)
+    }
+
+    /// No spare is made or put by while this is held.
+    pub(super) fn making(&self) -> MutexGuard<'_, ()> {
+        self.making.lock()
     }
 
     /// Makes the spares that should be ready.
@@ -73,18 +74,19 @@ impl Spares {
     /// when their new names are durable: a header never lies about a segment that has its name.
     pub(super) fn recycle(&self, settled: &[Header]) -> io::Result<()> {
         // One that fails stays until the next start; it keeps no other.
-        let put = |header: &Header| self.put(&segment::path(&self.journal, header.base));
+        let put = |header: &Header| self.put(&segment::path(&self.options.directory, header.base));
         settled.iter().map(put).fold(Ok(()), Result::and)
     }
 
     fn put(&self, path: &Path) -> io::Result<()> {
-        let usable = fs::metadata(path)?.len() == self.segment_bytes;
+        let disk = &self.options.disk;
+        let usable = disk.metadata(path)?.bytes == self.options.segment_bytes;
         if !usable || self.len() >= KEPT {
-            return fs::remove_file(path);
+            return disk.remove(path);
         }
         let spare = self.name();
-        fs::rename(path, &spare)?;
-        disk::sync_directory(&segment::directory(&self.journal))?;
+        disk.rename(path, &spare)?;
+        disk.sync_directory(&segment::directory(&self.options.directory))?;
         self.files.lock().push(spare);
         Ok(())
     }
@@ -94,9 +96,9 @@ impl Spares {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let path = self.name();
-        let mut file = disk::create_new(&path)?;
-        if let Err(error) = disk::allocate(&mut file, self.segment_bytes) {
-            fs::remove_file(&path)?;
+        let file = self.options.disk.open(&path, Mode::CreateNew)?;
+        if let Err(error) = disk::allocate(&*file, self.options.segment_bytes) {
+            self.options.disk.remove(&path)?;
             return Err(error);
         }
         Ok(path)
@@ -104,14 +106,15 @@ impl Spares {
 
     /// How many more segments the file system has room for. 0 if it does not say.
     fn room(&self) -> u64 {
-        let free = disk::free_bytes(&self.journal).unwrap_or(0);
-        free.saturating_sub(self.min_free_bytes) / self.segment_bytes
+        let Options { disk, directory, min_free_bytes, segment_bytes, .. } = &self.options;
+        let free = disk.file_system(directory).map_or(0, |found| found.free_bytes);
+        free.saturating_sub(*min_free_bytes) / segment_bytes
     }
 
     /// Bytes of frames that there is room for in segments to come.
     pub(super) fn room_bytes(&self) -> u64 {
         let segments = self.room().saturating_add(self.len() as u64);
-        segments.saturating_mul(self.segment_bytes - segment::HEADER_BYTES)
+        segments.saturating_mul(self.options.segment_bytes - segment::HEADER_BYTES)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -121,6 +124,13 @@ impl Spares {
     /// A name that no file has, nor ever had.
     fn name(&self) -> PathBuf {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        segment::directory(&self.journal).join(format!("spare-{}-{number}", self.run))
+        segment::directory(&self.options.directory).join(format!("spare-{}-{number}", self.run))
     }
+}
+
+/// Whether a file has the name of a spare.
+pub(super) fn is_spare(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let numbers = name.and_then(|name| name.strip_prefix("spare-")?.split_once('-'));
+    numbers.is_some_and(|(run, number)| run.parse::<u32>().is_ok() && number.parse::<u64>().is_ok())
 }

@@ -78,6 +78,15 @@ impl<'a> Document<'a> {
         Scanner { document, at: 0, open: Vec::new() }.scan()
     }
 
+    /// How many values and keys there are; the elements are among them.
+    pub(super) fn values(&self) -> usize {
+        self.notes.len()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(super) fn root(&'a self) -> Value<'a> {
         Value { document: self, at: 0 }
     }

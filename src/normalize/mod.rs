@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** pure. No clock, no I/O; the same callback always yields the same items.
 
+mod amplification;
 mod contract;
 mod envelope;
 mod error_codes;
@@ -35,85 +36,133 @@ use crate::{
 
 /// Above it a body is one dead letter: nothing that Meta sends comes near.
 const ELEMENTS_MAX: usize = 20_000;
-/// `{},` is the shortest element: a shorter body cannot hold too many.
-const ELEMENT_BYTES_MIN: usize = 3;
-/// What a compressed body may become.
-const DECODED_BYTES_MAX: u64 = 32 << 20;
 
-/// Gives every item of a callback to `each`, in order; a callback without any element, or unknown
-/// member, gives none.
-pub fn normalize(callback: &Callback<'_>, each: &mut dyn FnMut(Item<'_>)) {
-    let whole = |reason, detail: String| {
-        Item::DeadLetter(DeadLetter::of_callback(callback, reason, Stage::Normalize, detail))
-    };
-    let body = match decoded(callback) {
-        Ok(body) => body,
-        Err(detail) => return each(whole(Reason::BadEncoding, detail)),
-    };
-    if json::is_blank(&body) {
-        return;
-    }
-    let document = match Document::parse(&body) {
-        Ok(document) => document,
-        Err(Unreadable::NotJson { at }) => {
-            return each(whole(Reason::InvalidJson, format!("not JSON from byte {at} on")));
-        }
-        Err(Unreadable::TooManyValues) => {
-            return each(whole(Reason::TooManyElements, "too many values".to_owned()));
-        }
-    };
-    let root = document.root();
-    if body.len() / ELEMENT_BYTES_MIN > ELEMENTS_MAX && count(root) > ELEMENTS_MAX {
-        return each(whole(Reason::TooManyElements, format!("more than {ELEMENTS_MAX} elements")));
-    }
-    let mut reading =
-        Reading { callback, strict: document.is_strict(), scope: Scope::default(), each };
-    if !envelope::walk(root, &mut |part| reading.part(part)) {
-        (reading.each)(whole(Reason::Unrecognized, "JSON, but no callback".to_owned()));
+/// A callback's body, decompressed if its header says that it is compressed.
+#[derive(Debug)]
+pub struct Body<'a>(Result<Cow<'a, [u8]>, String>);
+
+/// A body, read as JSON.
+#[derive(Debug)]
+pub struct Parsed<'a>(Result<Option<Document<'a>>, (Reason, String)>);
+
+/// Decompresses a callback's body, which may become `max_bytes`.
+pub fn decode<'a>(callback: &Callback<'a>, max_bytes: usize) -> Body<'a> {
+    Body(decoded(callback, max_bytes))
+}
+
+/// The same for a dead letter. The body of one that was taken out of its callback is not compressed.
+pub fn decode_letter<'a>(letter: &KeptLetter<'a>, max_bytes: usize) -> Body<'a> {
+    match letter.place {
+        None => decode(&letter.callback, max_bytes),
+        Some(_) => Body(Ok(Cow::Borrowed(letter.callback.body))),
     }
 }
 
-/// The same for one element that was taken out of its callback as a dead letter. A letter without
-/// an element is [normalized](normalize) as the callback that it is.
-pub fn normalize_letter<'a>(letter: &'a KeptLetter<'a>, each: &mut dyn FnMut(Item<'_>)) {
+/// Reads a body as JSON.
+pub fn parse<'a>(body: &'a Body<'_>) -> Parsed<'a> {
+    Parsed(match &body.0 {
+        Err(detail) => Err((Reason::BadEncoding, detail.clone())),
+        Ok(body) if json::is_blank(body) => Ok(None),
+        Ok(body) => match Document::parse(body) {
+            Ok(document) => Ok(Some(document)),
+            Err(Unreadable::NotJson { at }) => {
+                Err((Reason::InvalidJson, format!("not JSON from byte {at} on")))
+            }
+            Err(Unreadable::TooManyValues) => {
+                Err((Reason::TooManyElements, "too many values".to_owned()))
+            }
+        },
+    })
+}
+
+/// The items of a callback, in order. A callback without any element or unknown member has none.
+pub fn items<'a>(callback: &'a Callback<'a>, parsed: &'a Parsed<'a>) -> Vec<Item<'a>> {
+    let whole = |reason, detail: String| {
+        let letter = DeadLetter::of_callback(callback, reason, Stage::Normalize, detail);
+        vec![Item::DeadLetter(letter)]
+    };
+    let document = match &parsed.0 {
+        Ok(Some(document)) => document,
+        Ok(None) => return Vec::new(),
+        Err((reason, detail)) => return whole(*reason, detail.clone()),
+    };
+    let root = document.root();
+    // Each element is a value, so a body of ordinary size is not walked twice.
+    let values = document.values();
+    let limit = amplification::Limit::of(callback, document);
+    if values > ELEMENTS_MAX || limit.may_be_exceeded_by(values) {
+        let (elements, items) = count(root);
+        if elements > ELEMENTS_MAX {
+            let detail = format!("more than {ELEMENTS_MAX} elements");
+            return whole(Reason::TooManyElements, detail);
+        }
+        if limit.may_be_exceeded_by(items) && limit.is_exceeded(callback, document) {
+            let detail = "its elements repeat what they share too often";
+            return whole(Reason::Amplification, detail.to_owned());
+        }
+    }
+    let mut items = Vec::new();
+    let mut each = |item| items.push(item);
+    let mut reading = Reading {
+        callback,
+        strict: document.is_strict(),
+        scope: Scope::default(),
+        each: &mut each,
+    };
+    if !envelope::walk(root, &mut |part| reading.part(part)) {
+        return whole(Reason::Unrecognized, "JSON, but no callback".to_owned());
+    }
+    items
+}
+
+/// The items of a dead letter: of the one element that was taken out of its callback, or of the
+/// callback.
+pub fn items_of_letter<'a>(letter: &'a KeptLetter<'a>, parsed: &'a Parsed<'a>) -> Vec<Item<'a>> {
     let callback = &letter.callback;
-    let Some(place) = &letter.place else { return normalize(callback, each) };
-    let Ok(document) = Document::parse(callback.body) else {
+    let Some(place) = &letter.place else { return items(callback, parsed) };
+    let Ok(Some(document)) = &parsed.0 else {
         let (reason, detail) = (Reason::InvalidJson, "not JSON");
         let (stage, value) = (Stage::Normalize, Cow::Borrowed(callback.body));
         let place = (place.clone(), EventKind::ChannelEvent.topic());
         let letter = DeadLetter::of_element(callback, reason, stage, detail, value, place);
-        return each(Item::DeadLetter(letter));
+        return vec![Item::DeadLetter(letter)];
     };
+    let mut items = Vec::new();
+    let mut each = |item| items.push(item);
     let strict = document.is_strict();
-    let mut reading = Reading { callback, strict, scope: Scope::of(place), each };
+    let mut reading = Reading { callback, strict, scope: Scope::of(place), each: &mut each };
     let pointer = place.element.clone();
     envelope::visit_alone(document.root(), pointer, letter.was_event, &mut |part| {
         reading.part(part);
     });
+    items
 }
 
-fn count(document: Value<'_>) -> usize {
-    let mut elements = 0;
+/// How many elements a document has, and how many items it gives at most.
+fn count(document: Value<'_>) -> (usize, usize) {
+    let (mut elements, mut items) = (0, 0);
     envelope::walk(document, &mut |part| {
-        elements += usize::from(matches!(part, Part::Element { .. }))
+        elements += usize::from(matches!(part, Part::Element { .. }));
+        items += usize::from(!matches!(part, Part::Scope(_)));
     });
-    elements
+    (elements, items)
 }
 
 /// The body as JSON should be: decompressed, if its header says that it is compressed.
-fn decoded<'a>(callback: &Callback<'a>) -> Result<Cow<'a, [u8]>, String> {
+fn decoded<'a>(callback: &Callback<'a>, max_bytes: usize) -> Result<Cow<'a, [u8]>, String> {
     let encoding = callback.content_encoding.unwrap_or("identity").trim().to_ascii_lowercase();
     match encoding.as_str() {
         "" | "identity" => Ok(Cow::Borrowed(callback.body)),
         "gzip" | "x-gzip" => {
             let mut body = Vec::new();
             let decoder = MultiGzDecoder::new(callback.body);
-            let mut decoder = io::Read::take(decoder, DECODED_BYTES_MAX + 1);
+            let mut decoder = io::Read::take(decoder, max_bytes as u64 + 1);
             io::Read::read_to_end(&mut decoder, &mut body)
                 .map_err(|error| format!("not gzip: {error}"))?;
-            if body.len() as u64 > DECODED_BYTES_MAX {
-                return Err(format!("more than {DECODED_BYTES_MAX} bytes when decompressed"));
+            if body.len() > max_bytes {
+                return Err(format!(
+                    "more than http.max_body_bytes ({max_bytes}) when decompressed"
+                ));
             }
             Ok(Cow::Owned(body))
         }
@@ -127,7 +176,7 @@ struct Reading<'r, 'a> {
     /// Every strict parser reads the whole document, and so each of its elements.
     strict: bool,
     scope: Scope<'a>,
-    each: &'r mut dyn FnMut(Item<'_>),
+    each: &'r mut dyn FnMut(Item<'a>),
 }
 
 impl<'a> Reading<'_, 'a> {

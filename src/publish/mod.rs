@@ -1,34 +1,24 @@
 //! From the journal into Kafka: read in order, normalize, one transaction for the events and the
-//! journal's position behind them.
+//! journal's position after them.
 //!
-//! One thread publishes, because librdkafka's calls block. A second one supervises it: a publisher
-//! that panics, or that shows no sign of life for longer than any call may take, is left behind and a
-//! new one opens, which fences the old. Accepting goes on whatever happens here.
+//! One thread publishes, because librdkafka's calls block. Another supervises it: a publisher that
+//! panics or hangs is abandoned, and a new one opens and fences it. Accepting goes on all the time.
 //!
-//! **Invariant:** a callback is settled only when the position behind it is committed in Kafka;
+//! **Invariant:** a callback is settled only when the position after it is committed in Kafka;
 //! there is no second account of what was acknowledged.
 
+mod account;
 mod batch;
-mod faults;
-mod lag;
-mod memory;
-mod opening;
-mod quarantine;
-pub mod replay;
+mod isolate;
+mod position;
 mod session;
-mod stats;
-mod tally;
-mod topics;
-mod transaction;
-mod window;
+mod sizing;
+mod supervisor;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -36,158 +26,157 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+pub use self::position::PositionMetadata;
 use self::{
-    faults::{Blocked, Obstacle},
-    memory::Memory,
     session::{Ended, Session},
-    tally::Tally,
+    sizing::Learnt,
+    supervisor::Heartbeat,
 };
 use crate::{
+    callback::Callback,
+    clock,
     config::Config,
-    journal::{Journal, Position, fork::Forked},
+    journal::{Directory, Journal, Position, fork::Forked},
+    kafka::{self, Blocked, Cluster, Obstacle, lag, librdkafka},
     metrics::Metrics,
+    normalize,
 };
 
-/// The longest that opening may be silent: each of its calls has a limit, and there are many.
+/// The longest time between two beats while opening: the sum of its calls' limits.
 const SILENT_OPENING: Duration = Duration::from_secs(120);
-/// So many publishers replaced since the last commit page somebody.
-const REPLACED_MAX: u32 = 3;
+/// How often waiting is interrupted to look for a stop.
 const TICK: Duration = Duration::from_millis(100);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// Between two tries where no broker can be reached: Kafka's return is noticed within it.
+/// Between two tries where no broker can be reached.
 const PAUSE_UNREACHABLE: Duration = Duration::from_millis(500);
 /// Between two tries where brokers refuse.
 const PAUSE_REFUSED: Duration = Duration::from_secs(30);
 /// Between two looks at the position where an operator has to decide.
 const PAUSE_OPERATOR: Duration = Duration::from_secs(10);
+/// How long a stop waits for the publisher when nothing is left to publish.
+const IDLE_STOP: Duration = Duration::from_secs(1);
 
 /// The running publisher.
 pub struct Publisher {
-    stop: Arc<Mutex<Option<Instant>>>,
+    shared: Shared,
     supervisor: JoinHandle<()>,
 }
 
 impl Publisher {
-    /// Starts publishing what is in the journal. Never fails: what stands in the way is reported
-    /// and waited for.
+    /// Starts publishing what is in the journal. An obstacle in Kafka is reported and waited for.
     ///
     /// # Errors
-    /// Only when the operating system gives no thread.
+    /// When the operating system gives no thread.
     pub fn start(
         config: Arc<ArcSwap<Config>>,
         journal: Journal,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
-        let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
-        metrics.set_build_info(&librdkafka);
-        let stop = Arc::new(Mutex::new(None));
-        let quarantine = config.load().journal.directory.join("quarantine");
-        let shared = Shared {
-            config,
-            journal,
-            metrics,
-            quarantine,
-            stop: Arc::clone(&stop),
-            blocked: Arc::default(),
-            opened: Arc::default(),
-            life: Arc::default(),
-        };
+        metrics.set_build_info(&kafka::version());
+        account::start_at_zero(&metrics);
+        let shared = Shared::new(config, journal, metrics);
         let watched = shared.clone();
-        thread::Builder::new().name("kafka-lag".to_owned()).spawn(move || lag::watch(&watched))?;
+        thread::Builder::new().name("kafka-lag".to_owned()).spawn(move || {
+            lag::watch(&watched.config, &watched.metrics, |pause| {
+                watched.wait_unless_stopped(pause)
+            });
+        })?;
+        let supervised = shared.clone();
         let supervisor = thread::Builder::new()
             .name("publish-watch".to_owned())
-            .spawn(move || supervise(&shared))?;
-        Ok(Self { stop, supervisor })
+            .spawn(move || supervisor::supervise(&supervised))?;
+        Ok(Self { shared, supervisor })
     }
 
     /// Publishes what is left until `deadline`, commits or aborts, and ends. Blocks until then, or
-    /// a little longer if a call of librdkafka ignores its time limit; what is left stays in the
-    /// journal for the next start.
+    /// 5 s longer if a call of librdkafka exceeds its time limit. What is left stays in the
+    /// journal. If nothing is left it returns within two seconds.
     pub fn stop(self, deadline: Instant) {
-        *self.stop.lock() = Some(deadline);
-        let patience = deadline + Duration::from_secs(5);
-        while !self.supervisor.is_finished() && Instant::now() < patience {
+        *self.shared.stop.lock() = Some(deadline);
+        let idle_until = clock::now() + IDLE_STOP;
+        let until = deadline + Duration::from_secs(5);
+        let waits = || match self.shared.journal.pending() {
+            0 => clock::now() < idle_until,
+            _ => clock::now() < until,
+        };
+        while !self.supervisor.is_finished() && waits() {
             thread::sleep(TICK / 10);
         }
         if !self.supervisor.is_finished() {
-            tracing::warn!("the publisher did not end in time and is left behind");
+            tracing::warn!(
+                "the publisher still waits for Kafka: stopping without it; what is left stays in the journal"
+            );
         }
     }
 }
 
-/// What the publisher's threads share. A copy belongs to one publishing thread's life.
+/// Takes up the fork that the operator asked for, if there is one. Nothing may be published yet, and the
+/// journal may have the labels of another configuration until then.
+pub(crate) fn take_up_fork(journal: &Journal, metrics: &Metrics) {
+    match journal.take_fork() {
+        Ok(None) => {}
+        Ok(Some(Forked { left_out, repeated, .. })) => {
+            // Settled, because the operator asked for it.
+            let items = metrics.items_total.with_label_values(&["none", "left_out"]);
+            items.inc_by(left_out);
+            metrics.callbacks_settled_total.inc_by(left_out);
+            tracing::warn!(journal = %journal.id(), left_out, repeated,
+                "the journal was forked: it publishes under a new identity now");
+        }
+        Err(error) => tracing::error!(%error,
+            "the fork that was asked for cannot be read and is not taken up: run `weni-edge \
+             journal fork` again as the edge's user, and restart the edge"),
+    }
+}
+
+/// What the publisher's threads share. Each publishing thread has a copy with its own heartbeat.
 #[derive(Clone)]
 struct Shared {
     config: Arc<ArcSwap<Config>>,
     journal: Journal,
     metrics: Arc<Metrics>,
     quarantine: PathBuf,
-    /// The deadline, once it is to stop.
+    /// The deadline of a stop.
     stop: Arc<Mutex<Option<Instant>>>,
     blocked: Arc<Mutex<Option<Blocked>>>,
-    /// Whether a client was opened in this process.
-    opened: Arc<AtomicBool>,
-    life: Arc<Life>,
-}
-
-/// Signs of life of one publishing thread.
-#[derive(Default)]
-struct Life {
-    beats: AtomicU64,
-    /// Ticks without a beat after which it is wedged.
-    patience: AtomicU32,
-    commits: AtomicU64,
-    /// Left behind: it must not touch anything shared if it wakes.
-    abandoned: AtomicBool,
-    /// The position that is being normalized; 0 for none.
-    normalizing: AtomicU64,
+    heartbeat: Arc<Heartbeat>,
 }
 
 impl Shared {
-    fn beat(&self) {
-        self.life.beats.fetch_add(1, Ordering::Relaxed);
+    fn new(config: Arc<ArcSwap<Config>>, journal: Journal, metrics: Arc<Metrics>) -> Self {
+        let quarantine = journal.directory().path.join("quarantine");
+        let (stop, blocked, heartbeat) = Default::default();
+        Self { config, journal, metrics, quarantine, stop, blocked, heartbeat }
     }
 
-    /// From now on nothing takes longer than this between two signs of life. Counted in ticks, for a
-    /// process that is frozen does not tick.
-    fn silent_at_most(&self, longest: Duration) {
-        let longest = if cfg!(feature = "failpoints") { Duration::from_secs(5) } else { longest };
-        let ticks = longest.as_millis() / TICK.as_millis();
-        self.life.patience.store(ticks as u32, Ordering::Relaxed);
-        self.beat();
+    fn decode<'a>(&self, callback: &Callback<'a>) -> normalize::Body<'a> {
+        normalize::decode(callback, self.config.load().http.max_body_bytes)
     }
 
-    fn normalizing(&self, position: Position) {
-        self.beat();
-        self.life.normalizing.store(position.as_u64(), Ordering::Relaxed);
+    /// The name of the group and the transactional id.
+    fn identity(&self) -> String {
+        format!("{}{}", self.config.load().kafka.identity_prefix, self.journal.id())
     }
 
-    fn normalized(&self) {
-        self.life.normalizing.store(0, Ordering::Relaxed);
+    fn quarantine(&self) -> Directory<'_> {
+        Directory { disk: self.journal.directory().disk, path: &self.quarantine }
     }
 
-    fn abandoned(&self) -> bool {
-        self.life.abandoned.load(Ordering::Relaxed)
-    }
-
-    /// Whether no client had been opened in this process before.
-    fn first_opening(&self) -> bool {
-        !self.opened.swap(true, Ordering::Relaxed)
-    }
-
-    /// Whether it is time to end: asked to, and nothing is left or no time is.
+    /// Whether to end: a stop was asked for, and nothing or no time is left.
     fn stopping(&self, position: Position) -> bool {
-        let Some(deadline) = *self.stop.lock() else { return self.abandoned() };
-        Instant::now() >= deadline || self.journal.count(position, self.journal.durable()) == 0
+        let Some(deadline) = *self.stop.lock() else { return self.heartbeat.abandoned() };
+        let journal = &self.journal;
+        clock::now() >= deadline || journal.count(position, journal.durable()) == 0
     }
 
-    /// Whether it is to stop although nothing can be published.
+    /// The same where nothing can be published.
     fn out_of_time(&self) -> bool {
-        self.abandoned() || self.stop.lock().is_some_and(|deadline| Instant::now() >= deadline)
+        let is_over = |deadline| clock::now() >= deadline || self.journal.pending() == 0;
+        self.heartbeat.abandoned() || self.stop.lock().is_some_and(is_over)
     }
 
     fn block(&self, obstacle: &Obstacle) {
-        if self.abandoned() {
+        if self.heartbeat.abandoned() {
             return;
         }
         let before = self.blocked.lock().replace(obstacle.blocked);
@@ -204,7 +193,7 @@ impl Shared {
 
     /// Something was committed.
     fn unblock(&self) {
-        self.life.commits.fetch_add(1, Ordering::Relaxed);
+        self.heartbeat.commits.fetch_add(1, Ordering::Relaxed);
         if let Some(before) = self.blocked.lock().take() {
             self.show_blocked(Some(before), false);
             tracing::info!(was = before.as_str(), "publishing goes on");
@@ -217,41 +206,64 @@ impl Shared {
         }
     }
 
-    /// Waits, unless something happens that is worth another try.
+    /// Waits until `pause` is over, the topics change or it is time to end.
     fn pause(&self, pause: Duration) {
-        let until = Instant::now() + pause;
+        let until = clock::now() + pause;
         let topics = self.config.load().topics.clone();
-        while Instant::now() < until
-            && !self.out_of_time()
-            && !self.journal.fork_requested()
-            && self.config.load().topics == topics
-        {
-            self.beat();
-            thread::sleep(TICK.min(pause));
+        while clock::now() < until && !self.out_of_time() && self.config.load().topics == topics {
+            self.heartbeat.beat();
+            clock::sleep(TICK.min(pause));
         }
+    }
+
+    /// Waits; returns false as soon as a stop is asked for.
+    fn wait_unless_stopped(&self, pause: Duration) -> bool {
+        let until = clock::now() + pause;
+        while self.stop.lock().is_none() {
+            if clock::now() >= until {
+                return true;
+            }
+            thread::sleep(TICK);
+        }
+        false
     }
 }
 
-/// One publishing thread: opens, publishes until the client is lost, opens again.
-fn publish(shared: &Shared, panicked: BTreeSet<Position>) {
-    let mut memory = Memory::new(shared, panicked);
+/// Makes the clients of the real cluster.
+fn connect(shared: &Shared) -> Result<librdkafka::Cluster, Obstacle> {
+    let config = shared.config.load_full();
+    librdkafka::Cluster::new(config, shared.identity(), Arc::clone(&shared.metrics))
+}
+
+/// One publishing thread: opens, publishes until the producer is lost, opens again.
+fn publish<C: Cluster>(
+    shared: &Shared,
+    panicked: BTreeSet<Position>,
+    connect: &dyn Fn(&Shared) -> Result<C, Obstacle>,
+) {
+    let mut learnt = Learnt::new(panicked);
     let mut pause = PAUSE_MIN;
     let mut commits = 0;
     while !shared.out_of_time() {
-        shared.silent_at_most(SILENT_OPENING);
-        take_up_fork(shared, &mut memory);
-        let obstacle = match opening::open(shared, &memory) {
+        shared.heartbeat.silent_at_most(SILENT_OPENING);
+        shared.heartbeat.beat_in_kafka();
+        let opened =
+            connect(shared).and_then(|cluster| position::open(shared, &cluster, learnt.settings));
+        let obstacle = match opened {
             Err(obstacle) => Some(obstacle),
-            Ok(opened) => match Session::new(shared, &mut memory, opened).run() {
+            Ok(opened) => match Session::new(shared, &mut learnt, opened).run() {
                 Ended::Stopped => return,
-                Ended::Again => continue,
+                Ended::Reopen => {
+                    shared.pause(PAUSE_UNREACHABLE);
+                    continue;
+                }
                 Ended::Lost(obstacle) => {
                     shared.metrics.producer_rebuilds_total.with_label_values(&["lost"]).inc();
                     obstacle
                 }
             },
         };
-        let now = shared.life.commits.load(Ordering::Relaxed);
+        let now = shared.heartbeat.commits.load(Ordering::Relaxed);
         if std::mem::replace(&mut commits, now) != now {
             pause = PAUSE_MIN;
         }
@@ -260,9 +272,10 @@ fn publish(shared: &Shared, panicked: BTreeSet<Position>) {
             Some(blocked) if blocked.needs_operator() => PAUSE_OPERATOR,
             Some(_) => PAUSE_REFUSED,
         };
-        // One lost client is an ordinary failover; one after the other is not.
+        // One lost producer is an ordinary failover; several in a row are not.
         let again_and_again = || {
-            let detail = "client after client is lost: another edge with this identity, or Kafka";
+            let detail = "the Kafka producer was lost several times in a row: either another edge uses \
+                          this identity, or the cluster is unstable";
             (pause > PAUSE_UNREACHABLE).then(|| Obstacle::new(Blocked::KafkaError, detail))
         };
         if let Some(obstacle) = obstacle.or_else(again_and_again) {
@@ -273,86 +286,29 @@ fn publish(shared: &Shared, panicked: BTreeSet<Position>) {
     }
 }
 
-fn take_up_fork(shared: &Shared, memory: &mut Memory) {
-    match shared.journal.take_fork() {
-        Ok(None) => {}
-        Ok(Some(Forked { left_out, repeated, .. })) => {
-            Tally::left_out(left_out, &shared.metrics);
-            memory.window.clear();
-            tracing::warn!(journal = %shared.journal.id(), left_out, repeated,
-                "the journal was forked: it publishes under a new name now");
-        }
-        Err(error) => tracing::error!(%error, "the fork that was asked for cannot be taken up"),
+/// The publisher on the caller's thread, over any cluster.
+#[cfg(feature = "simulation")]
+pub struct Stepped(Shared);
+
+#[cfg(feature = "simulation")]
+impl Stepped {
+    pub fn new(config: Arc<ArcSwap<Config>>, journal: Journal, metrics: Arc<Metrics>) -> Self {
+        take_up_fork(&journal, &metrics);
+        Self(Shared::new(config, journal, metrics))
     }
-}
 
-/// Starts publishing threads and replaces those that are lost.
-fn supervise(shared: &Shared) {
-    let mut panics: HashMap<u64, u32> = HashMap::new();
-    let mut replaced = 0;
-    let mut reason = "start";
-    loop {
-        let shared = Shared { life: Arc::default(), ..shared.clone() };
-        shared.metrics.producer_rebuilds_total.with_label_values(&[reason]).inc();
-        let twice = panics.iter().filter(|(_, count)| **count >= 2);
-        let panicked = twice.map(|(position, _)| Position::from_u64(*position)).collect();
-        reason = match live(&shared, panicked) {
-            Lived::Ended => return,
-            Lived::Panicked => "panic",
-            Lived::Wedged => "wedged",
-        };
-        let normalizing = shared.life.normalizing.load(Ordering::Relaxed);
-        if reason == "panic" && normalizing != 0 {
-            *panics.entry(normalizing).or_default() += 1;
-        }
-        let moved = shared.life.commits.load(Ordering::Relaxed) > 0;
-        replaced = if moved { 0 } else { replaced + 1 };
-        if replaced > REPLACED_MAX {
-            let detail = format!("{replaced} publishers were lost without a commit: {reason}");
-            Shared { life: Arc::default(), ..shared.clone() }
-                .block(&Obstacle::new(Blocked::PublisherWedged, detail));
-            thread::sleep(PAUSE_REFUSED);
-        }
+    /// Publishes until it is asked to stop. `connect` is told the identity.
+    pub fn run<C: Cluster>(&self, connect: &dyn Fn(&str) -> Result<C, Obstacle>) {
+        publish(&self.0, BTreeSet::new(), &|shared| connect(&shared.identity()));
     }
-}
 
-/// How a publishing thread ended.
-enum Lived {
-    Ended,
-    Panicked,
-    /// It did not end: it was left behind.
-    Wedged,
-}
+    /// Asks it to stop.
+    pub fn stop(&self, deadline: Instant) {
+        *self.0.stop.lock() = Some(deadline);
+    }
 
-/// One publishing thread from its start to its end.
-fn live(shared: &Shared, panicked: BTreeSet<Position>) -> Lived {
-    shared.silent_at_most(SILENT_OPENING);
-    let publishing = shared.clone();
-    let thread = match thread::Builder::new()
-        .name("publish".to_owned())
-        .spawn(move || publish(&publishing, panicked))
-    {
-        Ok(thread) => thread,
-        Err(error) => {
-            tracing::error!(%error, "no thread to publish with");
-            thread::sleep(Duration::from_secs(1));
-            return Lived::Wedged;
-        }
-    };
-    let mut last_beats = 0;
-    let mut silent_ticks = 0;
-    loop {
-        thread::sleep(TICK);
-        if thread.is_finished() {
-            return if thread.join().is_ok() { Lived::Ended } else { Lived::Panicked };
-        }
-        let beats = shared.life.beats.load(Ordering::Relaxed);
-        silent_ticks = if beats == last_beats { silent_ticks + 1 } else { 0 };
-        last_beats = beats;
-        if silent_ticks > shared.life.patience.load(Ordering::Relaxed) {
-            shared.life.abandoned.store(true, Ordering::Relaxed);
-            tracing::error!("the publisher shows no sign of life: it is left behind");
-            return Lived::Wedged;
-        }
+    /// Why nothing is published.
+    pub fn blocked(&self) -> Option<Blocked> {
+        *self.0.blocked.lock()
     }
 }

@@ -1,114 +1,132 @@
-//! From one opening to the loss of its client: transaction after transaction. `hunt` finds the record
-//! that made one fail.
-
-mod hunt;
+//! From one opening to the loss of its producer: transaction after transaction. `isolate` finds the
+//! record that made one fail.
 
 use std::{
     collections::BTreeSet,
-    thread,
+    io,
     time::{Duration, Instant},
 };
 
 use fail::fail_point;
-use rdkafka::types::RDKafkaErrorCode as Code;
 use uuid::Uuid;
 
 use super::{
-    Shared,
-    batch::{Batch, BatchError, ItemId, Rules, Sent, Size, now_ms},
-    faults::{Blocked, Fault, Obstacle, whose},
-    memory::Memory,
-    opening::{Opened, metadata},
-    tally::Tally,
-    topics::Topics,
-    transaction::{Client, Failure, Step, label},
+    Shared, TICK,
+    account::Account,
+    batch::{Attempt, BatchError, ItemId, TransactionBatch},
+    position::{Opened, PositionMetadata, Start},
+    sizing::{Learnt, Size},
 };
-use crate::journal::{Checkpoint, Position, Reader};
+use crate::{
+    callback::Callback,
+    clock,
+    journal::{Checkpoint, Position, Reader},
+    kafka::{
+        Blocked, Code, Draft, Failure, Fault, GroupOffset, Obstacle, Producer, Step, Timestamps,
+        Topics, label,
+    },
+    mutant, quarantine,
+};
 
-/// The most that brokers allow by default (`transaction.max.timeout.ms`).
-const TRANSACTION_TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
-/// How long the thread waits at most before it looks around.
-const TICK: Duration = Duration::from_millis(100);
-/// An idle edge commits its position so often that nothing about it expires.
+/// How often an idle edge commits its position, so that the group's offsets do not expire.
 const IDLE_COMMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How a session ended.
+#[derive(Debug)]
 pub(super) enum Ended {
     /// The publisher was asked to stop, and nothing is left open.
     Stopped,
-    /// Open again at once: a fork, or other topics.
-    Again,
-    /// The client is of no use any more; if something is everyone's fault, what.
+    /// Open again: the topics have changed, or the unfinished transaction is ended.
+    Reopen,
+    /// The producer is unusable; what the cause is, if it concerns all records.
     Lost(Option<Obstacle>),
 }
 
-/// A transaction that was begun and filled, but neither committed nor aborted.
-#[derive(Default)]
-struct Attempt {
-    tally: Tally,
-    sent: Vec<Sent>,
-    bytes: usize,
-    end: Option<(Position, Uuid)>,
-    full: bool,
-}
-
-pub(super) struct Session<'a> {
-    shared: &'a Shared,
-    memory: &'a mut Memory,
-    client: Client,
-    topics: Topics,
+pub(super) struct Session<'a, P> {
+    pub(super) shared: &'a Shared,
+    pub(super) learnt: &'a mut Learnt,
+    pub(super) producer: P,
+    pub(super) topics: Topics,
     cluster_id: String,
-    reader: Reader,
+    pub(super) reader: Reader,
     /// The first position that is not committed.
-    position: Position,
-    last_receipt: Uuid,
+    pub(super) position: Position,
+    pub(super) last_receipt: Uuid,
     last_commit: Instant,
-    unfinished: bool,
+    is_certain: bool,
+    pub(super) unfinished: bool,
 }
 
-impl<'a> Session<'a> {
-    pub(super) fn new(shared: &'a Shared, memory: &'a mut Memory, opened: Opened) -> Self {
-        let Opened { client, topics, cluster_id, position, unfinished } = opened;
+impl<'a, P: Producer> Session<'a, P> {
+    pub(super) fn new(shared: &'a Shared, learnt: &'a mut Learnt, opened: Opened<P>) -> Self {
+        let Opened { producer, topics, cluster_id, start } = opened;
+        let Start { position, receipt, is_certain, unfinished } = start;
         Self {
             shared,
-            memory,
-            client,
+            learnt,
+            producer,
             topics,
             cluster_id,
             reader: shared.journal.reader(position),
             position,
-            last_receipt: Uuid::nil(),
-            last_commit: Instant::now(),
+            last_receipt: receipt,
+            last_commit: clock::now(),
+            is_certain,
             unfinished,
         }
     }
 
-    /// Publishes until asked to stop or until the client is lost.
+    /// Publishes until asked to stop or until the producer is lost.
     pub(super) fn run(mut self) -> Ended {
-        self.shared.silent_at_most(self.client.longest_call());
-        if let Err(error) = self.account() {
-            return self.disk_failed(&error);
+        self.shared.heartbeat.silent_at_most(self.producer.longest_call());
+        match self.begin() {
+            Ok(()) => self.publish(),
+            Err(ended) => ended,
         }
-        let mut next = Instant::now();
+    }
+
+    fn begin(&mut self) -> Result<(), Ended> {
+        let removed = if self.is_certain { self.remove_uncommitted_files() } else { Ok(()) };
+        self.account();
+        // Without a position in Kafka the checkpoint counts. An abort may delete the position
+        // before it, so the checkpoint goes back on disk before anything is sent.
+        let set_back = || if self.unfinished { self.set_checkpoint_back() } else { Ok(()) };
+        let failed = removed.and_then(|()| set_back()).err();
+        if let Some(error) = failed {
+            return Err(Ended::Lost(Some(self.disk_failed(&error))));
+        }
+        if std::mem::take(&mut self.learnt.suspects.first_is_slow)
+            && !self.unfinished
+            && let Some(first) = self.takes_small_records()?
+        {
+            self.learnt.suspects.was_too_slow(first);
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self) -> Ended {
+        let mut next = clock::now();
         loop {
-            self.shared.beat();
-            self.client.poll();
+            self.shared.heartbeat.beat();
+            // Serves the client's events. No transaction is open, so no record can be refused.
+            self.producer.check().ok();
             if self.shared.stopping(self.position) {
                 return Ended::Stopped;
             }
-            if self.shared.journal.fork_requested() || self.topics_changed() {
-                return Ended::Again;
+            if self.shared.config.load().topics != *self.topics.names() {
+                return Ended::Reopen;
             }
-            // Behind the last record of an earlier run the next one is where this run begins.
+            // After the last record of an earlier run, the next record is the first one of this
+            // run.
             self.position = self.shared.journal.first_from(self.position);
             let something = self.shared.journal.wait_durable(self.position, TICK);
-            if !something && self.last_commit.elapsed() < IDLE_COMMIT {
+            if !something && clock::now() < self.last_commit + IDLE_COMMIT {
                 self.reader.rest();
                 continue;
             }
-            thread::sleep(next.saturating_duration_since(Instant::now()));
-            let begun = Instant::now();
-            match self.transaction() {
+            clock::sleep(next.saturating_duration_since(clock::now()));
+            let begun = clock::now();
+            match self.transaction(begun) {
                 Ok(true) => {}
                 Ok(false) => next = begun + self.shared.config.load().kafka.commit_interval,
                 Err(ended) => return ended,
@@ -116,120 +134,150 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn topics_changed(&self) -> bool {
-        self.shared.config.load().topics != *self.topics.names()
-    }
-
-    /// Counts what the position found at opening shows as committed and nobody has counted yet:
-    /// a commit whose answer was lost, or one of an earlier process.
-    fn account(&mut self) -> std::io::Result<()> {
-        let journal = &self.shared.journal;
-        let known = journal.committed();
-        let mut tally = Tally::default();
-        if self.shared.first_opening() {
-            tally.already_committed(journal.count(known, self.position));
-        } else if self.position < known {
-            // Kafka does not have them: they would be taken for repetitions of themselves.
-            self.memory.window.clear();
-        } else if known < self.position {
-            let mut reader = journal.reader(known);
-            let nothing = BTreeSet::new();
-            let rules = Rules {
-                topics: &self.topics,
-                refused: &self.memory.refused,
-                panicked: &self.memory.panicked,
-                present_time: false,
-                quarantine: &self.shared.quarantine,
-                only: Some(&nothing),
+    /// Removes the quarantined files of an attempt that was not committed. Its callbacks are still
+    /// in the journal and are published again, perhaps without a file.
+    fn remove_uncommitted_files(&self) -> io::Result<()> {
+        let (journal, directory) = (&self.shared.journal, self.shared.quarantine());
+        let uncommitted = self.position.max(journal.committed());
+        for (position, name) in quarantine::letters(directory)? {
+            // A letter that another journal in this directory left at the same position stays. So does a
+            // record that could not be read: it has no receipt to tell whose it is.
+            let is_intact = || -> io::Result<bool> {
+                let mut reader = journal.reader(position);
+                let record = reader.next()?.filter(|record| record.position == position);
+                let callback = record.and_then(|record| Callback::decode(record.payload).ok());
+                Ok(callback.is_some_and(|callback| quarantine::is_of(&name, callback.receipt)))
             };
-            let deadline = Instant::now();
-            let mut batch = Batch::new(rules, &mut self.client, &mut self.memory.window, deadline);
-            let read = batch.fill(&mut reader, Size::ALL, self.position, self.shared);
-            tally = batch.tally;
-            if let Err(BatchError::Disk(error)) = read {
-                return Err(error);
+            if position >= uncommitted && is_intact()? {
+                quarantine::remove(directory, &name)?;
             }
         }
-        self.memory.window.commit();
-        tally.count(&self.shared.metrics, now_ms());
-        journal.opened_by_publisher(self.position);
         Ok(())
     }
 
-    /// One transaction, to its commit or to what follows from its failure. Returns whether the
-    /// next one shall go at once: this one was full, or its failure is mended.
-    fn transaction(&mut self) -> Result<bool, Ended> {
-        fail_point!("transaction");
-        let begun = Instant::now();
-        let size = if self.unfinished { Size::TWICE } else { self.memory.sizing.size };
-        let (attempt, filled) = self.attempt(size, None);
-        let end = attempt.end.unwrap_or((self.position, self.last_receipt));
-        let ready = filled.and_then(|()| Ok(self.ready(end, self.deadline(begun))?));
-        if self.unfinished && ready.is_ok() {
-            return Err(self.finish());
+    /// Counts callbacks that the position shows as committed and that no account has: their
+    /// commit's answer was lost, or an earlier process committed them.
+    fn account(&self) {
+        let Shared { journal, metrics, .. } = self.shared;
+        let mut account = Account::new(metrics);
+        let found_committed = journal.reset_committed(self.position);
+        account.already_committed(found_committed);
+        account.count(metrics, clock::wall_ms());
+        if self.is_certain && found_committed > 0 {
+            // On disk too: a replay takes only quarantined files before the checkpoint.
+            journal.advance_committed(self.checkpoint((self.position, self.last_receipt)));
         }
-        let committed = ready.and_then(|()| Ok(self.client.commit()?));
+    }
+
+    /// One transaction up to its commit or its recovery. Returns whether the next one begins at
+    /// once: this one was full, or has failed.
+    fn transaction(&mut self, begun: Instant) -> Result<bool, Ended> {
+        fail_point!("transaction");
+        let (attempt, filled) = self.fill(begun);
+        let end = attempt.end.unwrap_or((self.position, self.last_receipt));
+        let deadline = self.deadline(begun);
+        let ready = filled.and_then(|()| {
+            if self.unfinished {
+                // The position last: it shows the unfinished transaction until all partitions of
+                // that one are in this transaction.
+                self.producer.await_reports(deadline)?;
+            }
+            Ok(self.send_position(end, deadline)?)
+        });
+        if self.unfinished && ready.is_ok() {
+            return Err(self.end_unfinished());
+        }
+        let committed = ready.and_then(|()| {
+            // Before the commit: its answer may be lost.
+            self.shared.journal.set_aside(&attempt.set_aside);
+            Ok(self.producer.commit()?)
+        });
         match committed {
             Ok(()) => {
                 let full = attempt.full;
                 self.committed(attempt, end, begun);
                 Ok(full)
             }
-            Err(BatchError::Disk(error)) => Err(self.disk_failed(&error)),
-            Err(BatchError::Kafka(failure)) => {
-                let failure = self.client.explain(failure);
-                self.recover(&failure, &attempt).map(|()| true)
+            Err(BatchError::Disk(error)) => {
+                if mutant::is("effects kept after a disk error") {
+                    attempt.account.count(&self.shared.metrics, clock::wall_ms());
+                }
+                Err(self.give_up_on_disk(&error))
             }
+            Err(BatchError::Kafka(failure))
+                if failure.step == Step::Commit && mutant::is("lost answer taken for a commit") =>
+            {
+                self.committed(attempt, end, begun);
+                Ok(true)
+            }
+            Err(BatchError::Kafka(failure)) => self.recover(&failure, &attempt).map(|()| true),
         }
     }
 
-    /// When a transaction has to be filled and reported: the rest of its time is for the commit.
-    fn deadline(&self, begun: Instant) -> Instant {
-        begun + self.client.timeout() * 2 / 3
+    /// Until when a transaction must be filled and reported. The rest of its time is for the
+    /// commit.
+    pub(super) fn deadline(&self, begun: Instant) -> Instant {
+        begun + self.producer.timeout() * 2 / 3
     }
 
-    /// Begins a transaction and fills it, or only with some of its records.
+    /// Begins a transaction and fills it.
+    fn fill(&mut self, begun: Instant) -> (Attempt, Result<(), BatchError>) {
+        let deadline = self.deadline(begun);
+        // What ends an unfinished transaction must hold all that it held.
+        let (size, full_at) = match self.unfinished {
+            true => (Size::TWICE, None),
+            false => (self.learnt.size, Some(begun + (deadline - begun) / 2)),
+        };
+        self.attempt(deadline, None, |batch, reader| batch.fill(reader, size, full_at))
+    }
+
+    /// Begins a transaction with only these records.
+    pub(super) fn send_subset(
+        &mut self,
+        ids: &BTreeSet<ItemId>,
+        deadline: Instant,
+    ) -> (Attempt, Result<(), BatchError>) {
+        self.attempt(deadline, Some(ids), |batch, reader| batch.send_subset(reader))
+    }
+
     fn attempt(
         &mut self,
-        size: Size,
+        deadline: Instant,
         only: Option<&BTreeSet<ItemId>>,
+        fill: impl FnOnce(&mut TransactionBatch<'_, P>, &mut Reader) -> Result<(), BatchError>,
     ) -> (Attempt, Result<(), BatchError>) {
-        let deadline = self.deadline(Instant::now());
-        if let Err(failure) = self.client.begin() {
-            return (Attempt::default(), Err(failure.into()));
+        let attempt = Attempt::new(&self.shared.metrics);
+        if let Err(failure) = self.producer.begin() {
+            return (attempt, Err(failure.into()));
         }
-        let rules = Rules {
+        let mut batch = TransactionBatch {
+            producer: &mut self.producer,
+            shared: self.shared,
             topics: &self.topics,
-            refused: &self.memory.refused,
-            panicked: &self.memory.panicked,
-            present_time: self.memory.present_time,
-            quarantine: &self.shared.quarantine,
+            suspects: &self.learnt.suspects,
+            timestamps: self.learnt.timestamps,
             only,
+            deadline,
+            attempt,
+            draft: Draft::default(),
         };
-        let mut batch = Batch::new(rules, &mut self.client, &mut self.memory.window, deadline);
-        let last = only.and_then(BTreeSet::last);
-        let until = last.map_or(Position::MAX, |id| id.position.next());
-        let filled = batch.fill(&mut self.reader, size, until, self.shared);
-        let Batch { tally, sent, bytes, end, .. } = batch;
-        let full = matches!(filled, Ok(true));
-        (Attempt { tally, sent, bytes, end, full }, filled.map(drop))
+        let filled = fill(&mut batch, &mut self.reader);
+        self.shared.heartbeat.normalized();
+        (batch.attempt, filled)
     }
 
-    /// Ends what Kafka has left open. Its records lie in their partitions, and a commit would make
-    /// them visible beside their repetition; but this transaction has the same callbacks in it, so it
-    /// is in all the same partitions, and its abort ends both.
-    fn finish(&mut self) -> Ended {
-        // Where Kafka keeps no position the checkpoint counts: it must not lie behind what is aborted.
-        let Shared { journal, .. } = self.shared;
-        journal.settle(self.checkpoint((self.position, Uuid::nil())));
-        if let Err(error) = journal.write_checkpoint() {
-            return self.disk_failed(&error);
-        }
-        self.forget_attempt();
-        match self.abort() {
-            Ok(()) => Ended::Again,
-            Err(ended) => ended,
-        }
+    /// Ends the transaction that Kafka left open. Its records are still in their partitions, and a
+    /// commit would show them beside their repetition. This transaction holds the same callbacks,
+    /// so it is in the same partitions, and its abort ends both.
+    fn end_unfinished(&mut self) -> Ended {
+        self.read_again();
+        self.learnt.suspects.forget_rejections();
+        self.abort().err().unwrap_or(Ended::Reopen)
+    }
+
+    fn set_checkpoint_back(&self) -> io::Result<()> {
+        self.shared.journal.advance_committed(self.checkpoint((self.position, Uuid::nil())));
+        self.shared.journal.write_checkpoint()
     }
 
     fn checkpoint(&self, (position, receipt): (Position, Uuid)) -> Checkpoint {
@@ -237,158 +285,162 @@ impl<'a> Session<'a> {
         Checkpoint { position, run_id, receipt, cluster_id }
     }
 
-    /// The position travels while the records do; when all are reported, both can be committed.
-    fn ready(&mut self, end: (Position, Uuid), deadline: Instant) -> Result<(), Failure> {
-        let (position, receipt) = end;
-        let metadata = metadata(self.run_id(position), receipt);
-        self.shared.beat();
-        let sent = self.client.send_position(position.as_u64() as i64, &metadata);
-        // A record that was refused meanwhile puts the client into a state that takes no position;
-        // the record's own report says more.
+    /// Sends the position while the records are on their way, and waits until all are reported.
+    pub(super) fn send_position(
+        &mut self,
+        (position, receipt): (Position, Uuid),
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        let offset = GroupOffset {
+            topic: self.topics.names().position.clone(),
+            partition: 0,
+            offset: position.as_u64() as i64 + i64::from(mutant::is("position off by one")),
+            metadata: PositionMetadata { run_id: self.run_id(position), receipt }.to_string(),
+        };
+        self.shared.heartbeat.beat_in_kafka();
+        let sent = self.producer.send_offsets(&[offset]);
+        // If a record has been rejected in the meantime, librdkafka refuses the offsets with
+        // `ERR__STATE`. The record's own report follows.
         if sent.as_ref().is_err_and(|failure| failure.code != Code::State) {
             return sent;
         }
-        self.shared.beat();
-        self.client.settle(deadline)?;
-        self.shared.beat();
+        self.shared.heartbeat.beat_in_kafka();
+        self.producer.await_reports(deadline)?;
+        // The commit comes next, or the abort.
+        self.shared.heartbeat.beat_in_kafka();
         sent
     }
 
     fn run_id(&self, position: Position) -> Uuid {
-        // A run that is not on record any more can only be an idle edge's, of long ago.
+        // A run whose id was forgotten is an idle edge's, of long ago.
         self.shared.journal.run_id(position.run()).unwrap_or_default()
     }
 
-    fn committed(
-        &mut self,
-        attempt: Attempt,
-        (position, receipt): (Position, Uuid),
-        begun: Instant,
-    ) {
-        if self.shared.abandoned() {
+    fn committed(&mut self, attempt: Attempt, end: (Position, Uuid), begun: Instant) {
+        if self.shared.heartbeat.abandoned() {
             return;
         }
         let Shared { metrics, journal, .. } = self.shared;
-        journal.settle(self.checkpoint((position, receipt)));
+        journal.advance_committed(self.checkpoint(end));
         metrics.transactions_total.with_label_values(&["committed"]).inc();
-        metrics.transaction_seconds.observe(begun.elapsed().as_secs_f64());
+        metrics.transaction_seconds.observe((clock::now() - begun).as_secs_f64());
         metrics.transaction_records.observe(attempt.sent.len() as f64);
-        metrics.last_publish_timestamp_seconds.set(crate::metrics::Metrics::now_seconds());
-        attempt.tally.count(metrics, now_ms());
+        metrics.last_publish_timestamp_seconds.set(clock::wall_ms() as f64 / 1000.0);
+        attempt.account.count(metrics, clock::wall_ms());
         self.shared.unblock();
-
-        // Twice as much would have its time, too.
-        let well_within_time = Instant::now() < begun + self.client.timeout() / 3;
-        let memory = &mut *self.memory;
-        memory.window.commit();
-        memory.sizing.grow(well_within_time);
-        memory.present_time = false;
-        memory.refused.retain(|id, _| id.position >= position);
-        memory.damaged.retain(|id| id.position >= position);
-        memory.panicked.retain(|panicked| *panicked >= position);
-        for sent in &attempt.sent {
-            if !memory.in_a_row.is_empty() {
-                memory.in_a_row.retain(|(topic, _), _| *topic != sent.topic);
-            }
-        }
-        self.last_commit = Instant::now();
+        let (position, receipt) = end;
+        self.learnt.committed(position, attempt.sent.iter().map(|sent| sent.topic));
+        self.last_commit = clock::now();
         self.last_receipt = receipt;
         self.position = position;
     }
 
-    /// The one way back from an error: abort and go on from the committed position, or, where that
-    /// cannot be, leave the client behind: the next opening finds out what was committed.
+    /// After an error: abort and go on from the committed position. Where that is impossible, drop
+    /// the producer: the next opening finds out what was committed.
     fn recover(&mut self, failure: &Failure, attempt: &Attempt) -> Result<(), Ended> {
-        let Attempt { sent, bytes, .. } = attempt;
         let fault = failure.fault();
         self.shared.metrics.publish_errors_total.with_label_values(&[&label(failure.code)]).inc();
-        tracing::warn!(step = ?failure.step, code = ?failure.code, ?fault, records = sent.len(),
-            "a transaction failed");
-        self.forget_attempt();
+        tracing::warn!(step = ?failure.step, code = ?failure.code, ?fault,
+            records = attempt.sent.len(), "a transaction failed");
+        self.read_again();
+        if failure.step == Step::Commit && mutant::is("lost answer taken for an abort") {
+            return Ok(());
+        }
         if failure.step == Step::Commit || failure.step == Step::Begin {
-            return Err(self.lost(everyones(failure)));
+            return Err(self.lost(failure.shared()));
         }
         match fault {
             Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => {
                 self.abort()?;
-                self.hunt(failure, sent)
+                self.isolate(failure, &attempt.sent)
             }
-            Fault::Clock if !self.memory.present_time => {
-                self.memory.present_time = true;
+            Fault::Clock if self.learnt.timestamps == Timestamps::Accepted => {
+                self.learnt.timestamps = Timestamps::Present;
                 self.abort()
             }
-            Fault::Clock => Err(self.lost(Some(obstacle(Blocked::Clock, failure)))),
-            Fault::Time => Err(self.shrink(failure, Size { records: sent.len(), bytes: *bytes })),
-            Fault::Purged | Fault::Client => Err(self.lost(everyones(failure))),
-            Fault::Everyone(blocked) => {
-                self.memory.sizing.size = Size::SINGLE;
-                let obstacle = obstacle(blocked, failure);
-                // Before the abort, which takes its time where no broker answers.
-                self.shared.block(&obstacle);
-                // As long as it is open it holds readers, and the next client may be far.
-                drop(self.abort());
-                Err(Ended::Lost(Some(obstacle)))
+            Fault::Clock => Err(self.lost(Some(Obstacle::of(Blocked::Clock, failure)))),
+            Fault::Time => Err(self.too_slow(failure, attempt.size)),
+            Fault::Purged | Fault::Client => Err(self.lost(failure.shared())),
+            Fault::Shared(blocked) => {
+                self.learnt.size = Size::SINGLE;
+                Err(self.give_up(Obstacle::of(blocked, failure)))
             }
         }
     }
 
-    /// What the failed try had taken is read again from the committed position.
-    fn forget_attempt(&mut self) {
-        self.memory.window.abort();
+    /// Reads again from the committed position.
+    pub(super) fn read_again(&mut self) {
         self.reader = self.shared.journal.reader(self.position);
     }
 
-    fn abort(&mut self) -> Result<(), Ended> {
-        self.shared.beat();
-        match self.client.abort() {
+    pub(super) fn abort(&mut self) -> Result<(), Ended> {
+        self.shared.heartbeat.beat_in_kafka();
+        if mutant::is("abort forgotten") {
+            return Ok(());
+        }
+        match self.producer.abort() {
             Ok(()) => {
                 self.shared.metrics.transactions_total.with_label_values(&["aborted"]).inc();
                 Ok(())
             }
             Err(code) => {
-                tracing::warn!(?code, "a transaction could not be aborted");
+                tracing::warn!(
+                    ?code,
+                    "a transaction could not be aborted: the next producer ends it"
+                );
                 Err(self.lost(None))
             }
         }
     }
 
-    fn lost(&self, obstacle: Option<Obstacle>) -> Ended {
+    pub(super) fn lost(&mut self, obstacle: Option<Obstacle>) -> Ended {
         self.shared.metrics.transactions_total.with_label_values(&["lost"]).inc();
-        let trouble = self.client.context().take_trouble();
-        let seen = trouble.map(|blocked| Obstacle::new(blocked, "the connection failed"));
-        Ended::Lost(obstacle.or(seen))
+        Ended::Lost(self.in_detail(obstacle))
     }
 
-    fn disk_failed(&self, error: &std::io::Error) -> Ended {
+    /// The connection's own error is nearer to the cause than the call that failed.
+    fn in_detail(&mut self, obstacle: Option<Obstacle>) -> Option<Obstacle> {
+        let trouble = self.producer.take_trouble();
+        let of_brokers = [Blocked::NoBroker, Blocked::Tls, Blocked::NotAuthorized];
+        match (obstacle, trouble) {
+            (Some(obstacle), _) if !of_brokers.contains(&obstacle.blocked) => Some(obstacle),
+            (obstacle, trouble) => trouble.or(obstacle),
+        }
+    }
+
+    /// Aborts: an open transaction holds readers, and the next producer may come late.
+    pub(super) fn give_up(&mut self, obstacle: Obstacle) -> Ended {
+        let obstacle = self.in_detail(Some(obstacle));
+        // Before the abort, which takes long where no broker answers.
+        obstacle.iter().for_each(|obstacle| self.shared.block(obstacle));
+        drop(self.abort());
+        Ended::Lost(obstacle)
+    }
+
+    pub(super) fn give_up_on_disk(&mut self, error: &io::Error) -> Ended {
+        let obstacle = self.disk_failed(error);
+        self.give_up(obstacle)
+    }
+
+    pub(super) fn disk_failed(&self, error: &io::Error) -> Obstacle {
         self.shared.metrics.journal_errors_total.with_label_values(&["read"]).inc();
-        tracing::error!(%error, "the journal cannot be read, or the quarantine not be written");
-        Ended::Lost(Some(Obstacle::new(Blocked::KafkaError, error.to_string())))
+        Obstacle::new(Blocked::Disk, error.to_string())
     }
 
-    /// Time ran out: less at once. A callback that does not fit alone gets a client with more time.
-    /// Requests are still on their way, so it is another client in any case.
-    fn shrink(&mut self, failure: &Failure, attempted: Size) -> Ended {
-        if let Some(blocked) = self.client.context().take_trouble() {
-            return self.lost(Some(obstacle(blocked, failure)));
+    /// Time ran out: the next transaction is smaller. A callback that fails alone gets a producer
+    /// with more time. The producer is replaced in any case: its requests are still on their way.
+    fn too_slow(&mut self, failure: &Failure, attempted: Size) -> Ended {
+        if let Some(trouble) = self.producer.take_trouble() {
+            return self.lost(Some(trouble));
         }
-        if self.memory.sizing.size == Size::SINGLE {
-            let longer = self.memory.transaction_timeout * 2;
-            self.memory.transaction_timeout = longer.min(TRANSACTION_TIMEOUT_MAX);
-            return self.lost(Some(obstacle(Blocked::TooSlow, failure)));
+        // What ends an unfinished transaction has the size of that, and many callbacks: none is to
+        // blame alone.
+        if self.learnt.size != Size::SINGLE && !self.unfinished {
+            self.learnt.shrink(attempted);
+            return self.lost(None);
         }
-        self.memory.sizing.shrink(attempted);
-        self.lost(None)
-    }
-}
-
-fn obstacle(blocked: Blocked, failure: &Failure) -> Obstacle {
-    Obstacle::new(blocked, label(failure.code))
-}
-
-/// What a failure that costs the client says beyond that.
-fn everyones(failure: &Failure) -> Option<Obstacle> {
-    match whose(failure.code) {
-        Fault::Everyone(blocked) => Some(obstacle(blocked, failure)),
-        _ => None,
+        let longest = !self.learnt.lengthen();
+        self.learnt.suspects.first_is_slow = longest && !self.unfinished;
+        self.lost(Some(Obstacle::of(Blocked::TooSlow, failure)))
     }
 }

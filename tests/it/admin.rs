@@ -16,16 +16,48 @@ use weni_edge::{
 };
 
 #[tokio::test]
+async fn silent_connections_leave_room_for_probes_and_take_no_more_than_their_places() {
+    let directory = TempDir::new().unwrap();
+    let metrics = Arc::new(Metrics::default());
+    let options = Options { allow_volatile: true, ..Options::new(directory.path()) };
+    let journal = Journal::open(options, Arc::clone(&metrics)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_phase, phase) = watch::channel(Phase::Serving);
+    let state = admin::State { journal, metrics, phase, largest_record_bytes: 9000 };
+    tokio::spawn(admin::serve(listener, state));
+    let mut silent = Vec::new();
+    for _ in 0..500 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let mut probe = TcpStream::connect(address).await.unwrap();
+    probe.write_all(b"GET /livez HTTP/1.1\r\nHost: e\r\n\r\n").await.unwrap();
+    let mut answer = [0; 15];
+    probe.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    // All but the last 64 were closed for those after them.
+    let mut nothing = [0; 1];
+    for stream in &mut silent[..430] {
+        assert_eq!(stream.read(&mut nothing).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
 async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
     let directory = TempDir::new().unwrap();
     let metrics = Arc::new(Metrics::default());
-    let options = Options { max_bytes: 40_000, ..Options::new(directory.path()) };
+    let options =
+        Options { max_bytes: 40_000, allow_volatile: true, ..Options::new(directory.path()) };
     let journal = Journal::open(options, Arc::clone(&metrics)).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (phase, watched) = watch::channel(Phase::Serving);
-    let state =
-        admin::State { journal: journal.clone(), metrics: Arc::clone(&metrics), phase: watched };
+    let state = admin::State {
+        journal: journal.clone(),
+        metrics: Arc::clone(&metrics),
+        phase: watched,
+        largest_record_bytes: 9000,
+    };
     tokio::spawn(admin::serve(listener, state));
     let get = async |path: &str| {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -33,6 +65,8 @@ async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
+        // A cache would tell of another time.
+        assert!(answer.contains("\r\ncache-control: no-store\r\n"), "{path}: {answer}");
         answer
     };
     assert!(get("/livez").await.starts_with("HTTP/1.1 200 "));
@@ -49,6 +83,7 @@ async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
     ] {
         assert!(text.lines().any(|found| found.starts_with(line)), "{line}");
     }
+    assert!(get("/no/such/path").await.starts_with("HTTP/1.1 404 "));
     phase.send_replace(Phase::Draining);
     let draining = get("/readyz").await;
     assert!(draining.starts_with("HTTP/1.1 503 ") && draining.contains("not ready: serving"));
@@ -56,12 +91,15 @@ async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
     assert!(get("/metrics").await.contains("weni_edge_ready{check=\"serving\"} 0"));
     phase.send_replace(Phase::Serving);
     let accepted = metrics.callbacks_accepted_total.with_label_values(&["loja"]);
-    while journal.has_room() {
-        let appended = journal.append(5000, &accepted, |record| record.extend([0; 5000])).await;
-        if appended.is_err() {
-            break;
-        }
+    // Six times 5,012 bytes leave less than the largest call takes.
+    while get("/readyz").await.starts_with("HTTP/1.1 200 ") {
+        journal.append(5000, &accepted, |record| record.extend([0; 5000])).await.unwrap();
     }
+    assert!(get("/readyz").await.ends_with("not ready: room\n"));
+    assert!(get("/metrics").await.contains("weni_edge_ready{check=\"room\"} 0"));
+    assert!(accepted.get() >= 6, "{}", accepted.get());
+    // A small one still fits: whoever calls is served until the balancer has noticed.
+    journal.append(500, &accepted, |record| record.extend([0; 500])).await.unwrap();
     let pending = format!("weni_edge_journal_pending_callbacks {}", accepted.get());
     assert!(get("/metrics").await.contains(&pending));
 }

@@ -10,16 +10,17 @@ use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     task::{Context, Poll, ready},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 
-use crate::harness::{Caller, Edge, Settings, eventually};
+use crate::harness::{Edge, Settings, eventually};
 
 /// An edge whose Kafka is away: what it accepts stays in its journal.
 fn edge() -> Edge {
@@ -28,12 +29,6 @@ fn edge() -> Edge {
 
 fn accepted(edge: &Edge) -> i64 {
     edge.metrics().total("callbacks_accepted_total", &[])
-}
-
-fn resident_bytes(edge: &Edge) -> u64 {
-    let metrics = edge.probe("/metrics").1;
-    let line = metrics.lines().find(|line| line.starts_with("process_resident_memory_bytes "));
-    line.unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64
 }
 
 /// Sends bytes, and reads all that is answered until the connection is closed.
@@ -82,72 +77,131 @@ fn what_could_be_read_in_two_ways_is_read_in_one_or_refused() {
         assert_eq!(count(&answer, 200), 0, "{headers:?} {body:?}: {answer}");
         assert_eq!(accepted(&edge), before, "{headers:?} {body:?}");
     }
-    // With both, chunks count (RFC 9112, 6.3): the two requests are two, whoever looks.
+    // With both, chunks count, and the connection ends (RFC 9112, 6.3): what follows is not read.
     let both = format!(
         "POST /hooks/loja HTTP/1.1\r\nHost: h\r\n{secret}\r\nContent-Length: 3\r\n{chunked}\r\n\r\n"
     );
     let answer = raw(&edge, format!("{both}1\r\n7\r\n0\r\n\r\n{hidden}").as_bytes());
-    assert_eq!(count(&answer, 200) as i64, accepted(&edge), "{answer}");
+    assert_eq!((count(&answer, 200), accepted(&edge)), (1, 1), "{answer}");
     edge.accept("{}");
     edge.kill();
 }
 
 #[test]
-fn a_path_is_what_it_is_written_as() {
+fn a_path_that_was_typed_carelessly_is_understood_and_no_other_becomes_reachable() {
     let mut edge = edge();
+    let call = |path: &str| {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: h\r\nX-Token: only for the tests\r\n");
+        raw(&edge, format!("{head}Content-Length: 1\r\n\r\n7").as_bytes())
+    };
+    let understood = [
+        "/hooks/%6coja",
+        "/hooks/loja%20",
+        "/hooks/%20loja%09/",
+        "/hooks/loja%C2%A0",
+        "//hooks/loja",
+        "/hooks//loja//",
+        "/HOOKS/loja",
+        "/hooks/LOJA",
+        "/hooks/%4CoJa?a=b",
+    ];
+    for path in understood {
+        let answer = call(path);
+        assert_eq!(count(&answer, 200), 1, "{path:?}: {answer}");
+    }
     for path in [
         "/hooks/../hooks/loja",
         "/hooks/./loja",
-        "/hooks/%6coja",
+        "/hooks/x/../loja",
+        "/hooks/%2e%2e/hooks/loja",
+        "/hooks/%256coja",
         "/hooks/loja%2f",
         "/hooks%2floja",
         "/hooks/loja%00",
+        "/hooks/loja%ff",
+        "/hooks/lo%20ja",
         "/hooks/loja\0",
         "/hooks/loja\u{e9}",
-        "//hooks/loja",
-        "/HOOKS/loja",
-        "/hooks/LOJA",
+        "/loja",
+        "/hooks/hooks/loja",
         "hooks/loja",
         "*",
     ] {
-        let head = format!("POST {path} HTTP/1.1\r\nHost: h\r\nX-Token: only for the tests\r\n");
-        let answer = raw(&edge, format!("{head}Content-Length: 1\r\n\r\n7").as_bytes());
+        let answer = call(path);
         assert_eq!(count(&answer, 404) + count(&answer, 400), 1, "{path:?}: {answer}");
     }
-    assert_eq!(accepted(&edge), 0);
+    assert_eq!(accepted(&edge), understood.len() as i64);
+    edge.kill();
+}
+
+/// As many open files as the system grants this process, and those it starts.
+fn raise_open_files(needed: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let granted = limit.maximum.unwrap_or(u64::MAX);
+    assert!(granted >= needed, "{granted} open files are granted, {needed} needed (ulimit -Hn)");
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+}
+
+#[test]
+fn ten_thousand_silent_connections_and_more_leave_room_for_calls() {
+    raise_open_files(12_000);
+    let mut edge = edge();
+    let silent: Vec<_> = (0..10_500).map(|_| TcpStream::connect(edge.public()).unwrap()).collect();
+    edge.accept("{}");
+    let mut caller = edge.caller();
+    caller.call("POST", b"{}").unwrap().receipt();
+    let samples = edge.metrics();
+    // Some of the first have had their time by now, on a slow machine.
+    assert!(samples.total("http_connections", &[]) <= 10_000);
+    assert_eq!(samples.total("http_connections_max", &[]), 10_000);
+    let more: Vec<_> = (0..200).map(|_| TcpStream::connect(edge.public()).unwrap()).collect();
+    caller.call("POST", b"{}").unwrap().receipt();
+    assert_within_memory(&edge, 10_000);
+    drop((silent, more));
     edge.kill();
 }
 
 #[test]
-fn ten_thousand_idle_connections_and_more_leave_room_for_a_call() {
+fn answers_that_callers_do_not_take_stay_within_the_budget() {
+    const CONNECTIONS: usize = 1_200;
+    raise_open_files(12_000);
     let mut edge = edge();
-    // The limit is 10,000; the listener of the probes has its own.
-    let mut early = edge.caller();
-    early.call("POST", b"{}").unwrap().receipt();
-    let idle: Vec<_> = (0..9_990).map_while(|_| TcpStream::connect(edge.public()).ok()).collect();
-    if idle.len() < 9_990 {
-        println!("skipped: only {} connections can be had here (ulimit -n)", idle.len());
-        return edge.kill();
+    // No byte of an answer may be sent: SETTINGS_INITIAL_WINDOW_SIZE is 0. Then 100 times GET /nope.
+    let mut calls = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    calls.extend(b"\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0");
+    for stream in (1_u32..200).step_by(2) {
+        let fields = b"\x82\x86\x04\x05/nope\x01\x01h";
+        calls.extend([0, 0, fields.len() as u8, 1, 5]);
+        calls.extend(stream.to_be_bytes());
+        calls.extend(fields);
     }
-    eventually("all are open", || {
-        (edge.metrics().total("http_connections", &[]) > 9_990).then_some(())
+    let open = |_| {
+        let mut stream = TcpStream::connect(edge.public()).unwrap();
+        // It may be closed already for one that came later.
+        drop(stream.write_all(&calls));
+        stream
+    };
+    let held: Vec<_> = (0..CONNECTIONS).map(open).collect();
+    eventually("those beyond the budget are refused", || {
+        (edge.metrics().total("http_rejections_total", &["overloaded"]) > 0).then_some(())
     });
     edge.accept("{}");
-    let resident = resident_bytes(&edge);
-    println!("{} MiB with 9,991 idle connections", resident >> 20);
-    assert!(resident < 256 << 20, "{resident} bytes resident");
-
-    // Beyond the limit they wait; who is in is served.
-    let more: Vec<_> = (0..200).map_while(|_| TcpStream::connect(edge.public()).ok()).collect();
-    eventually("no more are let in", || {
-        (edge.metrics().total("http_connections", &[]) == 10_000).then_some(())
-    });
-    early.call("POST", b"{}").unwrap().receipt();
-    drop((idle, more));
-    eventually("the next one is let in", || {
-        Caller::connect(edge.public()).ok()?.call("POST", b"{}").ok().map(|answer| answer.receipt())
+    assert_within_memory(&edge, 10_000);
+    drop(held);
+    eventually("there is room again", || {
+        (edge.caller().call("POST", b"{}").ok()?.status == 200).then_some(())
     });
     edge.kill();
+}
+
+#[test]
+fn a_stop_with_nothing_pending_does_not_wait_for_kafka() {
+    let mut edge = edge();
+    edge.await_blocked("no_broker");
+    let since = Instant::now();
+    edge.terminate();
+    // 2 s, and what a loaded machine takes to end a process; waiting for Kafka took 12 to 15.
+    assert!(since.elapsed() < Duration::from_secs(6), "{:?}", since.elapsed());
 }
 
 #[test]
@@ -179,14 +233,14 @@ fn wrong_secrets_at_full_speed_leave_right_ones_alone() {
     edge.kill();
 }
 
-/// What deploy/RUNBOOK.md says: 128 MiB, twice http.max_memory_bytes, and 256 KiB for each connection
-/// of HTTP/2; at no moment more.
-fn assert_within_memory(edge: &Edge, bodies: usize, http2: u64) {
+/// What deploy/RUNBOOK.md says: 64 MiB, twice http.max_memory_bytes, and 32 KiB for each connection, of
+/// which one of HTTP/2 counts as 16; at no moment more.
+fn assert_within_memory(edge: &Edge, connections: u64) {
     let status = fs::read_to_string(format!("/proc/{}/status", edge.pid())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let peak_kib: u64 = peak.trim().strip_suffix(" kB").unwrap().parse().unwrap();
-    println!("{} MiB at most with {bodies} bodies of 960 KiB in progress", peak_kib >> 10);
-    assert!(peak_kib < ((128 + 2 * 64) << 10) + http2 * 256, "{peak_kib} KiB resident");
+    println!("{} MiB at most with {connections} connections", peak_kib >> 10);
+    assert!(peak_kib < ((64 + 2 * 64) << 10) + connections * 32, "{peak_kib} KiB resident");
 }
 
 #[test]
@@ -223,9 +277,9 @@ fn bodies_at_the_limit_on_all_connections_stay_within_the_budget() {
         })
         .collect();
     let taken = answers.iter().filter(|answer| count(answer, 200) == 1).count();
-    assert!(taken >= 50, "{taken} of {CALLERS}: as many as fit are taken");
+    assert!(taken >= 40, "{taken} of {CALLERS}: as many as fit are taken");
     assert_eq!(taken as i64, accepted(&edge));
-    assert_within_memory(&edge, CALLERS, 0);
+    assert_within_memory(&edge, CALLERS as u64);
     edge.accept("{}");
     edge.kill();
 }
@@ -263,7 +317,7 @@ impl Body for Unfinished {
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_at_the_limit_on_all_streams_of_http2_stay_within_the_budget() {
     const CONNECTIONS: usize = 100;
-    const STREAMS: usize = 50;
+    const STREAMS: usize = 20;
     let mut edge = edge();
     let (tell, told) = watch::channel(false);
     let mut calls = Vec::new();
@@ -285,9 +339,10 @@ async fn bodies_at_the_limit_on_all_streams_of_http2_stay_within_the_budget() {
     for call in calls {
         taken += i64::from(call.await.unwrap().is_ok_and(|answer| answer.status() == 200));
     }
-    assert!(taken >= 50, "{taken}: as many as fit are taken");
+    // How many depends on how long the machine takes: a body has 10 s.
+    assert!(taken > 0, "some fit");
     assert_eq!(taken, accepted(&edge));
-    assert_within_memory(&edge, CONNECTIONS * STREAMS, CONNECTIONS as u64);
+    assert_within_memory(&edge, 16 * CONNECTIONS as u64);
     edge.accept("{}");
     edge.kill();
 }

@@ -1,7 +1,8 @@
 //! `weni-edge dev` as a newcomer runs it: no configuration, no server.
 
 use std::{
-    io::{BufRead, BufReader, Lines},
+    io::{BufRead, BufReader, Lines, Read, Write},
+    net::TcpStream,
     process::{Child, ChildStdout, Command, Stdio},
 };
 
@@ -16,15 +17,7 @@ struct Dev {
 
 impl Dev {
     fn start(arguments: &[&str]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_weni-edge"))
-            .args(["dev", "--output", "json"])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let (process, mut lines) = spawn("json", arguments);
         let ready = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
         Self { process, lines, ready }
     }
@@ -43,6 +36,19 @@ impl Dev {
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
         self.process.wait().unwrap().success()
     }
+}
+
+fn spawn(output: &str, arguments: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_weni-edge"))
+        .args(["dev", "--output", output])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    (process, lines)
 }
 
 impl Drop for Dev {
@@ -99,5 +105,49 @@ fn what_it_prints_is_enough_to_call_it() {
     let record = dev.next();
     assert_eq!(record["value"]["status"], "read");
     assert_eq!(record["topic"], dev.text("/topics/message_status"));
+    assert!(dev.interrupt());
+}
+
+/// Calls with a message's id that commands a terminal.
+fn call_hostile(hooks: &str, secret: &str) {
+    let (address, source) = hooks.strip_prefix("http://").unwrap().split_once("/hooks/").unwrap();
+    let body = "{\"statuses\":[{\"id\":\"wamid.\\u001b[2J\\u0007\\n\u{7f}\u{9b}31m\",\
+                \"status\":\"read\",\"timestamp\":\"1763842385\",\"recipient_id\":\"5511900000001\"}]}";
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let head = format!(
+        "POST /hooks/{source} HTTP/1.1\r\nHost: h\r\nX-Token: {secret}\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + body).as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[test]
+fn what_it_prints_of_a_call_does_not_command_the_terminal() {
+    let mut dev = Dev::start(&[]);
+    call_hostile(dev.text("/hooks"), dev.text("/headers/X-Token"));
+    let line = dev.lines.next().unwrap().unwrap();
+    assert!(!line.contains(char::is_control), "{line:?}");
+    let record: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(record["key"], "wamid.\u{1b}[2J\u{7}\n\u{7f}\u{9b}31m");
+    assert!(dev.interrupt());
+
+    let (process, lines) = spawn("human", &[]);
+    let mut dev = Dev { process, lines, ready: Value::Null };
+    let mut named = |name: &str| {
+        let line =
+            dev.lines.find_map(|line| line.unwrap().trim().strip_prefix(name).map(str::to_owned));
+        line.unwrap().trim().to_owned()
+    };
+    let (hooks, secret) = (named("URL "), named("Header  X-Token: "));
+    named("Every event");
+    call_hostile(&hooks, &secret);
+    let line = dev.lines.next().unwrap().unwrap();
+    assert!(!line.contains(char::is_control), "{line:?}");
+    assert!(line.ends_with(r"wamid.\u001b[2J\u0007\u000a\u007f\u009b31m"), "{line:?}");
     assert!(dev.interrupt());
 }

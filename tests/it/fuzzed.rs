@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use weni_edge::{
     callback::Callback,
     config::Config,
-    journal::{Checkpoint, Inspection, Journal, Options, Position, inspect},
+    journal::{Checkpoint, Inspection, Journal, Options, Position, disk, inspect},
     metrics::Metrics,
 };
 
@@ -41,9 +41,9 @@ pub(crate) fn journal(changes: &[u8]) {
     let directory = memory_directory();
     let files = copy_template(directory.path());
     damage(&files, changes);
-    let Ok(journal) = Journal::open(options(directory.path()), Arc::new(Metrics::default())) else {
-        return;
-    };
+    let opened = Journal::open(options(directory.path()), Arc::new(Metrics::default()));
+    assert!(opened.is_ok() || !changes.is_empty(), "{opened:?}");
+    let Ok(journal) = opened else { return };
     append(&journal, b"new");
     let mut reader = journal.reader(Default::default());
     let (mut read, mut next) = (Vec::new(), 0);
@@ -64,14 +64,14 @@ pub(crate) fn inspection(changes: &[u8]) {
         static COPY: (TempDir, Vec<PathBuf>, Inspection) = {
             let directory = memory_directory();
             let files = copy_template(directory.path());
-            let whole = inspect(directory.path()).unwrap();
+            let whole = inspect(disk::Directory { disk: &disk::Real, path: directory.path() }).unwrap();
             assert!(whole.count(whole.oldest, whole.end) > 0 && whole.checkpoint.is_some());
             (directory, files, whole)
         };
     }
     COPY.with(|(directory, files, whole)| {
         let before = damage(files, changes);
-        if let Ok(found) = inspect(directory.path()) {
+        if let Ok(found) = inspect(disk::Directory { disk: &disk::Real, path: directory.path() }) {
             let records = |of: &Inspection| of.count(whole.oldest, whole.end);
             assert!(records(&found) <= records(whole) && found.end <= whole.end);
             assert!(found.checkpoint.is_none() || found.checkpoint == whole.checkpoint);
@@ -94,7 +94,7 @@ fn template() -> TempDir {
         let positions: Vec<_> = appended.collect();
         let run_id = journal.run_id(journal.current_run()).unwrap();
         let (position, receipt, cluster_id) = (positions[3], run_id, "cluster".to_owned());
-        journal.settle(Checkpoint { position, run_id, receipt, cluster_id });
+        journal.advance_committed(Checkpoint { position, run_id, receipt, cluster_id });
         journal.close();
     }
     directory
@@ -128,7 +128,12 @@ fn payload(number: usize) -> Vec<u8> {
 }
 
 fn options(directory: &Path) -> Options {
-    Options { min_free_bytes: 0, segment_bytes: 16 << 10, ..Options::new(directory) }
+    Options {
+        min_free_bytes: 0,
+        allow_volatile: true,
+        segment_bytes: 16 << 10,
+        ..Options::new(directory)
+    }
 }
 
 fn append(journal: &Journal, payload: &[u8]) -> Position {

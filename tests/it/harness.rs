@@ -8,6 +8,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
@@ -21,7 +22,7 @@ use tempfile::TempDir;
 
 pub(crate) const SOURCE: &str = "loja";
 const SECRET: &str = "only for the tests";
-const PROGRAM: &str = env!("CARGO_BIN_EXE_weni-edge");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_weni-edge");
 /// More than anything here takes, also where the watchdog replaces a publisher after two minutes; a test
 /// that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -36,6 +37,37 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Waits until a process ends, at most a minute.
+pub(crate) fn await_exit(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("the process does not end");
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Certificate and key for localhost, in PEM.
+pub(crate) fn certificate_and_key() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+/// Files with certificate and key for localhost.
+pub(crate) fn certificate_files(directory: &Path) -> (PathBuf, PathBuf) {
+    let (certificate, key) = (directory.join("tls.crt"), directory.join("tls.key"));
+    let pair = certificate_and_key();
+    fs::write(&certificate, pair.0).unwrap();
+    fs::write(&key, pair.1).unwrap();
+    (certificate, key)
 }
 
 /// What a test's configuration says beside what all of them say.
@@ -68,7 +100,7 @@ impl Settings {
             "[http]\nlisten = \"127.0.0.1:0\"\ndrain = \"0s\"\nwait_for_kafka = \"{}ms\"\n{tls}\
              [admin]\nlisten = \"127.0.0.1:0\"\n\
              [sources.{SOURCE}]\nheader = \"X-Token\"\nsecrets = [{SECRET:?}]\n\
-             [journal]\ndirectory = {journal:?}\nmin_free_bytes = 0\n\
+             [journal]\ndirectory = {journal:?}\nmin_free_bytes = 0\nallow_volatile = true\n\
              [kafka]\nbootstrap_servers = {:?}\n[kafka.properties]\n{properties}\
              [topics]\n{topics}",
             self.wait_for_kafka.as_millis(),
@@ -166,7 +198,7 @@ impl Edge {
         self.journal.clone()
     }
 
-    fn config_file(&self) -> PathBuf {
+    pub(crate) fn config_file(&self) -> PathBuf {
         self.directory.path().join("weni-edge.toml")
     }
 
@@ -273,6 +305,29 @@ impl Edge {
         log[self.running().process.log_from..].iter().any(|line| line.contains(what))
     }
 
+    /// Does something while nobody reads what the process logs.
+    pub(crate) fn while_log_stands<T>(&self, work: impl FnOnce() -> T) -> T {
+        let log = self.log.lock().unwrap();
+        let worked = panic::catch_unwind(AssertUnwindSafe(work));
+        // Not poisoned, whatever became of the work: the log is shown where a test fails.
+        drop(log);
+        worked.unwrap_or_else(|failed| panic::resume_unwind(failed))
+    }
+
+    /// Whether it has ended by itself within this time.
+    pub(crate) fn ends_within(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        let pid = self.running().process.child.0.id();
+        let has_ended = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.rsplit_once(')').unwrap().1.starts_with(" Z")
+        };
+        while !has_ended() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+        has_ended()
+    }
+
     fn running(&self) -> &Running {
         self.running.as_ref().expect("the edge runs")
     }
@@ -316,6 +371,7 @@ impl Edge {
     /// Answers of the admin listener: status and body.
     pub(crate) fn probe(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.running().admin).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let head = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         let mut answer = String::new();

@@ -33,12 +33,14 @@ async fn healthcheck(
 async fn tells_ready_from_live_and_says_what_is_wrong_in_one_line() {
     let directory = TempDir::new().unwrap();
     let metrics = Arc::new(Metrics::default());
-    let journal = Journal::open(Options::new(directory.path()), Arc::clone(&metrics)).unwrap();
+    let options = Options { allow_volatile: true, ..Options::new(directory.path()) };
+    let journal = Journal::open(options, Arc::clone(&metrics)).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
     let listen = listener.local_addr().unwrap();
     let url = format!("http://localhost:{}", listen.port());
     let (phase, watched) = watch::channel(Phase::Serving);
-    tokio::spawn(admin::serve(listener, admin::State { journal, metrics, phase: watched }));
+    let state = admin::State { journal, metrics, phase: watched, largest_record_bytes: 0 };
+    tokio::spawn(admin::serve(listener, state));
 
     let config = directory.path().join("weni-edge.toml");
     std::fs::write(&config, format!("[admin]\nlisten = \"{listen}\"\n")).unwrap();

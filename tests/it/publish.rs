@@ -20,7 +20,8 @@ use weni_edge::{
     config::Config,
     journal::{Journal, Options},
     metrics::Metrics,
-    publish::{Publisher, replay},
+    publish::Publisher,
+    replay,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -28,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A journal and its publisher on a mock cluster. When it is dropped the accounts must balance.
 struct Edge {
     cluster: MockCluster<'static, DefaultProducerContext>,
-    _directory: TempDir,
+    directory: TempDir,
     config: Arc<ArcSwap<Config>>,
     journal: Journal,
     metrics: Arc<Metrics>,
@@ -54,18 +55,12 @@ impl Edge {
             cluster.create_topic(topic, 1, 1).unwrap();
         }
         let metrics = Arc::new(Metrics::default());
-        let journal = Journal::open(Options::new(directory.path()), Arc::clone(&metrics)).unwrap();
+        let options = Options { allow_volatile: true, ..Options::new(directory.path()) };
+        let journal = Journal::open(options, Arc::clone(&metrics)).unwrap();
         let config = Arc::new(ArcSwap::from_pointee(config));
         let accepted = metrics.callbacks_accepted_total.with_label_values(&["loja"]);
-        let mut edge = Self {
-            cluster,
-            _directory: directory,
-            config,
-            journal,
-            metrics,
-            accepted,
-            publisher: None,
-        };
+        let mut edge =
+            Self { cluster, directory, config, journal, metrics, accepted, publisher: None };
         edge.start();
         edge
     }
@@ -74,6 +69,12 @@ impl Edge {
         let (config, metrics) = (Arc::clone(&self.config), Arc::clone(&self.metrics));
         let publisher = Publisher::start(config, self.journal.clone(), metrics).unwrap();
         self.publisher = Some(publisher);
+    }
+
+    fn stop(&mut self) {
+        if let Some(publisher) = self.publisher.take() {
+            publisher.stop(Instant::now() + Duration::from_secs(10));
+        }
     }
 
     fn accept(&self, body: &str) {
@@ -88,8 +89,14 @@ impl Edge {
             traceparent: None,
             body: body.as_bytes(),
         };
-        let write = |buffer: &mut Vec<u8>| callback.encode(buffer);
-        let append = self.journal.append(callback.encoded_len(), &self.accepted, write);
+        let mut bytes = Vec::new();
+        callback.encode(&mut bytes);
+        self.accept_bytes(&bytes);
+    }
+
+    fn accept_bytes(&self, bytes: &[u8]) {
+        let write = |buffer: &mut Vec<u8>| buffer.extend_from_slice(bytes);
+        let append = self.journal.append(bytes.len(), &self.accepted, write);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(append).unwrap();
     }
@@ -138,9 +145,7 @@ impl Edge {
 
 impl Drop for Edge {
     fn drop(&mut self) {
-        if let Some(publisher) = self.publisher.take() {
-            publisher.stop(Instant::now() + Duration::from_secs(10));
-        }
+        self.stop();
         if std::thread::panicking() {
             return;
         }
@@ -164,13 +169,42 @@ fn callbacks_are_settled_and_their_items_counted_once() {
     edge.accept("{}");
     edge.accept_statuses(49..50);
     edge.wait_settled();
-    assert_eq!(edge.items("message_status", "published"), 50);
-    assert_eq!(edge.items("message_status", "duplicate"), 1);
+    // One more than there are updates: what is sent twice is published twice.
+    assert_eq!(edge.items("message_status", "published"), 51);
     assert_eq!(edge.items("inbound_message", "published"), 1);
     assert_eq!(edge.items("none", "dead_lettered"), 1);
     assert_eq!(edge.items("none", "empty"), 1);
-    assert_eq!(edge.metrics.statuses_total.with_label_values(&["read"]).get(), 50);
+    assert_eq!(edge.metrics.statuses_total.with_label_values(&["read"]).get(), 51);
     assert_eq!(edge.metrics.callbacks_settled_total.get(), 53);
+}
+
+/// The try has sent what precedes the record that needs the quarantine; none of that may count.
+#[test]
+fn a_try_that_the_disk_ends_leaves_nothing_behind_and_its_callbacks_are_published_once() {
+    let mut edge = Edge::new();
+    edge.accept_statuses(0..1);
+    edge.wait_settled();
+    let aborted = edge.metrics.transactions_total.with_label_values(&["aborted"]);
+    let quarantine = edge.directory.path().join("quarantine");
+    // While nothing is published, so that all of it is in one transaction.
+    edge.stop();
+    edge.accept_statuses(1..20);
+    // A directory where the file has to be.
+    let name = format!("record-{:016x}.headers.json", edge.journal.durable().as_u64());
+    let obstacle = quarantine.join(name);
+    std::fs::create_dir_all(&obstacle).unwrap();
+    edge.accept_bytes(b"no callback of this program");
+    edge.accept_statuses(20..40);
+    edge.start();
+    edge.wait_blocked("disk");
+    edge.wait("aborted", |_| aborted.get() > 0);
+    edge.accept_statuses(40..50);
+    assert_eq!(edge.metrics.callbacks_settled_total.get(), 1, "nothing is settled by a failed try");
+    std::fs::remove_dir(&obstacle).unwrap();
+    edge.wait_settled();
+    assert_eq!(edge.items("message_status", "published"), 50);
+    assert_eq!(edge.items("none", "quarantined"), 1);
+    assert_eq!(std::fs::read_dir(&quarantine).unwrap().count(), 2, "headers and value");
 }
 
 #[test]
@@ -233,6 +267,31 @@ fn a_record_that_is_refused_alone_again_and_again_becomes_a_dead_letter() {
     edge.accept_statuses(2..10);
     edge.wait_settled();
     assert_eq!(edge.items("message_status", "published"), 9);
+}
+
+#[test]
+fn a_topic_that_refuses_everything_waits_also_where_callbacks_come_one_by_one() {
+    let edge = Edge::new();
+    let large = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    edge.accept_statuses(0..1);
+    edge.wait_settled();
+    // The tenth in a row asks whether the topic takes another record, which it does.
+    for id in 1..20 {
+        edge.cluster.request_errors(RDKafkaApiKey::Produce, &[large, large]);
+        edge.accept_statuses(id..id + 1);
+        edge.wait_settled();
+    }
+    assert_eq!(edge.items("none", "dead_lettered"), 19);
+    edge.cluster.request_errors(RDKafkaApiKey::Produce, &[large; 10_000]);
+    edge.accept_statuses(20..21);
+    edge.wait_blocked("topic_refuses");
+    let lost = edge.metrics.producer_rebuilds_total.with_label_values(&["lost"]);
+    let tries = lost.get();
+    edge.wait("two more tries", |_| lost.get() >= tries + 2);
+    edge.cluster.clear_request_errors(RDKafkaApiKey::Produce);
+    edge.wait_settled();
+    assert_eq!(edge.items("none", "dead_lettered"), 19);
+    assert_eq!(edge.items("message_status", "published"), 2);
 }
 
 /// Answers each code that a broker has once, to one kind of request, under callbacks one by one. A
@@ -328,7 +387,7 @@ fn a_stopped_publisher_goes_on_where_it_was_in_the_next_process() {
     let mut edge = Edge::new();
     edge.accept_statuses(0..10);
     edge.wait_settled();
-    edge.publisher.take().unwrap().stop(Instant::now() + Duration::from_secs(10));
+    edge.stop();
     edge.accept_statuses(10..20);
     assert_eq!(edge.journal.pending(), 10);
     edge.start();

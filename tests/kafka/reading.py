@@ -185,10 +185,6 @@ class Element:
     reason: str = ""  # of a dead letter
 
     @property
-    def content_hash(self):
-        return hashlib.sha256(self.node.bytes).hexdigest()
-
-    @property
     def event_id(self):
         return event_id(self.kind, self.where.phone_number_id or self.where.source, self.node)
 

@@ -2,7 +2,6 @@
 
 import base64
 import copy
-import hashlib
 import json
 from datetime import UTC, datetime
 
@@ -94,12 +93,10 @@ def add_event(element, call, pointer, at, records):
         "ce_id": value["event_id"],
         "ce_type": f"ai.weni.{element.kind}.v1",
         "ce_source": f"/hooks/{call.source}",
-        "ce_subject": key,
         "ce_time": value["occurred_at"] or value["received_at"],
         "ce_dataschema": f"urn:weni-edge:{topic.replace('_', '-')}.v1",
         "content-type": "application/json",
         "receipt": call.receipt,
-        "content_hash": hashlib.sha256(raw_bytes).hexdigest(),
     }
     text = json.dumps(value).encode().replace(b'"RAW"', raw_bytes)
     make_record(topic, key.encode(), headers, text, at, records)
@@ -113,7 +110,6 @@ def add_dead_letter(call, reason, value, pointer, at, records):
         "receipt": call.receipt,
         "received_at": time_of(at),
         "method": call.method,
-        "content_hash": hashlib.sha256(value).hexdigest(),
     }
     headers |= {"element": pointer} if pointer else {}
     make_record("dead_letter", call.receipt.encode(), headers, value, at, records)
@@ -121,7 +117,7 @@ def add_dead_letter(call, reason, value, pointer, at, records):
 
 def publish(calls):
     """What a faultless edge would have in Kafka."""
-    records, published = [], set()
+    records = []
     for at, call in enumerate(calls):
         callback = Callback(call.body, call.source)
         if callback.whole:
@@ -137,14 +133,13 @@ def publish(calls):
                 pointer = "/entry/0/changes/0/value" + pointer
             if element.kind == "dead_letter":
                 add_dead_letter(call, element.reason, element.node.bytes, pointer, at, records)
-            elif (element.event_id, element.content_hash) not in published:
-                published.add((element.event_id, element.content_hash))
+            else:
                 add_event(element, call, pointer, at, records)
     return records
 
 
-def problems(calls, records, **options):
-    return Oracle(calls, records, PARTITIONS, partition_of, **options).problems
+def problems(calls, records):
+    return Oracle(calls, records, PARTITIONS, partition_of).problems
 
 
 def swap_offsets(one, other):
@@ -216,12 +211,9 @@ def run():
     results.append(("a call that was not listed", bool(problems(silent, copy.deepcopy(records)))))
     unpublished = [*calls, Call("r", "loja", "PUT", BODIES[7])]
     results.append(("a call that yielded nothing", bool(problems(unpublished, copy.deepcopy(records)))))
-    results.append(
-        (
-            "a repetition that is missing where none is dropped",
-            bool(problems(calls, copy.deepcopy(records), drops_duplicates=False)),
-        )
-    )
+    repetition = [record for record in records if record.receipt == "receipt-5"]
+    others = [record for record in records if record.receipt != "receipt-5"]
+    results.append(("a repetition that is dropped", len(repetition) == 1 and bool(problems(calls, others))))
     due = {"statuses": [["wamid.1", None, "sent", "1763842385"], ["wamid.2", None, "sent", "1763842385"]]}
     due |= {name: [] for name in ("messages", "echoes", "history_messages", "calls")}
     results.append(("an expectation that is met", not list(check_expected(calls, {"body-0": due}))))

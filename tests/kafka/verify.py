@@ -36,7 +36,6 @@ def arguments():
     parser.add_argument("--expected", type=Path, help="what each file yields, by its name")
     parser.add_argument("--admin", help="the edge's admin address: wait until nothing is pending, hold its accounts")
     parser.add_argument("--topic", nargs=2, action="append", default=[], metavar=("ROLE", "NAME"))
-    parser.add_argument("--keeps-duplicates", action="store_true", help="the edge's window of duplicates is off")
     parser.add_argument("--self-test", action="store_true", help="show that the oracle sees what is wrong")
     return parser.parse_args()
 
@@ -144,7 +143,7 @@ def check_metrics(samples, calls, records, oracle):
     dead = sum(record.topic == "dead_letter" for record in records)
     outcome = {
         name: total(samples, "items_total", f'outcome="{name}"')
-        for name in ("published", "dead_lettered", "duplicate", "empty", "quarantined", "already_committed")
+        for name in ("published", "dead_lettered", "empty", "quarantined", "already_committed")
     }
     empty = sum(callback.is_empty for callback in oracle.callbacks.values())
     for name, given, due in (
@@ -159,8 +158,6 @@ def check_metrics(samples, calls, records, oracle):
     ):
         if given != due:
             yield f"the edge counts {given} {name}, and there are {due}"
-    if outcome["duplicate"] < oracle.duplicates:
-        yield f"the edge counts {outcome['duplicate']} duplicates, and there are at least {oracle.duplicates}"
 
 
 def main():
@@ -174,7 +171,7 @@ def main():
         sys.exit("no calls: give --calls")
     samples = settled(options.admin) if options.admin else None
     records, partitions = read_topics(options.bootstrap, ROLES | dict(options.topic))
-    oracle = Oracle(calls, records, partitions, partition_of, not options.keeps_duplicates)
+    oracle = Oracle(calls, records, partitions, partition_of)
     problems = list(oracle.problems)
     if options.expected:
         lines = options.expected.read_text().splitlines()
@@ -186,7 +183,7 @@ def main():
     if len(problems) > PROBLEMS_SHOWN:
         print(f"… and {len(problems) - PROBLEMS_SHOWN} more")
     by_topic = ", ".join(f"{sum(r.topic == role for r in records)} {role}" for role in ROLES)
-    print(f"{len(calls)} calls, {len(records)} records ({by_topic}), {oracle.duplicates} duplicates dropped")
+    print(f"{len(calls)} calls, {len(records)} records ({by_topic})")
     checks = len(calls) + len(records)
     print(f"{max(checks - len(problems), 0)} passed, {len(problems)} failed")
     sys.exit(1 if problems else 0)

@@ -21,6 +21,7 @@ NOT_CAUSED = {
     "WeniEdgeNoTraffic": "compares with the week before",
     "WeniEdgeSlowSync": "takes a slow disk",
     "WeniEdgePublisherWedged": "takes a defect of the publisher",
+    "WeniEdgeConnectionsNearLimit": "takes thousands of connections",
 }
 
 
@@ -78,7 +79,7 @@ class Incident:
         return producer
 
     def callers(self):
-        self.say("wrong secrets, an unknown source, garbage, repetitions; a transaction of somebody else stays open")
+        self.say("wrong secrets, an unknown source, garbage; a transaction of somebody else stays open")
         self.send("loja", 20, "--duration=30s", secret="not the right secret")
         self.send("nobody", 2, "--duration=10s")
         garbage = self.edge.work / "garbage.json"
@@ -116,16 +117,18 @@ class Incident:
         self.expect("WeniEdgePublishErrors", seconds=1)
 
     def failed_messages(self):
-        self.say("many messages fail")
+        self.say("many messages fail; all calls of one source are refused")
+        self.send("calada", 2, "--duration=20s", secret="not the right secret")
         self.send("loja", 20, "--duration=25s", "--sample=failed")
-        self.expect("WeniEdgeFailedShareHigh")
+        self.expect("WeniEdgeFailedShareHigh", "WeniEdgeSourceRefused")
 
     def outage(self):
         self.say("Kafka is killed, and large bodies fill the journal")
         self.kafka("kill9", "1")
         self.send("loja", 40, "--duration=40s", "--sample=text", "--size=200000")
         self.expect("WeniEdgeNoBroker", "WeniEdgePublishingStalled", "WeniEdgeCallbacksAging", "WeniEdgeJournalFilling",
-                    "WeniEdgeAcceptanceBurnFast", "WeniEdgeAcceptanceBurnSlow")  # fmt: skip
+                    "WeniEdgeJournalFull", "WeniEdgeAcceptanceBurnFast", "WeniEdgeAcceptanceBurnSlow")  # fmt: skip
+        self.lost_pods()
         self.say("the edge is killed, and a bit of its journal turns")
         self.edge.stop(signal.SIGKILL)
         self.damage_journal()
@@ -135,6 +138,13 @@ class Incident:
         self.say("Kafka is back")
         self.kafka.start()
         self.drain()
+
+    def lost_pods(self):
+        self.say("Kubernetes has no pod any more: neither the edge's nor that of one that held nothing")
+        targets = self.prometheus.targets.read_text()
+        self.prometheus.discover()
+        self.expect("WeniEdgeInstanceLost", "WeniEdgeInstanceGone")
+        self.prometheus.targets.write_text(targets)
 
     def damage_journal(self):
         """In the middle of what is written: an intact record behind it tells damage from a torn end."""
@@ -161,6 +171,9 @@ class Incident:
         self.edge.start()
         self.expect("WeniEdgeJournalDiverged")
         self.edge.command("journal", "fork", "--from", "checkpoint", "--yes")
+        # Only a start takes a fork up.
+        self.edge.stop()
+        self.edge.start()
         self.drain()
 
     def drain(self):

@@ -8,10 +8,14 @@ import sys
 import traceback
 from pathlib import Path
 
+import expected
+import labels
+import runbook
+import scrape
 import static
 import verify
 from incident import SCALE, Incident
-from processes import ROOT, Edge, Kafka, Prometheus, end
+from processes import ROOT, Edge, Kafka, Prometheus, empty_target, end
 from report import Report
 
 
@@ -28,7 +32,7 @@ def live(work, binary, prometheus_binary, port, report):
         print("==> Kafka, edge, Prometheus", flush=True)
         kafka("format", "1")
         kafka.start()
-        prometheus = Prometheus(prometheus_binary, work, port + 90, rules, edge.admin)
+        prometheus = Prometheus(prometheus_binary, work, port + 90, rules, edge.admin, empty_target())
         edge.start()
         print("==> The incident", flush=True)
         incident = Incident(edge, kafka, prometheus)
@@ -54,11 +58,16 @@ def main():
     for name in ("work", "edge", "prometheus"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--port", type=int)
+    parser.add_argument("--scrape", type=Path, help="what a fresh edge exports, if it was asked before")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
     report = Report()
     print("==> Rules, tests, runbook and dashboards fit together", flush=True)
     static.check(report)
+    exported = scrape.parse(arguments.scrape.read_text() if arguments.scrape else scrape.take(arguments.edge))
+    labels.check(report, exported)
+    expected.check(report, exported)
+    runbook.check(report, exported, arguments.edge)
     if not arguments.static:
         live(arguments.work, arguments.edge, arguments.prometheus, arguments.port, report)
     (arguments.work / "counts").write_text(f"{report}\n")

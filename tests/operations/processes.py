@@ -1,10 +1,12 @@
 """Kafka, edge, Prometheus and senders as processes of their own. Whatever starts here ends here."""
 
+import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -12,8 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "only for the operations test"
-SOURCES = ("loja", "filial")
+SOURCES = ("loja", "filial", "calada")
 STEP = 1  # seconds between scrapes
+# Labels that a Kubernetes target has.
+NAMESPACE, RELEASE = "production", "edge"
 
 
 def wait_for(what, condition, seconds):
@@ -87,6 +91,7 @@ listen = "{self.admin}"
 directory = "{self.journal}"
 max_bytes = 30_000_000
 min_free_bytes = 0
+allow_volatile = true
 [kafka]
 bootstrap_servers = "{self.kafka.address}"
 create_topics = {{ partitions = 3, replication_factor = 1 }}
@@ -128,22 +133,34 @@ create_topics = {{ partitions = 3, replication_factor = 1 }}
 class Prometheus:
     """Scrapes the edge each second and evaluates rules whose windows are scaled down."""
 
-    def __init__(self, binary, work, port, rules, target):
+    def __init__(self, binary, work, port, rules, *targets):
         self.url, data = f"http://127.0.0.1:{port}", work / "prometheus"
+        self.targets = data / "targets.json"
         shutil.rmtree(data, ignore_errors=True)
         data.mkdir()
         (data / "prometheus.yml").write_text(
             json.dumps({  # JSON is YAML
                 "global": {"scrape_interval": f"{STEP}s", "scrape_timeout": f"{STEP}s", "evaluation_interval": f"{STEP}s"},
                 "rule_files": [str(rules)],
-                "scrape_configs": [{"job_name": "weni-edge", "static_configs": [{"targets": [target]}]}],
+                "scrape_configs": [{
+                    "job_name": "weni-edge",
+                    "file_sd_configs": [{"files": [str(self.targets)], "refresh_interval": "1s"}],
+                }],
             })
         )  # fmt: skip
+        self.discover(*targets)
         with open(data / "log", "w") as log:
             self.process = subprocess.Popen(
                 [binary, f"--config.file={data}/prometheus.yml", f"--storage.tsdb.path={data}/tsdb",
                  f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)  # fmt: skip
         wait_for("Prometheus is ready", lambda: get(f"{self.url}/-/ready"), 30)
+
+    def discover(self, *targets):
+        """What Kubernetes would do: these are the targets from now on, and no others."""
+        found = [{"targets": list(targets), "labels": {"namespace": NAMESPACE, "release": RELEASE}}] if targets else []
+        new = self.targets.with_suffix(".new")
+        new.write_text(json.dumps(found))
+        new.rename(self.targets)
 
     def stop(self):
         end(self.process)
@@ -166,6 +183,23 @@ class Prometheus:
 
     def firing(self):
         return {alert["labels"]["alertname"] for alert in self.alerts() if alert["state"] == "firing"}
+
+
+def empty_target():
+    """The address of an edge that exports nothing, for as long as this process lives: that of one without callbacks."""
+
+    class Empty(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Empty)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"127.0.0.1:{server.server_port}"
 
 
 def get(url):

@@ -2,13 +2,15 @@
 
 import re
 
+import labels
 import static
 from incident import NOT_CAUSED
+from processes import NAMESPACE, RELEASE
 
 
 def substituted(expr):
     """As Grafana would ask for it, with the variables at All."""
-    values = {"$job": "weni-edge", "$instance": ".*", "$topic": ".*", "$__rate_interval": "15s", "$__range": "300s"}
+    values = {"$job": "weni-edge", "$namespace": NAMESPACE, "$release": RELEASE, "$instance": ".*", "$topic": ".*", "$__rate_interval": "15s", "$__range": "300s"}
     return re.sub(r"\$\w+", lambda found: values[found[0]], expr)
 
 
@@ -27,6 +29,10 @@ def check(report, incident):
         report.that(f"{name} has data", found, f"{why}: {expr}")
     for rule in static.rules("record"):
         report.that(f"{rule['record']} has data", has_data(rule["record"]))
+
+    for name, series, label in labels.variable_queries():
+        found = prometheus.api("series", **{"match[]": substituted(series), "start": since})
+        report.that(f"{name} has values", any(label in one for one in found), f"{series}, {label}")
 
     exported = static.metrics_in(" ".join(prometheus.api("label/__name__/values")))
     wanted = set().union(*(static.metrics_in(expr) for _, expr in static.queries()))

@@ -8,8 +8,8 @@ use super::*;
 const LONGER_THAN_ALL: Duration = Duration::from_secs(20);
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn three_brokers_may_be_killed_in_turn_and_all_at_once() {
-    let Some(_) = kafka() else { return };
     let cluster = Cluster::start_nodes(3);
     let topics = Topics::create(&cluster.bootstrap());
     let edge = Edge::start(&settings(&cluster.bootstrap(), &topics));
@@ -31,8 +31,8 @@ fn three_brokers_may_be_killed_in_turn_and_all_at_once() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn leaders_and_coordinators_may_move_while_all_brokers_live() {
-    let Some(_) = kafka() else { return };
     let cluster = Cluster::start_nodes(3);
     let topics = Topics::create(&cluster.bootstrap());
     let edge = Edge::start(&settings(&cluster.bootstrap(), &topics));
@@ -49,8 +49,8 @@ fn leaders_and_coordinators_may_move_while_all_brokers_live() {
 
 /// Brokers that were killed have done this: the transaction is ended, and no partition knows.
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn a_transaction_that_kafka_never_ended_is_there_once_and_holds_nobody() {
-    let Some(_) = kafka() else { return };
     let cluster = Cluster::start();
     // It may be the first of all, so that there is no position before it.
     for earlier in [0, 20] {
@@ -76,8 +76,8 @@ fn a_transaction_that_kafka_never_ended_is_there_once_and_holds_nobody() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn brokers_may_be_paused_for_longer_than_every_time_limit() {
-    let Some(_) = kafka() else { return };
     let cluster = Cluster::start_nodes(3);
     let topics = Topics::create(&cluster.bootstrap());
     let edge = Edge::start(&settings(&cluster.bootstrap(), &topics));
@@ -93,8 +93,8 @@ fn brokers_may_be_paused_for_longer_than_every_time_limit() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn a_broker_may_come_back_with_an_empty_disk() {
-    let Some(_) = kafka() else { return };
     let cluster = Cluster::start_nodes(3);
     let topics = Topics::create(&cluster.bootstrap());
     let edge = Edge::start(&settings(&cluster.bootstrap(), &topics));
@@ -114,8 +114,9 @@ fn a_broker_may_come_back_with_an_empty_disk() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn what_was_not_committed_when_a_topic_was_deleted_is_in_the_new_one() {
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = Topics::create(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
     let load = Load::start(&edge);
@@ -143,8 +144,8 @@ fn what_was_not_committed_when_a_topic_was_deleted_is_in_the_new_one() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn what_is_not_allowed_waits_until_it_is() {
-    let Some(_) = kafka() else { return };
     let cluster = Cluster::start();
     let topics = Topics::create(&cluster.bootstrap());
     let scram = |password: &str| Settings {
@@ -185,8 +186,8 @@ fn what_is_not_allowed_waits_until_it_is() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn a_throttled_edge_still_drains() {
-    let Some(_) = kafka() else { return };
     let cluster = Cluster::start();
     let topics = Topics::create(&cluster.bootstrap());
     cluster.run(&["quota", "200000"]);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    faults::{Disk, Injection, can_use},
+    faults::{Disk, Injection, must_have},
     *,
 };
 
@@ -21,9 +21,10 @@ fn assert_nothing_lost(edge: &Edge, load: Load, topics: &Topics) {
 }
 
 #[test]
+#[ignore = "needs Kafka, root and xfsprogs: .ci/run kafka"]
 fn what_was_answered_200_survives_power_cuts() {
-    let Some(bootstrap) = kafka() else { return };
-    let Some(disk) = Disk::make(512) else { return };
+    let bootstrap = kafka();
+    let disk = Disk::make(512);
     let topics = Topics::create(&bootstrap);
     let mut edge =
         Edge::start(&Settings { journal: disk.journal(), ..settings(&bootstrap, &topics) });
@@ -48,17 +49,17 @@ fn what_was_answered_200_survives_power_cuts() {
 }
 
 #[test]
+#[ignore = "needs Kafka, root and strace: .ci/run kafka"]
 fn no_room_for_an_append_is_answered_503_for_a_moment() {
-    let Some(bootstrap) = kafka() else { return };
-    if !can_use(&["strace"]) {
-        return;
-    }
+    let bootstrap = kafka();
+    must_have(&["strace"]);
     let topics = Topics::create(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
     let load = Load::start_refusable(&edge);
     for failures in 1..=3 {
         load.await_accepted(100);
-        let injection = Injection::begin(&edge, "pwrite64:error=ENOSPC:when=1", &[]);
+        let injection =
+            Injection::begin(&edge, "pwrite64:error=ENOSPC:when=1", &[last_segment(&edge)]);
         eventually("a write fails", || (errors(&edge, "append") == failures).then_some(()));
         load.await_accepted(50);
         assert_eq!(injection.end(), 1);
@@ -68,11 +69,10 @@ fn no_room_for_an_append_is_answered_503_for_a_moment() {
 }
 
 #[test]
+#[ignore = "needs Kafka, root and strace: .ci/run kafka"]
 fn no_room_for_a_segment_is_known_ahead_or_answered_503_for_a_moment() {
-    let Some(bootstrap) = kafka() else { return };
-    if !can_use(&["strace"]) {
-        return;
-    }
+    let bootstrap = kafka();
+    must_have(&["strace"]);
     let topics = Topics::create(&bootstrap);
     let mut edge = Edge::start(&settings(&bootstrap, &topics));
     let load = Load::start_refusable(&edge);
@@ -98,6 +98,13 @@ fn no_room_for_a_segment_is_known_ahead_or_answered_503_for_a_moment() {
     assert_nothing_lost(&edge, load, &topics);
 }
 
+/// The segment that is appended to.
+fn last_segment(edge: &Edge) -> PathBuf {
+    let entries = fs::read_dir(edge.journal().join("segments")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|end| end == "segment")).max().unwrap()
+}
+
 fn errors(edge: &Edge, op: &str) -> i64 {
     edge.metrics().total("journal_errors_total", &[&format!("op=\"{op}\"")])
 }
@@ -107,11 +114,10 @@ fn refused_as_full(edge: &Edge) -> i64 {
 }
 
 #[test]
+#[ignore = "needs Kafka, root and strace: .ci/run kafka"]
 fn a_disk_that_fails_ends_the_edge_and_its_next_start_finds_what_was_answered() {
-    let Some(bootstrap) = kafka() else { return };
-    if !can_use(&["strace"]) {
-        return;
-    }
+    let bootstrap = kafka();
+    must_have(&["strace"]);
     let topics = Topics::create(&bootstrap);
     let mut edge = Edge::start(&settings(&bootstrap, &topics));
     let load = Load::start_refusable(&edge);
@@ -144,11 +150,10 @@ fn a_disk_that_fails_ends_the_edge_and_its_next_start_finds_what_was_answered() 
 }
 
 #[test]
+#[ignore = "needs Kafka, root and strace: .ci/run kafka"]
 fn a_checkpoint_that_cannot_be_written_holds_nobody() {
-    let Some(bootstrap) = kafka() else { return };
-    if !can_use(&["strace"]) {
-        return;
-    }
+    let bootstrap = kafka();
+    must_have(&["strace"]);
     let topics = Topics::create(&bootstrap);
     let mut edge = Edge::start(&settings(&bootstrap, &topics));
     let load = Load::start(&edge);
@@ -171,9 +176,10 @@ fn a_checkpoint_that_cannot_be_written_holds_nobody() {
 }
 
 #[test]
+#[ignore = "needs Kafka, root and xfsprogs: .ci/run kafka"]
 fn a_disk_that_becomes_read_only_ends_the_edge_until_it_can_be_written_to() {
-    let Some(bootstrap) = kafka() else { return };
-    let Some(disk) = Disk::make(512) else { return };
+    let bootstrap = kafka();
+    let disk = Disk::make(512);
     let topics = Topics::create(&bootstrap);
     let mut edge =
         Edge::start(&Settings { journal: disk.journal(), ..settings(&bootstrap, &topics) });
@@ -219,9 +225,10 @@ fn await_room(edge: &Edge) {
 }
 
 #[test]
+#[ignore = "needs Kafka, root and xfsprogs: .ci/run kafka"]
 fn a_full_disk_is_answered_503_until_there_is_room() {
-    let Some(bootstrap) = kafka() else { return };
-    let Some(disk) = Disk::make(200) else { return };
+    let bootstrap = kafka();
+    let disk = Disk::make(300);
     let topics = Topics::create(&bootstrap);
     // Kafka is away, so that nothing makes room.
     let on_disk = |bootstrap| Settings { journal: disk.journal(), ..settings(bootstrap, &topics) };
@@ -247,9 +254,10 @@ fn a_full_disk_is_answered_503_until_there_is_room() {
 }
 
 #[test]
+#[ignore = "needs Kafka, root and xfsprogs: .ci/run kafka"]
 fn with_room_for_one_segment_the_edge_goes_on_when_that_is_in_kafka() {
-    let Some(bootstrap) = kafka() else { return };
-    let Some(disk) = Disk::make(100) else { return };
+    let bootstrap = kafka();
+    let disk = Disk::make(100);
     let topics = Topics::create(&bootstrap);
     let settings = settings(&bootstrap, &topics);
     let mut edge = Edge::start(&Settings { journal: disk.journal(), ..settings });
@@ -270,9 +278,10 @@ fn with_room_for_one_segment_the_edge_goes_on_when_that_is_in_kafka() {
 }
 
 #[test]
+#[ignore = "needs Kafka, root and xfsprogs: .ci/run kafka"]
 fn an_edge_that_finds_its_disk_full_says_so_or_takes_nothing() {
-    let Some(bootstrap) = kafka() else { return };
-    let Some(disk) = Disk::make(100) else { return };
+    let bootstrap = kafka();
+    let disk = Disk::make(100);
     let topics = Topics::create(&bootstrap);
     let mut edge =
         Edge::new(&Settings { journal: disk.journal(), ..settings(&bootstrap, &topics) });
@@ -314,8 +323,9 @@ fn flip(file: &Path, offset: u64) {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn flipped_bits_cost_only_the_callbacks_that_they_are_in() {
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = Topics::create(&bootstrap);
     // Kafka is away while the segments fill: one a run.
     let mut edge = Edge::start(&settings("127.0.0.1:1", &topics));
@@ -359,8 +369,9 @@ fn flipped_bits_cost_only_the_callbacks_that_they_are_in() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn small_files_may_be_missing_old_or_damaged() {
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = Topics::create(&bootstrap);
     let mut edge = Edge::start(&settings(&bootstrap, &topics));
     let journal = edge.journal();
@@ -395,8 +406,9 @@ fn small_files_may_be_missing_old_or_damaged() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn a_journal_of_a_newer_program_is_refused_and_left_alone() {
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = Topics::create(&bootstrap);
     let mut edge = Edge::start(&settings(&bootstrap, &topics));
     let mut calls = accept(&edge, 0, 0..10);

@@ -14,8 +14,9 @@ fn failing(topics: &Topics, bootstrap: &str, failpoints: &'static str) -> Edge {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run failpoints"]
 fn a_callback_that_makes_normalizing_panic_each_time_becomes_a_dead_letter() {
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = Topics::create(&bootstrap);
     let edge = failing(&topics, &bootstrap, "normalize PUT=panic");
     let mut calls = accept(&edge, 0, 0..10);
@@ -35,8 +36,9 @@ fn a_callback_that_makes_normalizing_panic_each_time_becomes_a_dead_letter() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run failpoints"]
 fn a_wedged_publisher_is_replaced_and_does_no_harm_when_it_wakes() {
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = Topics::create(&bootstrap);
     let edge = failing(&topics, &bootstrap, "transaction=2*off->1*sleep(20000)");
     let load = Load::start(&edge);
@@ -56,8 +58,9 @@ fn a_wedged_publisher_is_replaced_and_does_no_harm_when_it_wakes() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run failpoints"]
 fn publishers_that_are_lost_again_and_again_page_somebody_and_accepting_goes_on() {
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = Topics::create(&bootstrap);
     let edge = failing(&topics, &bootstrap, "transaction=4*panic");
     let calls = accept(&edge, 0, 0..10);
@@ -71,8 +74,9 @@ fn publishers_that_are_lost_again_and_again_page_somebody_and_accepting_goes_on(
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run failpoints"]
 fn a_panic_while_a_call_is_handled_costs_only_its_connection() {
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = Topics::create(&bootstrap);
     let edge = failing(&topics, &bootstrap, "accept PUT=panic");
     let mut other = edge.caller();

@@ -1,5 +1,5 @@
-//! What causes faults: file systems of one's own, system calls that fail, and the rule that a
-//! machine on which that is not possible skips the test.
+//! What causes faults: file systems of one's own, system calls that fail. Where a machine does not
+//! allow that, a test fails: none is ever skipped in silence.
 
 use std::{
     fs, io,
@@ -11,22 +11,12 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Whether the machine lets a test use these programs, as root. If not, the test says so and has
-/// passed; with `WENI_EDGE_REQUIRE_FAULTS=1` it fails.
-pub(super) fn can_use(programs: &[&str]) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    let finds = |program: &&&str| run("which", &[program]).is_err();
-    let missing = programs.iter().find(finds).map(|program| format!("no {program}"));
-    let why = if root { missing } else { Some("not root".to_owned()) };
-    why.is_none_or(|why| skip(&why))
-}
-
-/// Says why the machine cannot do this; false.
-pub(super) fn skip(why: &str) -> bool {
-    let required = std::env::var("WENI_EDGE_REQUIRE_FAULTS").is_ok_and(|value| value == "1");
-    assert!(!required, "faults cannot be caused here: {why}");
-    println!("skipped: {why}");
-    false
+/// Fails unless the test runs as root, and these programs are there.
+pub(super) fn must_have(programs: &[&str]) {
+    assert!(rustix::process::geteuid().is_root(), "this test needs root");
+    for program in programs {
+        assert!(run("which", &[program]).is_ok(), "this test needs {program}");
+    }
 }
 
 /// Runs a program to its end; what it printed, or what it complained about.
@@ -46,20 +36,17 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// None where the machine has no loop devices to give.
-    pub(super) fn make(megabytes: u64) -> Option<Self> {
-        if !can_use(&["mkfs.ext4", "mount", "xfs_io"]) {
-            return None;
-        }
+    /// # Panics
+    /// Also where the machine has no loop devices to give.
+    pub(super) fn make(megabytes: u64) -> Self {
+        must_have(&["mkfs.ext4", "mount", "xfs_io"]);
         let disk = Self { directory: TempDir::new().unwrap() };
         fs::File::create(disk.image()).unwrap().set_len(megabytes << 20).unwrap();
         fs::create_dir(disk.path()).unwrap();
         // No blocks kept for root: what `statvfs` says is what there is.
         run("mkfs.ext4", &["-q", "-F", "-m", "0", disk.image().to_str().unwrap()]).unwrap();
-        match disk.try_mount() {
-            Ok(_) => Some(disk),
-            Err(why) => skip(&why).then_some(disk),
-        }
+        disk.try_mount().expect("a loop device");
+        disk
     }
 
     fn image(&self) -> PathBuf {

@@ -9,7 +9,7 @@ use std::{
 use tempfile::NamedTempFile;
 
 use super::{
-    faults::{can_use, run, skip},
+    faults::{must_have, run},
     link::{Link, Quality, Way},
     *,
 };
@@ -36,9 +36,9 @@ fn assert_answers_at_once(load: &Load) {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn a_slow_link_delays_kafka_and_no_caller() {
     const SLOW: Quality = Quality { latency: AT_ONCE, bytes_per_second: 200_000 };
-    let Some(_) = kafka() else { return };
     let cluster = Cluster::format();
     let link = link_to(&cluster, 0, SLOW);
     cluster.start_again();
@@ -94,20 +94,20 @@ fn nothing_arrives(ways: &[Way], lasts: Duration) {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn a_link_that_stands_still_for_longer_than_every_time_limit_loses_and_doubles_nothing() {
-    let Some(_) = kafka() else { return };
     nothing_arrives(Way::BOTH, Duration::from_secs(40));
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn answers_of_kafka_that_come_when_nobody_awaits_them_lose_and_double_nothing() {
-    let Some(_) = kafka() else { return };
     nothing_arrives(&[Way::ToEdge], Duration::from_secs(20));
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn a_broker_that_comes_back_at_another_address_is_found_by_the_bootstrap() {
-    let Some(_) = kafka() else { return };
     let cluster = Cluster::format();
     let bootstrap = link_to(&cluster, 0, Quality::LOOPBACK);
     let mut link = link_to(&cluster, 1, Quality::LOOPBACK);
@@ -118,8 +118,8 @@ fn a_broker_that_comes_back_at_another_address_is_found_by_the_bootstrap() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn a_broker_is_found_by_whichever_of_the_bootstrap_addresses_is_there() {
-    let Some(_) = kafka() else { return };
     let cluster = Cluster::format();
     let addresses = cluster.spare_ports().take(3).map(|port| format!("127.0.0.1:{port}"));
     let bootstrap = addresses.collect::<Vec<_>>().join(",");
@@ -165,16 +165,15 @@ struct Names(NamedTempFile);
 impl Names {
     const BROKER: &str = "kafka.test";
 
-    /// None where the machine gives nobody files of his own.
-    fn make() -> Option<Self> {
+    /// # Panics
+    /// Also where the machine gives a process no mounts of its own.
+    fn make() -> Self {
+        must_have(&["unshare", "mount"]);
         let names = Self(NamedTempFile::new().unwrap());
         let [program, arguments @ ..] = &names.starter();
         let arguments: Vec<_> = arguments.iter().map(String::as_str).chain(["true"]).collect();
-        match can_use(&["unshare", "mount"]).then(|| run(program, &arguments)) {
-            None => None,
-            Some(Err(why)) => skip(&why).then_some(names),
-            Some(Ok(_)) => Some(names),
-        }
+        run(program, &arguments).expect("mounts of its own");
+        names
     }
 
     fn set(&self, address: SocketAddr) {
@@ -190,9 +189,9 @@ impl Names {
 }
 
 #[test]
+#[ignore = "needs Kafka, root and unshare: .ci/run kafka"]
 fn a_broker_whose_name_leads_to_another_address_is_found() {
-    let Some(_) = kafka() else { return };
-    let Some(names) = Names::make() else { return };
+    let names = Names::make();
     let cluster = Cluster::format();
     let port = cluster.spare_ports().start;
     let link_at = |last| {

@@ -1,10 +1,6 @@
 //! `weni-edge replay`: dead letters come into Kafka again, once.
 
-use std::{
-    fs::{self, File},
-    process::Output,
-    time::SystemTime,
-};
+use std::{fs, process::Output};
 
 use serde_json::Value;
 
@@ -76,8 +72,9 @@ fn assert_each_once(records: &[Record], seconds: std::ops::Range<u64>) {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn what_a_topic_refused_is_there_once_and_in_order_when_it_is_mended() {
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = topics_in_trouble(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
     // One message: its updates lie on all partitions as dead letters.
@@ -113,7 +110,6 @@ fn what_a_topic_refused_is_there_once_and_in_order_when_it_is_mended() {
         .collect();
     for record in of_role(&records, "message_status") {
         let letter = letters[&record.headers["receipt"]];
-        assert_eq!(record.headers["content_hash"], letter.headers["content_hash"]);
         assert_eq!(record.event()["received_at"], letter.headers["received_at"].as_str());
         assert_eq!(record.event()["channel"]["phone_number_id"], "1184");
         assert_eq!(record.event()["element"], letter.headers["element"].as_str());
@@ -126,10 +122,11 @@ fn what_a_topic_refused_is_there_once_and_in_order_when_it_is_mended() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn what_a_killed_replay_has_done_is_not_done_again() {
     const CALLBACKS: u64 = 60;
     const STATUSES: u64 = 200;
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = topics_in_trouble(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
     for callback in 0..CALLBACKS {
@@ -161,10 +158,11 @@ fn what_a_killed_replay_has_done_is_not_done_again() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn who_replays_second_fences_the_first_off() {
     const CALLBACKS: u64 = 60;
     const STATUSES: u64 = 200;
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = topics_in_trouble(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
     accept_statuses(&edge, CALLBACKS, STATUSES);
@@ -190,8 +188,9 @@ fn who_replays_second_fences_the_first_off() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn filters_may_follow_each_other_and_garbage_stays_until_it_is_dismissed() {
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = topics_in_trouble(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
     let both = |from: u64| {
@@ -237,8 +236,9 @@ const LETTER: [(&str, &str); 7] = [
 ];
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn a_callback_that_is_read_today_leaves_what_is_not_as_a_letter_of_its_own() {
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = Topics::create(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
     let good = status("wamid.good", 5, "");
@@ -269,8 +269,31 @@ fn a_callback_that_is_read_today_leaves_what_is_not_as_a_letter_of_its_own() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
+fn progress_beyond_the_end_of_one_partition_counts_for_none_and_is_said() {
+    let bootstrap = kafka();
+    let topics = Topics::create(&bootstrap);
+    let edge = Edge::start(&settings(&bootstrap, &topics));
+    let bodies = [1, 2].map(|at| statuses(&[status(&format!("wamid.{at}"), at, "")]));
+    let letters: Vec<Written<'_>> =
+        bodies.iter().map(|body| (&LETTER[..], body.as_bytes())).collect();
+    topics.write("dead_letter", &letters);
+    let replayed = replay(&edge, &[]);
+    assert_eq!((figures(&replayed), &replayed["started_over"]), ([2, 2, 0, 0, 0], &false.into()));
+    assert_eq!(figures(&replay(&edge, &[])), [0; 5]);
+
+    // As if the topic had been made anew: the letters may lie in another partition than this one.
+    let group = format!("weni-edge-replay.{}", topics.names["dead_letter"]);
+    topics.reset_group(&group, "dead_letter", 1000);
+    let again = replay(&edge, &[]);
+    assert_eq!((figures(&again), &again["started_over"]), ([2, 2, 0, 0, 0], &true.into()));
+    assert_eq!(figures(&replay(&edge, &[])), [0; 5], "its progress is kept from now on");
+}
+
+#[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn a_quarantined_file_is_replayed_once() {
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = Topics::create(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
     edge.accept(&statuses(&[status("wamid.before", 1, "")]));
@@ -282,15 +305,15 @@ fn a_quarantined_file_is_replayed_once() {
     let receipt = edge.accept(&statuses(&[status("wamid.1", 5, ""), large]));
     edge.settle();
     let quarantine = edge.journal().join("quarantine");
-    let name = format!("dead-letter-{receipt}-1");
+    let name = quarantined(&edge, &receipt);
     let value = quarantine.join(format!("{name}.value"));
     assert!(value.exists());
     topics.alter("message_status", "max.message.bytes", "1000000");
 
-    // So young a file may be of a callback that is not settled.
-    assert_eq!(figures(&replay(&edge, &[])), [0; 5]);
-    let hour_ago = SystemTime::now() - Duration::from_secs(3600);
-    File::options().write(true).open(&value).unwrap().set_modified(hour_ago).unwrap();
+    eventually("the position after its callback is in the checkpoint", || {
+        let dry = summary(&edge.replay(&["--dry-run", "--output", "json"]));
+        (figures(&dry) == [1, 1, 0, 0, 0]).then_some(())
+    });
     assert_eq!(figures(&replay(&edge, &[])), [1, 1, 0, 0, 0]);
     let assert_there = || {
         let records = topics.read();
@@ -316,9 +339,10 @@ fn a_quarantined_file_is_replayed_once() {
 }
 
 #[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn what_is_done_too_scattered_to_be_kept_ends_a_replay_that_says_what_to_do() {
     const PAIRS: u64 = 1100;
-    let Some(bootstrap) = kafka() else { return };
+    let bootstrap = kafka();
     let topics = Topics::create(&bootstrap);
     let edge = Edge::start(&settings(&bootstrap, &topics));
     let bodies: Vec<_> =

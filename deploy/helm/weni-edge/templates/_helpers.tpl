@@ -44,6 +44,33 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- add .Values.preStopSeconds (include "weni-edge.seconds" $http.drain) 10 (include "weni-edge.seconds" $http.body_timeout) 10 10 }}
 {{- end }}
 
+{{- define "weni-edge.adminPort" -}}
+{{- .Values.config.admin.listen | splitList ":" | last }}
+{{- end }}
+
+{{/* The volume's size, which has to hold the journal, what it leaves free, and two segments of 64 MiB. */}}
+{{- define "weni-edge.volume" -}}
+{{- $size := .Values.persistence.size }}
+{{- $unit := get (dict "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776) (regexFind "[A-Za-z]+$" $size) }}
+{{- $journal := .Values.config.journal }}
+{{- $needed := add ($journal.max_bytes | default 10737418240 | int64) ($journal.min_free_bytes | default 1073741824 | int64) 134217728 }}
+{{- if lt (mul (regexFind "^[0-9]+" $size | int64) $unit) $needed }}
+{{- fail (printf "persistence.size %s is too small: config.journal.max_bytes + min_free_bytes + 128 MiB are %d bytes" $size $needed) }}
+{{- end }}
+{{- $size }}
+{{- end }}
+
+{{/* The ports that the NetworkPolicy opens: those of the brokers have to be among them. */}}
+{{- define "weni-edge.kafkaPorts" -}}
+{{- $ports := .Values.networkPolicy.kafkaPorts }}
+{{- range $broker := splitList "," .Values.config.kafka.bootstrap_servers }}
+{{- if not (has ($broker | splitList ":" | last) (toStrings $ports)) }}
+{{- fail (printf "networkPolicy.kafkaPorts does not have the port of %s: the edge would reach no broker" $broker) }}
+{{- end }}
+{{- end }}
+{{- toJson $ports }}
+{{- end }}
+
 {{/* A value as TOML. Helm's own toToml makes floating-point numbers of whole ones. */}}
 {{- define "weni-edge.toml.value" -}}
 {{- if kindIs "map" . -}}
@@ -66,6 +93,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "weni-edge.toml" -}}
 {{- $config := deepCopy .Values.config }}
 {{- $_ := set $config.journal "directory" "/var/lib/weni-edge" }}
+{{- range $key, $_ := $config.kafka.properties }}
+{{- if regexMatch "(?i)(password|passphrase|secret|key[._]pem)$" $key }}
+{{- fail (printf "config.kafka.properties has %s, and a ConfigMap is no place for a secret: put it into the Secret (secrets.create or secrets.existing), and set %s_file to /etc/weni-edge/secrets/KEY" $key $key) }}
+{{- end }}
+{{- end }}
 {{- range $name, $source := $config.sources }}
 {{- if not $source.allow_unauthenticated }}
 {{- if not (or $.Values.secrets.existing (hasKey $.Values.secrets.create $name)) }}

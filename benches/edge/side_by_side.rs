@@ -1,0 +1,147 @@
+//! What `wrk` gets of the edge, of the baseline and of what one might build instead; and of two
+//! builds of the edge.
+
+use std::path::Path;
+
+use anyhow::ensure;
+
+use crate::{
+    Effort,
+    children::Child,
+    edge,
+    figures::{Row, Spread, decimals, thousands},
+    servers::{Server, Turn, take_turns},
+    wrk::{self, Wrk},
+};
+
+const ROUNDS: u32 = 5;
+/// Of two builds: their difference is smaller.
+const PAIRS: u32 = 12;
+/// What another build may cost more, or give less.
+const TOLERANCE: f64 = 0.03;
+
+pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
+    let mut servers = [
+        Server::baseline("the baseline")?,
+        Server::comparator("axum + rdkafka, answers from memory", Child::FromMemory)?,
+        Server::comparator("axum + rdkafka, awaits the ack", Child::Acknowledged)?,
+        Server::edge("the edge", Path::new(edge::BINARY))?,
+    ];
+    let mut rows = Vec::new();
+    for connections in [16, 64, 256] {
+        let wrk = Wrk { connections, time: effort.round };
+        let turns = take_turns(&mut servers, wrk, effort.rounds(ROUNDS))?;
+        let (baseline, others) = (&turns[0], servers.iter().zip(&turns).skip(1));
+        rows.push(Row {
+            figure: format!("wrk, {connections} connections: {}", servers[0].name),
+            target: "",
+            measured: "1".to_owned(),
+            met: None,
+            note: absolute(baseline),
+        });
+        rows.extend(
+            others.map(|(server, turns)| beside(connections, server.name, baseline, turns)),
+        );
+        rows.push(threads(connections, &turns[turns.len() - 1]));
+    }
+    Ok(rows)
+}
+
+/// The edge of this build against that of `old`.
+pub(crate) fn against(old: &Path, effort: Effort) -> anyhow::Result<Vec<Row>> {
+    wrk::look()?;
+    ensure!(old.is_file(), "--against {}: there is no such file", old.display());
+    let mut servers = [Server::edge("old", old)?, Server::edge("new", Path::new(edge::BINARY))?];
+    let mut rows = Vec::new();
+    for connections in [64, 256] {
+        let wrk = Wrk { connections, time: effort.round };
+        let turns = take_turns(&mut servers, wrk, effort.rounds(PAIRS))?;
+        rows.extend(pairs(connections, &turns[0], &turns[1]));
+    }
+    Ok(rows)
+}
+
+/// In turn: the ratio of each round, so that what the machine does meanwhile cancels out.
+fn ratio(before: &[Turn], after: &[Turn], figure: fn(&Turn) -> f64) -> Spread {
+    Spread::of(after.iter().zip(before).map(|(after, before)| figure(after) / figure(before)))
+}
+
+fn spread(turns: &[Turn], figure: fn(&Turn) -> f64) -> Spread {
+    Spread::of(turns.iter().map(figure))
+}
+
+fn absolute(turns: &[Turn]) -> String {
+    format!(
+        "{} requests/s, {} µs, p50 {} ms, p99 {} ms",
+        spread(turns, |turn| turn.per_second).show(thousands),
+        spread(turns, |turn| turn.cpu_us).show(decimals(1)),
+        spread(turns, |turn| turn.p50_ms).show(decimals(2)),
+        spread(turns, |turn| turn.p99_ms).show(decimals(2)),
+    )
+}
+
+fn beside(connections: u16, name: &str, baseline: &[Turn], turns: &[Turn]) -> Row {
+    let two = decimals(2);
+    Row {
+        figure: format!("wrk, {connections} connections: {name}"),
+        target: "",
+        measured: format!(
+            "{} of the requests/s, {}× the CPU a request",
+            ratio(baseline, turns, |turn| turn.per_second).show(&two),
+            ratio(baseline, turns, |turn| turn.cpu_us).show(&two),
+        ),
+        met: None,
+        note: absolute(turns),
+    }
+}
+
+fn threads(connections: u16, turns: &[Turn]) -> Row {
+    let mut names: Vec<_> = turns.iter().flat_map(|turn| turn.threads.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let mut shares = Vec::new();
+    for name in names {
+        let each = || turns.iter().filter_map(|turn| turn.threads.get(name));
+        let cpu = Spread::of(each().map(|share| share.cpu_us)).median;
+        let waits = Spread::of(each().map(|share| share.waits)).median;
+        shares.push((cpu, waits, name));
+    }
+    let waits: f64 = shares.iter().map(|(_, waits, _)| waits).sum();
+    // Of the others there is nothing to say.
+    shares.retain(|(cpu, waits, _)| *cpu >= 0.05 || *waits >= 0.005);
+    shares.sort_by(|(one, ..), (other, ..)| other.total_cmp(one));
+    let shares: Vec<_> =
+        shares.iter().map(|(cpu, waits, name)| format!("{name} {cpu:.1} µs, {waits:.3}")).collect();
+    Row {
+        figure: format!("wrk, {connections} connections: the edge by thread"),
+        target: "",
+        measured: format!(
+            "{} µs, {waits:.2} voluntary context switches a request",
+            spread(turns, |turn| turn.cpu_us).show(decimals(1))
+        ),
+        met: None,
+        note: shares.join("; "),
+    }
+}
+
+fn pairs(connections: u16, old: &[Turn], new: &[Turn]) -> [Row; 2] {
+    let three = decimals(3);
+    let row = |figure: &str, target, ratio: Spread, met| Row {
+        figure: format!("{figure}, new against old, wrk, {connections} connections"),
+        target,
+        measured: ratio.show(&three),
+        met: Some(met),
+        note: String::new(),
+    };
+    let rate = ratio(old, new, |turn| turn.per_second);
+    let cpu = ratio(old, new, |turn| turn.cpu_us);
+    let mut rate = row("requests/s", "≥ 0.97", rate, rate.median >= 1.0 - TOLERANCE);
+    let mut cpu = row("CPU a request", "≤ 1.03", cpu, cpu.median <= 1.0 + TOLERANCE);
+    rate.note = format!("{}; old {}", absolute(new), absolute(old));
+    cpu.note = format!(
+        "p50 of the answer {}, p99 {}",
+        ratio(old, new, |turn| turn.p50_ms).show(&three),
+        ratio(old, new, |turn| turn.p99_ms).show(&three)
+    );
+    [rate, cpu]
+}

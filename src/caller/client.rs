@@ -1,0 +1,262 @@
+//! Calls a webhook the way Weni's Courier does (`handlers/webhook.go` of weni-ai/courier, and Go's
+//! client).
+//!
+//! Each body is chunked, whatever the method. The first chunk of a GET or DELETE is one byte. No
+//! Content-Type is added, a connection is kept for 15 idle seconds, HTTP/2 is used where TLS offers
+//! it, and redirects are not followed.
+//!
+//! **Invariant:** one call is sent at most once.
+
+use std::{
+    convert::Infallible,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, channel::Channel};
+use hyper::{
+    body::Frame,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+const USER_AGENT: &str = concat!("Courier/0.0.0 (weni-edge send ", env!("CARGO_PKG_VERSION"), ")");
+const TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(15);
+
+/// Headers that HTTP itself sets.
+const HEADERS_REFUSED: [HeaderName; 4] =
+    [header::CONNECTION, header::CONTENT_LENGTH, header::HOST, header::TRANSFER_ENCODING];
+
+type Body = Channel<Bytes, Infallible>;
+
+/// The webhook, and how to call it.
+pub struct Target {
+    uri: Uri,
+    host: String,
+    port: u16,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    method: Method,
+    /// For HTTP/1.1. HTTP/2 has no Host and no Transfer-Encoding.
+    headers: HeaderMap,
+}
+
+impl Target {
+    /// Reads the URL. For https it trusts the certificates of `ca_file`, or else Mozilla's.
+    ///
+    /// # Errors
+    /// Says what is wrong with URL, header or file.
+    pub fn new(
+        url: &str,
+        method: Method,
+        own_headers: &[(HeaderName, HeaderValue)],
+        ca_file: Option<&Path>,
+    ) -> anyhow::Result<Self> {
+        let uri: Uri = url.parse().with_context(|| format!("{url} is not a URL"))?;
+        let (Some(host), Some(authority)) = (uri.host(), uri.authority()) else {
+            bail!("{url} is not a whole URL: use one such as http://localhost:8080/hooks/loja");
+        };
+        let (tls, port) = match uri.scheme_str() {
+            Some("http") => (None, 80),
+            Some("https") => (Some(tls(host, ca_file)?), 443),
+            _ => bail!("{url} is neither http:// nor https://"),
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_str(authority.as_str())?);
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        for (name, value) in own_headers {
+            if HEADERS_REFUSED.contains(name) {
+                bail!("header {name} is set by HTTP itself: leave it out");
+            }
+            headers.insert(name, value.clone());
+        }
+        headers.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static("gzip"));
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_string();
+        Ok(Self { port: uri.port_u16().unwrap_or(port), host, tls, method, headers, uri })
+    }
+
+    fn request(&self, version: http::Version, body: Bytes) -> Request<Body> {
+        let mut request = Request::new(chunks(body, &self.method));
+        *request.method_mut() = self.method.clone();
+        *request.version_mut() = version;
+        *request.headers_mut() = self.headers.clone();
+        if version == http::Version::HTTP_2 {
+            *request.uri_mut() = self.uri.clone();
+            request.headers_mut().remove(header::HOST);
+            request.headers_mut().remove(header::TRANSFER_ENCODING);
+        } else if let Some(path) = self.uri.path_and_query() {
+            *request.uri_mut() = path.clone().into();
+        }
+        request
+    }
+
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await;
+        let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+        let stream = stream.map_err(|_| Failure::Connect)?;
+        let Some((connector, name)) = &self.tls else {
+            return Ok(Connection::open(stream, false).await?);
+        };
+        let stream = connector.connect(name.clone(), stream).await.map_err(|_| Failure::Tls)?;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok(Connection::open(stream, is_http2).await?)
+    }
+}
+
+fn tls(host: &str, ca_file: Option<&Path>) -> anyhow::Result<(TlsConnector, ServerName<'static>)> {
+    let mut roots = RootCertStore::empty();
+    match ca_file {
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        Some(file) => {
+            let name = || format!("cannot read certificates from {}", file.display());
+            for certificate in CertificateDer::pem_file_iter(file).with_context(name)? {
+                roots.add(certificate.with_context(name)?).with_context(name)?;
+            }
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let name = ServerName::try_from(host.to_string())
+        .with_context(|| format!("{host} is not a name that a certificate can have"))?;
+    Ok((TlsConnector::from(Arc::new(config)), name))
+}
+
+/// A body of unknown length, which HTTP/1.1 sends in chunks.
+fn chunks(mut body: Bytes, method: &Method) -> Body {
+    // Where a body is unusual, Go's client reads one byte to find out whether there is one.
+    let is_usual = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
+    let first = body.split_to(if is_usual { body.len() } else { body.len().min(1) });
+    let (mut sender, chunks) = Channel::new(2);
+    for chunk in [first, body].into_iter().filter(|chunk| !chunk.is_empty()) {
+        // There is room for two.
+        sender.try_send(Frame::data(chunk)).ok();
+    }
+    chunks
+}
+
+/// What the webhook answered.
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    #[error("no connection")]
+    Connect,
+    #[error("no TLS")]
+    Tls,
+    #[error("no answer in 60 s")]
+    Timeout,
+    #[error("closed before the answer")]
+    Closed,
+    #[error("answer is not HTTP")]
+    Malformed,
+}
+
+impl From<hyper::Error> for Failure {
+    fn from(error: hyper::Error) -> Self {
+        if error.is_parse() { Self::Malformed } else { Self::Closed }
+    }
+}
+
+/// One caller with at most one connection, which it keeps while it is in use.
+pub struct WeniClient {
+    target: Arc<Target>,
+    connection: Option<Connection>,
+    used: Instant,
+}
+
+impl WeniClient {
+    pub fn new(target: Arc<Target>) -> Self {
+        Self { target, connection: None, used: Instant::now() }
+    }
+
+    /// Sends one body and waits for the whole answer, at most 60 s.
+    ///
+    /// # Errors
+    /// The webhook may have received the call all the same.
+    pub async fn call(&mut self, body: Bytes) -> Result<Answer, Failure> {
+        let answer = tokio::time::timeout(TIMEOUT, self.exchange(body)).await;
+        let answer = answer.unwrap_or(Err(Failure::Timeout));
+        if answer.is_err() {
+            self.connection = None;
+        }
+        self.used = Instant::now();
+        answer
+    }
+
+    async fn exchange(&mut self, body: Bytes) -> Result<Answer, Failure> {
+        let kept = match self.connection.take() {
+            Some(kept) if self.used.elapsed() < IDLE => kept.if_open().await,
+            _ => None,
+        };
+        let connection = match kept {
+            Some(connection) => connection,
+            None => self.target.connect().await?,
+        };
+        let request = |version| self.target.request(version, body);
+        let response = match self.connection.insert(connection) {
+            Connection::Http1(sender) => sender.send_request(request(http::Version::HTTP_11)).await,
+            Connection::Http2(sender) => sender.send_request(request(http::Version::HTTP_2)).await,
+        }?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        Ok(Answer { status, body })
+    }
+}
+
+enum Connection {
+    Http1(http1::SendRequest<Body>),
+    Http2(http2::SendRequest<Body>),
+}
+
+impl Connection {
+    async fn open<S>(stream: S, is_http2: bool) -> hyper::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let stream = TokioIo::new(stream);
+        // The call that uses the connection gets its errors; its task ignores them.
+        if is_http2 {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+            tokio::spawn(async move { connection.await.ok() });
+            return Ok(Self::Http2(sender));
+        }
+        let builder = http1::Builder::new().title_case_headers(true).handshake(stream);
+        let (sender, connection) = builder.await?;
+        tokio::spawn(async move { connection.await.ok() });
+        Ok(Self::Http1(sender))
+    }
+
+    async fn if_open(mut self) -> Option<Self> {
+        let ready = match &mut self {
+            Self::Http1(sender) => sender.ready().await,
+            Self::Http2(sender) => sender.ready().await,
+        };
+        ready.ok().map(|()| self)
+    }
+}

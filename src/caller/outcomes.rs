@@ -1,0 +1,145 @@
+//! Counts what happened to calls.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    io::{self, BufWriter, Write},
+    mem,
+    time::Duration,
+};
+
+use hdrhistogram::Histogram;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::client::{Answer, Failure};
+
+/// The longest latency that is recorded as it is: twice a call's timeout.
+const MICROS_MAX: u64 = 120_000_000;
+const QUANTILES: [(&str, f64); 5] =
+    [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
+
+/// Counts of all calls that have ended.
+pub struct Outcomes {
+    accepted: u64,
+    refused: BTreeMap<u16, u64>,
+    failed: BTreeMap<Failure, u64>,
+    /// Of answered calls, in microseconds.
+    latency: Histogram<u64>,
+    /// The first write error ends the file.
+    receipts: io::Result<Option<BufWriter<File>>>,
+}
+
+/// The counts as `send --output json` prints them.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Summary {
+    pub calls: u64,
+    pub accepted: u64,
+    /// By status code.
+    pub refused: BTreeMap<u16, u64>,
+    pub failed: BTreeMap<Failure, u64>,
+    pub seconds: f64,
+    pub calls_per_second: f64,
+    /// Quantiles by name, such as `p99`.
+    pub latency_ms: BTreeMap<String, f64>,
+}
+
+#[derive(Deserialize)]
+struct Accepted<'a> {
+    receipt: &'a str,
+}
+
+impl Outcomes {
+    /// `receipts` gets a line for each accepted call: its receipt, a tab, and the body's name.
+    pub fn new(receipts: Option<File>) -> Self {
+        // INVARIANT: one microsecond to two minutes in three digits is a valid range.
+        let latency = Histogram::new_with_bounds(1, MICROS_MAX, 3).expect("a valid range");
+        Self {
+            accepted: 0,
+            refused: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            latency,
+            receipts: Ok(receipts.map(BufWriter::new)),
+        }
+    }
+
+    /// Counts one call. `name` is its body's.
+    pub fn count(&mut self, name: &str, took: Duration, answer: Result<Answer, Failure>) {
+        match answer {
+            Err(failure) => *self.failed.entry(failure).or_default() += 1,
+            Ok(answer) => {
+                self.latency.saturating_record(took.as_micros() as u64);
+                if answer.status.is_success() {
+                    self.accepted += 1;
+                    self.write_receipt(name, &answer.body);
+                } else {
+                    *self.refused.entry(answer.status.as_u16()).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    fn write_receipt(&mut self, name: &str, body: &[u8]) {
+        let Ok(Some(receipts)) = &mut self.receipts else { return };
+        let receipt = serde_json::from_slice(body).map_or("-", |Accepted { receipt }| receipt);
+        if let Err(error) = writeln!(receipts, "{receipt}\t{name}") {
+            self.receipts = Err(error);
+        }
+    }
+
+    /// Calls that have ended.
+    pub fn total(&self) -> u64 {
+        self.accepted + self.refused.values().sum::<u64>() + self.failed.values().sum::<u64>()
+    }
+
+    /// Whether there were calls and each of them was accepted.
+    pub fn is_clean(&self) -> bool {
+        self.accepted > 0 && self.accepted == self.total()
+    }
+
+    /// Writes the receipts that are still in memory.
+    ///
+    /// # Errors
+    /// When a receipt could not be written, now or earlier.
+    pub fn close(&mut self) -> io::Result<()> {
+        mem::replace(&mut self.receipts, Ok(None))?.map_or(Ok(()), |mut receipts| receipts.flush())
+    }
+
+    /// The counts of calls that took `elapsed` together.
+    pub fn summary(&self, elapsed: Duration) -> Summary {
+        let millis = |quantile| self.latency.value_at_quantile(quantile) as f64 / 1000.0;
+        let seconds = elapsed.as_secs_f64();
+        Summary {
+            calls: self.total(),
+            accepted: self.accepted,
+            refused: self.refused.clone(),
+            failed: self.failed.clone(),
+            seconds,
+            calls_per_second: self.total() as f64 / seconds.max(f64::EPSILON),
+            latency_ms: QUANTILES.map(|(name, quantile)| (name.into(), millis(quantile))).into(),
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "accepted  {}", self.accepted)?;
+        for (status, count) in &self.refused {
+            writeln!(
+                f,
+                "refused   {count}  {}",
+                StatusCode::from_u16(*status).unwrap_or_default()
+            )?;
+        }
+        for (failure, count) in &self.failed {
+            writeln!(f, "failed    {count}  {failure}")?;
+        }
+        writeln!(f, "rate      {:.0} calls/s in {:.1} s", self.calls_per_second, self.seconds)?;
+        if self.accepted == 0 && self.refused.is_empty() {
+            return Ok(());
+        }
+        let latency = QUANTILES.map(|(name, _)| format!("{name} {:.2} ms", self.latency_ms[name]));
+        writeln!(f, "latency   {}", latency.join("   "))
+    }
+}

@@ -1,0 +1,257 @@
+//! `send`: calls an edge exactly as Weni does, once or under load.
+
+use std::{
+    fs::File,
+    io::Write,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use http::{HeaderName, HeaderValue, Method};
+use parking_lot::Mutex;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use super::{Output, terminal::progress_bar};
+use crate::{
+    caller::{Bodies, Outcomes, SAMPLES, Sample, Target, WeniClient},
+    config::parse_duration,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  One call of each built-in sample:
+    weni-edge send http://localhost:8080/hooks/loja -H 'X-Token: s3cr3t…'
+  Your own callbacks, as a GET:
+    weni-edge send http://localhost:8080/hooks/loja -X GET callbacks/ one.json
+  From standard input:
+    jq -c . callback.json | weni-edge send http://localhost:8080/hooks/loja -
+  Load: statuses of 1 KB on 64 connections for ten seconds:
+    weni-edge send URL --sample delivered --size 1024 --connections 64 --duration 10s
+
+The exit code is 0 when every call was accepted (answered 2xx), 1 when a call was not, and 2 when
+nothing could be sent.";
+
+/// Call an edge exactly as Weni does
+///
+/// Bodies are chunked whatever the method, and have no Content-Type unless --header gives one. A
+/// connection is kept for 15 idle seconds, https uses HTTP/2 where it is offered, and an answer may
+/// take 60 s. Redirects are not followed, and no call is repeated.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The webhook, such as http://localhost:8080/hooks/loja
+    url: String,
+
+    /// Bodies: files, directories (their files in the order of their names), or - for standard
+    /// input [default: the built-in samples]
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// GET, POST, PUT, PATCH or DELETE, which are those that Weni offers
+    #[arg(short = 'X', long, default_value = "POST")]
+    method: Method,
+
+    /// A header, "Name: value"; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "HEADER", value_parser = header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+
+    /// Send only this built-in sample; may be repeated
+    #[arg(long = "sample", value_name = "NAME", conflicts_with = "files", value_parser = sample())]
+    samples: Vec<&'static Sample>,
+
+    /// Send each sample with one message id, instead of a fresh one for each call
+    #[arg(long, conflicts_with = "files")]
+    identical: bool,
+
+    /// Pad samples to this many bytes
+    #[arg(long, value_name = "BYTES", conflicts_with = "files")]
+    size: Option<usize>,
+
+    /// Number of calls; bodies are taken in turn [default: each body once, or as many calls as
+    /// --duration allows]
+    #[arg(short = 'n', long, value_name = "CALLS")]
+    count: Option<u64>,
+
+    /// Stop after this time, such as 10s
+    #[arg(short = 'd', long, value_name = "TIME", value_parser = parse_duration)]
+    duration: Option<Duration>,
+
+    /// Calls a second; latency then counts from the time at which a call was due
+    #[arg(short = 'r', long, value_name = "CALLS", value_parser = rate)]
+    rate: Option<f64>,
+
+    /// Connections; each carries one call at a time
+    #[arg(short = 'c', long, value_name = "NUMBER", default_value_t = 8,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+
+    /// Certificates (PEM) to trust for https, instead of Mozilla's
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+
+    /// Write a line for each accepted call: its receipt (- if there is none), a tab, and the
+    /// sample's message id or the file's name
+    #[arg(long, value_name = "FILE")]
+    receipts: Option<PathBuf>,
+
+    /// The summary's format
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Sends everything and prints the summary to standard output.
+///
+/// # Errors
+/// Arguments that cannot be used, and files that cannot be read or written. A call that is refused
+/// or fails is counted and makes the exit code 1.
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let target = Target::new(&args.url, args.method, &args.headers, args.ca_file.as_deref())?;
+    let size = args.size.unwrap_or(0);
+    let bodies = if !args.files.is_empty() {
+        Bodies::files(&args.files)?
+    } else if args.samples.is_empty() {
+        Bodies::samples(&SAMPLES, size, args.identical)
+    } else {
+        Bodies::samples(args.samples, size, args.identical)
+    };
+    let create = |path: &PathBuf| {
+        File::create(path).with_context(|| format!("cannot write {}", path.display()))
+    };
+    let receipts = args.receipts.as_ref().map(create).transpose()?;
+    let count =
+        args.count.unwrap_or(if args.duration.is_some() { u64::MAX } else { bodies.count() });
+    if count == 0 {
+        bail!("--count 0 sends nothing");
+    }
+    // One thread: the load generator must use less CPU than the server under load.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcomes = Arc::new(Mutex::new(Outcomes::new(receipts)));
+    let elapsed = runtime.block_on(async {
+        let start = Instant::now();
+        let end = args.duration.map(|duration| start + duration);
+        let next = AtomicU64::new(0);
+        let plan = Arc::new(Plan { bodies, count, rate: args.rate, start, end, next });
+        send(Arc::new(target), &plan, args.connections, &outcomes).await;
+        start.elapsed()
+    });
+    let mut outcomes = outcomes.lock();
+    let summary = outcomes.summary(elapsed);
+    let summary = match args.output {
+        Output::Human => summary.to_string(),
+        Output::Json => serde_json::to_string(&summary)? + "\n",
+    };
+    std::io::stdout().write_all(summary.as_bytes())?;
+    outcomes.close().context("cannot write the receipts")?;
+    Ok(if outcomes.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The calls to make, and when.
+struct Plan {
+    bodies: Bodies,
+    count: u64,
+    /// Calls a second.
+    rate: Option<f64>,
+    start: Instant,
+    end: Option<Instant>,
+    next: AtomicU64,
+}
+
+impl Plan {
+    /// Waits for the next call. Returns its index and the time from which its latency counts, or
+    /// `None` when no call is left.
+    ///
+    /// With a rate, a late call counts from the time at which it was due: Weni's call would have
+    /// waited as long for a connection.
+    async fn next(&self) -> Option<(u64, Instant)> {
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        let due = match self.rate {
+            Some(rate) => self.start + Duration::from_secs_f64(index as f64 / rate),
+            None => now,
+        };
+        if index >= self.count || self.end.is_some_and(|end| due >= end) {
+            return None;
+        }
+        if due <= now {
+            return Some((index, due));
+        }
+        sleep_until(due).await;
+        Some((index, Instant::now()))
+    }
+}
+
+async fn send(
+    target: Arc<Target>,
+    plan: &Arc<Plan>,
+    connections: u16,
+    outcomes: &Arc<Mutex<Outcomes>>,
+) {
+    let mut callers = JoinSet::new();
+    for _ in 0..plan.count.min(connections.into()) {
+        let mut client = WeniClient::new(Arc::clone(&target));
+        let (plan, outcomes) = (Arc::clone(plan), Arc::clone(outcomes));
+        callers.spawn(async move {
+            while let Some((index, start)) = plan.next().await {
+                let (body, name) = plan.bodies.at(index);
+                let answer = client.call(body).await;
+                outcomes.lock().count(&name, start.elapsed(), answer);
+            }
+        });
+    }
+    tokio::select! {
+        _ = callers.join_all() => {}
+        () = show_progress(plan, outcomes) => {}
+        // Calls without an answer yet are given up and not counted.
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+/// Never ends.
+async fn show_progress(plan: &Plan, outcomes: &Mutex<Outcomes>) {
+    let bar = match plan.end {
+        Some(end) => {
+            let millis = end.duration_since(plan.start).as_millis() as u64;
+            progress_bar(millis, "{bar:40} {elapsed} {msg}")
+        }
+        None => progress_bar(plan.count, "{bar:40} {human_pos}/{human_len} {msg} {eta}"),
+    };
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let (total, elapsed) = (outcomes.lock().total(), plan.start.elapsed());
+        bar.set_position(if plan.end.is_some() { elapsed.as_millis() as u64 } else { total });
+        bar.set_message(format!("{:.0} calls/s", total as f64 / elapsed.as_secs_f64()));
+    }
+}
+
+fn sample() -> impl TypedValueParser<Value = &'static Sample> {
+    let value = |sample: &Sample| PossibleValue::new(sample.name).help(sample.about);
+    // INVARIANT: the parser accepts only names of samples.
+    PossibleValuesParser::new(SAMPLES.iter().map(value))
+        .map(|name| Sample::named(&name).expect("a sample of that name"))
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("write it as \"Name: value\"")?;
+    let name = name.trim().parse().map_err(|_| format!("{name:?} is not a header's name"))?;
+    // The value may be a secret, so the error does not repeat it.
+    let value =
+        value.trim().parse().map_err(|_| "a header cannot carry this value's characters")?;
+    Ok((name, value))
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.001..=1e6).contains(&rate) => Ok(rate),
+        _ => Err("use 0.001 to 1000000 calls a second".into()),
+    }
+}

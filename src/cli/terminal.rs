@@ -1,0 +1,64 @@
+//! Prints for people and programs, and asks people.
+
+use std::io::{self, IsTerminal, Write, stdin, stdout};
+
+use anyhow::bail;
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+
+/// Escapes control characters, which could control a terminal. A string of JSON keeps its meaning.
+pub(super) fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() {
+            shown.push_str(&format!("\\u{:04x}", u32::from(letter)));
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
+/// Prints one whole line to standard output.
+pub(super) fn print_line(line: &str) -> io::Result<()> {
+    let mut stdout = stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
+}
+
+/// A progress bar on standard error. It is invisible where that is no terminal.
+pub(super) fn progress_bar(len: u64, template: &str) -> ProgressBar {
+    // INVARIANT: every caller's template is valid; a run on a terminal shows it.
+    let style = ProgressStyle::with_template(template).expect("a template");
+    ProgressBar::new(len).with_style(style).with_finish(ProgressFinish::AndClear)
+}
+
+/// Asks the person at the terminal whether to go on.
+///
+/// # Errors
+/// When standard input is no terminal.
+pub(super) fn confirmed() -> anyhow::Result<bool> {
+    if !stdin().is_terminal() {
+        bail!("standard input is no terminal, so there is no one to ask: add --yes to go on");
+    }
+    print!("Go on? [y/N] ");
+    stdout().flush()?;
+    let mut answer = String::new();
+    stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_control_character_is_left_and_json_means_the_same() {
+        let all: String = (0..=0x2ff).filter_map(char::from_u32).collect();
+        let shown = visible(&all);
+        assert!(!shown.contains(char::is_control));
+        assert!(shown.contains("\\u001b") && shown.contains("\\u009b") && shown.contains('é'));
+        let json = visible(&serde_json::json!(all).to_string());
+        assert!(!json.contains(char::is_control));
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), all);
+    }
+}

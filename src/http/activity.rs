@@ -1,0 +1,493 @@
+//! What one connection is doing, how long it may do that, and the stream that records it.
+//!
+//! hyper's own timer for heads also runs while a connection is idle, and would end keep-alive
+//! early. Here that time starts with the first byte of a request. An idle connection and an answer
+//! without progress have their own limits, and the handler bounds the time of a request. One timer
+//! per connection is enough: it is reset only when it fires too early or when a shorter wait
+//! begins.
+//!
+//! HTTP/2 sends frames that belong to no request, so an incomplete head after the preface counts as
+//! idle time.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
+    time::{Instant, Sleep},
+};
+
+/// The start and the length of the preface of an HTTP/2 connection.
+const HTTP2_PREFACE: &[u8] = b"PRI ";
+const HTTP2_PREFACE_BYTES: usize = 24;
+
+/// A connection yields after reading this much, so that the requests in it are handled first.
+const TURN_BYTES: usize = 16 << 10;
+
+/// What one connection is doing.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    opened: Instant,
+    state: Mutex<State>,
+    evicted: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// First byte of a head that is incomplete.
+    head: Option<Instant>,
+    /// End of the last request or answer.
+    idle: Option<Instant>,
+    /// Since when the stream takes nothing.
+    unwritten: Option<Instant>,
+    /// Since when what it has taken is not all in the socket: TLS has a buffer, which a later write may
+    /// still fit into.
+    unflushed: Option<Instant>,
+    /// Last progress of an answer.
+    answered: Option<Instant>,
+    /// When the peer was told that the connection ends.
+    announced: Option<Instant>,
+    /// When the connection is closed, whatever is in progress.
+    end: Option<Instant>,
+    /// Requests being handled.
+    requests: u32,
+    /// Answers that the socket has not accepted completely.
+    answers: u32,
+    /// Bytes before the first request.
+    received: usize,
+    http2: bool,
+    /// It holds all the places that its protocol needs.
+    placed: bool,
+    /// At least one request arrived.
+    used: bool,
+    /// It was asked to end for another connection.
+    chosen: bool,
+}
+
+/// How long a connection may wait.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeouts {
+    /// From its opening to its first byte.
+    pub(super) unused: Duration,
+    /// From the first to the last byte of a head.
+    pub(super) header: Duration,
+    /// Between two requests.
+    pub(super) idle: Duration,
+    /// For the next progress of an answer.
+    pub(super) answer: Duration,
+    /// For an idle connection after the peer was told that it ends.
+    pub(super) announced: Duration,
+    /// From the start of closing to the end, whatever is in progress.
+    pub(super) closing: Duration,
+}
+
+/// What a connection waited for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TimeoutKind {
+    Head,
+    Idle,
+    Answer,
+    Closing,
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        self.requests == 0 && self.answers == 0
+    }
+}
+
+impl Activity {
+    pub(super) fn new() -> Arc<Self> {
+        let (state, evicted) = Default::default();
+        Arc::new(Self { opened: Instant::now(), state, evicted })
+    }
+
+    pub(super) fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        self.state.lock().http2
+    }
+
+    pub(super) fn set_http2(&self) {
+        self.state.lock().http2 = true;
+    }
+
+    /// Whether it speaks HTTP/2 and still lacks places. Nothing is read from it until it has them.
+    pub(super) fn waits_for_places(&self) -> bool {
+        let state = self.state.lock();
+        state.http2 && !state.placed
+    }
+
+    pub(super) fn set_placed(&self) {
+        self.state.lock().placed = true;
+    }
+
+    /// Whether a request arrived.
+    pub(super) fn is_used(&self) -> bool {
+        self.state.lock().used
+    }
+
+    /// Since when the connection is idle, if it may be evicted.
+    pub(super) fn evictable_since(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        (state.is_idle() && !state.chosen).then(|| state.idle.unwrap_or(self.opened))
+    }
+
+    /// Asks an idle connection to end for another one. Returns false if it is busy or already
+    /// asked.
+    pub(super) fn evict(&self) -> bool {
+        let mut state = self.state.lock();
+        let evictable = state.is_idle() && !state.chosen;
+        if evictable {
+            state.chosen = true;
+            self.evicted.notify_one();
+        }
+        evictable
+    }
+
+    /// Resolves when the connection has to end for another one. A request that came first is
+    /// served.
+    pub(super) async fn evicted(&self) {
+        loop {
+            self.evicted.notified().await;
+            let mut state = self.state.lock();
+            if state.is_idle() {
+                return;
+            }
+            state.chosen = false;
+        }
+    }
+
+    /// Resolves when `holds` returns true. Nothing wakes this future: poll it after the connection,
+    /// in the same task.
+    pub(super) async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        poll_fn(|_| if holds(self) { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
+    /// Records that the peer is told that the connection ends. Returns false after the first time.
+    pub(super) fn announce_end(&self) -> bool {
+        let before = self.state.lock().announced.replace(Instant::now());
+        before.is_none()
+    }
+
+    /// Bounds the rest of the connection, whatever is in progress. Only the first call counts.
+    pub(super) fn end_within(&self, time: Duration) {
+        self.state.lock().end.get_or_insert_with(|| Instant::now() + time);
+    }
+
+    /// A head is complete. The request lasts until the guard is dropped.
+    pub(super) fn begin(self: &Arc<Self>, http2: bool) -> RequestGuard {
+        let mut state = self.state.lock();
+        state.requests += 1;
+        state.http2 = http2;
+        state.used = true;
+        state.head = None;
+        RequestGuard(Arc::clone(self))
+    }
+
+    /// An answer is ready. It is in progress until the guard is dropped.
+    pub(super) fn answer(self: &Arc<Self>) -> AnswerGuard {
+        let mut state = self.state.lock();
+        if state.answers == 0 {
+            state.answered = Some(Instant::now());
+        }
+        state.answers += 1;
+        AnswerGuard(Arc::clone(self))
+    }
+
+    fn on_read(&self, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        if state.used {
+            if !state.http2 && state.requests == 0 {
+                state.head.get_or_insert_with(Instant::now);
+            }
+            return;
+        }
+        if state.received == 0 {
+            state.head = Some(Instant::now());
+            state.http2 |= bytes.starts_with(HTTP2_PREFACE);
+        }
+        state.received += bytes.len();
+        // After the preface a client may wait for its first call.
+        if state.http2 && state.received >= HTTP2_PREFACE_BYTES {
+            state.head = None;
+        }
+    }
+
+    /// A write was taken, or has to wait.
+    fn on_write(&self, taken: bool) {
+        wait_unless(taken, &mut self.state.lock().unwritten);
+    }
+
+    /// A flush is complete, or has to wait.
+    fn on_flush(&self, complete: bool) {
+        wait_unless(complete, &mut self.state.lock().unflushed);
+    }
+
+    /// When the present wait has lasted too long, and what it is for.
+    fn due(&self, timeouts: Timeouts) -> Option<(Instant, TimeoutKind)> {
+        let state = self.state.lock();
+        let answered = state.answered.filter(|_| state.answers > 0);
+        let stalled = [state.unwritten, state.unflushed, answered].into_iter().flatten().min();
+        let waits = [
+            state.is_idle().then(|| self.idle_due(&state, timeouts)),
+            stalled.map(|since| (since + timeouts.answer, TimeoutKind::Answer)),
+            state.end.map(|end| (end, TimeoutKind::Closing)),
+        ];
+        waits.into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// Until when an idle connection may wait for a request or for the rest of its head.
+    fn idle_due(&self, state: &State, timeouts: Timeouts) -> (Instant, TimeoutKind) {
+        if let Some(head) = state.head {
+            return (head + timeouts.header, TimeoutKind::Head);
+        }
+        let (since, limit) = match state.idle {
+            Some(idle) => (idle, timeouts.idle),
+            None => (self.opened, timeouts.unused),
+        };
+        let announced = state.announced.map(|at| at.max(since) + timeouts.announced);
+        let due = since + limit;
+        (announced.map_or(due, |announced| announced.min(due)), TimeoutKind::Idle)
+    }
+
+    /// Resolves when a wait has lasted too long. Poll it after the connection, in the same task:
+    /// then it knows what the connection has just read.
+    pub(super) async fn overdue(
+        &self,
+        timeouts: Timeouts,
+        mut timer: Pin<&mut Sleep>,
+    ) -> TimeoutKind {
+        poll_fn(|context| {
+            loop {
+                let due = self.due(timeouts);
+                if let Some((at, _)) = due
+                    && at < timer.deadline()
+                {
+                    timer.as_mut().reset(at);
+                }
+                ready!(timer.as_mut().poll(context));
+                let now = Instant::now();
+                match due {
+                    Some((at, kind)) if at <= now => return Poll::Ready(kind),
+                    Some((at, _)) => timer.as_mut().reset(at),
+                    None => timer.as_mut().reset(now + timeouts.idle),
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Ends a wait, or begins it where none has begun.
+fn wait_unless(done: bool, since: &mut Option<Instant>) {
+    if done {
+        *since = None;
+    } else {
+        since.get_or_insert_with(Instant::now);
+    }
+}
+
+/// A request is being handled, or the rest of its body is being read.
+#[derive(Debug)]
+pub(crate) struct RequestGuard(Arc<Activity>);
+
+impl RequestGuard {
+    pub(super) fn activity(&self) -> Arc<Activity> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.idle = Some(Instant::now());
+        state.requests -= 1;
+    }
+}
+
+/// An answer is in progress.
+#[derive(Debug)]
+pub(super) struct AnswerGuard(Arc<Activity>);
+
+impl Drop for AnswerGuard {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        let now = Instant::now();
+        state.answered = Some(now);
+        state.idle = Some(now);
+        state.answers -= 1;
+    }
+}
+
+/// A stream that records what is read and whether anything can be written.
+#[derive(Debug)]
+pub(super) struct ActivityStream<S> {
+    stream: S,
+    activity: Arc<Activity>,
+    /// Bytes read in this turn.
+    read: usize,
+}
+
+impl<S> ActivityStream<S> {
+    pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
+        Self { stream, activity, read: 0 }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for ActivityStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.activity.waits_for_places() {
+            // `Server::speak` polls the connection again when it has its places.
+            return Poll::Pending;
+        }
+        if self.read >= TURN_BYTES {
+            self.read = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let read = &buffer.filled()[before..];
+        if !read.is_empty() {
+            self.activity.on_read(read);
+        }
+        let read = read.len();
+        self.read += read;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for ActivityStream<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.activity.on_write(written.is_ready());
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.activity.on_write(written.is_ready());
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.activity.on_flush(flushed.is_ready());
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUTS: Timeouts = Timeouts {
+        unused: Duration::from_secs(20),
+        header: Duration::from_secs(10),
+        idle: Duration::from_secs(75),
+        answer: Duration::from_secs(15),
+        announced: Duration::from_secs(1),
+        closing: Duration::from_secs(30),
+    };
+
+    /// Whole seconds after the opening, for nothing here takes as long as one.
+    fn limit(activity: &Activity) -> Option<(u64, TimeoutKind)> {
+        activity.due(TIMEOUTS).map(|(at, what)| ((at - activity.opened).as_secs(), what))
+    }
+
+    #[test]
+    fn what_was_never_used_has_less_time_and_a_head_less_than_that_over_http2_too() {
+        let activity = Activity::new();
+        assert_eq!(limit(&activity), Some((20, TimeoutKind::Idle)));
+        activity.on_read(b"P");
+        assert_eq!(limit(&activity), Some((10, TimeoutKind::Head)));
+        let activity = Activity::new();
+        activity.on_read(b"PRI ");
+        assert_eq!(limit(&activity), Some((10, TimeoutKind::Head)));
+        // After the preface a client may wait for its first call.
+        activity.on_read(b"* HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        assert_eq!(limit(&activity), Some((20, TimeoutKind::Idle)));
+        let activity = Activity::new();
+        activity.set_http2();
+        activity.on_read(b"PRI * H");
+        assert_eq!(limit(&activity), Some((10, TimeoutKind::Head)));
+    }
+
+    #[test]
+    fn between_calls_there_is_time_and_none_for_half_a_head() {
+        let activity = Activity::new();
+        activity.on_read(b"GET / HTTP/1.1\r\n\r\n");
+        let busy = activity.begin(false);
+        assert_eq!(limit(&activity), None);
+        drop(busy);
+        assert_eq!(limit(&activity), Some((75, TimeoutKind::Idle)));
+        activity.on_read(b"GE");
+        assert_eq!(limit(&activity), Some((10, TimeoutKind::Head)));
+    }
+
+    #[test]
+    fn an_answer_is_in_progress_until_it_is_written_whatever_else_is() {
+        let activity = Activity::new();
+        let (busy, sending) = (activity.begin(true), activity.answer());
+        assert_eq!(limit(&activity), Some((15, TimeoutKind::Answer)));
+        drop(busy);
+        assert!(!activity.evict(), "it is not idle");
+        assert_eq!(limit(&activity), Some((15, TimeoutKind::Answer)));
+        drop(sending);
+        assert_eq!(limit(&activity), Some((75, TimeoutKind::Idle)));
+        for waits in [Activity::on_write, Activity::on_flush] {
+            waits(&activity, false);
+            assert_eq!(limit(&activity), Some((15, TimeoutKind::Answer)));
+            waits(&activity, true);
+            assert_eq!(limit(&activity), Some((75, TimeoutKind::Idle)));
+        }
+        activity.on_flush(false);
+        activity.on_write(true);
+        assert_eq!(limit(&activity), Some((15, TimeoutKind::Answer)), "it is only in a buffer");
+        activity.on_flush(true);
+        assert!(activity.evict() && !activity.evict(), "it is asked once");
+    }
+
+    #[test]
+    fn a_connection_that_was_told_to_go_goes_and_every_one_ends() {
+        let activity = Activity::new();
+        drop(activity.begin(true));
+        assert!(activity.announce_end() && !activity.announce_end());
+        assert_eq!(limit(&activity), Some((1, TimeoutKind::Idle)));
+        let _busy = activity.begin(true);
+        assert_eq!(limit(&activity), None);
+        activity.end_within(TIMEOUTS.closing);
+        assert_eq!(limit(&activity), Some((30, TimeoutKind::Closing)));
+    }
+}

@@ -1,0 +1,218 @@
+//! Runs, identity, checkpoint, forks, inspection.
+
+use super::*;
+
+#[test]
+fn a_second_process_is_kept_out_and_told_who_has_it() {
+    let directory = directory();
+    let journal = open(&directory);
+    let error = Journal::open(options(directory.path()), Arc::default()).unwrap_err();
+    let holder = format!("in use by process {}", std::process::id());
+    assert!(error.to_string().ends_with(&holder), "{error}");
+    drop(journal);
+    open(&directory);
+}
+
+#[test]
+fn a_run_that_another_process_has_taken_is_not_used() {
+    let directory = directory();
+    drop(open(&directory));
+    let mut runs = identity::Runs::read(here(&directory)).unwrap();
+    assert_eq!(runs.clone().take(here(&directory), Uuid::new_v4()).unwrap(), 2);
+    assert!(matches!(
+        runs.take(here(&directory), Uuid::new_v4()),
+        Err(OpenError::RunTaken { run: 2 })
+    ));
+}
+
+#[test]
+fn id_and_label_are_those_of_its_birth_also_when_one_copy_is_damaged() {
+    let directory = directory();
+    let journal = open(&directory);
+    let id = journal.id();
+    drop(journal);
+    for name in ["identity", "identity.copy"] {
+        let path = directory.path().join(name);
+        for at in 0..fs::metadata(&path).unwrap().len() {
+            flip(&path, at);
+            let read = identity::Identity::read(here(&directory)).unwrap().unwrap();
+            assert_eq!((read.id, read.label.as_str()), (id, "a label"), "{name} {at}");
+            flip(&path, at);
+        }
+    }
+    fs::remove_file(directory.path().join("identity")).unwrap();
+    let other = Options { label: "another".to_owned(), ..options(directory.path()) };
+    let journal = Journal::open(other, Arc::default()).unwrap();
+    assert_eq!((journal.id(), journal.label().as_str()), (id, "a label"));
+}
+
+#[test]
+fn nobody_else_may_read_what_is_in_a_journal() {
+    let directory = directory();
+    let path = directory.path().join("deep/journal");
+    let journal = Journal::open(options(&path), Arc::default()).unwrap();
+    append(&journal, b"personal").unwrap();
+    journal.close();
+    let mut paths = vec![path];
+    while let Some(path) = paths.pop() {
+        let is_directory = path.is_dir();
+        let mode = path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, if is_directory { 0o700 } else { 0o600 }, "{}", path.display());
+        if is_directory {
+            paths.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused_with_the_reason() {
+    let original = directory();
+    append(&open(&original), b"one").unwrap();
+    let newer = sealed::seal_as(7, *b"idty", b"from the future");
+    let directory = copy_of(&original);
+    fs::write(directory.path().join("identity"), newer).unwrap();
+    let error = Journal::open(options(directory.path()), Arc::default()).unwrap_err();
+    assert!(error.to_string().contains("identity has format version 7"), "{error}");
+
+    let directory = copy_of(&original);
+    let newer = sealed::seal_as(7, *b"segm", b"from the future");
+    let segment = File::options().write(true).open(&segments(&directory)[0]).unwrap();
+    segment.write_all_at(&newer, 0).unwrap();
+    let error = Journal::open(options(directory.path()), Arc::default()).unwrap_err();
+    assert!(error.to_string().contains("segment has format version 7"), "{error}");
+}
+
+#[test]
+fn every_opening_is_a_run_of_its_own_and_lost_run_files_come_back() {
+    let directory = directory();
+    let mut ids = Vec::new();
+    for run in 1..=4 {
+        let journal = open(&directory);
+        assert_eq!(journal.current_run(), run);
+        ids.push(journal.run_id(run).unwrap());
+        append(&journal, b"one").unwrap();
+    }
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 4);
+    fs::remove_dir_all(directory.path().join("runs")).unwrap();
+    for _ in 0..2 {
+        let journal = open(&directory);
+        assert!(journal.current_run() > 4);
+        for (run, id) in (1..).zip(&ids) {
+            assert_eq!((journal.run_id(run), journal.knows_run_id(*id)), (Some(*id), true));
+        }
+        assert!(!journal.knows_run_id(Uuid::from_u128(1)));
+    }
+}
+
+#[test]
+fn the_checkpoint_remembers_its_run_where_nothing_else_does() {
+    let directory = directory();
+    let journal = open(&directory);
+    append(&journal, b"one").unwrap();
+    let (end, id) = (journal.durable(), journal.run_id(1).unwrap());
+    journal.advance_committed(checkpoint(&journal, end));
+    journal.close();
+    drop(journal);
+    for lost in ["runs", "segments"] {
+        fs::remove_dir_all(directory.path().join(lost)).unwrap();
+    }
+    let journal = open(&directory);
+    assert_eq!((journal.current_run(), journal.run_id(1)), (2, Some(id)));
+    assert!(journal.knows_run_id(id));
+}
+
+#[test]
+fn a_missing_or_damaged_checkpoint_makes_everything_pending() {
+    let original = directory();
+    let journal = open(&original);
+    for payload in numbered(0..10) {
+        append(&journal, &payload).unwrap();
+    }
+    let settled = checkpoint(&journal, Position::new(1, 4));
+    journal.advance_committed(settled.clone());
+    journal.close();
+    drop(journal);
+    let journal = open(&copy_of(&original));
+    assert_eq!((journal.checkpoint(), journal.pending()), (Some(settled), 6));
+    let path = original.path().join("checkpoint");
+    for at in 0..fs::metadata(&path).unwrap().len() {
+        flip(&path, at);
+        assert_eq!(Checkpoint::read(here(&original), journal.id()).unwrap(), None, "{at}");
+        flip(&path, at);
+    }
+    fs::remove_file(path).unwrap();
+    let journal = open(&original);
+    assert_eq!((journal.checkpoint(), journal.pending(), recovered(&journal)), (None, 10, 10));
+}
+
+#[test]
+fn a_fork_changes_all_ids_at_once_and_publishing_begins_where_it_says() {
+    let directory = directory();
+    let journal = open(&directory);
+    for payload in numbered(0..10) {
+        append(&journal, &payload).unwrap();
+    }
+    journal.advance_committed(checkpoint(&journal, Position::new(1, 6)));
+    journal.close();
+    drop(journal);
+    let journal = open(&directory);
+    let old_ids = [journal.run_id(1).unwrap(), journal.run_id(2).unwrap()];
+    assert_eq!(journal.take_fork().unwrap(), None);
+
+    let (new_id, label) = (Uuid::from_u128(9), "new".to_owned());
+    Request { new_id, from: Position::new(1, 2), label }.write(here(&directory)).unwrap();
+    assert!(directory.path().join(super::super::fork::NAME).exists());
+    let forked = journal.take_fork().unwrap().unwrap();
+    assert_eq!((forked.left_out, forked.repeated), (0, 4));
+    let check = |journal: &Journal| {
+        assert_eq!((journal.id(), journal.label().as_str()), (new_id, "new"));
+        assert!(!old_ids.iter().any(|id| journal.knows_run_id(*id)));
+        assert!(journal.knows_run_id(journal.run_id(1).unwrap()));
+        assert_eq!((journal.committed(), journal.pending()), (Position::new(1, 2), 8));
+        assert_eq!(journal.checkpoint().unwrap().position, Position::new(1, 2));
+        assert_eq!((payloads(journal), recovered(journal)), (numbered(0..10), 8));
+        assert_eq!(journal.take_fork().unwrap(), None);
+    };
+    check(&journal);
+    journal.close();
+    drop(journal);
+    check(&open(&directory));
+}
+
+#[test]
+fn a_fork_that_leaves_records_out_says_how_many() {
+    let directory = directory();
+    let journal = open(&directory);
+    for payload in numbered(0..10) {
+        append(&journal, &payload).unwrap();
+    }
+    let (new_id, from) = (Uuid::from_u128(9), journal.durable());
+    let request = Request { new_id, from, label: String::new() };
+    request.write(here(&directory)).unwrap();
+    let forked = journal.take_fork().unwrap().unwrap();
+    assert_eq!((forked.left_out, forked.repeated, journal.pending()), (10, 0, 0));
+    // A request whose file came back is not taken up twice.
+    append(&journal, b"later").unwrap();
+    request.write(here(&directory)).unwrap();
+    assert_eq!((journal.take_fork().unwrap(), journal.pending()), (None, 1));
+}
+
+#[test]
+fn inspecting_says_what_is_there_and_disturbs_nobody() {
+    let directory = directory();
+    assert!(inspect(here(&directory)).is_err());
+    let journal = open(&directory);
+    for payload in numbered(0..300) {
+        append(&journal, &payload).unwrap();
+    }
+    journal.advance_committed(checkpoint(&journal, Position::new(1, 100)));
+    journal.write_checkpoint().unwrap();
+    let seen = inspect(here(&directory)).unwrap();
+    assert_eq!((seen.id, seen.label.as_str()), (journal.id(), "a label"));
+    let run = Run { number: 1, id: journal.run_id(1).unwrap(), records: 300 };
+    assert_eq!(seen.runs, [run]);
+    assert_eq!((seen.oldest, seen.end), (Position::new(1, 0), Position::new(1, 300)));
+    assert_eq!(seen.checkpoint.clone().unwrap().position, Position::new(1, 100));
+    assert_eq!(seen.count(Position::new(1, 100), seen.end), 200);
+    append(&journal, b"undisturbed").unwrap();
+}

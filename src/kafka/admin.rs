@@ -1,0 +1,174 @@
+//! Topics on the real cluster: whether they exist, their limits, and what puts their records at
+//! risk.
+
+use std::{collections::HashMap, time::Duration};
+
+use pollster::block_on;
+use rdkafka::{
+    admin::{
+        AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+    },
+    client::DefaultClientContext,
+    consumer::Consumer,
+    metadata::{Metadata, MetadataPartition},
+};
+
+use super::{Blocked, Code, Limits, Obstacle, Topics, librdkafka::Cluster, topics};
+use crate::{
+    config::{Config, CreateTopics},
+    event::Topic,
+};
+
+const CALL: Duration = Duration::from_secs(5);
+
+impl Cluster {
+    /// # Errors
+    /// No broker answers.
+    pub(super) fn cluster_id(&self) -> Result<String, Obstacle> {
+        // librdkafka learns the id from any metadata. Without metadata the next call only waits.
+        self.metadata(&self.config.topics.position)?;
+        let no_id = || Obstacle::new(Blocked::NoBroker, "no broker tells the cluster's id");
+        self.unstable.client().fetch_cluster_id(CALL).ok_or_else(no_id)
+    }
+
+    /// The metadata of one topic.
+    ///
+    /// # Errors
+    /// No broker answers.
+    pub(super) fn metadata(&self, topic: &str) -> Result<Metadata, Obstacle> {
+        self.unstable.fetch_metadata(Some(topic), CALL).map_err(|error| {
+            // The connection's own error is nearer to the cause than a call's timeout. Each poll
+            // ends at one event, and log lines are events too.
+            (0..10).for_each(|_| drop(self.unstable.poll(Duration::from_millis(10))));
+            let no_broker = || Obstacle::new(Blocked::NoBroker, error.to_string());
+            self.unstable.context().take_trouble().unwrap_or_else(no_broker)
+        })
+    }
+
+    /// Creates the topics that are missing.
+    ///
+    /// # Errors
+    /// A topic of events is missing and may not be created.
+    pub(super) fn create_missing(&self) -> Result<(), Obstacle> {
+        let Config { kafka, topics, .. } = &*self.config;
+        let events = Topic::ALL.map(|topic| (topics::name(topics, topic), kafka.create_topics));
+        // -1: as many replicas as the brokers give a topic by default.
+        let position = CreateTopics { partitions: 1, replication_factor: -1 };
+        for (name, allowed) in events.into_iter().chain([(&*topics.position, Some(position))]) {
+            if self.exists(name)? {
+                continue;
+            }
+            let Some(allowed) = allowed else {
+                let remedy = "create it, set kafka.create_topics, or route it to the dead letters";
+                let detail = format!("topic {name} does not exist: {remedy}");
+                return Err(Obstacle::new(Blocked::UnknownTopic, detail));
+            };
+            self.create(name, allowed)?;
+        }
+        Ok(())
+    }
+
+    fn exists(&self, name: &str) -> Result<bool, Obstacle> {
+        let metadata = self.metadata(name)?;
+        let Some(topic) = metadata.topics().first() else { return Ok(false) };
+        let Some(code) = topic.error().map(Code::from) else {
+            return Ok(!topic.partitions().is_empty());
+        };
+        match Blocked::by(code) {
+            Blocked::UnknownTopic => Ok(false),
+            blocked => Err(Obstacle::new(blocked, format!("topic {name}: {code}"))),
+        }
+    }
+
+    fn create(&self, name: &str, create: CreateTopics) -> Result<(), Obstacle> {
+        let CreateTopics { partitions, replication_factor } = create;
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replication_factor));
+        let options = AdminOptions::new().operation_timeout(Some(CALL)).request_timeout(Some(CALL));
+        let created = block_on(self.admin()?.create_topics([&topic], &options));
+        match created.map_err(Obstacle::kafka)?.pop() {
+            Some(Err((_, code))) if code != Code::TopicAlreadyExists => {
+                let detail = format!("topic {name} is missing and cannot be created: {code}");
+                Err(Obstacle::new(Blocked::UnknownTopic, detail))
+            }
+            _ => {
+                tracing::info!(topic = name, partitions, "a missing topic was created");
+                Ok(())
+            }
+        }
+    }
+
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, Obstacle> {
+        self.base.create().map_err(Obstacle::kafka)
+    }
+
+    /// Reads the topics' limits, and sets the metric of topics at risk.
+    ///
+    /// # Errors
+    /// No broker answers.
+    pub(super) fn topics(&self, cluster_id: &str) -> Result<Topics, Obstacle> {
+        let names = &self.config.topics;
+        let events = Topic::ALL.map(|topic| topics::name(names, topic));
+        // librdkafka's mock cluster never answers such calls.
+        let limits = match cluster_id.starts_with("mockCluster") {
+            true => HashMap::new(),
+            false => self.describe(&events)?,
+        };
+        for name in events {
+            let metadata = self.metadata(name)?;
+            let alone = |partition: &MetadataPartition| partition.replicas().len() < 2;
+            let risky =
+                metadata.topics().first().is_some_and(|topic| topic.partitions().iter().any(alone));
+            let gauge = self.metrics.kafka_topic_risky.with_label_values(&[name, "replication"]);
+            gauge.set(risky.into());
+        }
+        Ok(Topics::new(names.clone(), limits))
+    }
+
+    /// Reads the topics' configuration. Without the right to read it, there are no limits to
+    /// compare.
+    fn describe(&self, names: &[&str]) -> Result<HashMap<String, Limits>, Obstacle> {
+        let topics: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let options = AdminOptions::new().request_timeout(Some(CALL));
+        let described = block_on(self.admin()?.describe_configs(&topics, &options));
+        let resources = described.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the topics' configuration cannot be read: limits and risks are not checked");
+            Vec::new()
+        });
+        let mut limits = HashMap::new();
+        for (name, resource) in names.iter().zip(resources) {
+            match resource {
+                Ok(resource) => {
+                    limits.insert((*name).to_owned(), self.limits(name, &resource));
+                }
+                Err(code) => {
+                    tracing::warn!(topic = %name, %code, "the topic's configuration cannot be read: its limits and risks are not checked");
+                }
+            }
+        }
+        Ok(limits)
+    }
+
+    fn limits(&self, name: &str, resource: &ConfigResource) -> Limits {
+        let value = |key: &str| resource.get(key).and_then(|entry| entry.value.as_deref());
+        for (risk, risky) in [
+            ("min_insync", value("min.insync.replicas") == Some("1")),
+            ("unclean", value("unclean.leader.election.enable") == Some("true")),
+            ("compacted", value("cleanup.policy").is_some_and(|policy| policy.contains("compact"))),
+        ] {
+            let gauge = self.metrics.kafka_topic_risky.with_label_values(&[name, risk]);
+            if risky && gauge.get() == 0 {
+                tracing::warn!(
+                    topic = name,
+                    risk,
+                    "the topic's configuration lets Kafka lose events"
+                );
+            }
+            gauge.set(risky.into());
+        }
+        Limits {
+            max_message_bytes: value("max.message.bytes").and_then(|bytes| bytes.parse().ok()),
+            // -1 means for ever.
+            retention_ms: value("retention.ms").map(|ms| ms.parse().unwrap_or(u64::MAX)),
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! What follows from an error: one table.
+//!
+//! Only an error that one record certainly caused may turn that record into a dead letter. Every
+//! other error, also one that the table does not name, concerns all records: publishing waits.
+
+use rdkafka::error::KafkaError;
+
+use super::Code;
+
+/// What an error means, and so what follows from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// One record may have caused it: it is searched for by sending fewer.
+    Record,
+    /// The same, if it happens twice: a record that was damaged on the way passes the second time.
+    RecordIfTwice,
+    /// The record only shared a request with one that was refused.
+    Neighbour,
+    /// The broker refuses the timestamp: the next try carries the present time.
+    Clock,
+    /// Time ran out: the next try is smaller.
+    Time,
+    /// Our own purge before an abort.
+    Purged,
+    /// The producer is unusable: open another, and read the position to see what was committed.
+    Client,
+    /// It concerns all records: wait, and report why.
+    Shared(Blocked),
+}
+
+/// Why nothing is published: the label `reason` of `publish_blocked`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blocked {
+    NoBroker,
+    NotAuthorized,
+    GroupNotAuthorized,
+    PositionUnreadable,
+    UnknownTopic,
+    TopicRefuses,
+    TooSlow,
+    Clock,
+    NoTransactions,
+    JournalDiverged,
+    PositionReset,
+    ClusterChanged,
+    PublisherWedged,
+    /// The journal cannot be read, or the quarantine or the checkpoint cannot be written.
+    Disk,
+    /// The TLS handshake fails.
+    Tls,
+    /// Any other error of Kafka; the log has librdkafka's words.
+    KafkaError,
+}
+
+impl Blocked {
+    pub const ALL: [Self; 16] = [
+        Self::NoBroker,
+        Self::NotAuthorized,
+        Self::GroupNotAuthorized,
+        Self::PositionUnreadable,
+        Self::UnknownTopic,
+        Self::TopicRefuses,
+        Self::TooSlow,
+        Self::Clock,
+        Self::NoTransactions,
+        Self::JournalDiverged,
+        Self::PositionReset,
+        Self::ClusterChanged,
+        Self::PublisherWedged,
+        Self::Disk,
+        Self::Tls,
+        Self::KafkaError,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoBroker => "no_broker",
+            Self::NotAuthorized => "not_authorized",
+            Self::GroupNotAuthorized => "group_not_authorized",
+            Self::PositionUnreadable => "position_unreadable",
+            Self::UnknownTopic => "unknown_topic",
+            Self::TopicRefuses => "topic_refuses",
+            Self::TooSlow => "too_slow",
+            Self::Clock => "clock",
+            Self::NoTransactions => "no_transactions",
+            Self::JournalDiverged => "journal_diverged",
+            Self::PositionReset => "position_reset",
+            Self::ClusterChanged => "cluster_changed",
+            Self::PublisherWedged => "publisher_wedged",
+            Self::Disk => "disk",
+            Self::Tls => "tls",
+            Self::KafkaError => "kafka_error",
+        }
+    }
+
+    /// What an error code says, if it concerns all records.
+    pub(super) fn by(code: Code) -> Self {
+        match classify(code) {
+            Fault::Shared(blocked) => blocked,
+            Fault::Time => Self::NoBroker,
+            _ => Self::KafkaError,
+        }
+    }
+
+    /// Whether an operator has to decide before anything is published.
+    pub fn needs_operator(self) -> bool {
+        matches!(self, Self::JournalDiverged | Self::PositionReset | Self::ClusterChanged)
+    }
+}
+
+/// What stands in the way of publishing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {detail}", blocked.as_str())]
+pub struct Obstacle {
+    pub blocked: Blocked,
+    pub detail: String,
+}
+
+impl Obstacle {
+    pub fn new(blocked: Blocked, detail: impl Into<String>) -> Self {
+        Self { blocked, detail: detail.into() }
+    }
+
+    pub fn of(blocked: Blocked, failure: &Failure) -> Self {
+        Self::new(blocked, label(failure.code))
+    }
+
+    pub(super) fn kafka(error: KafkaError) -> Self {
+        let blocked = error.rdkafka_error_code().map_or(Blocked::KafkaError, Blocked::by);
+        Self::new(blocked, error.to_string())
+    }
+}
+
+/// Where in a transaction something failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Begin,
+    Produce,
+    Offsets,
+    Commit,
+}
+
+/// Why a transaction was not committed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    pub step: Step,
+    pub code: Code,
+    /// The producer is unusable.
+    pub fatal: bool,
+    /// Records that were not accepted: the [number](super::Record::number) of each, and why.
+    pub reports: Vec<(usize, Code)>,
+}
+
+impl Failure {
+    pub fn new(step: Step, code: Code) -> Self {
+        Self { step, code, fatal: false, reports: Vec::new() }
+    }
+
+    pub(super) fn of(step: Step, error: &KafkaError) -> Self {
+        let fatal = matches!(error, KafkaError::Transaction(error) if error.is_fatal());
+        Self { fatal, ..Self::new(step, code(error)) }
+    }
+
+    /// What the failure means. Reports of records say more than the call that failed after them.
+    /// Without a report, no record is to blame.
+    pub fn fault(&self) -> Fault {
+        if self.fatal {
+            return Fault::Client;
+        }
+        let mut reported = self.reports.iter().map(|(_, code)| classify(*code));
+        let Some(first) = reported.next() else {
+            return match classify(self.code) {
+                Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => {
+                    Fault::Shared(Blocked::KafkaError)
+                }
+                fault => fault,
+            };
+        };
+        // A neighbour's report names no cause, and the client itself purges.
+        let is_cause = |fault: &Fault| !matches!(fault, Fault::Neighbour | Fault::Purged);
+        [first].into_iter().chain(reported).find(is_cause).unwrap_or(first)
+    }
+
+    /// The obstacle, if the failure concerns all records.
+    pub fn shared(&self) -> Option<Obstacle> {
+        match classify(self.code) {
+            Fault::Shared(blocked) => Some(Obstacle::of(blocked, self)),
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn code(error: &KafkaError) -> Code {
+    error.rdkafka_error_code().unwrap_or(Code::Unknown)
+}
+
+/// The label of an error code: librdkafka's own names, a closed set.
+pub fn label(code: Code) -> String {
+    format!("{code:?}")
+}
+
+/// The table.
+pub fn classify(code: Code) -> Fault {
+    use Blocked::*;
+    match code {
+        Code::MessageSizeTooLarge
+        | Code::MessageBatchTooLarge
+        | Code::InvalidRecord
+        | Code::InvalidArgument
+        | Code::InvalidMessageSize => Fault::Record,
+        Code::InvalidMessage | Code::BadMessage => Fault::RecordIfTwice,
+        Code::InvalidDifferentRecord => Fault::Neighbour,
+        Code::InvalidTimestamp => Fault::Clock,
+
+        Code::MessageTimedOut
+        | Code::OperationTimedOut
+        | Code::TimedOutQueue
+        | Code::RequestTimedOut
+        | Code::QueueFull => Fault::Time,
+        Code::PurgeQueue | Code::PurgeInflight => Fault::Purged,
+
+        Code::Fatal
+        | Code::Fenced
+        | Code::State
+        | Code::Conflict
+        | Code::Inconsistent
+        | Code::GaplessGuarantee
+        | Code::ProducerFenced
+        | Code::InvalidProducerEpoch
+        | Code::InvalidProducerIdMapping
+        | Code::InvalidTransactionalState
+        | Code::TransactionCoordinatorFenced
+        | Code::ConcurrentTransactions
+        | Code::UnknownProducerId
+        | Code::OutOfOrderSequenceNumber
+        | Code::DuplicateSequenceNumber
+        | Code::UnknownMemberId
+        | Code::IllegalGeneration => Fault::Client,
+
+        Code::BrokerTransportFailure
+        | Code::AllBrokersDown
+        | Code::Resolve
+        | Code::NetworkException
+        | Code::BrokerNotAvailable
+        | Code::WaitingForCoordinator
+        | Code::CoordinatorNotAvailable
+        | Code::CoordinatorLoadInProgress
+        | Code::NotCoordinator => Fault::Shared(NoBroker),
+        Code::Authentication
+        | Code::SaslAuthenticationFailed
+        | Code::UnsupportedSASLMechanism
+        | Code::IllegalSASLState
+        | Code::TopicAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::TransactionalIdAuthorizationFailed
+        | Code::SecurityDisabled => Fault::Shared(NotAuthorized),
+        Code::SSL => Fault::Shared(Tls),
+        Code::GroupAuthorizationFailed => Fault::Shared(GroupNotAuthorized),
+        Code::UnknownTopic
+        | Code::UnknownPartition
+        | Code::UnknownTopicOrPartition
+        | Code::UnknownTopicId
+        | Code::LeaderNotAvailable
+        | Code::NotLeaderForPartition
+        | Code::InvalidTopic => Fault::Shared(UnknownTopic),
+        Code::PolicyViolation
+        | Code::UnsupportedForMessageFormat
+        | Code::UnsupportedCompressionType => Fault::Shared(TopicRefuses),
+        Code::UnsupportedFeature | Code::UnsupportedVersion | Code::InvalidTransactionTimeout => {
+            Fault::Shared(NoTransactions)
+        }
+        _ => Fault::Shared(KafkaError),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::types::RDKafkaRespErr;
+
+    use super::*;
+
+    /// Of all codes that there are, librdkafka's own and the brokers'.
+    #[test]
+    fn only_what_is_certainly_a_records_own_doing_can_be_its_fault() {
+        let all = (-200..RDKafkaRespErr::RD_KAFKA_RESP_ERR_END_ALL as i32)
+            .filter_map(|code| RDKafkaRespErr::try_from(code).ok().map(Code::from));
+        let blame = |code: &Code| {
+            matches!(classify(*code), Fault::Record | Fault::RecordIfTwice | Fault::Neighbour)
+        };
+        let blaming: Vec<_> = all.filter(blame).map(|code| (code, classify(code))).collect();
+        let expected = [
+            (Code::BadMessage, Fault::RecordIfTwice),
+            (Code::InvalidArgument, Fault::Record),
+            (Code::InvalidDifferentRecord, Fault::Neighbour),
+            (Code::InvalidMessage, Fault::RecordIfTwice),
+            (Code::InvalidMessageSize, Fault::Record),
+            (Code::MessageSizeTooLarge, Fault::Record),
+            (Code::MessageBatchTooLarge, Fault::Record),
+            (Code::InvalidRecord, Fault::Record),
+        ];
+        assert_eq!(blaming, expected);
+    }
+
+    #[test]
+    fn what_nobody_foresaw_waits() {
+        for code in [
+            Code::NotEnoughReplicas,
+            Code::ThrottlingQuotaExceeded,
+            Code::KafkaStorageError,
+            Code::Unknown,
+            Code::CriticalSystemResource,
+        ] {
+            assert_eq!(classify(code), Fault::Shared(Blocked::KafkaError), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn an_ordinary_failover_opens_again_and_blames_nobody() {
+        for code in [Code::Fenced, Code::InvalidTransactionalState, Code::InvalidProducerIdMapping]
+        {
+            assert_eq!(classify(code), Fault::Client, "{code:?}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Everything that speaks to a broker, behind the traits [`Cluster`], [`Producer`] and [`Reader`].
+//!
+//! The traits exist for the simulator, which implements them over a cluster in memory.
+
+mod admin;
+mod context;
+pub mod error;
+pub(crate) mod lag;
+pub mod librdkafka;
+mod producer;
+pub mod record;
+mod statistics;
+pub mod topics;
+
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+pub use rdkafka::types::RDKafkaErrorCode as Code;
+
+pub use self::{
+    error::{Blocked, Failure, Fault, Obstacle, Step, classify, label},
+    record::{Draft, Headers, Record},
+    topics::{Limits, Timestamps, Topics},
+};
+
+/// A cluster, as one consumer group sees it: the edge's identity, or a replay's group.
+pub trait Cluster {
+    type Producer: Producer;
+    type Reader: Reader;
+
+    /// Reads the cluster's id and the topics' limits. With `create`, creates missing topics where
+    /// the configuration allows it.
+    ///
+    /// # Errors
+    /// No broker answers, or a topic is missing and may not be created.
+    fn look(&self, create: bool) -> Result<Found, Obstacle>;
+
+    /// The numbers of a topic's partitions; none if the topic does not exist.
+    ///
+    /// # Errors
+    /// No broker answers.
+    fn partitions(&self, topic: &str) -> Result<Vec<i32>, Obstacle>;
+
+    /// A partition's first offset and its last stable offset.
+    ///
+    /// # Errors
+    /// No broker answers.
+    fn watermarks(&self, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle>;
+
+    /// The offsets that the group keeps for these partitions; those without one are left out.
+    ///
+    /// # Errors
+    /// [`Blocked::PositionUnreadable`] without a clear answer within the time; with
+    /// [`View::Stable`] also while a transaction holds one of the offsets.
+    fn committed(
+        &self,
+        view: View,
+        partitions: &[(&str, i32)],
+        within: Duration,
+    ) -> Result<Vec<GroupOffset>, Obstacle>;
+
+    /// Reads partitions of a topic, each from an offset, as `read_committed` consumers do.
+    ///
+    /// # Errors
+    /// The client refuses the assignment.
+    fn read(&self, topic: &str, from: &[(i32, i64)]) -> Result<Self::Reader, Obstacle>;
+
+    /// Opens a producer whose transactional id is the group's name. This fences its earlier
+    /// producers and aborts the transaction that one of them left open.
+    ///
+    /// # Errors
+    /// The producer could not be initialized.
+    fn open(&self, topics: &Topics, settings: ProducerSettings)
+    -> Result<Self::Producer, Obstacle>;
+}
+
+/// A transactional producer. After an error that says so it must be dropped.
+pub trait Producer {
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// The producer must be dropped.
+    fn begin(&mut self) -> Result<(), Failure>;
+
+    /// Queues a copy of a record. Waits for room in the client's queue until `deadline`.
+    ///
+    /// # Errors
+    /// The client refuses this record, or an earlier one was refused.
+    fn send(&mut self, record: &Record<'_>, deadline: Instant) -> Result<(), Failure>;
+
+    /// Serves the client's events without waiting.
+    ///
+    /// # Errors
+    /// The refusals of records so far.
+    fn check(&mut self) -> Result<(), Failure>;
+
+    /// Adds offsets of the group to the transaction.
+    ///
+    /// # Errors
+    /// The transaction is still open.
+    fn send_offsets(&mut self, offsets: &[GroupOffset]) -> Result<(), Failure>;
+
+    /// Waits until the cluster has answered for every record.
+    ///
+    /// # Errors
+    /// Refusals, or the time is over. The transaction is still open.
+    fn await_reports(&mut self, deadline: Instant) -> Result<(), Failure>;
+
+    /// Commits. Every record must have been [reported](Self::await_reports).
+    ///
+    /// # Errors
+    /// Only [`Cluster::committed`] tells whether it happened. The producer must be dropped.
+    fn commit(&mut self) -> Result<(), Failure>;
+
+    /// Aborts the open transaction.
+    ///
+    /// # Errors
+    /// The producer must be dropped.
+    fn abort(&mut self) -> Result<(), Code>;
+
+    /// The connection's own error since the last call.
+    fn take_trouble(&mut self) -> Option<Obstacle>;
+
+    /// The time that a transaction may take.
+    fn timeout(&self) -> Duration;
+
+    /// The longest that a call takes, if the client keeps its time limits.
+    fn longest_call(&self) -> Duration;
+}
+
+/// Reads partitions of a topic.
+pub trait Reader {
+    /// What comes next in `partition` or in another one, with its number; none within the time.
+    ///
+    /// # Errors
+    /// The cluster refuses. A lost connection is no error: the client reconnects.
+    fn poll(
+        &mut self,
+        partition: i32,
+        within: Duration,
+    ) -> Result<Option<(i32, Fetched)>, Obstacle>;
+}
+
+/// What reading a partition brings.
+#[derive(Debug)]
+pub enum Fetched {
+    Record {
+        offset: i64,
+        /// Names and values.
+        headers: Vec<(String, Vec<u8>)>,
+        value: Vec<u8>,
+    },
+    /// The end of the partition.
+    End,
+}
+
+/// Which offset of a group is asked for, where a transaction has another one pending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// None: the answer waits for the end of the transaction.
+    Stable,
+    /// The one before the transaction.
+    Unstable,
+}
+
+/// What a cluster is and has.
+#[derive(Debug)]
+pub struct Found {
+    pub cluster_id: String,
+    pub topics: Topics,
+}
+
+/// An offset that a group keeps for a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupOffset {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    /// At most 4,096 bytes by the brokers' default (`offset.metadata.max.bytes`).
+    pub metadata: String,
+}
+
+/// How a producer is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct ProducerSettings {
+    /// The time that a transaction may take.
+    pub timeout: Duration,
+    /// The most that one request carries for a partition.
+    pub batch_bytes: usize,
+}
+
+/// librdkafka's default of `batch.size`.
+pub const BATCH_BYTES: usize = 1_000_000;
+
+/// The version of librdkafka.
+pub(crate) fn version() -> String {
+    rdkafka::util::get_rdkafka_version().1
+}

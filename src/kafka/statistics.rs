@@ -1,0 +1,104 @@
+//! librdkafka's statistics as metrics: the one place that knows their units.
+//!
+//! `rtt` is in microseconds, `throttle` in milliseconds. Counters are totals of one client: the
+//! metrics add the difference to the client's last statistics.
+
+use std::collections::HashMap;
+
+use rdkafka::{Statistics, statistics::Broker, statistics::Window};
+
+use crate::metrics::Metrics;
+
+/// Totals of one client by broker: errors, retries, timeouts, disconnects.
+#[derive(Debug, Default)]
+pub(super) struct Exporter(HashMap<String, [u64; 4]>);
+
+impl Exporter {
+    pub(super) fn export(&mut self, statistics: &Statistics, metrics: &Metrics) {
+        metrics.kafka_stats_timestamp_seconds.set(statistics.time as f64);
+        // Bootstrap and logical entries have the number -1: they are the same brokers again.
+        for broker in statistics.brokers.values().filter(|broker| broker.nodeid >= 0) {
+            let name = broker.nodeid.to_string();
+            self.export_broker(&name, broker, metrics);
+        }
+    }
+
+    fn export_broker(&mut self, name: &str, broker: &Broker, metrics: &Metrics) {
+        let up = matches!(broker.state.as_str(), "UP" | "UPDATE");
+        metrics.kafka_broker_up.with_label_values(&[name]).set(up.into());
+        let outbuf = metrics.kafka_broker_outbuf_messages.with_label_values(&[name]);
+        outbuf.set(broker.outbuf_msg_cnt);
+        let waiting = metrics.kafka_broker_waiting_responses.with_label_values(&[name]);
+        waiting.set(broker.waitresp_cnt);
+
+        let disconnects = broker.disconnects.unwrap_or(0).try_into().unwrap_or(0);
+        let now = [broker.txerrs, broker.txretries, broker.req_timeouts, disconnects];
+        let last = self.0.insert(name.to_owned(), now).unwrap_or_default();
+        let counters = [
+            &metrics.kafka_broker_tx_errors_total,
+            &metrics.kafka_broker_retries_total,
+            &metrics.kafka_broker_timeouts_total,
+            &metrics.kafka_broker_disconnects_total,
+        ];
+        for ((counter, now), last) in counters.into_iter().zip(now).zip(last) {
+            counter.with_label_values(&[name]).inc_by(now.saturating_sub(last));
+        }
+
+        const MICROSECONDS: f64 = 1e-6;
+        const MILLISECONDS: f64 = 1e-3;
+        for (gauge, window, unit) in [
+            (&metrics.kafka_rtt_seconds, &broker.rtt, MICROSECONDS),
+            (&metrics.kafka_throttle_seconds, &broker.throttle, MILLISECONDS),
+        ] {
+            for (quantile, value) in window.iter().flat_map(quantiles) {
+                gauge.with_label_values(&[name, quantile]).set(value as f64 * unit);
+            }
+        }
+    }
+}
+
+fn quantiles(window: &Window) -> [(&'static str, i64); 3] {
+    [("0.5", window.p50), ("0.95", window.p95), ("0.99", window.p99)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statistics(retries: u64) -> Statistics {
+        let broker = Broker {
+            nodeid: 1,
+            state: "UP".to_owned(),
+            txretries: retries,
+            rtt: Some(Window { p99: 2_500, ..Window::default() }),
+            throttle: Some(Window { p99: 2_500, ..Window::default() }),
+            ..Broker::default()
+        };
+        let bootstrap = Broker { nodeid: -1, ..Broker::default() };
+        let brokers = [("a".to_owned(), broker), ("b".to_owned(), bootstrap)].into();
+        Statistics { brokers, time: 1_763_842_387, ..Statistics::default() }
+    }
+
+    #[test]
+    fn units_are_seconds_and_totals_count_differences() {
+        let metrics = Metrics::default();
+        let mut exporter = Exporter::default();
+        exporter.export(&statistics(3), &metrics);
+        exporter.export(&statistics(5), &metrics);
+        let label = ["1", "0.99"];
+        assert_eq!(metrics.kafka_rtt_seconds.with_label_values(&label).get(), 0.0025);
+        assert_eq!(metrics.kafka_throttle_seconds.with_label_values(&label).get(), 2.5);
+        assert_eq!(metrics.kafka_broker_retries_total.with_label_values(&["1"]).get(), 5);
+        assert_eq!(metrics.kafka_broker_up.with_label_values(&["1"]).get(), 1);
+        assert_eq!(metrics.kafka_stats_timestamp_seconds.get(), 1_763_842_387.0);
+    }
+
+    #[test]
+    fn bootstrap_entries_are_no_brokers() {
+        let metrics = Metrics::default();
+        Exporter::default().export(&statistics(0), &metrics);
+        let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
+        assert!(text.contains("kafka_broker_up{broker=\"1\"}"));
+        assert!(!text.contains("broker=\"-1\""));
+    }
+}

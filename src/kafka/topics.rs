@@ -1,0 +1,84 @@
+//! The topics in use: their names and their limits.
+
+use std::collections::HashMap;
+
+use crate::{config, event::Topic};
+
+/// Retention that is assumed where it cannot be read.
+const RETENTION_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// The topics in use.
+#[derive(Debug)]
+pub struct Topics {
+    names: config::Topics,
+    limits: HashMap<String, Limits>,
+}
+
+/// The limits of one topic, as far as they are known.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// `max.message.bytes`.
+    pub max_message_bytes: Option<usize>,
+    /// `retention.ms`.
+    pub retention_ms: Option<u64>,
+}
+
+/// The time that a record carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timestamps {
+    /// When its callback was accepted.
+    Accepted,
+    /// When it is sent: a broker refused the time of acceptance.
+    Present,
+}
+
+impl Topics {
+    pub fn new(names: config::Topics, limits: HashMap<String, Limits>) -> Self {
+        Self { names, limits }
+    }
+
+    pub fn name(&self, topic: Topic) -> &str {
+        name(&self.names, topic)
+    }
+
+    pub fn names(&self) -> &config::Topics {
+        &self.names
+    }
+
+    /// Whether a record of so many bytes is within the topic's limit, as far as the limit is known.
+    pub fn fits(&self, topic: Topic, bytes: usize) -> bool {
+        let limits = self.limits.get(self.name(topic));
+        limits.and_then(|limits| limits.max_message_bytes).is_none_or(|max| bytes <= max)
+    }
+
+    /// The timestamp of a record, in milliseconds since 1970. Brokers delete by it, so a record
+    /// older than half the retention carries the present time.
+    pub fn timestamp_ms(
+        &self,
+        topic: Topic,
+        accepted_ms: u64,
+        timestamps: Timestamps,
+        now_ms: u64,
+    ) -> i64 {
+        let limits = self.limits.get(self.name(topic));
+        let retention_ms = limits.and_then(|limits| limits.retention_ms).unwrap_or(RETENTION_MS);
+        let would_expire = now_ms.saturating_sub(accepted_ms) > retention_ms / 2;
+        let present = timestamps == Timestamps::Present || would_expire;
+        (if present { now_ms } else { accepted_ms }) as i64
+    }
+
+    /// The smallest `max.message.bytes` of all topics: what a request may hold for a partition.
+    pub fn max_message_bytes(&self) -> Option<usize> {
+        self.limits.values().filter_map(|limits| limits.max_message_bytes).min()
+    }
+}
+
+/// The configured name of a topic.
+pub fn name(names: &config::Topics, topic: Topic) -> &str {
+    match topic {
+        Topic::MessageStatus => &names.message_status,
+        Topic::InboundMessage => &names.inbound_message,
+        Topic::ChannelEvent => &names.channel_event,
+        Topic::DeadLetter => &names.dead_letter,
+    }
+}

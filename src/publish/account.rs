@@ -1,0 +1,172 @@
+//! What a transaction counts once it is committed.
+
+use std::collections::HashMap;
+
+use prometheus::local::LocalIntCounterVec;
+
+use crate::{
+    event::{EventKind, Item, Reason, Stage},
+    kafka::Blocked,
+    metrics::Metrics,
+};
+
+/// The values of label `status`. The last one stands for all others.
+const STATUSES: [&str; 6] = ["sent", "delivered", "read", "played", "failed", "other"];
+
+/// Creates the series of publishing at 0, so that a rate over the first event is right.
+pub(super) fn start_at_zero(metrics: &Metrics) {
+    for kind in EventKind::ALL.iter() {
+        metrics.items_total.with_label_values(&[kind.as_str(), "published"]);
+    }
+    for outcome in ["dead_lettered", "empty", "quarantined", "already_committed", "left_out"] {
+        metrics.items_total.with_label_values(&["none", outcome]);
+    }
+    for status in STATUSES {
+        metrics.statuses_total.with_label_values(&[status]);
+    }
+    for blocked in Blocked::ALL {
+        metrics.publish_blocked.with_label_values(&[blocked.as_str()]);
+    }
+    for reason in Reason::ALL.iter() {
+        let stage = match reason {
+            Reason::TooLarge
+            | Reason::Refused
+            | Reason::Unroutable
+            | Reason::Panic
+            | Reason::TooSlow => Stage::Publish,
+            Reason::InvalidJson
+            | Reason::Unrecognized
+            | Reason::NotAnObject
+            | Reason::MissingId
+            | Reason::MissingStatus
+            | Reason::BadEncoding
+            | Reason::TooManyElements
+            | Reason::Amplification => Stage::Normalize,
+        };
+        metrics.dead_letters_total.with_label_values(&[reason.as_str(), stage.as_str()]);
+    }
+}
+
+/// Counts of one transaction; dropping it counts nothing.
+pub(super) struct Account {
+    pub(super) callbacks: u64,
+    quarantined: u64,
+    items: LocalIntCounterVec,
+    statuses: LocalIntCounterVec,
+    codes: LocalIntCounterVec,
+    dead_letters: LocalIntCounterVec,
+    /// When the callback of each record was accepted, by topic.
+    records: HashMap<String, Vec<u64>>,
+    /// Seconds from the callback's own timestamp to acceptance, by source.
+    lags: HashMap<String, Vec<f64>>,
+}
+
+impl Account {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        Self {
+            callbacks: 0,
+            quarantined: 0,
+            items: metrics.items_total.local(),
+            statuses: metrics.statuses_total.local(),
+            codes: metrics.failed_statuses_total.local(),
+            dead_letters: metrics.dead_letters_total.local(),
+            records: HashMap::new(),
+            lags: HashMap::new(),
+        }
+    }
+
+    /// A callback that held nothing.
+    pub(super) fn empty(&mut self) {
+        self.items.with_label_values(&["none", "empty"]).inc();
+    }
+
+    /// Callbacks that Kafka has already: an earlier process committed them, or the answer to a
+    /// commit was lost.
+    pub(super) fn already_committed(&mut self, callbacks: u64) {
+        self.callbacks += callbacks;
+        self.items.with_label_values(&["none", "already_committed"]).inc_by(callbacks);
+    }
+
+    pub(super) fn quarantined(&mut self) {
+        self.items.with_label_values(&["none", "quarantined"]).inc();
+        self.quarantined += 1;
+    }
+
+    /// An item as it is published: to which topic, and when its callback was accepted.
+    pub(super) fn record(&mut self, item: &Item<'_>, topic: &str, source: &str, accepted_ms: u64) {
+        push(&mut self.records, topic, accepted_ms);
+        let event = match item {
+            Item::Event(event) => event,
+            Item::DeadLetter(letter) => {
+                self.items.with_label_values(&["none", "dead_lettered"]).inc();
+                let why = [letter.reason().as_str(), letter.stage().as_str()];
+                self.dead_letters.with_label_values(&why).inc();
+                return;
+            }
+        };
+        self.items.with_label_values(&[event.kind().as_str(), "published"]).inc();
+        if let Some(status) = event.status() {
+            self.statuses.with_label_values(&[status_label(&status)]).inc();
+        }
+        for code in event.failure_codes() {
+            self.codes.with_label_values(&[code]).inc();
+        }
+        if let Some(occurred_at) = event.occurred_at_seconds() {
+            let seconds = accepted_ms as f64 / 1000.0 - occurred_at as f64;
+            push(&mut self.lags, source, seconds.max(0.0));
+        }
+    }
+
+    /// Counts all of it.
+    pub(super) fn count(self, metrics: &Metrics, now_ms: u64) {
+        metrics.quarantined_total.with_label_values(&["publish"]).inc_by(self.quarantined);
+        for counts in [&self.items, &self.statuses, &self.codes, &self.dead_letters] {
+            counts.flush();
+        }
+        for (topic, accepted) in &self.records {
+            let published = metrics.publish_records_total.with_label_values(&[topic]);
+            published.inc_by(accepted.len() as u64);
+            let end_to_end = metrics.end_to_end_seconds.with_label_values(&[topic]);
+            for at in accepted {
+                end_to_end.observe(now_ms.saturating_sub(*at) as f64 / 1000.0);
+            }
+        }
+        for (source, lags) in &self.lags {
+            let lag = metrics.source_lag_seconds.with_label_values(&[source]);
+            lags.iter().for_each(|seconds| lag.observe(*seconds));
+        }
+        // Last: an observer that sees a callback settled finds its items counted.
+        metrics.callbacks_settled_total.inc_by(self.callbacks);
+    }
+}
+
+/// Adds to the list of `name`, and copies the name only if it is new.
+fn push<T>(lists: &mut HashMap<String, Vec<T>>, name: &str, value: T) {
+    match lists.get_mut(name) {
+        Some(list) => list.push(value),
+        None => drop(lists.insert(name.to_owned(), vec![value])),
+    }
+}
+
+fn status_label(status: &str) -> &'static str {
+    STATUSES.into_iter().find(|known| *known == status).unwrap_or("other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_sets_are_there_from_the_start() {
+        let metrics = Metrics::default();
+        start_at_zero(&metrics);
+        let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
+        for line in [
+            "weni_edge_publish_blocked{reason=\"no_broker\"} 0",
+            "weni_edge_dead_letters_total{reason=\"invalid_json\",stage=\"normalize\"} 0",
+            "weni_edge_dead_letters_total{reason=\"too_slow\",stage=\"publish\"} 0",
+        ] {
+            assert!(text.contains(line), "{line}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Searches for the record that Kafka rejects, and proves that a callback alone is too slow.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io, iter,
+};
+
+use uuid::Uuid;
+
+use super::{
+    batch::{BatchError, ItemId, Sent},
+    session::{Ended, Session},
+    sizing::RejectedRecord,
+};
+use crate::{
+    callback::Callback,
+    clock,
+    event::Topic,
+    journal::Position,
+    kafka::{
+        Blocked, Code, Draft, Failure, Fault, Headers, Obstacle, Producer, Record, Timestamps,
+        classify,
+    },
+    normalize,
+};
+
+/// After so many rejected callbacks in a row, with one code on one topic, other records are tried.
+const REJECTIONS_MAX: usize = 10;
+/// How often a record is tried that librdkafka purges.
+const PROBES_MAX: u32 = 5;
+/// A topic that refuses so small a value refuses every event.
+const PROBE_BYTES: usize = 1024;
+
+/// Topics and keys of records.
+type Keys = BTreeSet<(Topic, String)>;
+
+impl<P: Producer> Session<'_, P> {
+    /// Searches by halves, narrowed by reports, for the record that is rejected alone.
+    pub(super) fn isolate(&mut self, failure: &Failure, sent: &[Sent]) -> Result<(), Ended> {
+        let mut suspects: Vec<_> = suspects_of(failure, sent).map(|(_, sent)| sent).collect();
+        while !suspects.is_empty() {
+            let half = suspects.len().div_ceil(2);
+            let rejected = self.try_subset(&suspects[..half])?;
+            match (rejected.first(), half) {
+                (Some((alone, code)), 1) => return self.reject(*alone, *code, sent),
+                (Some(_), _) => suspects = rejected.into_iter().map(|(sent, _)| sent).collect(),
+                (None, _) if suspects.len() == 1 => return Err(self.only_together()),
+                (None, _) => drop(suspects.drain(..half)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Each record passes alone, and together they are rejected: a limit of the cluster has
+    /// changed. The next producer reads it. Without the right to read it, the next producer sends
+    /// less in one request.
+    fn only_together(&mut self) -> Ended {
+        self.learnt.halve_requests();
+        let batch_bytes = self.learnt.settings.batch_bytes;
+        tracing::warn!(
+            batch_bytes,
+            "Kafka rejects records together that pass alone: requests get smaller"
+        );
+        Ended::Lost(None)
+    }
+
+    /// Sends some records of the next transaction and aborts. Returns those that were rejected.
+    fn try_subset(&mut self, suspects: &[Sent]) -> Result<Vec<(Sent, Code)>, Ended> {
+        let ids: BTreeSet<ItemId> = suspects.iter().map(|sent| sent.id).collect();
+        let deadline = self.deadline(clock::now());
+        let (attempt, sent) = self.send_subset(&ids, deadline);
+        let reported = sent.and_then(|()| Ok(self.producer.await_reports(deadline)?));
+        self.read_again();
+        let failure = match reported {
+            Ok(()) => return self.abort().map(|()| Vec::new()),
+            Err(BatchError::Disk(error)) => return Err(self.give_up_on_disk(&error)),
+            Err(BatchError::Kafka(failure)) => failure,
+        };
+        self.abort()?;
+        match failure.fault() {
+            Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => {
+                let codes: BTreeMap<_, _> = failure.reports.iter().copied().collect();
+                let rejected = suspects_of(&failure, &attempt.sent);
+                Ok(rejected.map(|(number, sent)| (sent, codes[&number])).collect())
+            }
+            // One record with a refused timestamp makes its whole batch invalid.
+            Fault::Clock if self.learnt.timestamps == Timestamps::Accepted => {
+                self.learnt.timestamps = Timestamps::Present;
+                Err(self.lost(None))
+            }
+            Fault::Clock => Err(Ended::Lost(Some(Obstacle::of(Blocked::Clock, &failure)))),
+            Fault::Shared(blocked) => Err(Ended::Lost(Some(Obstacle::of(blocked, &failure)))),
+            _ => Err(self.lost(None)),
+        }
+    }
+
+    /// A record was rejected alone: the next attempt carries it as a dead letter.
+    fn reject(&mut self, rejected: Sent, code: Code, sent: &[Sent]) -> Result<(), Ended> {
+        let Sent { id, topic } = rejected;
+        let suspects = &mut self.learnt.suspects;
+        if classify(code) == Fault::RecordIfTwice && suspects.corrupted_once.insert(id) {
+            return Ok(());
+        }
+        let key = (topic, code as i32);
+        let row = suspects.consecutive_rejections.entry(key).or_default();
+        row.insert(id);
+        let callbacks: BTreeSet<_> = row.iter().map(|id| id.position).collect();
+        // What ends an unfinished transaction is aborted: it must hold all records, and settles
+        // none.
+        if callbacks.len() >= REJECTIONS_MAX && !self.unfinished {
+            let row = row.clone();
+            if !self.takes_any_other(topic, &row, sent)? {
+                // The row is kept: with it the next rejection is tried in the same way.
+                self.learnt.suspects.rejected.retain(|id, _| !row.contains(id));
+                let detail = format!("{} refuses every record: {code}", self.topics.name(topic));
+                return Err(Ended::Lost(Some(Obstacle::new(Blocked::TopicRefuses, detail))));
+            }
+            self.learnt.suspects.consecutive_rejections.remove(&key);
+        }
+        let suspects = &mut self.learnt.suspects;
+        tracing::error!(topic = self.topics.name(topic), %code,
+            "Kafka rejects one record alone: it becomes a dead letter, or a file in quarantine");
+        let dead_letter_too = suspects.rejected.contains_key(&id);
+        suspects.rejected.insert(id, RejectedRecord { code, dead_letter_too });
+        Ok(())
+    }
+
+    /// Whether the topic takes one of some other records of the transaction, chosen at equal
+    /// distances. Where there are few, a record that is as small as an event decides.
+    fn takes_any_other(
+        &mut self,
+        topic: Topic,
+        rejected: &BTreeSet<ItemId>,
+        sent: &[Sent],
+    ) -> Result<bool, Ended> {
+        let is_other = |sent: &&Sent| sent.topic == topic && !rejected.contains(&sent.id);
+        let others: Vec<_> = sent.iter().filter(is_other).copied().collect();
+        for other in others.chunks(others.len().div_ceil(REJECTIONS_MAX).max(1)) {
+            if self.try_subset(&other[..1])?.is_empty() {
+                return Ok(true);
+            }
+        }
+        if others.len() >= REJECTIONS_MAX {
+            return Ok(false);
+        }
+        // Random: a broker compares the compressed size with its limit.
+        let value: Vec<_> = iter::repeat_with(|| Uuid::new_v4().into_bytes())
+            .take(PROBE_BYTES / 16)
+            .flatten()
+            .collect();
+        let keys = Keys::from([(topic, "weni-edge".to_owned())]);
+        for _ in 0..PROBES_MAX {
+            let Err(failure) = self.try_keys(&keys, &value)? else { return Ok(true) };
+            match failure.fault() {
+                Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => return Ok(false),
+                // The purge before an abort may also take the next transaction's first records.
+                Fault::Purged => {}
+                _ => return Err(self.lost(failure.shared())),
+            }
+        }
+        Err(self.lost(None))
+    }
+
+    /// Sends a record of this value with each of the keys, and aborts. Returns why one was not taken.
+    fn try_keys(&mut self, keys: &Keys, value: &[u8]) -> Result<Result<(), Failure>, Ended> {
+        let deadline = self.deadline(clock::now());
+        let (headers, timestamp_ms) = (Headers::default(), clock::wall_ms() as i64);
+        let sent = self.producer.begin().and_then(|()| {
+            for (number, (topic, key)) in keys.iter().enumerate() {
+                let topic = self.topics.name(*topic);
+                let record = Record { topic, key, value, headers: &headers, timestamp_ms, number };
+                self.producer.send(&record, deadline)?;
+            }
+            self.producer.await_reports(deadline)
+        });
+        self.abort().map(|()| sent)
+    }
+
+    /// The position of the first callback, if Kafka takes a small record with each of its keys in
+    /// time and commits the position. Then the callback itself is too slow, not a broker or a
+    /// partition.
+    pub(super) fn takes_small_records(&mut self) -> Result<Option<Position>, Ended> {
+        let first = self.first_and_its_keys();
+        let first = first.map_err(|error| Ended::Lost(Some(self.disk_failed(&error))))?;
+        let Some((first, keys)) = first else { return Ok(None) };
+        if self.try_keys(&keys, b"")?.is_err() {
+            return Ok(None);
+        }
+        let deadline = self.deadline(clock::now());
+        let position = (self.position, self.last_receipt);
+        let committed = self
+            .producer
+            .begin()
+            .and_then(|()| self.send_position(position, deadline))
+            .and_then(|()| self.producer.commit());
+        committed.map(|()| Some(first)).map_err(|failure| self.lost(failure.shared()))
+    }
+
+    /// The first callback that is not committed, with the topics and keys of its records.
+    fn first_and_its_keys(&mut self) -> io::Result<Option<(Position, Keys)>> {
+        let Some(record) = self.reader.next()? else { return Ok(None) };
+        let (position, mut keys) = (record.position, BTreeSet::new());
+        if let Ok(callback) = Callback::decode(record.payload) {
+            let mut draft = Draft::default();
+            let body = self.shared.decode(&callback);
+            let document = normalize::parse(&body);
+            for item in normalize::items(&callback, &document) {
+                draft.write(item, None, &self.topics);
+                keys.insert((draft.topic, draft.key.clone()));
+            }
+        }
+        self.read_again();
+        Ok(Some((position, keys)))
+    }
+}
+
+/// The records under suspicion, and their numbers: those that a report blames, else all that were
+/// rejected.
+fn suspects_of<'s>(
+    failure: &'s Failure,
+    sent: &'s [Sent],
+) -> impl Iterator<Item = (usize, Sent)> + 's {
+    let named = |code: Code| matches!(classify(code), Fault::Record | Fault::RecordIfTwice);
+    let any_named = failure.reports.iter().any(|(_, code)| named(*code));
+    let mut numbers: Vec<_> = failure
+        .reports
+        .iter()
+        .filter(move |(_, code)| !any_named || named(*code))
+        .map(|(number, _)| *number)
+        .collect();
+    numbers.sort_unstable();
+    numbers.into_iter().filter_map(|number| Some((number, *sent.get(number)?)))
+}

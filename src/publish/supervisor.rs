@@ -1,0 +1,166 @@
+//! Starts publishing threads, and replaces those that panic or hang.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::{PAUSE_REFUSED, Shared, TICK, publish};
+use crate::{
+    journal::Position,
+    kafka::{Blocked, Obstacle},
+};
+
+/// After more replacements without a commit, publishing counts as blocked.
+const REPLACED_MAX: u32 = 3;
+
+/// Signs of life of one publishing thread.
+#[derive(Default)]
+pub(super) struct Heartbeat {
+    beats: AtomicU64,
+    /// Ticks without a beat after which the thread counts as hung.
+    silent_ticks_max: AtomicU32,
+    pub(super) commits: AtomicU64,
+    /// The thread was replaced: it must not touch anything shared if it wakes.
+    abandoned: AtomicBool,
+    /// The last beat came before a call of librdkafka.
+    in_kafka: AtomicBool,
+    /// The position that is being normalized; 0 for none.
+    normalizing: AtomicU64,
+}
+
+impl Heartbeat {
+    pub(super) fn beat(&self) {
+        self.in_kafka.store(false, Ordering::Relaxed);
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The same before a call of librdkafka.
+    pub(super) fn beat_in_kafka(&self) {
+        self.beat();
+        self.in_kafka.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn normalizing(&self, position: Position) {
+        self.beat();
+        self.normalizing.store(position.as_u64(), Ordering::Relaxed);
+    }
+
+    pub(super) fn normalized(&self) {
+        self.normalizing.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// Sets the longest time between two beats. It is counted in ticks, because a frozen process
+    /// does not tick.
+    pub(super) fn silent_at_most(&self, longest: Duration) {
+        let longest = if cfg!(feature = "failpoints") { Duration::from_secs(5) } else { longest };
+        let ticks = longest.as_millis() / TICK.as_millis();
+        self.silent_ticks_max.store(ticks as u32, Ordering::Relaxed);
+        self.beat();
+    }
+}
+
+/// How a publishing thread ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ThreadExit {
+    Ended,
+    Panicked,
+    /// It hung in a call of librdkafka, which exceeds its time limits when brokers die.
+    Hung,
+    /// It hung in the edge's own code.
+    Wedged,
+}
+
+impl ThreadExit {
+    /// The label `reason` of the thread that replaces it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ended => "ended",
+            Self::Panicked => "panic",
+            Self::Hung => "lost",
+            Self::Wedged => "wedged",
+        }
+    }
+}
+
+/// Runs publishing threads, one after the other, until one ends as it was asked to.
+pub(super) fn supervise(shared: &Shared) {
+    let mut panics: HashMap<u64, u32> = HashMap::new();
+    let mut replaced = 0;
+    let mut reason = "start";
+    loop {
+        let shared = Shared { heartbeat: Arc::default(), ..shared.clone() };
+        shared.metrics.producer_rebuilds_total.with_label_values(&[reason]).inc();
+        let twice = panics.iter().filter(|(_, count)| **count >= 2);
+        let panicked = twice.map(|(position, _)| Position::from_u64(*position)).collect();
+        let exit = run_thread(&shared, panicked);
+        reason = exit.as_str();
+        let normalizing = shared.heartbeat.normalizing.load(Ordering::Relaxed);
+        match exit {
+            ThreadExit::Ended => return,
+            ThreadExit::Panicked if normalizing != 0 => {
+                *panics.entry(normalizing).or_default() += 1;
+            }
+            ThreadExit::Panicked | ThreadExit::Hung | ThreadExit::Wedged => {}
+        }
+        let committed = shared.heartbeat.commits.load(Ordering::Relaxed) > 0;
+        replaced = if committed { 0 } else { replaced + 1 };
+        if replaced > REPLACED_MAX {
+            let detail = format!("{replaced} publishers were lost without a commit: {reason}");
+            // The death of a broker is no defect of the edge.
+            let blocked = match exit {
+                ThreadExit::Hung => Blocked::KafkaError,
+                _ => Blocked::PublisherWedged,
+            };
+            let supervisor = Shared { heartbeat: Arc::default(), ..shared };
+            supervisor.block(&Obstacle::new(blocked, detail));
+            thread::sleep(PAUSE_REFUSED);
+        }
+    }
+}
+
+/// One publishing thread from its start to its end.
+fn run_thread(shared: &Shared, panicked: BTreeSet<Position>) -> ThreadExit {
+    shared.heartbeat.silent_at_most(super::SILENT_OPENING);
+    let publishing = shared.clone();
+    let thread = match thread::Builder::new()
+        .name("publish".to_owned())
+        .spawn(move || publish(&publishing, panicked, &super::connect))
+    {
+        Ok(thread) => thread,
+        Err(error) => {
+            tracing::error!(%error, "the publisher's thread cannot be started: trying again in 1 s");
+            thread::sleep(Duration::from_secs(1));
+            return ThreadExit::Wedged;
+        }
+    };
+    let mut last_beats = 0;
+    let mut silent_ticks = 0;
+    loop {
+        thread::sleep(TICK);
+        if thread.is_finished() {
+            let ended = thread.join().is_ok();
+            return if ended { ThreadExit::Ended } else { ThreadExit::Panicked };
+        }
+        let Heartbeat { beats, silent_ticks_max, abandoned, in_kafka, .. } = &*shared.heartbeat;
+        let beats = beats.load(Ordering::Relaxed);
+        silent_ticks = if beats == last_beats { silent_ticks + 1 } else { 0 };
+        last_beats = beats;
+        if silent_ticks > silent_ticks_max.load(Ordering::Relaxed) {
+            abandoned.store(true, Ordering::Relaxed);
+            let in_kafka = in_kafka.load(Ordering::Relaxed);
+            let exit = if in_kafka { ThreadExit::Hung } else { ThreadExit::Wedged };
+            tracing::error!(?exit, "the publisher made no progress in time: it is replaced");
+            return exit;
+        }
+    }
+}

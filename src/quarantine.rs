@@ -1,0 +1,200 @@
+//! Files for dead letters that Kafka refused, and for journal records that this program cannot read.
+//!
+//! `<name>.headers.json` holds an array of `[key, base64 of the value]`, `<name>.value` the original
+//! bytes. Both are synced before the position moves past their callback, so nothing is lost. The name holds
+//! the callback's position: the files mean nothing until the position after it is committed. Replayed
+//! files end in `.replayed`.
+
+use std::io;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use uuid::Uuid;
+
+use crate::{
+    event::DeadLetter,
+    journal::{Directory, Position},
+    mutant,
+};
+
+const LETTER: &str = "dead-letter-";
+const RECORD: &str = "record-";
+const HEADERS: &str = ".headers.json";
+const VALUE: &str = ".value";
+
+/// Names and values, as the record would have had them.
+type Headers = Vec<(String, Vec<u8>)>;
+
+/// The name for a dead letter: the position and the receipt of its callback, and its number within it.
+/// The receipt tells letters of different journals apart.
+pub(crate) fn letter_name(position: Position, receipt: Uuid, number: u32) -> String {
+    format!("{LETTER}{:016x}-{receipt}-{number}", position.as_u64())
+}
+
+/// The name for a journal record that this program cannot read.
+pub(crate) fn record_name(position: Position) -> String {
+    format!("{RECORD}{:016x}", position.as_u64())
+}
+
+/// The position in a name, if the name has one. Names of version 0.1.0 have a receipt instead.
+fn position_of(name: &str) -> Option<Position> {
+    let rest = name.strip_prefix(LETTER)?;
+    let digits = rest.split('-').next().filter(|digits| digits.len() == 16)?;
+    u64::from_str_radix(digits, 16).ok().map(Position::from_u64)
+}
+
+/// Keeps a dead letter under `name`; the same name again replaces it.
+///
+/// # Errors
+/// When the disk does not take it: the callback then waits.
+pub(crate) fn keep_letter(
+    directory: Directory<'_>,
+    name: &str,
+    letter: &DeadLetter<'_>,
+) -> io::Result<()> {
+    let mut headers = Vec::new();
+    letter.headers(&mut |key, value| headers.push((key.to_owned(), value.to_vec())));
+    keep(directory, name, &headers, letter.value())
+}
+
+/// Keeps `value` and its headers under `name`; the same name again replaces it.
+///
+/// # Errors
+/// When the disk does not take it: the callback then waits.
+pub(crate) fn keep(
+    directory: Directory<'_>,
+    name: &str,
+    headers: &[(String, Vec<u8>)],
+    value: &[u8],
+) -> io::Result<()> {
+    let Directory { disk, path } = directory;
+    disk.create_directory(path)?;
+    let headers: Vec<_> =
+        headers.iter().map(|(key, value)| (key, STANDARD.encode(value))).collect();
+    disk.write(&path.join(format!("{name}{HEADERS}")), &serde_json::to_vec(&headers)?)?;
+    disk.write(&path.join(format!("{name}{VALUE}")), value)?;
+    disk.sync_directory(path)
+}
+
+/// The dead letters that are named by a position, in order.
+///
+/// # Errors
+/// When the directory cannot be read; without a directory there are none.
+pub(crate) fn letters(directory: Directory<'_>) -> io::Result<Vec<(Position, String)>> {
+    let letters = names(directory)?.into_iter().filter(|name| name.starts_with(LETTER));
+    Ok(letters.filter_map(|name| Some((position_of(&name)?, name))).collect())
+}
+
+/// Whether a dead letter of that name belongs to the callback with this receipt.
+pub(crate) fn is_of(name: &str, receipt: Uuid) -> bool {
+    name.contains(&receipt.to_string())
+}
+
+/// The names of the dead letters whose callbacks are settled: those before `committed`, in order. A name
+/// of version 0.1.0 has no position, and version 0.1.0 is not running any more.
+///
+/// # Errors
+/// When the directory cannot be read; without a directory there are none.
+pub(crate) fn settled_letters(
+    directory: Directory<'_>,
+    committed: Position,
+) -> io::Result<Vec<String>> {
+    let is_settled = |name: &String| {
+        name.starts_with(LETTER)
+            && position_of(name).is_none_or(|position| {
+                position < committed || mutant::is("uncommitted file replayed")
+            })
+    };
+    Ok(names(directory)?.into_iter().filter(is_settled).collect())
+}
+
+/// All names, in order.
+fn names(directory: Directory<'_>) -> io::Result<Vec<String>> {
+    let paths = match directory.disk.list(directory.path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        paths => paths?,
+    };
+    let name = |path: &std::path::PathBuf| {
+        Some(path.file_name()?.to_str()?.strip_suffix(VALUE)?.to_owned())
+    };
+    let mut names: Vec<_> = paths.iter().filter_map(name).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Removes the files of an attempt that was not committed.
+///
+/// # Errors
+/// When the disk does not take it.
+pub(crate) fn remove(directory: Directory<'_>, name: &str) -> io::Result<()> {
+    let Directory { disk, path } = directory;
+    // The value first: without it the letter is not listed.
+    for part in [VALUE, HEADERS] {
+        disk.remove_if_there(&path.join(format!("{name}{part}")))?;
+    }
+    disk.sync_directory(path)
+}
+
+/// Headers and value, as they were [kept](keep).
+///
+/// # Errors
+/// When a file cannot be read or is not what was written.
+pub(crate) fn read(directory: Directory<'_>, name: &str) -> io::Result<(Headers, Vec<u8>)> {
+    let Directory { disk, path } = directory;
+    let headers = disk.read(&path.join(format!("{name}{HEADERS}")))?;
+    let headers: Vec<(String, String)> = serde_json::from_slice(&headers)?;
+    let decode = |(key, value): (String, String)| match STANDARD.decode(value) {
+        Ok(value) => Ok((key, value)),
+        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+    };
+    let headers = headers.into_iter().map(decode).collect::<io::Result<_>>()?;
+    Ok((headers, disk.read(&path.join(format!("{name}{VALUE}")))?))
+}
+
+/// Marks a dead letter that has been replayed into Kafka.
+///
+/// # Errors
+/// When the disk does not take it.
+pub(crate) fn mark_replayed(directory: Directory<'_>, name: &str) -> io::Result<()> {
+    let Directory { disk, path } = directory;
+    // The value last: as long as it has its name, the letter is listed.
+    for part in [HEADERS, VALUE] {
+        let file = path.join(format!("{name}{part}"));
+        match disk.rename(&file, &path.join(format!("{name}{part}.replayed"))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
+    }
+    disk.sync_directory(path)
+}
+
+/// Whether a letter of this name was replayed before. An edge that died before its commit writes the letter
+/// again.
+pub(crate) fn was_replayed(directory: Directory<'_>, name: &str) -> io::Result<bool> {
+    directory.disk.exists(&directory.path.join(format!("{name}{VALUE}.replayed")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal;
+
+    #[test]
+    fn only_letters_of_settled_callbacks_are_listed() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = Directory { disk: &journal::disk::Real, path: directory.path() };
+        let old = "dead-letter-01a2071c-c17a-7718-a073-f555e25a6040-0";
+        let letter = |position| letter_name(position, Uuid::nil(), 1);
+        let [first, second] = [4, 5].map(|index| Position::new(1, index));
+        for name in [old, &letter(first), &letter(second), &record_name(first)] {
+            keep(directory, name, &[], b"value").unwrap();
+        }
+        let listed = settled_letters(directory, second).unwrap();
+        assert_eq!(listed, [letter(first), old.to_owned()]);
+        let both = [first, second].map(|position| (position, letter(position)));
+        assert_eq!(letters(directory).unwrap(), both);
+        assert!(is_of(&both[0].1, Uuid::nil()) && !is_of(&both[0].1, Uuid::max()));
+        remove(directory, &letter(second)).unwrap();
+        assert_eq!(letters(directory).unwrap(), both[..1]);
+    }
+}

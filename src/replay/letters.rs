@@ -1,0 +1,169 @@
+//! Reads the dead-letter topic from the progress to the end that it had at the start.
+
+use std::{collections::VecDeque, ops::Range, time::Duration};
+
+use crate::{
+    clock,
+    event::{header, received_at_ms},
+    kafka::{Blocked, Cluster, Fetched, Obstacle, Reader},
+};
+
+/// How long a broker may take for the next letter.
+const PATIENCE: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_millis(100);
+
+/// A dead letter as it is kept.
+#[derive(Debug)]
+pub(super) struct Letter {
+    pub(super) origin: Origin,
+    pub(super) headers: Vec<(String, Vec<u8>)>,
+    pub(super) value: Vec<u8>,
+}
+
+/// Where a dead letter is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    Record {
+        partition: i32,
+        offset: i64,
+    },
+    /// The name of its files.
+    File(String),
+}
+
+impl Origin {
+    /// The value of the header `replayed-from`.
+    pub(super) fn name(&self, topic: &str) -> String {
+        match self {
+            Self::Record { partition, offset } => format!("{topic}/{partition}@{offset}"),
+            Self::File(name) => name.clone(),
+        }
+    }
+}
+
+impl Letter {
+    pub(super) fn header(&self, name: &str) -> &str {
+        header(&self.headers, name).unwrap_or_default()
+    }
+
+    pub(super) fn received_at_ms(&self) -> Option<u64> {
+        received_at_ms(&self.headers)
+    }
+}
+
+/// What comes next in a partition.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// A letter, and how many offsets end with it since the letter before: transaction markers take
+    /// offsets too.
+    Letter(Letter, i64),
+    /// A partition has no more letters: there is none at these offsets.
+    End { partition: i32, offsets: Range<i64> },
+}
+
+/// All partitions as one sequence: each in its order, the oldest callback first.
+pub(super) struct Letters<R> {
+    reader: R,
+    partitions: Vec<Partition>,
+}
+
+struct Partition {
+    number: i32,
+    /// The offset after the last letter that was returned.
+    next: i64,
+    end: i64,
+    /// Letters in order, each with when its callback was accepted.
+    read: VecDeque<(i64, (u64, String), Letter)>,
+    ended: bool,
+}
+
+impl<R: Reader> Letters<R> {
+    /// Reads these partitions, each from an offset to another.
+    ///
+    /// # Errors
+    /// When Kafka cannot be asked.
+    pub(super) fn new<C: Cluster<Reader = R>>(
+        cluster: &C,
+        topic: &str,
+        ranges: &[(i32, Range<i64>)],
+    ) -> Result<Self, Obstacle> {
+        let ranges = ranges.iter().filter(|(_, offsets)| !offsets.is_empty());
+        let from: Vec<_> =
+            ranges.clone().map(|(partition, offsets)| (*partition, offsets.start)).collect();
+        let partition = |(number, offsets): &(i32, Range<i64>)| Partition {
+            number: *number,
+            next: offsets.start,
+            end: offsets.end,
+            read: VecDeque::new(),
+            ended: false,
+        };
+        Ok(Self {
+            reader: cluster.read(topic, &from)?,
+            partitions: ranges.map(partition).collect(),
+        })
+    }
+
+    /// The next one; none at the end of all partitions.
+    ///
+    /// # Errors
+    /// When Kafka does not give it.
+    pub(super) fn next(&mut self) -> Result<Option<Next>, Obstacle> {
+        for at in 0..self.partitions.len() {
+            self.fill(at)?;
+            let Partition { number, next, end, ref read, .. } = self.partitions[at];
+            if read.is_empty() && next < end {
+                self.partitions[at].next = end;
+                return Ok(Some(Next::End { partition: number, offsets: next..end }));
+            }
+        }
+        let with_letters =
+            self.partitions.iter_mut().filter(|partition| !partition.read.is_empty());
+        let accepted = |partition: &Partition| partition.read[0].1.clone();
+        let Some(oldest) = with_letters.min_by_key(|partition| accepted(partition)) else {
+            return Ok(None);
+        };
+        Ok(oldest.read.pop_front().map(|(offset, _, letter)| {
+            let offsets = offset + 1 - oldest.next;
+            oldest.next = offset + 1;
+            Next::Letter(letter, offsets)
+        }))
+    }
+
+    /// Reads until a partition's next letter is there, or it has ended.
+    fn fill(&mut self, at: usize) -> Result<(), Obstacle> {
+        let deadline = clock::now() + PATIENCE;
+        loop {
+            let partition = &self.partitions[at];
+            if !partition.read.is_empty() || partition.ended || partition.next >= partition.end {
+                return Ok(());
+            }
+            if clock::now() >= deadline {
+                let detail = "no broker gives the next letter";
+                return Err(Obstacle::new(Blocked::NoBroker, detail));
+            }
+            let number = partition.number;
+            if let Some((number, fetched)) = self.reader.poll(number, STEP)? {
+                self.take(number, fetched);
+            }
+        }
+    }
+
+    fn take(&mut self, number: i32, fetched: Fetched) {
+        let mut partitions = self.partitions.iter_mut();
+        let Some(partition) = partitions.find(|partition| partition.number == number) else {
+            return;
+        };
+        match fetched {
+            // The client may deliver a record twice.
+            Fetched::Record { offset, .. } if offset < partition.next => {}
+            Fetched::Record { offset, headers, value } if offset < partition.end => {
+                let origin = Origin::Record { partition: number, offset };
+                let letter = Letter { origin, headers, value };
+                let receipt = letter.header("receipt").to_owned();
+                let accepted = (letter.received_at_ms().unwrap_or(0), receipt);
+                partition.read.push_back((offset, accepted, letter));
+            }
+            _ => partition.ended = true,
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Publishes dead letters again, by today's program and topics: exactly once.
+//!
+//! One transaction holds what letters become and, as offsets of the replay's own group, which
+//! letters are done. The transactional id is that group's name: a replay fences an earlier one, and
+//! then reads what that one committed.
+//!
+//! **Invariant:** a letter is done only with the commit of what it became. A letter that is still
+//! dead, or left out by the filter, is not done: a later replay reads it again.
+
+mod letters;
+mod progress;
+mod summary;
+mod transaction;
+mod verdict;
+
+use std::{collections::BTreeSet, io, ops::Range, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use jiff::Timestamp;
+
+pub use self::summary::{Outcome, Summary};
+use self::{
+    letters::{Letter, Letters, Next, Origin},
+    progress::{Kept, Progress},
+    verdict::Verdict,
+};
+use crate::{
+    config::Config,
+    event::Topic,
+    journal::{
+        self, Directory, Position,
+        disk::{Disk, Real},
+    },
+    kafka::{BATCH_BYTES, Cluster, Draft, ProducerSettings, Timestamps, Topics, View, librdkafka},
+    metrics::Metrics,
+    quarantine,
+};
+
+const CALL: Duration = Duration::from_secs(10);
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// What one transaction takes; always at least one letter.
+const TRANSACTION_RECORDS: usize = 1000;
+const TRANSACTION_BYTES: usize = 4 << 20;
+const UNREADABLE: &str = "the dead letters cannot be read";
+
+/// Which dead letters; empty means all.
+#[derive(Debug, Default)]
+pub struct Filter {
+    pub reasons: BTreeSet<String>,
+    pub sources: BTreeSet<String>,
+    /// When their callbacks were received: from the first to before the second.
+    pub since: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+}
+
+impl Filter {
+    fn takes(&self, letter: &Letter) -> bool {
+        let has =
+            |set: &BTreeSet<String>, name| set.is_empty() || set.contains(letter.header(name));
+        let received = letter.received_at_ms().and_then(|ms| i64::try_from(ms).ok());
+        let from = |since: Timestamp| received.is_some_and(|ms| ms >= since.as_millisecond());
+        has(&self.reasons, "reason")
+            && has(&self.sources, "source")
+            && self.since.is_none_or(from)
+            && self.until.is_none_or(|until| !from(until))
+    }
+}
+
+/// What is to be replayed, and how.
+#[derive(Debug, Default)]
+pub struct Options {
+    pub filter: Filter,
+    /// Letters that still are dead are done as well.
+    pub dismiss_dead: bool,
+}
+
+/// Is told how many letters were read, and how many there are.
+pub type Watch<'w> = &'w mut dyn FnMut(u64, u64);
+
+/// What a replay would do; nothing is changed.
+///
+/// # Errors
+/// When Kafka or the quarantine cannot be read.
+pub fn look(config: &Config, options: &Options, watch: Watch<'_>) -> anyhow::Result<Summary> {
+    Replay::open(config, options, connect(config)?, &Real, false)?.run(watch)
+}
+
+/// Replays.
+///
+/// # Errors
+/// What stands in the way. What was committed before stays so, and the next run goes on there.
+pub fn run(config: &Config, options: &Options, watch: Watch<'_>) -> anyhow::Result<Summary> {
+    run_on(config, options, watch, connect(config)?, &Real)
+}
+
+/// The same on any cluster and disk.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_on<C: Cluster>(
+    config: &Config,
+    options: &Options,
+    watch: Watch<'_>,
+    cluster: C,
+    disk: &dyn Disk,
+) -> anyhow::Result<Summary> {
+    Replay::open(config, options, cluster, disk, true)?.run(watch)
+}
+
+/// The group that keeps the progress. Its name is the transactional id too.
+fn group(config: &Config) -> String {
+    format!("weni-edge-replay.{}", config.topics.dead_letter)
+}
+
+/// Makes the clients of the real cluster.
+fn connect(config: &Config) -> anyhow::Result<librdkafka::Cluster> {
+    let metrics = Arc::new(Metrics::default());
+    librdkafka::Cluster::new(Arc::new(config.clone()), group(config), metrics).map_err(Into::into)
+}
+
+/// A letter that goes into the next transaction.
+struct Ready {
+    origin: Origin,
+    /// Offsets that are done with it: its own and those between the letter before and it.
+    offsets: i64,
+    /// Each with when its callback was accepted.
+    records: Vec<(Draft, u64)>,
+}
+
+/// One run.
+struct Replay<'a, C: Cluster> {
+    config: &'a Config,
+    options: &'a Options,
+    cluster: C,
+    topics: Topics,
+    disk: &'a dyn Disk,
+    quarantine: PathBuf,
+    /// None: nothing is to be changed.
+    producer: Option<C::Producer>,
+    kept: Kept,
+    summary: Summary,
+    committed: usize,
+    timestamps: Timestamps,
+}
+
+impl<'a, C: Cluster> Replay<'a, C> {
+    fn open(
+        config: &'a Config,
+        options: &'a Options,
+        cluster: C,
+        disk: &'a dyn Disk,
+        may_change: bool,
+    ) -> anyhow::Result<Self> {
+        let found = cluster.look(may_change);
+        let topics =
+            found.with_context(|| format!("Kafka at {}", config.kafka.bootstrap_servers))?.topics;
+        let producer = if may_change {
+            let settings =
+                ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES };
+            Some(cluster.open(&topics, settings).with_context(|| {
+                format!("needs the right to write with the transactional id {}", group(config))
+            })?)
+        } else {
+            None
+        };
+        let mut replay = Self {
+            config,
+            options,
+            cluster,
+            topics,
+            disk,
+            quarantine: config.journal.directory.join("quarantine"),
+            producer,
+            kept: Kept::default(),
+            summary: Summary::default(),
+            committed: 0,
+            timestamps: Timestamps::Accepted,
+        };
+        // After the producer was opened, no other replay can move the progress.
+        replay.read_kept()?;
+        Ok(replay)
+    }
+
+    fn run(mut self, watch: Watch<'_>) -> anyhow::Result<Summary> {
+        let ranges = self.ranges().context(UNREADABLE)?;
+        let files = self.files().context("the quarantine cannot be read")?;
+        let letters = ranges.iter().map(|(_, offsets)| (offsets.end - offsets.start).max(0) as u64);
+        let total = letters.sum::<u64>() + files.len() as u64;
+        let outcome = self.records(&ranges, total, watch).and_then(|()| {
+            files.iter().try_for_each(|name| self.file(name))?;
+            self.renew()
+        });
+        watch(total, total);
+        let committed = self.committed;
+        outcome.with_context(|| {
+            format!("stopped after {committed} letters that are done; the next run goes on there")
+        })?;
+        Ok(self.summary)
+    }
+
+    fn quarantine(&self) -> Directory<'_> {
+        Directory { disk: self.disk, path: &self.quarantine }
+    }
+
+    fn dead_letter(&self) -> &str {
+        self.topics.name(Topic::DeadLetter)
+    }
+
+    /// Reads the progress that Kafka keeps.
+    fn read_kept(&mut self) -> anyhow::Result<()> {
+        let topic = self.topics.name(Topic::DeadLetter);
+        let partitions = self.cluster.partitions(topic)?;
+        if partitions.is_empty() {
+            bail!("topic {topic} does not exist: topics.dead_letter names it");
+        }
+        let mut asked: Vec<_> = partitions.iter().map(|partition| (topic, *partition)).collect();
+        asked.push((&self.config.topics.position, 0));
+        let offsets = self.cluster.committed(View::Stable, &asked, CALL).with_context(|| {
+            let group = group(self.config);
+            format!("the progress cannot be read: needs the right to read the group {group}")
+        })?;
+        self.summary.no_progress = offsets.is_empty();
+        self.kept.partitions =
+            partitions.into_iter().map(|number| (number, Progress::default())).collect();
+        for kept in offsets {
+            if kept.topic == topic {
+                let progress = Progress::read(kept.offset, &kept.metadata)?;
+                self.kept.partitions.insert(kept.partition, progress);
+            } else {
+                self.kept.files = kept.metadata.split_whitespace().map(str::to_owned).collect();
+            }
+        }
+        Ok(())
+    }
+
+    /// The offsets to be read: for each partition, from its progress to its end. If the progress of
+    /// one lies beyond its end, the topic is not the one that was replayed, and all progress is
+    /// dropped.
+    fn ranges(&mut self) -> anyhow::Result<Vec<(i32, Range<i64>)>> {
+        let topic = self.topics.name(Topic::DeadLetter);
+        let partitions = &mut self.kept.partitions;
+        let watermarks = |partition: &i32| self.cluster.watermarks(topic, *partition);
+        let watermarks: Vec<_> = partitions.keys().map(watermarks).collect::<Result<_, _>>()?;
+        let mut both = partitions.values().zip(&watermarks);
+        self.summary.started_over = both.any(|(progress, there)| progress.is_beyond(there.end));
+        let mut ranges = Vec::new();
+        for ((partition, progress), there) in partitions.iter_mut().zip(watermarks) {
+            if self.summary.started_over {
+                *progress = Progress::default();
+            }
+            // Deleted letters cannot be replayed any more.
+            progress.insert(0..there.start);
+            ranges.push((*partition, progress.first()..there.end));
+        }
+        Ok(ranges)
+    }
+
+    /// Replays the dead-letter topic.
+    fn records(
+        &mut self,
+        ranges: &[(i32, Range<i64>)],
+        total: u64,
+        watch: Watch<'_>,
+    ) -> anyhow::Result<()> {
+        let letters = Letters::new(&self.cluster, self.dead_letter(), ranges);
+        let mut letters = letters.context(UNREADABLE)?;
+        let (mut ready, mut records, mut bytes) = (Vec::new(), 0, 0);
+        let (mut done, mut ends) = (0, Vec::new());
+        while let Some(next) = letters.next().context(UNREADABLE)? {
+            match next {
+                Next::End { partition, offsets } => ends.push((partition, offsets)),
+                Next::Letter(letter, offsets) => {
+                    done += offsets as u64;
+                    watch(done, total);
+                    if let Some(letter) = self.letter(&letter, offsets) {
+                        records += letter.records.len();
+                        let drafts = letter.records.iter().map(|(draft, _)| draft.wire_bytes());
+                        bytes += drafts.sum::<usize>();
+                        ready.push(letter);
+                    }
+                }
+            }
+            let full = records >= TRANSACTION_RECORDS || bytes >= TRANSACTION_BYTES;
+            if full || ready.len() >= TRANSACTION_RECORDS {
+                self.publish(&ready)?;
+                (records, bytes) = (0, 0);
+                ready.clear();
+            }
+        }
+        self.publish(&ready)?;
+        for (partition, offsets) in ends {
+            self.kept.partition(partition).insert_empty(offsets);
+        }
+        Ok(())
+    }
+
+    /// Judges a letter; none if nothing is to be done about it.
+    fn letter(&mut self, letter: &Letter, offsets: i64) -> Option<Ready> {
+        if let Origin::Record { partition, offset } = letter.origin {
+            let progress = self.kept.partition(partition);
+            if progress.contains(offset) {
+                progress.insert(offset + 1 - offsets..offset + 1);
+                self.summary.done_before += 1;
+                return None;
+            }
+        }
+        if !self.options.filter.takes(letter) {
+            self.summary.left_out += 1;
+            return None;
+        }
+        let verdict = verdict::judge(self.config, &self.topics, letter);
+        self.summary.count(letter, &verdict, &self.topics);
+        let records = match verdict {
+            Verdict::Records(records) => records,
+            Verdict::Dead(_) if self.options.dismiss_dead => Vec::new(),
+            Verdict::Dead(_) => return None,
+        };
+        Some(Ready { origin: letter.origin.clone(), offsets, records })
+    }
+
+    /// The quarantined files to be replayed. Those that are done are renamed.
+    fn files(&self) -> io::Result<Vec<String>> {
+        let directory = self.quarantine();
+        let mut names = Vec::new();
+        // Files of later callbacks belong to an attempt of the edge that may not be committed.
+        let journal = Directory { disk: self.disk, path: &self.config.journal.directory };
+        let committed = journal::committed_on_disk(journal).map_err(io::Error::other)?;
+        for name in quarantine::settled_letters(directory, committed.unwrap_or(Position::MIN))? {
+            let done =
+                self.kept.files.contains(&name) || quarantine::was_replayed(directory, &name)?;
+            if !done {
+                names.push(name);
+            } else if self.producer.is_some() {
+                quarantine::mark_replayed(directory, &name)?;
+            }
+        }
+        Ok(names)
+    }
+
+    fn file(&mut self, name: &str) -> anyhow::Result<()> {
+        let at = format!("the quarantined file {}", self.quarantine.join(name).display());
+        let (headers, value) = match quarantine::read(self.quarantine(), name) {
+            // Counted as a dead letter that is none.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Default::default(),
+            read => read.with_context(|| at.clone())?,
+        };
+        let letter = Letter { origin: Origin::File(name.to_owned()), headers, value };
+        let Some(letter) = self.letter(&letter, 0) else { return Ok(()) };
+        self.publish(&[letter])?;
+        if self.producer.is_some() {
+            quarantine::mark_replayed(self.quarantine(), name).context(at)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,237 @@
+//! Which letters are done: for each partition the offset of the first that is not, with metadata
+//! that names the runs of done ones after it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+};
+
+use anyhow::bail;
+
+use super::{Ready, letters::Origin};
+use crate::{config, kafka::GroupOffset};
+
+/// The longest metadata of an offset that brokers take by default (`offset.metadata.max.bytes`).
+const METADATA_BYTES_MAX: usize = 4096;
+/// Before the runs: how they are written.
+const VERSION: &str = "v1";
+/// Files that are remembered as committed: a crash may have prevented that they were renamed.
+const FILES_REMEMBERED: usize = 32;
+
+/// How far replaying is.
+#[derive(Clone, Default)]
+pub(super) struct Kept {
+    pub(super) partitions: BTreeMap<i32, Progress>,
+    /// Names of the quarantined files that were committed last.
+    pub(super) files: VecDeque<String>,
+}
+
+impl Kept {
+    pub(super) fn partition(&mut self, partition: i32) -> &mut Progress {
+        self.partitions.entry(partition).or_default()
+    }
+
+    /// The progress after these letters.
+    pub(super) fn with(&self, letters: &[Ready]) -> Self {
+        let mut next = self.clone();
+        for letter in letters {
+            match &letter.origin {
+                Origin::Record { partition, offset } => {
+                    let end = offset + 1;
+                    next.partition(*partition).insert(end - letter.offsets..end);
+                }
+                Origin::File(name) => {
+                    next.files.push_back(name.clone());
+                    if next.files.len() > FILES_REMEMBERED {
+                        next.files.pop_front();
+                    }
+                }
+            }
+        }
+        next
+    }
+
+    /// The group's offsets: of the partitions that are `touched`, and of the files.
+    ///
+    /// # Errors
+    /// What is done in a partition is too scattered for an offset's metadata.
+    pub(super) fn offsets(
+        &self,
+        topics: &config::Topics,
+        touched: impl Fn(i32) -> bool,
+    ) -> anyhow::Result<Vec<GroupOffset>> {
+        let mut offsets = Vec::new();
+        let topic = &topics.dead_letter;
+        for (&partition, progress) in self.partitions.iter().filter(|(number, _)| touched(**number))
+        {
+            let metadata = progress.metadata();
+            if metadata.len() > METADATA_BYTES_MAX {
+                bail!(
+                    "what is done in {topic}/{partition} lies too scattered for Kafka to keep: \
+                     replay once without --reason, --source, --since and --until; if letters that \
+                     are still dead lie between those that are done, with --dismiss-dead"
+                );
+            }
+            let (topic, offset) = (topic.clone(), progress.first());
+            offsets.push(GroupOffset { topic, partition, offset, metadata });
+        }
+        if !self.files.is_empty() {
+            let metadata = self.files.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+            let topic = topics.position.clone();
+            offsets.push(GroupOffset { topic, partition: 0, offset: 0, metadata });
+        }
+        Ok(offsets)
+    }
+}
+
+/// The offsets of one partition that are done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// The first that is not.
+    first: i64,
+    /// Done runs after it, begin and end; they do not touch each other.
+    runs: BTreeMap<i64, i64>,
+}
+
+/// Why metadata is not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no progress that this program can read: most likely a newer one wrote it")]
+pub(super) struct Unreadable(String);
+
+impl Progress {
+    /// The first offset that is not done.
+    pub(super) fn first(&self) -> i64 {
+        self.first
+    }
+
+    pub(super) fn contains(&self, offset: i64) -> bool {
+        let run = self.runs.range(..=offset).next_back();
+        offset < self.first || run.is_some_and(|(_, end)| offset < *end)
+    }
+
+    /// These are done.
+    pub(super) fn insert(&mut self, offsets: Range<i64>) {
+        let (mut start, mut end) = (offsets.start.max(self.first), offsets.end);
+        if start >= end {
+            return;
+        }
+        // Runs that touch it become one with it.
+        while let Some((&run, &run_end)) = self.runs.range(..=end).next_back()
+            && run_end >= start
+        {
+            self.runs.remove(&run);
+            (start, end) = (start.min(run), end.max(run_end));
+        }
+        if start == self.first {
+            self.first = end;
+        } else {
+            self.runs.insert(start, end);
+        }
+    }
+
+    /// Whether something at or after `end` is done: the topic was made anew, or has lost its end.
+    pub(super) fn is_beyond(&self, end: i64) -> bool {
+        self.runs.last_key_value().map_or(self.first, |(_, run_end)| *run_end) > end
+    }
+
+    /// There is no letter at these offsets. They are done if the offset before them is; otherwise a
+    /// run for them would waste metadata.
+    pub(super) fn insert_empty(&mut self, offsets: Range<i64>) {
+        if offsets.start <= self.first || self.contains(offsets.start - 1) {
+            self.insert(offsets);
+        }
+    }
+
+    /// The runs, each as `<not done>+<done>`: numbers of offsets after the run before.
+    pub(super) fn metadata(&self) -> String {
+        let mut text = VERSION.to_owned();
+        let mut at = self.first;
+        for (start, end) in &self.runs {
+            text += &format!(" {}+{}", start - at, end - start);
+            at = *end;
+        }
+        text
+    }
+
+    /// Reads what was committed. An offset without metadata was set by hand.
+    pub(super) fn read(first: i64, metadata: &str) -> Result<Self, Unreadable> {
+        let unreadable = || Unreadable(metadata.to_owned());
+        let mut progress = Self { first, ..Self::default() };
+        if metadata.is_empty() {
+            return Ok(progress);
+        }
+        let mut words = metadata.split(' ');
+        if words.next() != Some(VERSION) {
+            return Err(unreadable());
+        }
+        let mut at = first;
+        for word in words {
+            let parse = |text: &str| text.parse().ok().filter(|number: &i64| *number > 0);
+            let (skip, len) = word.split_once('+').ok_or_else(unreadable)?;
+            let start = parse(skip).and_then(|skip| at.checked_add(skip)).ok_or_else(unreadable)?;
+            at = parse(len).and_then(|len| start.checked_add(len)).ok_or_else(unreadable)?;
+            progress.runs.insert(start, at);
+        }
+        Ok(progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn runs_are_written_as_distances() {
+        let mut progress = Progress::read(10, "").unwrap();
+        assert_eq!((progress.first(), progress.metadata().as_str()), (10, "v1"));
+        progress.insert(12..15);
+        progress.insert(20..21);
+        assert_eq!((progress.first(), progress.metadata().as_str()), (10, "v1 2+3 5+1"));
+        progress.insert(10..12);
+        assert_eq!((progress.first(), progress.metadata().as_str()), (15, "v1 5+1"));
+    }
+
+    #[test]
+    fn what_is_no_progress_is_said_to_be_none() {
+        assert_eq!(Progress::read(7, ""), Ok(Progress { first: 7, ..Progress::default() }));
+        for text in
+            ["v2 1+1", "v1 1", "v1 0+1", "v1 1+0", "v1 1+-1", "v1 1+1 ", "v1 9223372036854775807+1"]
+        {
+            assert_eq!(Progress::read(7, text), Err(Unreadable(text.to_owned())), "{text}");
+        }
+    }
+
+    #[test]
+    fn progress_beyond_the_end_is_seen() {
+        let mut progress = Progress::read(10, "").unwrap();
+        assert!(!progress.is_beyond(10), "all of it is done");
+        assert!(progress.is_beyond(9));
+        progress.insert(12..15);
+        assert!(!progress.is_beyond(15));
+        assert!(progress.is_beyond(14), "a run reaches beyond");
+    }
+
+    proptest! {
+        /// It is the set that it stands for, however it is filled, and reads back as it was
+        /// written.
+        #[test]
+        fn it_is_a_set(first in 0..50_i64, ranges in prop::collection::vec((0..200_i64, 0..12_i64), 0..40)) {
+            let mut progress = Progress::read(first, "").unwrap();
+            let mut set: BTreeSet<i64> = (0..first).collect();
+            for (start, len) in ranges {
+                progress.insert(start..start + len);
+                set.extend(start..start + len);
+            }
+            for offset in 0..220 {
+                prop_assert_eq!(progress.contains(offset), set.contains(&offset), "{}", offset);
+            }
+            prop_assert_eq!(progress.first(), (0..).find(|offset| !set.contains(offset)).unwrap());
+            let read = Progress::read(progress.first(), &progress.metadata());
+            prop_assert_eq!(read, Ok(progress));
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Starts, supervises and stops the parts of an edge.
+//!
+//! Start: the listeners are bound first, so that calls during the journal's recovery wait in the
+//! kernel's queue instead of being refused. Then the journal is opened, then the publisher starts.
+//! When the public listener or the journal fails, the process ends, and its restart is the
+//! recovery. The publisher is replaced instead.
+//!
+//! Stop: the edge is unready and still accepts; it takes no new connections; it finishes requests
+//! in progress; the publisher drains; the checkpoint is written. The next start publishes what is
+//! left.
+
+mod reload;
+pub mod signals;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::watch,
+    task::JoinHandle,
+};
+
+use self::{reload::Reloader, signals::Signals};
+use crate::{
+    admin,
+    callback::Callback,
+    config::Config,
+    http::{self, Phase, tls::Certificates},
+    journal::{self, Journal},
+    metrics::Metrics,
+    publish::Publisher,
+};
+
+/// Length of the kernel's queue of callers, while a journal recovers or all places are taken. It is
+/// Linux' default maximum. With the usual 128, callers beyond that wait for seconds.
+const BACKLOG: u32 = 4096;
+/// How long the publisher may drain after the last call was answered.
+const PUBLISH_DRAIN: Duration = Duration::from_secs(10);
+
+/// A started edge.
+pub struct Edge {
+    /// Address of the public listener.
+    pub public: SocketAddr,
+    /// Address of probes and metrics.
+    pub admin: SocketAddr,
+    config: Arc<ArcSwap<Config>>,
+    journal: Journal,
+    publisher: Publisher,
+    phase: watch::Sender<Phase>,
+    http: JoinHandle<()>,
+    admin_task: JoinHandle<()>,
+    certificates: Option<Arc<Certificates>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Edge {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// If an address cannot be bound, the certificate cannot be read or the journal cannot be
+    /// opened. Never because of Kafka.
+    pub async fn start(config: Config, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+        let tls = config.http.tls.as_ref();
+        let certificates =
+            tls.map(|tls| Certificates::load(tls, Arc::clone(&metrics))).transpose()?;
+        let public = bind(config.http.listen)?;
+        let probes = bind(config.admin.listen)?;
+        let (public_address, probes_address) = (public.local_addr()?, probes.local_addr()?);
+
+        let journal = open_journal(&config, Arc::clone(&metrics))?;
+        let largest_record_bytes = config.http.largest_record_bytes();
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        let publisher =
+            Publisher::start(Arc::clone(&config), journal.clone(), Arc::clone(&metrics))
+                .context("the publisher's threads cannot be started")?;
+        let (phase, watched) = watch::channel(Phase::Serving);
+        let state = http::State {
+            config: Arc::clone(&config),
+            journal: journal.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        let http = tokio::spawn(http::serve(public, certificates.clone(), state, watched.clone()));
+        let state = admin::State {
+            journal: journal.clone(),
+            metrics: Arc::clone(&metrics),
+            phase: watched,
+            largest_record_bytes,
+        };
+        Ok(Self {
+            public: public_address,
+            admin: probes_address,
+            config,
+            journal,
+            publisher,
+            phase,
+            http,
+            admin_task: tokio::spawn(admin::serve(probes, state)),
+            certificates,
+            metrics,
+        })
+    }
+
+    /// Takes up changes of the configuration and of the certificate until the process ends.
+    pub fn reload_from(&self, file: Option<&Path>) {
+        let reloader = Reloader::new(
+            file.map(PathBuf::from),
+            Arc::clone(&self.config),
+            Arc::clone(&self.metrics),
+            self.certificates.clone(),
+        );
+        tokio::spawn(async move {
+            let Err(error) = reloader.run(reload::EVERY).await;
+            tracing::error!(%error, "cannot handle SIGHUP: changed settings need a restart");
+        });
+    }
+
+    /// Runs until a signal asks to stop, then stops in order.
+    ///
+    /// # Errors
+    /// If the journal or the public listener failed: the process has to start again.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let mut signals = Signals::take_over()?;
+        tokio::select! {
+            () = signals.next() => {}
+            why = self.journal.failed() => bail!("the journal failed: {why}"),
+            ended = &mut self.http => bail!("the public listener ended: {ended:?}"),
+        }
+        let drain = self.config.load().http.drain;
+        tracing::info!(
+            seconds = drain.as_secs_f64(),
+            "stopping; calls are accepted until http.drain is over, or until a second signal"
+        );
+        self.phase.send_replace(Phase::Draining);
+        tokio::select! {
+            () = tokio::time::sleep(drain) => {}
+            () = signals.next() => {}
+            why = self.journal.failed() => bail!("the journal failed: {why}"),
+        }
+        self.phase.send_replace(Phase::Closing);
+        tokio::select! {
+            ended = &mut self.http => ended.context("the public listener")?,
+            why = self.journal.failed() => bail!("the journal failed: {why}"),
+        }
+        let Self { publisher, journal, admin_task, .. } = self;
+        let left = tokio::task::spawn_blocking(move || {
+            publisher.stop(Instant::now() + PUBLISH_DRAIN);
+            journal.close();
+            journal.pending()
+        })
+        .await?;
+        admin_task.abort();
+        tracing::info!(pending = left, "stopped; the next start publishes pending callbacks");
+        Ok(())
+    }
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().with_context(|| format!("cannot listen on {address}"))
+}
+
+fn open_journal(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<Journal> {
+    let label = publish_label(config);
+    let options = journal::Options {
+        max_bytes: config.journal.max_bytes,
+        min_free_bytes: config.journal.min_free_bytes,
+        allow_volatile: config.journal.allow_volatile,
+        accepted_at_ms: |record| {
+            Callback::decode(record).ok().map(|callback| callback.received_at_ms)
+        },
+        label: label.clone(),
+        ..journal::Options::new(&config.journal.directory)
+    };
+    // Not in `spawn_blocking`: if the system refuses new threads, that never runs and never reports
+    // it.
+    let journal = Journal::open(options, Arc::clone(&metrics))?;
+    crate::publish::take_up_fork(&journal, &metrics);
+    if journal.label() != label {
+        bail!(
+            "the journal was created with kafka.identity_prefix and topics.position {:?}, but the \
+             configuration has {label:?}. Kafka keeps its position under the former: restore \
+             them, or run `weni-edge journal fork` with the new ones",
+            journal.label()
+        );
+    }
+    Ok(journal)
+}
+
+/// The part of the configuration that is fixed when a journal is created.
+pub(crate) fn publish_label(config: &Config) -> String {
+    format!("{} {}", config.kafka.identity_prefix, config.topics.position)
+}

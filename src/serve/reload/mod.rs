@@ -1,0 +1,188 @@
+//! Takes up changes of the configuration while the edge runs.
+//!
+//! Every two seconds, and on SIGHUP, the configuration and the files of secrets are read and
+//! compared with the last version. Only reading notices every change: Kubernetes swaps a symbolic
+//! link two directories up, network file systems send no notifications, and editors replace files.
+//!
+//! Sources, topics of events and the certificate are taken up. For all other changes one line of
+//! the log says that they need a restart. An error is logged once, and the metric is 0 until it is
+//! mended.
+//!
+//! **Invariant:** an incomplete configuration changes nothing. A file may be read while it is
+//! written, and half of it can be valid with a source missing, whose calls would then be lost. So a
+//! change that the timer finds counts when two reads in a row are equal.
+
+mod reader;
+
+use std::{convert::Infallible, io, path::PathBuf, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+
+use self::reader::Reader;
+use crate::{
+    config::{Config, Topics},
+    http::{add_source, tls::Certificates},
+    metrics::Metrics,
+};
+
+/// Time between two reads.
+pub(super) const EVERY: Duration = Duration::from_secs(2);
+/// A file that takes longer counts as one that cannot be read.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Reads a configuration that can be served.
+fn load(path: Option<PathBuf>) -> Result<Config, String> {
+    let loaded = Config::load(path.as_deref());
+    let checked = loaded.and_then(|config| config.ready_to_serve().map(|()| config));
+    checked.map_err(|error| error.to_string())
+}
+
+/// Reads the configuration, its files and the certificate again and again.
+pub(super) struct Reloader {
+    path: Option<PathBuf>,
+    config: Arc<ArcSwap<Config>>,
+    metrics: Arc<Metrics>,
+    certificates: Option<Arc<Certificates>>,
+    config_reader: Reader<Result<Config, String>>,
+    certificate_reader: Reader<Option<String>>,
+    last: Option<Result<Config, String>>,
+    /// Logged errors, so that they are not logged every two seconds.
+    error: Option<String>,
+    certificate_error: Option<String>,
+    /// Sections with changes that need a restart.
+    waiting: Vec<&'static str>,
+}
+
+impl Reloader {
+    pub(super) fn new(
+        path: Option<PathBuf>,
+        config: Arc<ArcSwap<Config>>,
+        metrics: Arc<Metrics>,
+        certificates: Option<Arc<Certificates>>,
+    ) -> Self {
+        Self {
+            path,
+            config,
+            metrics,
+            certificates,
+            config_reader: Reader::new(READ_TIMEOUT),
+            certificate_reader: Reader::new(READ_TIMEOUT),
+            last: None,
+            error: None,
+            certificate_error: None,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Runs until it is dropped.
+    ///
+    /// # Errors
+    /// If no handler for SIGHUP can be installed.
+    pub(super) async fn run(mut self, period: Duration) -> io::Result<Infallible> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let asked = tokio::select! {
+                _ = ticks.tick() => false,
+                _ = hangup.recv() => true,
+            };
+            if asked {
+                tracing::info!("reading the configuration again, on SIGHUP");
+            }
+            self.round(asked).await;
+        }
+    }
+
+    /// Reads everything once. A file that hangs delays the others but does not stop them.
+    async fn round(&mut self, asked: bool) {
+        let (path, certificates) = (self.path.clone(), self.certificates.clone());
+        let certificate = async {
+            let certificates = certificates?;
+            let read = self.certificate_reader.read(move || certificates.reload()).await;
+            read.unwrap_or_else(Some)
+        };
+        let config = self.config_reader.read(move || load(path));
+        let (config, certificate_error) = tokio::join!(config, certificate);
+        match config {
+            Ok(loaded) => {
+                let before = self.last.replace(loaded.clone());
+                if asked || before.as_ref() == Some(&loaded) {
+                    self.take_up(loaded);
+                }
+            }
+            Err(unread) => self.take_up(Err(unread)),
+        }
+        if certificate_error != self.certificate_error {
+            match &certificate_error {
+                Some(error) => tracing::error!(
+                    error,
+                    "the new certificate cannot be used; the certificate before it stays in use"
+                ),
+                None => tracing::info!("the certificate can be used again"),
+            }
+            self.certificate_error = certificate_error;
+        }
+        let succeeded = self.error.is_none() && self.certificate_error.is_none();
+        self.metrics.config_last_reload_successful.set(succeeded.into());
+    }
+
+    fn take_up(&mut self, loaded: Result<Config, String>) {
+        match loaded {
+            Err(error) if self.error.as_ref() == Some(&error) => {}
+            Err(error) => {
+                tracing::error!(error, "the configuration is wrong; the old one stays in use");
+                self.error = Some(error);
+            }
+            Ok(new) => {
+                if self.error.take().is_some() {
+                    tracing::info!("the configuration can be used again");
+                }
+                self.swap(new);
+            }
+        }
+    }
+
+    fn swap(&mut self, new: Config) {
+        let old = self.config.load_full();
+        let waiting = needs_restart(&old, &new);
+        if waiting != self.waiting {
+            if !waiting.is_empty() {
+                let sections = waiting.join(", ");
+                tracing::warn!(%sections, "these sections have changes that need a restart");
+            }
+            self.waiting = waiting;
+        }
+        // The topic of the position is fixed when the journal is created.
+        let topics = Topics { position: old.topics.position.clone(), ..new.topics };
+        if new.sources == old.sources && topics == old.topics {
+            return;
+        }
+        for source in new.sources.keys() {
+            add_source(&self.metrics, source);
+        }
+        let names: Vec<_> = new.sources.keys().map(String::as_str).collect();
+        tracing::info!(sources = names.join(", "), ?topics, "took up a changed configuration");
+        self.config.store(Arc::new(Config { sources: new.sources, topics, ..(*old).clone() }));
+    }
+}
+
+/// Sections with changes that need a restart.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let sections = [
+        ("http", old.http != new.http),
+        ("admin", old.admin != new.admin),
+        ("journal", old.journal != new.journal),
+        ("kafka", old.kafka != new.kafka),
+        ("topics.position", old.topics.position != new.topics.position),
+        ("log", old.log != new.log),
+    ];
+    sections.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
+}
+
+#[cfg(test)]
+mod tests;

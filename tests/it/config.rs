@@ -1,0 +1,206 @@
+//! A configuration that cannot work, and files that everyone may read, as an operator sees them.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use weni_edge::config::Config;
+
+use crate::harness::await_exit;
+
+const SECRET: &str = "s3cr3t-s3cr3t-s3cr3t";
+
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn file(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    /// A configuration that is right, of an edge that ends at once: its journal cannot be made.
+    fn config(&self, more: &str, mode: u32) -> PathBuf {
+        let text = format!(
+            "[http]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+             [journal]\ndirectory = \"/dev/null/journal\"\n[log]\nformat = \"human\"\n\
+             [kafka]\nbootstrap_servers = \"127.0.0.1:1\"\n{more}\n"
+        );
+        self.file("weni-edge.toml", &text, mode)
+    }
+}
+
+/// Runs a command to its end, which has to come.
+fn run(command: &[&str], config: &Path) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_weni-edge"))
+        .args(command)
+        .arg("--config")
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    await_exit(&mut child);
+    child.wait_with_output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn every_command_refuses_what_cannot_work_and_shows_no_value() {
+    let place = Place::new();
+    let config = place.config(
+        &format!(
+            "[sources.loja]\nheader = \"X-Token\"\nsecrets = [\"{SECRET}\"]\n\
+             [kafka.properties]\n\"sasl.pasword\" = \"hunter2-hunter2\""
+        ),
+        0o600,
+    );
+    let expected = format!(
+        "{}:15: kafka.properties.sasl.pasword cannot work: No such configuration property: \
+         \"sasl.pasword\"\n",
+        config.display()
+    );
+    let commands: [&[&str]; 4] =
+        [&["serve"], &["replay", "--dry-run"], &["journal", "show"], &["healthcheck"]];
+    for command in commands {
+        let output = run(command, &config);
+        assert_ne!(output.status.code(), Some(0), "{command:?}");
+        assert!(said(&output).ends_with(&expected), "{command:?}: {}", said(&output));
+    }
+}
+
+#[test]
+fn a_pipe_as_configuration_is_refused_instead_of_awaited() {
+    let place = Place::new();
+    let pipe = place.0.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
+    let output = run(&["serve"], &pipe);
+    assert!(said(&output).contains("it is not a regular file"), "{}", said(&output));
+}
+
+#[test]
+fn one_line_warns_of_files_with_secrets_that_every_user_may_use() {
+    let place = Place::new();
+    let [secrets, key, password] =
+        ["secrets", "key", "password"].map(|name| place.file(name, SECRET, 0o600));
+    let more = |inline: &str| {
+        format!(
+            "[sources.loja]\nheader = \"X-Token\"\n{inline}\nsecrets_file = '{}'\n\
+             [kafka.properties]\n\"sasl.password_file\" = '{}'\n\
+             [http.tls]\ncertificate_file = '/none'\nkey_file = '{}'",
+            secrets.display(),
+            password.display(),
+            key.display()
+        )
+    };
+    let warnings = |config: &Path| -> Vec<String> {
+        let said = said(&run(&["serve"], config));
+        said.lines().filter(|line| line.contains("WARN")).map(String::from).collect()
+    };
+    // The file itself holds no secret.
+    let config = place.config(&more(""), 0o644);
+    assert_eq!(warnings(&config), [""; 0]);
+    let inline = format!("secrets = [\"{SECRET}\"]");
+    let config = place.config(&more(&inline), 0o640);
+    assert_eq!(warnings(&config), [""; 0]);
+
+    let config = place.config(&more(&inline), 0o644);
+    fs::set_permissions(&secrets, Permissions::from_mode(0o604)).unwrap();
+    fs::set_permissions(&key, Permissions::from_mode(0o602)).unwrap();
+    fs::set_permissions(&password, Permissions::from_mode(0o644)).unwrap();
+    let warnings = warnings(&config);
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(warning.contains("run chmod o-rwx"), "{warning}");
+    for file in [&config, &secrets, &key, &password] {
+        assert!(warning.contains(file.to_str().unwrap()), "{warning}");
+    }
+}
+
+/// The keys that the program takes in a section: what it names when it refuses another one.
+fn known_keys(section: &str) -> BTreeSet<String> {
+    let place = Place::new();
+    let text = format!("[{section}]\nallow_unauthenticated = true\nno-such-key-at-all = 1\n");
+    let error = Config::load(Some(&place.file("weni-edge.toml", &text, 0o600))).unwrap_err();
+    let error = error.to_string();
+    let line = error.lines().find(|line| line.contains("no-such-key-at-all")).unwrap();
+    let (_, known) = line.split_once("] has ").unwrap_or_else(|| panic!("{line}"));
+    known.split(", ").map(String::from).collect()
+}
+
+/// The example with what is commented out.
+fn example() -> toml::Table {
+    let text = fs::read_to_string("deploy/weni-edge.toml").unwrap();
+    let uncommented = text.lines().map(|line| match line.strip_prefix('#') {
+        Some(key) if !key.starts_with(' ') && !key.is_empty() => key,
+        _ => line,
+    });
+    uncommented.collect::<Vec<_>>().join("\n").parse().unwrap()
+}
+
+/// What the chart's schema says of a value that is in the example.
+fn schema_type(key: &str, value: &toml::Value) -> Value {
+    match value {
+        _ if key == "secrets" || key == "secrets_file" || key == "directory" => json!(false),
+        _ if key == "create_topics" || key == "format" || value.is_table() => Value::Null,
+        toml::Value::Integer(_) => json!("integer"),
+        toml::Value::Boolean(_) => json!("boolean"),
+        toml::Value::String(text)
+            if text.starts_with(|first: char| first.is_ascii_digit()) && text.ends_with('s') =>
+        {
+            json!("#/definitions/duration")
+        }
+        toml::Value::String(_) => json!("string"),
+        other => panic!("{key} = {other}"),
+    }
+}
+
+#[test]
+fn program_example_and_chart_know_the_same_keys() {
+    let example = example();
+    let schema: Value = serde_json::from_str(
+        &fs::read_to_string("deploy/helm/weni-edge/values.schema.json").unwrap(),
+    )
+    .unwrap();
+    let chart = &schema["properties"]["config"];
+    let names = |object: &Value| -> BTreeSet<String> {
+        object.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
+    };
+    let sections: BTreeSet<_> = example.keys().cloned().collect();
+    assert_eq!(names(&chart["properties"]), sections);
+    for section in sections {
+        let (path, written, schema) = match section.as_str() {
+            "sources" => (
+                "sources.loja",
+                &example["sources"]["loja"],
+                &chart["properties"]["sources"]["additionalProperties"],
+            ),
+            other => (other, &example[other], &chart["properties"][other]),
+        };
+        let known = known_keys(path);
+        let written = written.as_table().unwrap();
+        assert_eq!(written.keys().cloned().collect::<BTreeSet<_>>(), known, "the example's {path}");
+        assert_eq!(names(&schema["properties"]), known, "the chart's {path}");
+        assert_eq!(schema["additionalProperties"], false, "{path}");
+        for (key, value) in written {
+            let said = &schema["properties"][key];
+            let expected = schema_type(key, value);
+            let found = [said, &said["type"], &said["$ref"]];
+            assert!(expected.is_null() || found.contains(&&expected), "{path}.{key}: {said}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Files that are read while the edge runs: certificate, key, configuration and secrets. They may be
+//! wrong, or no files at all; the edge goes on with what it has, says so, and recovers.
+
+use std::fs;
+
+use crate::harness::{Edge, Settings, certificate_and_key, certificate_files, eventually};
+
+fn await_reload(edge: &Edge, successful: i64) {
+    eventually(&format!("config_last_reload_successful is {successful}"), || {
+        assert_eq!(edge.probe("/livez").0, 200);
+        let shown = edge.metrics().total("config_last_reload_successful", &[]);
+        (shown == successful).then_some(())
+    });
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_or_read_shows_in_the_metric_until_it_is_mended() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let (certificate, key) = certificate_files(directory.path());
+    let pair = [&certificate, &key].map(|file| fs::read(file).unwrap());
+    let tls = Some((certificate.clone(), key.clone()));
+    let bootstrap = "127.0.0.1:9".to_owned();
+    let edge = Edge::start(&Settings { bootstrap, tls, ..Settings::default() });
+
+    fs::write(&key, certificate_and_key().1).unwrap();
+    await_reload(&edge, 0);
+    fs::write(&key, &pair[1]).unwrap();
+    await_reload(&edge, 1);
+
+    fs::remove_file(&certificate).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &certificate, 0o600.into()).unwrap();
+    await_reload(&edge, 0);
+    fs::remove_file(&certificate).unwrap();
+    fs::write(&certificate, &pair[0]).unwrap();
+    await_reload(&edge, 1);
+}
+
+#[test]
+fn a_file_of_secrets_that_is_none_shows_in_the_metric_until_it_is_mended() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let secrets = directory.path().join("secrets");
+    fs::write(&secrets, "first-secret-of-22-cha").unwrap();
+    let bootstrap = "127.0.0.1:9".to_owned();
+    let mut edge = Edge::new(&Settings { bootstrap, ..Settings::default() });
+    let more = format!("[sources.filial]\nheader = \"X-Token\"\nsecrets_file = {secrets:?}\n");
+    let text = fs::read_to_string(edge.config_file()).unwrap() + &more;
+    fs::write(edge.config_file(), text).unwrap();
+    edge.start_again();
+
+    fs::remove_file(&secrets).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &secrets, 0o600.into()).unwrap();
+    await_reload(&edge, 0);
+    fs::remove_file(&secrets).unwrap();
+    fs::write(&secrets, "second-secret-of-23-ch").unwrap();
+    await_reload(&edge, 1);
+}
+
+/// What the refusal tells the operator to do has to lead out of it.
+#[test]
+fn a_journal_under_other_names_is_refused_until_it_is_forked() {
+    let settings = |position: &str| Settings {
+        bootstrap: "127.0.0.1:9".to_owned(),
+        topics: [("position", position.to_owned())].into(),
+        ..Settings::default()
+    };
+    let mut edge = Edge::start(&settings("first"));
+    edge.accept("{}");
+    edge.kill();
+    edge.configure(&settings("second"));
+    edge.start_in_vain(&[]).assert_says("weni-edge journal fork");
+    edge.journal_command("fork", &["--from", "checkpoint", "--yes"]);
+    edge.start_again();
+    assert_eq!(edge.metrics().total("journal_pending_callbacks", &[]), 1, "nothing is lost");
+    edge.kill();
+    edge.configure(&settings("first"));
+    edge.start_in_vain(&[]).assert_says("weni-edge journal fork");
+}

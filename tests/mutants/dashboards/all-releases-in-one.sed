@@ -1,0 +1,3 @@
+# file: deploy/grafana/panels.py
+# Panels show every release that there is.
+s/^RELEASE = .*/RELEASE = 'job=~"$job"'/

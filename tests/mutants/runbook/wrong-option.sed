@@ -1,0 +1,3 @@
+# file: deploy/RUNBOOK.md
+# A command is given an option that it does not have.
+s/fork --config \$config --from oldest /fork --config $config --since oldest /

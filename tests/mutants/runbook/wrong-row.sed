@@ -1,0 +1,3 @@
+# file: deploy/RUNBOOK.md
+# A row of a dashboard is called otherwise.
+s/row \*Acceptance\*/row *Requests*/
