@@ -16,7 +16,7 @@ use std::{
 use anyhow::Context;
 use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
-use tracing::field::Field;
+use tracing::{Subscriber, field::Field};
 use tracing_subscriber::{
     Layer, Registry,
     field::MakeExt,
@@ -48,8 +48,8 @@ pub(super) fn init(config: &config::Log, dropped: IntCounter) -> anyhow::Result<
         LogFormat::Json => true,
     };
     let queue = start(dropped).context("cannot start the log's thread")?;
-    let layer = layer(queue, is_json, is_terminal).with_filter(filter);
-    tracing_subscriber::registry().with(layer).try_init().context("cannot install the log")?;
+    let layer = layer(queue, is_json, is_terminal);
+    subscriber(filter, layer).try_init().context("cannot install the log")?;
     panic::set_hook(Box::new(|panic| {
         let (panic, backtrace) = (panic.to_string(), Backtrace::capture().to_string());
         tracing::error!(thread = thread::current().name(), panic, backtrace, "a thread panicked");
@@ -92,6 +92,15 @@ fn filter(level: &str) -> anyhow::Result<Targets> {
     let asked: Targets = level.parse().context("log.level is invalid")?;
     let ours = asked.default_level().unwrap_or(LevelFilter::OFF);
     Ok(Targets::new().with_target("weni_edge", ours).with_targets(asked))
+}
+
+/// The filter is not the layer's own: where a library asks the crate `log` whether a line would be
+/// written, and such a filter answers no, the thread's next line is lost (tracing-subscriber 0.3.23).
+fn subscriber(
+    filter: Targets,
+    layer: Box<dyn Layer<Registry> + Send + Sync>,
+) -> impl Subscriber + Send + Sync {
+    tracing_subscriber::registry().with(layer).with(filter)
 }
 
 fn layer(
@@ -201,6 +210,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use log::Log as _;
     use tracing::Level;
 
     use super::*;
@@ -225,6 +235,21 @@ mod tests {
         assert!(!filter("h2=debug").unwrap().would_enable("weni_edge", &Level::ERROR));
         let ours = filter("warn,weni_edge=debug").unwrap();
         assert!(ours.would_enable("weni_edge::journal", &Level::DEBUG));
+    }
+
+    #[test]
+    fn a_library_that_asks_whether_it_is_heard_silences_nobody() {
+        let queue = Queue::new(uncounted());
+        let log = subscriber(filter("info").unwrap(), layer(&queue, true, false));
+        // rdkafka asks so whenever it makes a client's configuration.
+        let question = log::Metadata::builder().level(log::Level::Error).target("librdkafka").build();
+        tracing::subscriber::with_default(log, || {
+            for _ in 0..2 {
+                tracing_log::LogTracer::new().enabled(&question);
+                tracing::info!(target: "weni_edge", "ours");
+            }
+        });
+        assert_eq!(queued(&queue).matches("ours").count(), 2);
     }
 
     #[test]

@@ -193,6 +193,7 @@ impl Topics {
         for role in ROLES {
             let name = &self.names[role];
             let metadata = all.fetch_metadata(Some(name), CALL).unwrap();
+            assert!(!metadata.topics()[0].partitions().is_empty(), "{name} is not there");
             for partition in metadata.topics()[0].partitions() {
                 let end = |client: &BaseConsumer| {
                     client.fetch_watermarks(name, partition.id(), CALL).unwrap().1
@@ -220,6 +221,7 @@ impl Topics {
         for role in ROLES {
             let name = &self.names[role];
             let metadata = consumer.fetch_metadata(Some(name), CALL).unwrap();
+            assert!(!metadata.topics()[0].partitions().is_empty(), "{name} is not there");
             let mut unread = BTreeSet::new();
             let mut list = TopicPartitionList::new();
             for partition in metadata.topics()[0].partitions() {
@@ -251,6 +253,8 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) role: &'static str,
+    /// Partition and offset.
+    pub(crate) at: (i32, i64),
     pub(crate) key: String,
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) timestamp_ms: i64,
@@ -263,6 +267,7 @@ impl Record {
         let headers = message.headers().unwrap().iter();
         Self {
             role,
+            at: (message.partition(), message.offset()),
             key: text(message.key().unwrap()),
             headers: headers.map(|h| (h.key.to_owned(), text(h.value.unwrap()))).collect(),
             timestamp_ms: message.timestamp().to_millis().unwrap(),

@@ -370,14 +370,18 @@ impl Edge {
 
     /// Answers of the admin listener: status and body.
     pub(crate) fn probe(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.running().admin).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        self.try_probe(path).unwrap()
+    }
+
+    fn try_probe(&self, path: &str) -> std::io::Result<(u16, String)> {
+        let mut stream = TcpStream::connect(self.running().admin)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let head = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(head.as_bytes())?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        stream.read_to_string(&mut answer)?;
         let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+        Ok((status, answer.split_once("\r\n\r\n").unwrap().1.to_owned()))
     }
 
     pub(crate) fn metrics(&self) -> Samples {
@@ -463,10 +467,26 @@ impl Edge {
     }
 }
 
+impl Edge {
+    /// What a process that still runs is doing: its threads, and its metrics that are not zero.
+    fn show_state(&self) {
+        let Some(running) = &self.running else { return };
+        let tasks = format!("/proc/{}/task", running.process.child.0.id());
+        for task in fs::read_dir(tasks).into_iter().flatten().flatten() {
+            let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            eprintln!("{} waits in {}", read("comm").trim(), read("wchan").trim());
+        }
+        let Ok(answer) = self.try_probe("/metrics") else { return };
+        let is_set = |line: &&str| !line.starts_with('#') && !line.ends_with(" 0");
+        answer.1.lines().filter(is_set).for_each(|line| eprintln!("{line}"));
+    }
+}
+
 impl Drop for Edge {
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("the edge's log:\n{}", self.log.lock().unwrap().join("\n"));
+            self.show_state();
             return;
         }
         if self.running.is_some() {

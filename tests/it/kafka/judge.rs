@@ -58,11 +58,19 @@ impl<'c> Judge<'c> {
         let receipt = record.headers["receipt"].clone();
         self.found.entry(call).or_default().push((record.role, receipt));
         let before = self.last.insert((record.role, record.key.clone()), call.1);
-        ensure!(before.is_none_or(|before| before < call.1), "{} is out of order", record.key);
+        ensure!(
+            before.is_none_or(|before| before < call.1),
+            "{} is out of order: {before:?}, then {} ({} {:?})",
+            record.key,
+            call.1,
+            record.role,
+            record.at
+        );
         Ok(())
     }
 
     pub(super) fn verdict(mut self) -> anyhow::Result<()> {
+        let (heard, calls) = (self.found.len(), self.calls.len());
         for (call, receipt) in self.calls {
             let found = self.found.remove(call).unwrap_or_default();
             if receipt.is_none() && found.is_empty() {
@@ -72,7 +80,7 @@ impl<'c> Judge<'c> {
             let receipts: BTreeSet<_> = found.into_iter().map(|(_, receipt)| receipt).collect();
             ensure!(
                 roles == ["message_status", "inbound_message"],
-                "{call:?} is there as {roles:?}"
+                "{call:?} is there as {roles:?}; {heard} of {calls} calls were found"
             );
             ensure!(receipts.len() == 1, "{call:?} has receipts {receipts:?}");
             let is_its = receipt.as_ref().is_none_or(|receipt| receipts.contains(receipt));
@@ -92,6 +100,7 @@ fn run() -> (Vec<Record>, Calls) {
             keys.into_iter().chain([("inbound_message", format!("wamid.0.{serial}"), message)]);
         keys.map(move |(role, key, element)| Record {
             role,
+            at: (0, 0),
             key,
             headers: BTreeMap::from([("receipt".to_owned(), serial.to_string())]),
             timestamp_ms: 0,
