@@ -39,7 +39,7 @@ test-failpoints *args:
 
 # The simulator for a minute; `--only SEED` tells one run, `--mutants` tests the simulator
 sim *args="--seconds 60 --coverage":
-    cargo test --locked --profile sim --features simulation --test sim -- {{ args }}
+    cargo test --locked --features simulation --test sim -- {{ args }}
 
 # Fuzz one target of fuzz/ until Ctrl-C; what is found goes into target
 fuzz target="normalize" *args:

@@ -242,7 +242,8 @@ mod tests {
         let queue = Queue::new(uncounted());
         let log = subscriber(filter("info").unwrap(), layer(&queue, true, false));
         // rdkafka asks so whenever it makes a client's configuration.
-        let question = log::Metadata::builder().level(log::Level::Error).target("librdkafka").build();
+        let question =
+            log::Metadata::builder().level(log::Level::Error).target("librdkafka").build();
         tracing::subscriber::with_default(log, || {
             for _ in 0..2 {
                 tracing_log::LogTracer::new().enabled(&question);

@@ -11,13 +11,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use rdkafka::consumer::Consumer as _;
 
-use super::{Cluster as _, Obstacle, librdkafka::Cluster, topics};
+use super::{Cluster as _, Obstacle, View, librdkafka::Cluster, topics};
 use crate::{config::Config, event::Topic, metrics::Metrics};
 
 const EVERY: Duration = Duration::from_secs(10);
-const CALL: Duration = Duration::from_secs(5);
 
 /// Where readers of one partition have been held, and since when.
 type Held = HashMap<(String, i32), (i64, Instant)>;
@@ -61,9 +59,8 @@ pub(crate) fn watch(
 fn lag(cluster: &Cluster, topic: &str, held: &mut Held) -> Result<f64, Obstacle> {
     let mut longest: f64 = 0.0;
     for partition in cluster.partitions(topic)? {
-        let stable = cluster.watermarks(topic, partition)?.end;
-        let end = cluster.unstable.fetch_watermarks(topic, partition, CALL);
-        let (_, end) = end.map_err(Obstacle::kafka)?;
+        let end = |view| Ok(cluster.watermarks(view, topic, partition)?.end);
+        let (stable, end) = (end(View::Stable)?, end(View::Unstable)?);
         let key = (topic.to_owned(), partition);
         longest = longest.max(held_for(held, key, stable, end, Instant::now()));
     }

@@ -1,6 +1,6 @@
 //! The real cluster: librdkafka's consumers and admin client.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
@@ -52,6 +52,13 @@ impl Cluster {
         let stable = client(("isolation.level", "read_committed"))?;
         Ok(Self { config, group, metrics, base, unstable, stable })
     }
+
+    fn consumer(&self, view: View) -> &BaseConsumer<Context> {
+        match view {
+            View::Stable => &self.stable,
+            View::Unstable => &self.unstable,
+        }
+    }
 }
 
 fn consumer(
@@ -78,6 +85,10 @@ impl super::Cluster for Cluster {
             self.create_missing()?;
         }
         let topics = self.topics(&cluster_id)?;
+        if let Some((name, limit)) = topics.too_small() {
+            let detail = format!("topic {name} takes no event: its max.message.bytes is {limit}");
+            return Err(Obstacle::new(Blocked::TopicRefuses, detail));
+        }
         Ok(Found { cluster_id, topics })
     }
 
@@ -87,8 +98,8 @@ impl super::Cluster for Cluster {
         Ok(partitions.iter().map(|partition| partition.id()).collect())
     }
 
-    fn watermarks(&self, topic: &str, partition: i32) -> Result<std::ops::Range<i64>, Obstacle> {
-        let watermarks = self.stable.fetch_watermarks(topic, partition, CALL);
+    fn watermarks(&self, view: View, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle> {
+        let watermarks = self.consumer(view).fetch_watermarks(topic, partition, CALL);
         watermarks.map(|(low, end)| low..end).map_err(Obstacle::kafka)
     }
 
@@ -107,15 +118,11 @@ impl super::Cluster for Cluster {
             let group = &self.group;
             Obstacle::new(blocked, format!("the offsets of group {group} cannot be read: {error}"))
         };
-        let consumer = match view {
-            View::Stable => &self.stable,
-            View::Unstable => &self.unstable,
-        };
         let mut asked = TopicPartitionList::new();
         for (topic, partition) in partitions {
             asked.add_partition(topic, *partition);
         }
-        let answer = consumer.committed_offsets(asked, within).map_err(unreadable)?;
+        let answer = self.consumer(view).committed_offsets(asked, within).map_err(unreadable)?;
         let elements = answer.elements();
         if elements.len() != partitions.len() {
             let detail = "the broker left out partitions whose offsets were asked for";

@@ -43,11 +43,12 @@ pub trait Cluster {
     /// No broker answers.
     fn partitions(&self, topic: &str) -> Result<Vec<i32>, Obstacle>;
 
-    /// A partition's first offset and its last stable offset.
+    /// The offsets that a partition has; with [`View::Stable`] only those before the first open
+    /// transaction.
     ///
     /// # Errors
     /// No broker answers.
-    fn watermarks(&self, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle>;
+    fn watermarks(&self, view: View, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle>;
 
     /// The offsets that the group keeps for these partitions; those without one are left out.
     ///
@@ -108,6 +109,9 @@ pub trait Producer {
     /// Refusals, or the time is over. The transaction is still open.
     fn await_reports(&mut self, deadline: Instant) -> Result<(), Failure>;
 
+    /// Where the records since [`begin`](Self::begin) are, as far as the cluster has told.
+    fn written(&self) -> Vec<Written>;
+
     /// Commits. Every record must have been [reported](Self::await_reports).
     ///
     /// # Errors
@@ -156,12 +160,20 @@ pub enum Fetched {
     End,
 }
 
-/// Which offset of a group is asked for, where a transaction has another one pending.
+/// The last record of a transaction in one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// What is asked for, where transactions are open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum View {
-    /// None: the answer waits for the end of the transaction.
+    /// Only what no open transaction can change. A group's offset waits for the transaction's end.
     Stable,
-    /// The one before the transaction.
+    /// A group's offset before the transaction; a partition with the transaction's records.
     Unstable,
 }
 

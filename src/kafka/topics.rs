@@ -7,6 +7,9 @@ use crate::{config, event::Topic};
 /// Retention that is assumed where it cannot be read.
 const RETENTION_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// No event is smaller, its headers included.
+const EVENT_BYTES_MIN: usize = 512;
+
 /// The topics in use.
 #[derive(Debug)]
 pub struct Topics {
@@ -65,6 +68,14 @@ impl Topics {
         let would_expire = now_ms.saturating_sub(accepted_ms) > retention_ms / 2;
         let present = timestamps == Timestamps::Present || would_expire;
         (if present { now_ms } else { accepted_ms }) as i64
+    }
+
+    /// A topic that takes no event, and its `max.message.bytes`.
+    pub(super) fn too_small(&self) -> Option<(&str, usize)> {
+        let limits = self.limits.iter();
+        let mut known =
+            limits.filter_map(|(name, limits)| Some((&**name, limits.max_message_bytes?)));
+        known.find(|(_, max)| *max < EVENT_BYTES_MIN)
     }
 
     /// The smallest `max.message.bytes` of all topics: what a request may hold for a partition.

@@ -248,7 +248,7 @@ fn publish<C: Cluster>(
         shared.heartbeat.silent_at_most(SILENT_OPENING);
         shared.heartbeat.beat_in_kafka();
         let opened =
-            connect(shared).and_then(|cluster| position::open(shared, &cluster, learnt.settings));
+            connect(shared).and_then(|cluster| position::open(shared, &cluster, &mut learnt));
         let obstacle = match opened {
             Err(obstacle) => Some(obstacle),
             Ok(opened) => match Session::new(shared, &mut learnt, opened).run() {

@@ -7,17 +7,28 @@
 //! Then no transaction of this identity is open, unless Kafka has lost its end: a broker that is
 //! killed while it ends one may afterwards call it ended without telling the partitions (seen with
 //! 4.4: no marker in any partition, `CompleteCommit` in `__transaction_state`). Readers are held
-//! and the position has no stable value until [`Opened::unfinished`] is handled.
+//! and the position has no stable value until [`Start::unfinished`] is handled. If the producer
+//! survives, the end of its next transaction is also the end of that one. So an opening looks
+//! whether the last transaction that was acknowledged is there.
+//!
+//! Why Kafka does so: its coordinator takes a partition without a leader for a deleted one
+//! (`TransactionMarkerChannelManager`, "these partitions are likely deleted already"). A single
+//! broker that is killed and comes back at once has such partitions, until its old session is over.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use uuid::Uuid;
 
-use super::Shared;
+use super::{
+    Shared, TICK,
+    sizing::{Learnt, Repeat},
+};
 use crate::{
     clock,
     journal::Position,
-    kafka::{Blocked, Cluster, Found, GroupOffset, Obstacle, ProducerSettings, Topics, View},
+    kafka::{
+        Blocked, Cluster, Fetched, Found, GroupOffset, Obstacle, Reader as _, Topics, View, Written,
+    },
     mutant,
 };
 
@@ -79,7 +90,7 @@ pub(super) struct Start {
 pub(super) fn open<C: Cluster>(
     shared: &Shared,
     cluster: &C,
-    settings: ProducerSettings,
+    learnt: &mut Learnt,
 ) -> Result<Opened<C::Producer>, Obstacle> {
     let since = clock::now();
     let Found { cluster_id, topics } = cluster.look(true)?;
@@ -90,9 +101,25 @@ pub(super) fn open<C: Cluster>(
     reading.judge(reading.read(View::Unstable, CALL)?.as_ref())?;
     let first_answer = clock::now() - asked;
     shared.heartbeat.beat_in_kafka();
-    let producer = cluster.open(&topics, settings)?;
+    let producer = cluster.open(&topics, learnt.settings)?;
     shared.heartbeat.beat_in_kafka();
-    let start = reading.start(SETTLES_WITHIN + 2 * first_answer)?;
+    let mut start = reading.start(SETTLES_WITHIN + 2 * first_answer)?;
+    if let Some(last) = &learnt.last_commit
+        && !mutant::is("acknowledged commit not looked for")
+        && !reading.shows(&last.written)?
+    {
+        tracing::error!(
+            repeated = shared.journal.count(last.start, shared.journal.committed()),
+            "Kafka has lost a transaction that it had acknowledged: it is published again"
+        );
+        shared.metrics.position_went_back_total.inc();
+        learnt.repeat = Some(Repeat { from: last.start, is_ended: false });
+        learnt.last_commit = None;
+    }
+    if let Some(Repeat { from, is_ended }) = learnt.repeat {
+        let (position, unfinished) = (start.position.min(from), start.unfinished || !is_ended);
+        start = Start { position, receipt: Uuid::nil(), is_certain: false, unfinished };
+    }
     let (run, index) = (start.position.run(), start.position.index());
     let seconds = (clock::now() - since).as_secs_f64();
     tracing::info!(
@@ -190,6 +217,41 @@ impl<C: Cluster> Reading<'_, C> {
             }
             return Ok(Start { position, receipt, is_certain: false, unfinished });
         }
+    }
+
+    /// Whether readers see the last record of each partition. Those that were deleted count as seen.
+    fn shows(&self, written: &[Written]) -> Result<bool, Obstacle> {
+        let mut offsets: BTreeMap<&str, BTreeMap<i32, i64>> = BTreeMap::new();
+        for Written { topic, partition, offset } in written {
+            let there = self.cluster.watermarks(View::Unstable, topic, *partition)?;
+            self.shared.heartbeat.beat_in_kafka();
+            if there.contains(offset) {
+                offsets.entry(topic).or_default().insert(*partition, *offset);
+            }
+        }
+        for (topic, mut unseen) in offsets {
+            let from: Vec<_> =
+                unseen.iter().map(|(&partition, &offset)| (partition, offset)).collect();
+            let mut reader = self.cluster.read(topic, &from)?;
+            let deadline = clock::now() + CALL;
+            while let Some((&partition, _)) = unseen.first_key_value() {
+                self.shared.heartbeat.beat_in_kafka();
+                match reader.poll(partition, TICK)? {
+                    Some((partition, fetched)) => {
+                        let Some(last) = unseen.remove(&partition) else { continue };
+                        if !matches!(fetched, Fetched::Record { offset, .. } if offset == last) {
+                            return Ok(false);
+                        }
+                    }
+                    None if clock::now() < deadline => {}
+                    None => {
+                        let detail = format!("partition {partition} of {topic} cannot be read");
+                        return Err(Obstacle::new(Blocked::NoBroker, detail));
+                    }
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// The stable position. If brokers answer but give none, the position before the unfinished

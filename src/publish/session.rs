@@ -15,7 +15,7 @@ use super::{
     account::Account,
     batch::{Attempt, BatchError, ItemId, TransactionBatch},
     position::{Opened, PositionMetadata, Start},
-    sizing::{Learnt, Size},
+    sizing::{LastCommit, Learnt, Size},
 };
 use crate::{
     callback::Callback,
@@ -272,7 +272,13 @@ impl<'a, P: Producer> Session<'a, P> {
     fn end_unfinished(&mut self) -> Ended {
         self.read_again();
         self.learnt.suspects.forget_rejections();
-        self.abort().err().unwrap_or(Ended::Reopen)
+        if let Err(ended) = self.abort() {
+            return ended;
+        }
+        if let Some(repeat) = &mut self.learnt.repeat {
+            repeat.is_ended = true;
+        }
+        Ended::Reopen
     }
 
     fn set_checkpoint_back(&self) -> io::Result<()> {
@@ -329,7 +335,8 @@ impl<'a, P: Producer> Session<'a, P> {
         attempt.account.count(metrics, clock::wall_ms());
         self.shared.unblock();
         let (position, receipt) = end;
-        self.learnt.committed(position, attempt.sent.iter().map(|sent| sent.topic));
+        let last_commit = LastCommit { start: self.position, written: self.producer.written() };
+        self.learnt.committed(last_commit, position, attempt.sent.iter().map(|sent| sent.topic));
         self.last_commit = clock::now();
         self.last_receipt = receipt;
         self.position = position;
@@ -381,7 +388,14 @@ impl<'a, P: Producer> Session<'a, P> {
         match self.producer.abort() {
             Ok(()) => {
                 self.shared.metrics.transactions_total.with_label_values(&["aborted"]).inc();
-                Ok(())
+                // Where a connection broke, Kafka may have lost the end of the last commit, and this
+                // abort has ended it too: the next opening looks.
+                match self.producer.take_trouble() {
+                    Some(trouble) if self.learnt.last_commit.is_some() => {
+                        Err(self.lost(Some(trouble)))
+                    }
+                    _ => Ok(()),
+                }
             }
             Err(code) => {
                 tracing::warn!(

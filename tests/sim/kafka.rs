@@ -13,7 +13,7 @@ use weni_edge::{
     config,
     kafka::{
         self, Blocked, Code, Failure, Fetched, Found, GroupOffset, Obstacle, ProducerSettings,
-        Record, Step, Topics, View,
+        Record, Step, Topics, View, Written,
     },
     mutant,
 };
@@ -94,6 +94,11 @@ pub struct Broker {
     before_last: Option<Snapshot>,
     /// The cluster has lost what it acknowledged.
     pub lost_something: bool,
+    /// A commit was acknowledged whose partitions were not told, and none came after it. What is known
+    /// of it dies with the process.
+    pub unverified: bool,
+    /// A process died so: what its partitions were not told may hold readers.
+    pub forgot_unverified: bool,
     /// The position that it went back to.
     pub went_back_to: Option<u64>,
 }
@@ -306,9 +311,11 @@ impl kafka::Cluster for Cluster {
         Ok((0..PARTITIONS).collect())
     }
 
-    fn watermarks(&self, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle> {
+    fn watermarks(&self, view: View, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle> {
         self.call("watermarks", &["no broker"])?;
-        Ok(0..self.broker.borrow().visible(topic, partition).1)
+        let broker = self.broker.borrow();
+        let all = broker.partitions.get(&(topic.to_owned(), partition)).map_or(0, Vec::len) as i64;
+        Ok(0..if view == View::Stable { broker.visible(topic, partition).1 } else { all })
     }
 
     fn committed(
@@ -388,6 +395,7 @@ impl kafka::Cluster for Cluster {
             queue,
             begun: false,
             dead: false,
+            doomed: false,
         })
     }
 }
@@ -422,6 +430,8 @@ pub struct Producer {
     begun: bool,
     /// It has to be dropped.
     dead: bool,
+    /// The broker died after it had acknowledged a commit: no transaction ends in time any more.
+    doomed: bool,
 }
 
 fn failure(step: Step, code: Code) -> Failure {
@@ -588,12 +598,28 @@ impl kafka::Producer for Producer {
         let is_slow = |(_, topic, _, entry): &(usize, String, i32, Entry)| {
             broker.borrow().is_slow(topic, entry)
         };
+        if self.doomed {
+            world::advance(deadline.saturating_duration_since(now()));
+            self.deliver();
+            return Err(failure(Step::Produce, Code::OperationTimedOut));
+        }
         if outcome == Some("late") || self.queue.iter().any(is_slow) {
             // They are under way, and some broker takes them up some time.
             world::advance(deadline.saturating_duration_since(now()));
             return Err(failure(Step::Produce, Code::OperationTimedOut));
         }
         self.reported()
+    }
+
+    fn written(&self) -> Vec<Written> {
+        let broker = self.broker.borrow();
+        let open = broker.coordinators.get(&self.id).and_then(|own| own.open.as_ref());
+        let number = open.map_or(broker.transactions, |open| open.number);
+        let last = |((topic, partition), entries): (&(String, i32), &Vec<Entry>)| {
+            let at = entries.iter().rposition(|entry| entry.transaction == number)?;
+            Some(Written { topic: topic.clone(), partition: *partition, offset: at as i64 })
+        };
+        broker.partitions.iter().filter_map(last).collect()
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
@@ -604,6 +630,8 @@ impl kafka::Producer for Producer {
             "partitions not told",
             // Once more: a replay has it never.
             "partitions not told",
+            "acknowledged, partitions not told",
+            "acknowledged, partitions not told",
             "fenced",
             "crash before",
             "crash after",
@@ -613,7 +641,9 @@ impl kafka::Producer for Producer {
         }
         // What a replay leaves untold is an operator's to end (deploy/RUNBOOK.md).
         let outcomes = outcomes.map(|outcome| match outcome {
-            "partitions not told" if self.is_replay() => "done, answer lost",
+            "partitions not told" | "acknowledged, partitions not told" if self.is_replay() => {
+                "done, answer lost"
+            }
             outcome => outcome,
         });
         let outcome =
@@ -634,8 +664,12 @@ impl kafka::Producer for Producer {
         let coordinator = broker.coordinators.entry(self.id.clone()).or_default();
         let open = coordinator.open.take();
         if let Some(open) = open {
+            broker.unverified = false;
             if outcome == Some("partitions not told") {
                 broker.leave_untold(&open, &self.id);
+            } else if outcome == Some("acknowledged, partitions not told") {
+                broker.leave_untold(&open, &self.id);
+                broker.unverified = true;
             } else {
                 broker.before_last = Some((broker.partitions.clone(), broker.offsets.clone()));
                 broker.end(&open, State::Committed, &self.id);
@@ -645,6 +679,10 @@ impl kafka::Producer for Producer {
         drop(broker);
         match outcome {
             None => Ok(()),
+            Some("acknowledged, partitions not told") => {
+                self.doomed = true;
+                Ok(())
+            }
             Some("crash after") => world::crash(),
             Some(_) => lost(self),
         }
@@ -690,7 +728,7 @@ impl kafka::Producer for Producer {
     }
 
     fn take_trouble(&mut self) -> Option<Obstacle> {
-        None
+        self.doomed.then(no_broker)
     }
 
     fn timeout(&self) -> Duration {

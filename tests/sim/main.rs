@@ -1,5 +1,5 @@
 //! The simulator: the real journal, publisher and replay in a simulated world, thousands of runs a
-//! second. `cargo test --profile sim --features simulation --test sim -- --help`.
+//! second. `cargo test --features simulation --test sim -- --help`.
 
 #![expect(unreachable_pub, reason = "a program of its own")]
 
@@ -38,6 +38,7 @@ const MUTANTS: &[&str] = &[
     "partition error of committed offsets ignored",
     "position that went back not believed",
     "run id not judged",
+    "acknowledged commit not looked for",
     "uncommitted file replayed",
     "run number used twice",
     "order within a callback changed",

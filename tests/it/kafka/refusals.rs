@@ -90,6 +90,20 @@ fn a_topic_that_refuses_everything_holds_publishing_and_fills_no_dead_letters() 
 
 #[test]
 #[ignore = "needs Kafka: .ci/run kafka"]
+fn an_edge_that_finds_a_topic_too_small_for_any_event_waits() {
+    let bootstrap = kafka();
+    let topics = Topics::create(&bootstrap);
+    topics.alter("message_status", "max.message.bytes", "100");
+    let edge = Edge::start(&settings(&bootstrap, &topics));
+    let calls = accept(&edge, 0, 0..5);
+    edge.await_blocked("topic_refuses");
+    topics.alter("message_status", "max.message.bytes", "1048588");
+    edge.settle();
+    assert_exactly_once(&topics, &calls);
+}
+
+#[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
 fn a_record_older_than_the_retention_carries_the_present_time() {
     let bootstrap = kafka();
     let topics = Topics::named(&bootstrap);
