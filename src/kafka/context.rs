@@ -4,17 +4,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rdkafka::{
-    ClientContext, Message as _, Statistics,
-    config::RDKafkaLogLevel,
-    consumer::ConsumerContext,
-    error::KafkaError,
-    message::{BorrowedMessage, DeliveryResult},
-    producer::ProducerContext,
+    ClientContext, Statistics, config::RDKafkaLogLevel, consumer::ConsumerContext,
+    error::KafkaError, message::DeliveryResult, producer::ProducerContext,
 };
 
-use super::{
-    Blocked, Code, Fault, Obstacle, Written, classify, error::code, label, statistics::Exporter,
-};
+use super::{Blocked, Code, Fault, Obstacle, classify, error::code, label, statistics::Exporter};
 use crate::metrics::Metrics;
 
 /// Receives the callbacks on the thread that polls.
@@ -22,8 +16,6 @@ pub(super) struct Context {
     metrics: Arc<Metrics>,
     /// Number and code of each record that was not accepted.
     pub(super) reports: Mutex<Vec<(usize, Code)>>,
-    /// The last record that each partition accepted.
-    pub(super) written: Mutex<Vec<Written>>,
     trouble: Mutex<Option<Obstacle>>,
     statistics: Mutex<Exporter>,
 }
@@ -33,22 +25,8 @@ impl Context {
         Self {
             metrics,
             reports: Mutex::default(),
-            written: Mutex::default(),
             trouble: Mutex::default(),
             statistics: Mutex::default(),
-        }
-    }
-
-    fn note(&self, message: &BorrowedMessage<'_>) {
-        let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-        let mut written = self.written.lock();
-        let is_same =
-            |written: &&mut Written| written.partition == partition && written.topic == topic;
-        match written.iter_mut().find(is_same) {
-            Some(written) => written.offset = written.offset.max(offset),
-            // A broker that has taken up a request before does not tell the offset again.
-            None if offset < 0 => {}
-            None => written.push(Written { topic: topic.to_owned(), partition, offset }),
         }
     }
 
@@ -95,9 +73,8 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
-        match result {
-            Err((error, _)) => self.reports.lock().push((number, code(error))),
-            Ok(message) => self.note(message),
+        if let Err((error, _)) = result {
+            self.reports.lock().push((number, code(error)));
         }
     }
 }

@@ -85,10 +85,6 @@ impl super::Cluster for Cluster {
             self.create_missing()?;
         }
         let topics = self.topics(&cluster_id)?;
-        if let Some((name, limit)) = topics.too_small() {
-            let detail = format!("topic {name} takes no event: its max.message.bytes is {limit}");
-            return Err(Obstacle::new(Blocked::TopicRefuses, detail));
-        }
         Ok(Found { cluster_id, topics })
     }
 

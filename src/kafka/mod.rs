@@ -109,9 +109,6 @@ pub trait Producer {
     /// Refusals, or the time is over. The transaction is still open.
     fn await_reports(&mut self, deadline: Instant) -> Result<(), Failure>;
 
-    /// Where the records since [`begin`](Self::begin) are, as far as the cluster has told.
-    fn written(&self) -> Vec<Written>;
-
     /// Commits. Every record must have been [reported](Self::await_reports).
     ///
     /// # Errors
@@ -158,14 +155,6 @@ pub enum Fetched {
     },
     /// The end of the partition.
     End,
-}
-
-/// The last record of a transaction in one partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
 }
 
 /// What is asked for, where transactions are open.

@@ -26,8 +26,8 @@ use rdkafka::{
 };
 
 use super::{
-    Code, Failure, Fault, GroupOffset, Headers, Obstacle, Record, Step, Written, classify,
-    context::Context, error::code,
+    Code, Failure, Fault, GroupOffset, Headers, Obstacle, Record, Step, classify, context::Context,
+    error::code,
 };
 
 /// The precision with which the last report is noticed.
@@ -169,7 +169,6 @@ impl Producer {
 impl super::Producer for Producer {
     fn begin(&mut self) -> Result<(), Failure> {
         self.context().reports.lock().clear();
-        self.context().written.lock().clear();
         self.client.begin_transaction().map_err(|error| Failure::of(Step::Begin, &error))
     }
 
@@ -216,10 +215,6 @@ impl super::Producer for Producer {
         });
         reported.map_err(|failure| self.root_cause(failure))?;
         if all { Ok(()) } else { Err(Failure::new(Step::Produce, Code::OperationTimedOut)) }
-    }
-
-    fn written(&self) -> Vec<Written> {
-        self.context().written.lock().clone()
     }
 
     fn commit(&mut self) -> Result<(), Failure> {

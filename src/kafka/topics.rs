@@ -71,11 +71,14 @@ impl Topics {
     }
 
     /// A topic that takes no event, and its `max.message.bytes`.
-    pub(super) fn too_small(&self) -> Option<(&str, usize)> {
-        let limits = self.limits.iter();
-        let mut known =
-            limits.filter_map(|(name, limits)| Some((&**name, limits.max_message_bytes?)));
-        known.find(|(_, max)| *max < EVENT_BYTES_MIN)
+    pub fn too_small(&self) -> Option<(&str, usize)> {
+        let limit = |topic| {
+            let name = self.name(topic);
+            Some((name, self.limits.get(name)?.max_message_bytes?))
+        };
+        // What the dead letters' topic refuses goes into quarantine.
+        let events = Topic::ALL.into_iter().filter(|topic| *topic != Topic::DeadLetter);
+        events.filter_map(limit).find(|(_, max)| *max < EVENT_BYTES_MIN)
     }
 
     /// The smallest `max.message.bytes` of all topics: what a request may hold for a partition.

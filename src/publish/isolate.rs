@@ -28,7 +28,6 @@ use crate::{
 const REJECTIONS_MAX: usize = 10;
 /// How often a record is tried that librdkafka purges.
 const PROBES_MAX: u32 = 5;
-
 /// A topic that refuses so small a value refuses every event.
 const PROBE_BYTES: usize = 1024;
 

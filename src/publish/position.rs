@@ -7,28 +7,23 @@
 //! Then no transaction of this identity is open, unless Kafka has lost its end: a broker that is
 //! killed while it ends one may afterwards call it ended without telling the partitions (seen with
 //! 4.4: no marker in any partition, `CompleteCommit` in `__transaction_state`). Readers are held
-//! and the position has no stable value until [`Start::unfinished`] is handled. If the producer
-//! survives, the end of its next transaction is also the end of that one. So an opening looks
-//! whether the last transaction that was acknowledged is there.
+//! and the position has no stable value until [`Start::unfinished`] is handled. Its coordinator
+//! takes partitions without a leader for deleted ones (`TransactionMarkerChannelManager`); those of
+//! a single broker have none when it comes back before its last session is over.
 //!
-//! Why Kafka does so: its coordinator takes a partition without a leader for a deleted one
-//! (`TransactionMarkerChannelManager`, "these partitions are likely deleted already"). A single
-//! broker that is killed and comes back at once has such partitions, until its old session is over.
+//! Such a transaction may have been acknowledged, and the end of the next one is then its end too.
+//! So an opening that finds the position behind what was acknowledged, and held by a transaction,
+//! publishes that transaction again.
 
-use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
+use std::{fmt, io, str::FromStr, time::Duration};
 
 use uuid::Uuid;
 
-use super::{
-    Shared, TICK,
-    sizing::{Learnt, Repeat},
-};
+use super::{Shared, sizing::Learnt};
 use crate::{
     clock,
-    journal::Position,
-    kafka::{
-        Blocked, Cluster, Fetched, Found, GroupOffset, Obstacle, Reader as _, Topics, View, Written,
-    },
+    journal::{Checkpoint, Position},
+    kafka::{Blocked, Cluster, Found, GroupOffset, Obstacle, Topics, View},
     mutant,
 };
 
@@ -36,6 +31,8 @@ const CALL: Duration = Duration::from_secs(10);
 /// How long the position's stable value may take, beyond two first answers: no transaction is open.
 /// Taking a slow answer for none costs one aborted transaction.
 const SETTLES_WITHIN: Duration = Duration::from_secs(1);
+/// A callback that is too slow may be in it, and then no try succeeds.
+const TRIES_TO_END: u32 = 3;
 /// How long a position that went back is read again before it is believed: brokers before 4.0 show
 /// a committed offset a moment later.
 const DOUBT: Duration = Duration::from_secs(5);
@@ -94,32 +91,29 @@ pub(super) fn open<C: Cluster>(
 ) -> Result<Opened<C::Producer>, Obstacle> {
     let since = clock::now();
     let Found { cluster_id, topics } = cluster.look(true)?;
+    if let Some((name, limit)) = topics.too_small() {
+        let detail = format!("topic {name} takes no event: its max.message.bytes is {limit}");
+        return Err(Obstacle::new(Blocked::TopicRefuses, detail));
+    }
     shared.heartbeat.beat_in_kafka();
     let reading =
         Reading { shared, cluster, cluster_id: &cluster_id, topic: &topics.names().position };
     let asked = clock::now();
-    reading.judge(reading.read(View::Unstable, CALL)?.as_ref())?;
+    let before = reading.read(View::Unstable, CALL)?;
     let first_answer = clock::now() - asked;
-    shared.heartbeat.beat_in_kafka();
+    reading.judge(before.as_ref())?;
+    let untold = reading.is_behind(before.as_ref()) && reading.is_untold()?;
+    if untold && !shared.heartbeat.abandoned() {
+        learnt.tries_to_end = TRIES_TO_END;
+        reading.go_back(before.as_ref()).map_err(|error| {
+            let detail = format!("the checkpoint cannot be written: {error}");
+            Obstacle::new(Blocked::Disk, detail)
+        })?;
+    }
     let producer = cluster.open(&topics, learnt.settings)?;
     shared.heartbeat.beat_in_kafka();
-    let mut start = reading.start(SETTLES_WITHIN + 2 * first_answer)?;
-    if let Some(last) = &learnt.last_commit
-        && !mutant::is("acknowledged commit not looked for")
-        && !reading.shows(&last.written)?
-    {
-        tracing::error!(
-            repeated = shared.journal.count(last.start, shared.journal.committed()),
-            "Kafka has lost a transaction that it had acknowledged: it is published again"
-        );
-        shared.metrics.position_went_back_total.inc();
-        learnt.repeat = Some(Repeat { from: last.start, is_ended: false });
-        learnt.last_commit = None;
-    }
-    if let Some(Repeat { from, is_ended }) = learnt.repeat {
-        let (position, unfinished) = (start.position.min(from), start.unfinished || !is_ended);
-        start = Start { position, receipt: Uuid::nil(), is_certain: false, unfinished };
-    }
+    let start = reading.start(SETTLES_WITHIN + 2 * first_answer, learnt.tries_to_end > 0)?;
+    learnt.tries_to_end = learnt.tries_to_end.saturating_sub(1);
     let (run, index) = (start.position.run(), start.position.index());
     let seconds = (clock::now() - since).as_secs_f64();
     tracing::info!(
@@ -175,8 +169,37 @@ impl<C: Cluster> Reading<'_, C> {
         Ok(metadata)
     }
 
+    /// Whether the position lies before what Kafka has acknowledged.
+    fn is_behind(&self, kept: Option<&GroupOffset>) -> bool {
+        let known = self.shared.journal.committed();
+        kept.map_or(self.shared.journal.oldest(), position_of) < known
+    }
+
+    /// Whether a transaction still holds the position behind what Kafka has acknowledged, although
+    /// its end is long due.
+    fn is_untold(&self) -> Result<bool, Obstacle> {
+        match self.read(View::Stable, DOUBT) {
+            Err(obstacle) if obstacle.blocked == Blocked::PositionUnreadable => {
+                let still = self.read(View::Unstable, CALL)?;
+                Ok(self.is_behind(still.as_ref())
+                    && !mutant::is("acknowledged commit not looked for"))
+            }
+            stable => stable.map(|_| false),
+        }
+    }
+
+    /// The next producer's first act may delete the position, and then the checkpoint counts.
+    fn go_back(&self, kept: Option<&GroupOffset>) -> io::Result<()> {
+        let (journal, cluster_id) = (&self.shared.journal, self.cluster_id.to_owned());
+        let position = kept.map_or(journal.oldest(), position_of);
+        journal.reset_committed(position);
+        let (run_id, receipt) = (journal.run_id(position.run()).unwrap_or_default(), Uuid::nil());
+        journal.advance_committed(Checkpoint { position, run_id, receipt, cluster_id });
+        journal.write_checkpoint()
+    }
+
     /// Where to go on, now that no other producer can move the position.
-    fn start(&self, within: Duration) -> Result<Start, Obstacle> {
+    fn start(&self, within: Duration, untold: bool) -> Result<Start, Obstacle> {
         let journal = &self.shared.journal;
         let known = journal.committed();
         let doubted_until = clock::now() + DOUBT;
@@ -184,7 +207,8 @@ impl<C: Cluster> Reading<'_, C> {
             let (kept, unfinished) = self.stable_or_unfinished(within)?;
             let metadata = self.judge(kept.as_ref())?;
             let receipt = metadata.map_or(Uuid::nil(), |metadata| metadata.receipt);
-            let position = kept.map(|kept| Position::from_u64(kept.offset as u64));
+            let position = kept.as_ref().map(position_of);
+            let unfinished = unfinished || untold;
             if unfinished {
                 tracing::error!("Kafka has not told all partitions the end of a transaction");
                 // Without an earlier position that transaction was the first. The checkpoint may
@@ -219,41 +243,6 @@ impl<C: Cluster> Reading<'_, C> {
         }
     }
 
-    /// Whether readers see the last record of each partition. Those that were deleted count as seen.
-    fn shows(&self, written: &[Written]) -> Result<bool, Obstacle> {
-        let mut offsets: BTreeMap<&str, BTreeMap<i32, i64>> = BTreeMap::new();
-        for Written { topic, partition, offset } in written {
-            let there = self.cluster.watermarks(View::Unstable, topic, *partition)?;
-            self.shared.heartbeat.beat_in_kafka();
-            if there.contains(offset) {
-                offsets.entry(topic).or_default().insert(*partition, *offset);
-            }
-        }
-        for (topic, mut unseen) in offsets {
-            let from: Vec<_> =
-                unseen.iter().map(|(&partition, &offset)| (partition, offset)).collect();
-            let mut reader = self.cluster.read(topic, &from)?;
-            let deadline = clock::now() + CALL;
-            while let Some((&partition, _)) = unseen.first_key_value() {
-                self.shared.heartbeat.beat_in_kafka();
-                match reader.poll(partition, TICK)? {
-                    Some((partition, fetched)) => {
-                        let Some(last) = unseen.remove(&partition) else { continue };
-                        if !matches!(fetched, Fetched::Record { offset, .. } if offset == last) {
-                            return Ok(false);
-                        }
-                    }
-                    None if clock::now() < deadline => {}
-                    None => {
-                        let detail = format!("partition {partition} of {topic} cannot be read");
-                        return Err(Obstacle::new(Blocked::NoBroker, detail));
-                    }
-                }
-            }
-        }
-        Ok(true)
-    }
-
     /// The stable position. If brokers answer but give none, the position before the unfinished
     /// transaction.
     fn stable_or_unfinished(
@@ -278,6 +267,10 @@ impl<C: Cluster> Reading<'_, C> {
             stable => Ok((stable?, false)),
         }
     }
+}
+
+fn position_of(kept: &GroupOffset) -> Position {
+    Position::from_u64(kept.offset as u64)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::{
     account::Account,
     batch::{Attempt, BatchError, ItemId, TransactionBatch},
     position::{Opened, PositionMetadata, Start},
-    sizing::{LastCommit, Learnt, Size},
+    sizing::{Learnt, Size},
 };
 use crate::{
     callback::Callback,
@@ -275,9 +275,7 @@ impl<'a, P: Producer> Session<'a, P> {
         if let Err(ended) = self.abort() {
             return ended;
         }
-        if let Some(repeat) = &mut self.learnt.repeat {
-            repeat.is_ended = true;
-        }
+        self.learnt.tries_to_end = 0;
         Ended::Reopen
     }
 
@@ -335,8 +333,7 @@ impl<'a, P: Producer> Session<'a, P> {
         attempt.account.count(metrics, clock::wall_ms());
         self.shared.unblock();
         let (position, receipt) = end;
-        let last_commit = LastCommit { start: self.position, written: self.producer.written() };
-        self.learnt.committed(last_commit, position, attempt.sent.iter().map(|sent| sent.topic));
+        self.learnt.committed(position, attempt.sent.iter().map(|sent| sent.topic));
         self.last_commit = clock::now();
         self.last_receipt = receipt;
         self.position = position;
@@ -388,14 +385,7 @@ impl<'a, P: Producer> Session<'a, P> {
         match self.producer.abort() {
             Ok(()) => {
                 self.shared.metrics.transactions_total.with_label_values(&["aborted"]).inc();
-                // Where a connection broke, Kafka may have lost the end of the last commit, and this
-                // abort has ended it too: the next opening looks.
-                match self.producer.take_trouble() {
-                    Some(trouble) if self.learnt.last_commit.is_some() => {
-                        Err(self.lost(Some(trouble)))
-                    }
-                    _ => Ok(()),
-                }
+                Ok(())
             }
             Err(code) => {
                 tracing::warn!(

@@ -11,7 +11,7 @@ use crate::{
     config::client::TRANSACTION_TIMEOUT,
     event::{Reason, Topic},
     journal::Position,
-    kafka::{BATCH_BYTES, Code, ProducerSettings, Timestamps, Written},
+    kafka::{BATCH_BYTES, Code, ProducerSettings, Timestamps},
 };
 
 /// The most that brokers allow by default (`transaction.max.timeout.ms`).
@@ -108,23 +108,6 @@ impl Suspects {
     }
 }
 
-/// The last transaction whose commit Kafka has acknowledged.
-#[derive(Debug)]
-pub(super) struct LastCommit {
-    /// The first position that was in it.
-    pub(super) start: Position,
-    pub(super) written: Vec<Written>,
-}
-
-/// Kafka has lost a transaction that it had acknowledged.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Repeat {
-    /// What follows is published again.
-    pub(super) from: Position,
-    /// No partition has it open any more.
-    pub(super) is_ended: bool,
-}
-
 /// What a publisher keeps from one producer to the next.
 #[derive(Debug)]
 pub(super) struct Learnt {
@@ -134,8 +117,9 @@ pub(super) struct Learnt {
     pub(super) settings: ProducerSettings,
     pub(super) suspects: Suspects,
     pub(super) timestamps: Timestamps,
-    pub(super) last_commit: Option<LastCommit>,
-    pub(super) repeat: Option<Repeat>,
+    /// Openings that still try to end a transaction whose end Kafka has not told all partitions,
+    /// also where the position shows it no more.
+    pub(super) tries_to_end: u32,
 }
 
 impl Learnt {
@@ -147,21 +131,17 @@ impl Learnt {
             settings: ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES },
             suspects: Suspects { dead, ..Suspects::default() },
             timestamps: Timestamps::Accepted,
-            last_commit: None,
-            repeat: None,
+            tries_to_end: 0,
         }
     }
 
     /// Records of these topics were committed, and all that lies before `position`.
     pub(super) fn committed(
         &mut self,
-        last_commit: LastCommit,
         position: Position,
         topics: impl IntoIterator<Item = Topic>,
     ) {
         self.grow();
-        self.last_commit = Some(last_commit);
-        self.repeat = None;
         self.timestamps = Timestamps::Accepted;
         self.suspects.forget_before(position);
         if !self.suspects.consecutive_rejections.is_empty() {

@@ -37,7 +37,7 @@ pub fn consumers(stage: &mut Stage, replayed: bool) {
             match entry.state {
                 State::Committed => {}
                 State::Aborted => continue,
-                State::Untold if broker.forgot_unverified => continue,
+                State::Untold if broker.forgot_untold => continue,
                 State::Open | State::Untold => {
                     fail(format!("readers of {topic} are held for ever"))
                 }

@@ -11,9 +11,10 @@ use std::{
 
 use weni_edge::{
     config,
+    journal::Position,
     kafka::{
         self, Blocked, Code, Failure, Fetched, Found, GroupOffset, Obstacle, ProducerSettings,
-        Record, Step, Topics, View, Written,
+        Record, Step, Topics, View,
     },
     mutant,
 };
@@ -94,11 +95,11 @@ pub struct Broker {
     before_last: Option<Snapshot>,
     /// The cluster has lost what it acknowledged.
     pub lost_something: bool,
-    /// A commit was acknowledged whose partitions were not told, and none came after it. What is known
-    /// of it dies with the process.
-    pub unverified: bool,
-    /// A process died so: what its partitions were not told may hold readers.
-    pub forgot_unverified: bool,
+    /// Where the transaction begins whose commit was acknowledged and whose partitions were not told,
+    /// until another one is committed.
+    pub acknowledged_untold: Option<u64>,
+    /// A process died so with its next transaction open: only it knew.
+    pub forgot_untold: bool,
     /// The position that it went back to.
     pub went_back_to: Option<u64>,
 }
@@ -199,6 +200,16 @@ impl Broker {
             trace(|| format!("kafka: a late record of {} is taken up", late.id));
             self.take(late).ok();
         }
+    }
+
+    /// A process has ended. Whether what Kafka acknowledged and did not tell may be missing now.
+    pub fn forgets(&mut self) -> bool {
+        let open = self.coordinators.values().any(|own| own.open.is_some());
+        // The position no longer shows it, and some partitions may.
+        let forgets = self.acknowledged_untold.is_some() && (open || self.untold.is_empty());
+        self.forgot_untold |= forgets;
+        self.lost_something |= forgets;
+        forgets && open
     }
 
     pub fn is_unfinished(&self) -> bool {
@@ -611,17 +622,6 @@ impl kafka::Producer for Producer {
         self.reported()
     }
 
-    fn written(&self) -> Vec<Written> {
-        let broker = self.broker.borrow();
-        let open = broker.coordinators.get(&self.id).and_then(|own| own.open.as_ref());
-        let number = open.map_or(broker.transactions, |open| open.number);
-        let last = |((topic, partition), entries): (&(String, i32), &Vec<Entry>)| {
-            let at = entries.iter().rposition(|entry| entry.transaction == number)?;
-            Some(Written { topic: topic.clone(), partition: *partition, offset: at as i64 })
-        };
-        broker.partitions.iter().filter_map(last).collect()
-    }
-
     fn commit(&mut self) -> Result<(), Failure> {
         let outcomes = [
             "done, answer lost",
@@ -664,12 +664,13 @@ impl kafka::Producer for Producer {
         let coordinator = broker.coordinators.entry(self.id.clone()).or_default();
         let open = coordinator.open.take();
         if let Some(open) = open {
-            broker.unverified = false;
-            if outcome == Some("partitions not told") {
+            let acknowledged = outcome == Some("acknowledged, partitions not told");
+            let key = (self.id.clone(), "position".to_owned(), 0);
+            let before = broker.offsets.get(&key).map(|kept| kept.offset as u64);
+            broker.acknowledged_untold =
+                acknowledged.then(|| before.unwrap_or(Position::new(1, 0).as_u64()));
+            if outcome == Some("partitions not told") || acknowledged {
                 broker.leave_untold(&open, &self.id);
-            } else if outcome == Some("acknowledged, partitions not told") {
-                broker.leave_untold(&open, &self.id);
-                broker.unverified = true;
             } else {
                 broker.before_last = Some((broker.partitions.clone(), broker.offsets.clone()));
                 broker.end(&open, State::Committed, &self.id);
@@ -728,7 +729,7 @@ impl kafka::Producer for Producer {
     }
 
     fn take_trouble(&mut self) -> Option<Obstacle> {
-        self.doomed.then(no_broker)
+        None
     }
 
     fn timeout(&self) -> Duration {

@@ -315,7 +315,18 @@ fn end_or_go_on(process: &Process) {
         stage.ends_in = stage.ends_in.saturating_sub(1);
         (stage.last, stage.left == 0 && stage.waiting.is_empty(), stage.ends_in == 0)
     });
-    if (last && done && process.journal.pending() == 0) || (!last && ends) {
+    // What was acknowledged and not told is not pending.
+    let owes = on(|stage| Rc::clone(&stage.broker)).try_borrow_mut().is_ok_and(|mut broker| {
+        let oldest = process.journal.oldest().as_u64();
+        // A full journal recycles it: the promise ends there.
+        if broker.acknowledged_untold.take_if(|start| oldest > *start).is_some() {
+            (broker.forgot_untold, broker.lost_something) = (true, true);
+            on(|stage| stage.exempt.extend(0..stage.calls.len()));
+        }
+        broker.is_unfinished() && !broker.forgot_untold
+    });
+    let settled = || process.journal.pending() == 0 && !owes;
+    if (last && done && settled()) || (!last && ends) {
         process.publisher.stop(now() + Duration::from_secs(10));
     }
 }
@@ -375,9 +386,7 @@ fn process(full: bool) {
     mounted.kill();
     // The promise ends there (deploy/RELIABILITY.md).
     on(|stage| {
-        let mut broker = stage.broker.borrow_mut();
-        if std::mem::take(&mut broker.unverified) {
-            (broker.lost_something, broker.forgot_unverified) = (true, true);
+        if stage.broker.borrow_mut().forgets() {
             stage.exempt.extend(0..stage.calls.len());
         }
     });
