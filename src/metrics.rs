@@ -160,8 +160,12 @@ metrics! {
     producer_rebuilds_total: IntCounterVec["reason"];
     /// Published status updates by status.
     statuses_total: IntCounterVec["status"];
-    /// Published failed statuses by Meta's error code, where it is a known one.
-    failed_statuses_total: IntCounterVec["code"];
+    /// Published failed statuses by Meta's error code, where it is a known one, and by whose fault it is: recipient, sender, template, account, rate, meta, unknown.
+    failed_statuses_total: IntCounterVec["code", "fault"];
+    /// Published statuses that say what a message costs, by Meta's pricing type and category.
+    status_pricing_total: IntCounterVec["source", "type", "category"];
+    /// Callbacks with something that the edge does not know; it is published as one event, the remainder.
+    callback_remainders_total: IntCounter;
     /// Dead letters by reason and by the stage that made them: normalize, publish.
     dead_letters_total: IntCounterVec["reason", "stage"];
     /// How long readers of committed records have been held at one place of a topic.

@@ -32,6 +32,10 @@ FLOW = row(
     panel("Share of failed statuses", "Of all status updates in an hour, and its mean over a week. Three times the week's mean opens a ticket.",
           "percentunit", (f"job:weni_edge_statuses_failed:ratio_rate1h{RECORDED}", "1 h"),
           (f"avg_over_time(job:weni_edge_statuses_failed:ratio_rate1h{RECORDED}[1w])", "mean of a week"), min=0, w=12),
+    panel("Failures, by whose fault", "recipient: the number cannot be reached; sender: what was asked for is wrong; template, account, rate: Meta's limits and rules; meta: Meta's own trouble.",
+          "short", ("sum by (fault) (increase(weni_edge_failed_statuses_total{@}[$__rate_interval]))" + NONZERO, "{{fault}}"), stack=True, min=0, w=12),
+    panel("What messages cost, by category", "Status updates that name a price, by Meta's pricing type and category. Each message names it several times: compare shares, and count money from the events.",
+          "short", ("sum by (type, category) (increase(weni_edge_status_pricing_total{@}[$__rate_interval]))" + NONZERO, "{{type}} {{category}}"), stack=True, min=0, w=12),
     panel("Failures, by Meta's code", "Codes that we know; else other. 131026: the number is not on WhatsApp; 131047: more than 24 hours since the user's last message; 131049: Meta held a marketing message back; 130472: the user is in an experiment.",
           "short", ("sum by (code) (increase(weni_edge_failed_statuses_total{@}[$__rate_interval]))" + NONZERO, "{{code}}"), stack=True, min=0, w=12),
 )  # fmt: skip
@@ -46,9 +50,11 @@ SOURCES = row(
 )  # fmt: skip
 
 LOSSES = row(
-    "Not delivered to consumers as events",
+    "Not delivered to consumers as events, or not as typed ones",
     panel("Dead letters, by reason", "Callbacks, or parts of them, that could not be read or published. Their bytes are in the dead letter topic.",
           "short", ("sum by (reason) (increase(weni_edge_dead_letters_total{@}[$__rate_interval]))" + NONZERO, "{{reason}}"), min=0),
+    panel("Callbacks with members that are not known", "Each is published with one event more, of kind remainder, which holds those members. Nothing is lost; the edge does not type them yet.",
+          "short", ("sum(increase(weni_edge_callback_remainders_total{@}[$__rate_interval]))", "remainders"), min=0),
     panel("Refused calls, by source", "Calls that were not accepted: Weni does not repeat them.",
           "reqps", (rate("weni_edge_http_rejections_total", "source, reason") + NONZERO, "{{source}} {{reason}}"), min=0),
 )  # fmt: skip

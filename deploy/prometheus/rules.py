@@ -233,6 +233,12 @@ TICKETS = [
           "Callbacks could not be read or published",
           "{{ $value | humanize }} in the last 30 minutes (stage {{ $labels.stage }}, reason "
           "{{ with $labels.reason }}{{ . }}{{ else }}refused even as a dead letter: in quarantine{{ end }})."),
+    # Against the day before: what comes with every callback is no news.
+    alert("WeniEdgeRemainders", "ticket", None, f"""\
+            sum by ({RELEASE}) (increase(weni_edge_callback_remainders_total{{{JOB}}}[1h])) > 0
+            unless sum by ({RELEASE}) (increase(weni_edge_callback_remainders_total{{{JOB}}}[1d] offset 1h)) > 0""",
+          "Callbacks have members that the edge does not know",
+          "{{ $value | humanize }} callbacks of the last hour, and none of the day before. They are published as remainders."),
     alert("WeniEdgeReloadFailed", "ticket", "5m", f"weni_edge_config_last_reload_successful{{{JOB}}} == 0",
           "{{ $labels.instance }} does not take up its configuration",
           "A file of {{ $labels.instance }} is wrong or cannot be read; the edge goes on with what it had and would not start again."),

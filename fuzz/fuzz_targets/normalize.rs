@@ -2,4 +2,8 @@
 //! What it finds worth keeping lies in `fuzz/corpus/normalize`, which `cargo test` replays.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|body: &[u8]| weni_edge::normalize::hold_to_the_contract(body));
+#[allow(dead_code, reason = "the other targets' parts")]
+#[path = "../../tests/it/fuzzed.rs"]
+mod fuzzed;
+
+libfuzzer_sys::fuzz_target!(|body: &[u8]| fuzzed::normalize(body));

@@ -17,6 +17,9 @@ use super::{
     section::{Findings, Section, flag, text, texts},
 };
 
+/// Labels of a source, and bytes of their names and values together.
+const LABELS_MAX: usize = 16;
+const LABELS_BYTES_MAX: usize = 1024;
 const SECRET_CHARS_MIN: usize = 16;
 
 /// Headers that HTTP uses or the journal stores, so none of them can carry a secret.
@@ -239,7 +242,8 @@ fn source(mut section: Section<'_>) -> Source {
         Ok((secrets_of_file(&file)?, file))
     });
     let allow_unauthenticated = section.value("allow_unauthenticated", flag).unwrap_or_default();
-    let raw = section.value("raw", flag).unwrap_or(true);
+    let raw = section.value("raw", raw).unwrap_or(true);
+    let labels = section.table("labels").map(labels).unwrap_or_default();
     match (allow_unauthenticated, has_header, has_secret) {
         (false, false, _) => section
             .problem("has no header: name the one that carries the secret: header = \"X-Token\""),
@@ -256,7 +260,41 @@ fn source(mut section: Section<'_>) -> Source {
     secrets_file.iter().for_each(|file| section.holds_secret(file));
     let mut secrets = listed.unwrap_or_default();
     secrets.extend(more.unwrap_or_default());
-    Source { header: header.unwrap_or_default(), secrets, secrets_file, allow_unauthenticated, raw }
+    let header = header.unwrap_or_default();
+    Source { header, secrets, secrets_file, allow_unauthenticated, raw, labels }
+}
+
+fn raw(value: &Value) -> Result<bool, String> {
+    const CHOICES: &str = "write \"all\", or \"untyped\" to leave out what is in typed fields";
+    match text(value).as_deref() {
+        Ok("all") => Ok(true),
+        Ok("untyped") => Ok(false),
+        Ok(other) => Err(format!("is \"{other}\": {CHOICES}")),
+        Err(_) => Err(format!("is no longer true or false: {CHOICES}")),
+    }
+}
+
+/// Every event carries them: they are few and short.
+fn labels(mut section: Section<'_>) -> String {
+    let mut labels = BTreeMap::new();
+    for (name, node) in section.drain() {
+        match text(&node.value) {
+            Ok(label) => drop(labels.insert(name, label)),
+            Err(why) => section.report(&node.origin, &section.path_of(&name), &why),
+        }
+    }
+    let bytes: usize = labels.iter().map(|(name, label)| name.len() + label.len()).sum();
+    if labels.len() > LABELS_MAX || bytes > LABELS_BYTES_MAX {
+        section.problem(&format!(
+            "has {} labels of {bytes} bytes together: at most {LABELS_MAX} and {LABELS_BYTES_MAX} \
+             bytes, for each event carries them",
+            labels.len()
+        ));
+    }
+    match labels.is_empty() {
+        true => String::new(),
+        false => serde_json::json!(labels).to_string(),
+    }
 }
 
 fn header_name(name: String) -> Result<String, String> {
@@ -381,6 +419,11 @@ fn topics(mut section: Section<'_>) -> Topics {
         channel_event: topic("channel_event", "weni.channel-event.v1"),
         dead_letter: topic("dead_letter", "weni.dead-letter.v1"),
         position: topic("position", "weni.edge-position.v1"),
+        key_by_conversation: section.choice(
+            "inbound_key",
+            false,
+            &[("message", false), ("conversation", true)],
+        ),
     };
     // The dead letters' topic can replace an event topic that does not exist yet.
     let mut taken = BTreeSet::from([&topics.dead_letter]);

@@ -18,6 +18,7 @@ mod section;
 #[cfg(test)]
 mod tests;
 
+use crate::event::Settings;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
@@ -90,8 +91,11 @@ pub struct Source {
     pub secrets_file: Option<PathBuf>,
     /// Replaces header and secrets.
     pub allow_unauthenticated: bool,
-    /// Whether events carry the original element.
+    /// `raw = "all"`: each event carries its original element. Otherwise `"untyped"`: only where
+    /// typed fields do not hold all of it.
     pub raw: bool,
+    /// Pairs that each event carries, as a JSON object; empty without any.
+    pub labels: String,
 }
 
 /// Text that must not be shown.
@@ -138,6 +142,8 @@ pub struct Topics {
     pub channel_event: String,
     pub dead_letter: String,
     pub position: String,
+    /// `inbound_key = "conversation"`: inbound messages are keyed by group or user, not by message.
+    pub key_by_conversation: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,6 +167,12 @@ pub enum LogFormat {
 const RECORD_HEAD_BYTES: usize = 17 << 10;
 
 impl Config {
+    /// What it says of a source's events; of a source that is gone, no labels.
+    pub fn event_settings(&self, source: &str) -> Settings<'_> {
+        let labels = self.sources.get(source).map_or("", |source| &source.labels).as_bytes();
+        Settings { labels, key_by_conversation: self.topics.key_by_conversation }
+    }
+
     /// Files with secrets that every user of this machine may read or change.
     pub fn exposed_files(&self) -> Vec<&Path> {
         let exposed = |path: &&PathBuf| {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Channel, Contact, Format, Occurred, Place, Stage, Text};
+use super::{Channel, Contact, ElementContext, Format, Stage, Text};
 use crate::callback::Callback;
 
 /// Names and values, as the record has them.
@@ -21,7 +21,7 @@ pub struct KeptLetter<'a> {
     /// Whether it was an event that could not be published.
     pub was_event: bool,
     /// Where its element stands, if it is not the whole callback.
-    pub place: Option<Place<'a>>,
+    pub context: Option<ElementContext<'a>>,
 }
 
 /// Why a record is no dead letter of ours.
@@ -50,12 +50,12 @@ impl<'a> KeptLetter<'a> {
             traceparent: text("traceparent"),
             body: value,
         };
-        let place = match headers.iter().any(|(name, _)| name == "element") {
+        let context = match headers.iter().any(|(name, _)| name == "element") {
             false => None,
-            true => Some(place(headers, needed("element")?)),
+            true => Some(context(headers, needed("element")?)),
         };
         let was_event = needed("stage")? == Stage::Publish.as_str();
-        Ok(Self { callback, reason: needed("reason")?, was_event, place })
+        Ok(Self { callback, reason: needed("reason")?, was_event, context })
     }
 }
 
@@ -71,7 +71,7 @@ pub fn received_at_ms(headers: &Headers) -> Option<u64> {
     time.as_millisecond().try_into().ok()
 }
 
-fn place<'a>(headers: &'a Headers, element: &str) -> Place<'a> {
+fn context<'a>(headers: &'a Headers, element: &str) -> ElementContext<'a> {
     let json = |name| -> Option<Value> { serde_json::from_str(header(headers, name)?).ok() };
     let of = |json: &Value, name: &str| -> Option<Text<'a>> {
         json.get(name)?.as_str().map(|text| Cow::Owned(text.to_owned()))
@@ -87,17 +87,18 @@ fn place<'a>(headers: &'a Headers, element: &str) -> Place<'a> {
         parent_user_id: of(&contact, "parent_user_id"),
         username: of(&contact, "username"),
         name: of(&contact, "name"),
+        identity_key_hash: of(&contact, "identity_key_hash"),
     });
     let format = header(headers, "format");
-    Place {
-        format: [Format::Cloud, Format::OnPremise]
-            .into_iter()
-            .find(|known| Some(known.as_str()) == format),
-        field: header(headers, "field").map(Cow::Borrowed),
+    let text = |name| header(headers, name).map(Cow::Borrowed);
+    ElementContext {
+        format: Format::ALL.into_iter().find(|known| Some(known.as_str()) == format),
+        field: text("field"),
         element: element.to_owned(),
         channel,
         contact,
-        entry_time: Occurred { text: header(headers, "entry_time").map(Cow::Borrowed) },
+        entry_time: text("entry_time"),
+        thread: text("thread"),
     }
 }
 
@@ -129,7 +130,7 @@ mod tests {
         let all = headers(&WHOLE);
         let letter = KeptLetter::read(&all, b"body").unwrap();
         assert_eq!(letter.callback.received_at_ms, 1_795_378_385_482);
-        assert!(letter.place.is_none() && !letter.was_event);
+        assert!(letter.context.is_none() && !letter.was_event);
     }
 
     #[test]
@@ -137,6 +138,6 @@ mod tests {
         let mut all = WHOLE.to_vec();
         all.push(("element", ""));
         let all = headers(&all);
-        assert_eq!(KeptLetter::read(&all, b"{}").unwrap().place.unwrap().element, "");
+        assert_eq!(KeptLetter::read(&all, b"{}").unwrap().context.unwrap().element, "");
     }
 }

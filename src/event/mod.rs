@@ -1,10 +1,11 @@
 //! The contract with consumers as types: events, dead letters, keys, headers and ids.
 //!
-//! Once published, this only grows: fields are added, never renamed or retyped.
+//! After the first release the contract only grows: fields are added, never renamed or retyped.
+//! `docs/events.md` describes it for consumers.
 
 mod dead_letter;
-mod json;
 mod kept_letter;
+mod write;
 
 use std::{borrow::Cow, cell::OnceCell, fmt::Write};
 
@@ -15,79 +16,68 @@ use crate::callback::Callback;
 
 pub use self::{
     dead_letter::{DeadLetter, Reason, Stage},
-    json::Object,
     kept_letter::{KeptLetter, NoLetter, header, received_at_ms},
+    write::{Object, fragment, write_text},
 };
 
 /// What normalizing yields.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all items are events")]
 pub enum Item<'a> {
     Event(Event<'a>),
     DeadLetter(DeadLetter<'a>),
 }
 
-/// One of the four topics; their names are the configuration's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Topic {
-    MessageStatus,
-    InboundMessage,
-    ChannelEvent,
-    DeadLetter,
-}
+/// Declares an enum whose variants have a name each, and `ALL` and `as_str` for it.
+macro_rules! named {
+    ($(#[$meta:meta])* $name:ident { $($(#[$of:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$of])* $variant,)* }
 
-impl Topic {
-    pub const ALL: [Self; 4] =
-        [Self::MessageStatus, Self::InboundMessage, Self::ChannelEvent, Self::DeadLetter];
+        impl $name {
+            pub const ALL: [Self; [$($text,)*].len()] = [$(Self::$variant,)*];
 
-    /// The contract that its records follow: the default topic's name without the prefix.
-    pub fn contract(self) -> &'static str {
-        match self {
-            Self::MessageStatus => "message-status.v1",
-            Self::InboundMessage => "inbound-message.v1",
-            Self::ChannelEvent => "channel-event.v1",
-            Self::DeadLetter => "dead-letter.v1",
+            /// Its name in events, headers and metrics.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
         }
+    };
+}
+pub(crate) use named;
+
+named! {
+    /// One of the four topics, by the contract that its records follow. The topics' names are the
+    /// configuration's.
+    Topic {
+        MessageStatus = "message-status.v1",
+        InboundMessage = "inbound-message.v1",
+        ChannelEvent = "channel-event.v1",
+        DeadLetter = "dead-letter.v1",
     }
 }
 
-/// What an event is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EventKind {
-    MessageStatus,
-    InboundMessage,
-    Call,
-    CallStatus,
-    PaymentStatus,
-    Echo,
-    HistoryMessage,
-    ChannelEvent,
+named! {
+    /// What an event is about.
+    EventKind {
+        MessageStatus = "message_status",
+        InboundMessage = "inbound_message",
+        Call = "call",
+        CallStatus = "call_status",
+        PaymentStatus = "payment_status",
+        Echo = "echo",
+        HistoryMessage = "history_message",
+        StandbyMessage = "standby_message",
+        StandbyEcho = "standby_echo",
+        StandbyStatus = "standby_status",
+        ChannelEvent = "channel_event",
+        /// What no other event of its callback holds.
+        Remainder = "remainder",
+    }
 }
 
 impl EventKind {
-    pub const ALL: [Self; 8] = [
-        Self::MessageStatus,
-        Self::InboundMessage,
-        Self::Call,
-        Self::CallStatus,
-        Self::PaymentStatus,
-        Self::Echo,
-        Self::HistoryMessage,
-        Self::ChannelEvent,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::MessageStatus => "message_status",
-            Self::InboundMessage => "inbound_message",
-            Self::Call => "call",
-            Self::CallStatus => "call_status",
-            Self::PaymentStatus => "payment_status",
-            Self::Echo => "echo",
-            Self::HistoryMessage => "history_message",
-            Self::ChannelEvent => "channel_event",
-        }
-    }
-
     pub fn topic(self) -> Topic {
         match self {
             Self::MessageStatus => Topic::MessageStatus,
@@ -97,47 +87,45 @@ impl EventKind {
     }
 }
 
-/// The shape in which a callback came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    Cloud,
-    OnPremise,
-}
-
-impl Format {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cloud => "cloud",
-            Self::OnPremise => "on_premise",
-        }
+named! {
+    /// The shape in which a callback came.
+    Format {
+        /// It has `entry` or `metadata`.
+        Cloud = "cloud",
+        OnPremise = "on_premise",
     }
 }
 
-/// Whether the same message may be sent again after an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retry {
-    /// Soon, with growing pauses.
-    Backoff,
-    /// Not before a limit is over.
-    Later,
-    /// When something outside the message has been mended.
-    AfterFix,
-    /// Not this message; another one.
-    ChangeRequest,
-    Never,
-    Unknown,
+named! {
+    /// Whether the same message may be sent again after an error.
+    Retry {
+        /// Soon, with growing pauses.
+        Backoff = "backoff",
+        /// Not before a limit is over.
+        Later = "later",
+        /// When something outside the message has been mended.
+        AfterFix = "after_fix",
+        /// Not this message; another one.
+        ChangeRequest = "change_request",
+        Never = "never",
+        Unknown = "unknown",
+    }
 }
 
-impl Retry {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Backoff => "backoff",
-            Self::Later => "later",
-            Self::AfterFix => "after_fix",
-            Self::ChangeRequest => "change_request",
-            Self::Never => "never",
-            Self::Unknown => "unknown",
-        }
+named! {
+    /// Who can do something about an error.
+    Fault {
+        /// The user: has no WhatsApp, has blocked the number, has not accepted terms.
+        Recipient = "recipient",
+        /// Whoever made the request.
+        Sender = "sender",
+        Template = "template",
+        /// The business account: its payments, rights or restrictions.
+        Account = "account",
+        /// A limit of messages or requests.
+        Rate = "rate",
+        Meta = "meta",
+        Unknown = "unknown",
     }
 }
 
@@ -160,204 +148,170 @@ pub struct Contact<'a> {
     pub parent_user_id: Option<Text<'a>>,
     pub username: Option<Text<'a>>,
     pub name: Option<Text<'a>>,
+    pub identity_key_hash: Option<Text<'a>>,
 }
 
 /// Where an element stands: what its event needs beside its content.
 #[derive(Debug, Clone, Default)]
-pub struct Place<'a> {
+pub struct ElementContext<'a> {
     pub format: Option<Format>,
     pub field: Option<Text<'a>>,
     /// JSON pointer into the callback.
     pub element: String,
     pub channel: Channel<'a>,
     pub contact: Option<Contact<'a>>,
-    /// When its entry was made, for what has no timestamp of its own.
-    pub entry_time: Occurred<'a>,
+    /// When its entry was made, as it was written: for what has no timestamp of its own.
+    pub entry_time: Option<Text<'a>>,
+    /// The id of the thread of a message of the history: the user's phone number.
+    pub thread: Option<Text<'a>>,
 }
 
-/// An element's own timestamp.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Occurred<'a> {
-    /// As it was written.
-    pub text: Option<Text<'a>>,
+/// What the configuration says of a source's events when they are published.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Settings<'a> {
+    /// A JSON object, or nothing.
+    pub labels: &'a [u8],
+    /// Inbound messages are keyed by group or user instead of by message.
+    pub key_by_conversation: bool,
 }
 
-impl Occurred<'_> {
-    /// Seconds since 1970, if the text is 1 to 11 digits.
-    pub fn seconds(&self) -> Option<i64> {
-        let text = self.text.as_deref()?;
-        let digits = matches!(text.len(), 1..=11) && text.bytes().all(|byte| byte.is_ascii_digit());
-        if digits { text.parse().ok() } else { None }
-    }
-}
-
-/// Who a status is about.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Recipient<'a> {
-    pub id: Option<Text<'a>>,
-    pub kind: Text<'a>,
-    pub user_id: Option<Text<'a>>,
-    pub parent_user_id: Option<Text<'a>>,
-    pub participant_id: Option<Text<'a>>,
-    pub participant_user_id: Option<Text<'a>>,
-    pub participant_parent_user_id: Option<Text<'a>>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Conversation<'a> {
-    pub id: Option<Text<'a>>,
-    pub origin: Option<Text<'a>>,
-    pub expires: Occurred<'a>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Who pays what for a message, as labels of a metric.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pricing<'a> {
-    pub billable: Option<bool>,
-    pub model: Option<Text<'a>>,
-    pub kind: Option<Text<'a>>,
-    pub category: Option<Text<'a>>,
+    pub kind: Text<'a>,
+    pub category: Text<'a>,
 }
 
-/// One of Meta's errors.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ErrorDetail<'a> {
-    pub code: Option<i64>,
-    /// The code as a metric's label: a closed set.
-    pub label: &'static str,
-    pub title: Option<Text<'a>>,
-    pub message: Option<Text<'a>>,
-    pub details: Option<Text<'a>>,
-    pub href: Option<Text<'a>>,
-    pub retry: Retry,
+/// One of Meta's errors, as labels of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorCode {
+    /// None if the code is not known.
+    pub code: Option<u32>,
+    pub fault: Fault,
 }
 
-/// A status of a message, a payment or a call.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Status<'a> {
-    /// As it was written.
-    pub raw: Option<Text<'a>>,
-    pub recipient: Recipient<'a>,
-    pub conversation: Option<Conversation<'a>>,
-    pub pricing: Option<Pricing<'a>>,
-    pub callback_data: Option<Text<'a>>,
+/// What is left out of an event, or how it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RawForm {
+    Json,
+    /// A strict parser would refuse the bytes.
+    Base64,
+    /// Every member is in a typed field, and the source wants no more.
+    Omitted,
 }
 
-impl Status<'_> {
-    /// Trimmed and in lower case.
-    pub fn normal(&self) -> Option<String> {
-        self.raw.as_deref().map(|raw| raw.trim().to_lowercase())
+/// Seconds or milliseconds since 1970 as they are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Time {
+    Seconds(i64),
+    Millis(i64),
+}
+
+impl Time {
+    /// Up to 11 digits are seconds, 12 and 13 are milliseconds.
+    pub fn read(text: &str) -> Option<Self> {
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        match text.len() {
+            0..=11 => text.parse().ok().map(Self::Seconds),
+            12 | 13 => text.parse().ok().map(Self::Millis),
+            _ => None,
+        }
+    }
+
+    pub fn as_seconds(self) -> f64 {
+        match self {
+            Self::Seconds(seconds) => seconds as f64,
+            Self::Millis(millis) => millis as f64 / 1000.0,
+        }
+    }
+
+    /// RFC 3339; none after the year 9999.
+    pub fn rfc3339(self) -> Option<String> {
+        match self {
+            Self::Seconds(seconds) => Timestamp::from_second(seconds).ok().map(|at| at.to_string()),
+            Self::Millis(millis) => {
+                let time = Timestamp::from_millisecond(millis).ok()?;
+                let mut text = String::with_capacity(24);
+                // INVARIANT: writing into a string does not fail.
+                write!(text, "{time:.3}").expect("a string");
+                Some(text)
+            }
+        }
     }
 }
 
-/// Rank of a known status of a message; within, `None` never overwrites state. `None` without: the
-/// status is not known.
-pub fn status_rank(status: &str) -> Option<Option<u8>> {
-    match status {
-        "sending" => Some(Some(5)),
-        "sent" => Some(Some(10)),
-        "failed" => Some(Some(15)),
-        "delivered" => Some(Some(20)),
-        "read" => Some(Some(30)),
-        "played" => Some(Some(40)),
-        "deleted" | "warning" => Some(None),
-        _ => None,
-    }
-}
-
-/// A message that a user sent, or one that is shown to us.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Message<'a> {
-    pub kind: Option<Text<'a>>,
-    pub from: From<'a>,
-    pub to: Option<Text<'a>>,
-    pub group_id: Option<Text<'a>>,
-    pub text: Option<Text<'a>>,
-    pub interactive_type: Option<Text<'a>>,
-    pub reply_id: Option<Text<'a>>,
-    pub related_message_id: Option<Text<'a>>,
-    pub context_id: Option<Text<'a>>,
-    pub context_from: Option<Text<'a>>,
-    /// JSON, verbatim.
-    pub referral: Option<&'a [u8]>,
-    pub media: Option<Media<'a>>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct From<'a> {
-    pub id: Option<Text<'a>>,
-    pub user_id: Option<Text<'a>>,
-    pub parent_user_id: Option<Text<'a>>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Media<'a> {
-    pub id: Option<Text<'a>>,
-    pub mime_type: Option<Text<'a>>,
-    pub sha256: Option<Text<'a>>,
-    pub filename: Option<Text<'a>>,
-    pub caption: Option<Text<'a>>,
-}
-
-/// What an element says, by what it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Detail<'a> {
-    Status(Box<Status<'a>>),
-    Message(Box<Message<'a>>),
-    Other,
+/// `2026-11-22T20:13:05.482Z`, from milliseconds since 1970.
+fn rfc3339_millis(millis: u64) -> String {
+    let time = i64::try_from(millis).ok().and_then(|millis| Time::Millis(millis).rfc3339());
+    time.unwrap_or_else(|| "9999-12-31T23:59:59.999Z".to_owned())
 }
 
 /// One typed event, borrowing from its callback.
 #[derive(Debug, Clone)]
 pub struct Event<'a> {
     pub callback: &'a Callback<'a>,
+    pub settings: Settings<'a>,
     pub kind: EventKind,
-    pub place: Place<'a>,
-    /// The element's own id, as it was written.
+    pub context: ElementContext<'a>,
+    /// The element's own id, as it was written; never empty.
     pub message_id: Option<Text<'a>>,
-    /// What the record is keyed by where the element has no id of its own; the receipt without it.
-    pub other_key: Option<Text<'a>>,
-    pub occurred: Occurred<'a>,
-    /// The element's `status`, as it was written.
+    pub group_id: Option<Text<'a>>,
+    /// The user's id, else the phone number.
+    pub user_key: Option<Text<'a>>,
+    /// The element's own `timestamp`, as it was written.
+    pub timestamp: Option<Text<'a>>,
+    /// The text that `occurred_at` is read from: the element's own, else its entry's.
+    pub occurred: Option<Text<'a>>,
+    /// The element's `status`, or an inbound message's `type`, as it was written.
     pub state: Option<Text<'a>>,
-    pub detail: Detail<'a>,
-    pub errors: Vec<ErrorDetail<'a>>,
+    /// Who of a group the element is about.
+    pub participant: Option<Text<'a>>,
+    /// The field `status`: trimmed, in lower case.
+    pub status: Option<String>,
+    pub pricing: Option<Pricing<'a>>,
+    pub errors: Vec<ErrorCode>,
+    /// The typed fields: the inside of a JSON object.
+    pub typed: Vec<u8>,
     /// The element's bytes.
     pub raw: Cow<'a, [u8]>,
-    /// Whether every strict parser reads them.
-    pub raw_is_strict: bool,
+    pub raw_form: RawForm,
     /// Made when it is first asked for, by when all else is set.
     event_id: OnceCell<[u8; 16]>,
     receipt: String,
 }
 
 impl<'a> Event<'a> {
-    /// An event that says nothing yet but where it stands and what it was made of.
+    /// An event that says only where it stands and what it was made of.
     pub fn new(
         callback: &'a Callback<'a>,
+        settings: Settings<'a>,
         kind: EventKind,
-        place: Place<'a>,
+        context: ElementContext<'a>,
         raw: Cow<'a, [u8]>,
-        raw_is_strict: bool,
     ) -> Self {
         Self {
             callback,
+            settings,
             kind,
-            place,
+            context,
             message_id: None,
-            other_key: None,
-            occurred: Occurred::default(),
+            group_id: None,
+            user_key: None,
+            timestamp: None,
+            occurred: None,
             state: None,
-            detail: Detail::Other,
+            participant: None,
+            status: None,
+            pricing: None,
             errors: Vec::new(),
-            event_id: OnceCell::new(),
+            typed: Vec::new(),
             raw,
-            raw_is_strict,
+            raw_form: RawForm::Json,
+            event_id: OnceCell::new(),
             receipt: callback.receipt.to_string(),
         }
-    }
-
-    pub fn kind(&self) -> EventKind {
-        self.kind
     }
 
     pub fn topic(&self) -> Topic {
@@ -366,44 +320,44 @@ impl<'a> Event<'a> {
 
     /// What the record is keyed by; never empty.
     pub fn key(&self) -> &str {
-        let own = self.message_id.as_deref().or(self.other_key.as_deref());
-        own.filter(|key| !key.is_empty()).unwrap_or(&self.receipt)
+        let Self { message_id, group_id, user_key, .. } = self;
+        let by_conversation =
+            self.kind == EventKind::InboundMessage && self.settings.key_by_conversation;
+        let order = match by_conversation {
+            true => [group_id, user_key, message_id],
+            false => [message_id, group_id, user_key],
+        };
+        order.into_iter().flatten().next().map_or(&self.receipt, |key| &**key)
     }
 
-    /// Names the update: the same update always has the same id, whatever its bytes.
+    /// Names the update: the same update always has the same id. For kinds other than message status
+    /// and inbound message, and where id or time is missing, the element's bytes are part of it.
     pub fn event_id(&self) -> [u8; 16] {
         *self.event_id.get_or_init(|| self.make_event_id())
     }
 
     fn make_event_id(&self) -> [u8; 16] {
-        let state = match &self.detail {
-            Detail::Message(message) if self.kind == EventKind::InboundMessage => &message.kind,
-            _ => &self.state,
-        };
-        let participant = match &self.detail {
-            Detail::Status(status) => {
-                let Recipient { participant_user_id, participant_id, .. } = &status.recipient;
-                participant_user_id.as_deref().or(participant_id.as_deref())
-            }
+        let is_remainder = self.kind == EventKind::Remainder;
+        let timestamp = self.timestamp.as_deref().unwrap_or_default();
+        let seconds = match Time::read(timestamp) {
+            Some(Time::Seconds(seconds)) => Some(seconds.to_string()),
             _ => None,
         };
-        let timestamp = self.occurred.text.as_deref().unwrap_or_default();
-        let seconds = self.occurred.seconds().map(|seconds| seconds.to_string());
         let id = self.message_id.as_deref().unwrap_or_default();
-        let named = matches!(self.kind, EventKind::MessageStatus | EventKind::InboundMessage)
+        let is_named = matches!(self.kind, EventKind::MessageStatus | EventKind::InboundMessage)
             && !id.is_empty()
             && !timestamp.is_empty();
         // The bytes name what neither id nor time does.
-        let content = (!named).then(|| Sha256::digest(&self.raw));
-        let number = self.place.channel.phone_number_id.as_deref();
+        let content = (!is_named && !is_remainder).then(|| Sha256::digest(&self.raw));
+        let number = self.context.channel.phone_number_id.as_deref();
         let parts: [&[u8]; 9] = [
             b"wcb1",
             self.kind.as_str().as_bytes(),
             number.unwrap_or(self.callback.source).as_bytes(),
-            id.as_bytes(),
-            state.as_deref().unwrap_or_default().as_bytes(),
+            if is_remainder { self.receipt.as_bytes() } else { id.as_bytes() },
+            self.state.as_deref().unwrap_or_default().as_bytes(),
             seconds.as_deref().unwrap_or(timestamp).as_bytes(),
-            participant.unwrap_or_default().as_bytes(),
+            self.participant.as_deref().unwrap_or_default().as_bytes(),
             content.as_deref().unwrap_or_default(),
             b"",
         ];
@@ -416,47 +370,39 @@ impl<'a> Event<'a> {
         hash.first_chunk().copied().unwrap_or_default()
     }
 
-    /// The status of a message, trimmed and in lower case; none for other kinds.
-    pub fn status(&self) -> Option<String> {
-        match &self.detail {
-            Detail::Status(status) if self.kind == EventKind::MessageStatus => status.normal(),
-            _ => None,
-        }
-    }
-
-    /// Labels of the codes that a failed message came with.
-    pub fn failure_codes(&self) -> impl Iterator<Item = &'static str> {
-        let failed = self.status().as_deref() == Some("failed");
-        self.errors.iter().filter(move |_| failed).map(|error| error.label)
-    }
-
-    /// The element's own time, or its entry's where it has none, in seconds since 1970.
-    pub fn occurred_at_seconds(&self) -> Option<i64> {
-        let own = self.occurred.text.is_some();
-        if own { self.occurred.seconds() } else { self.place.entry_time.seconds() }
+    /// When it happened, by the sender.
+    pub fn occurred_at(&self) -> Option<Time> {
+        self.occurred.as_deref().and_then(Time::read)
     }
 
     /// The headers of its record, in order.
     pub fn headers(&self, each: &mut dyn FnMut(&str, &[u8])) {
-        let time = self.occurred_at_seconds().and_then(rfc3339_seconds);
+        let time = self.occurred_at().and_then(Time::rfc3339);
         let time = time.unwrap_or_else(|| rfc3339_millis(self.callback.received_at_ms));
         each("ce_specversion", b"1.0");
         each("ce_id", &hex::<16, 32>(self.event_id()));
         each("ce_type", format!("ai.weni.{}.v1", self.kind.as_str()).as_bytes());
         each("ce_source", format!("/hooks/{}", self.callback.source).as_bytes());
         each("ce_time", time.as_bytes());
-        each("ce_dataschema", format!("urn:weni-edge:{}", self.topic().contract()).as_bytes());
+        each("ce_dataschema", format!("urn:weni-edge:{}", self.topic().as_str()).as_bytes());
         each("content-type", b"application/json");
         each("receipt", self.receipt.as_bytes());
-        if let Some(traceparent) = self.callback.traceparent {
-            each("traceparent", traceparent.as_bytes());
+        for (name, value) in [
+            ("status", self.status.as_deref()),
+            ("phone_number_id", self.context.channel.phone_number_id.as_deref()),
+            ("traceparent", self.callback.traceparent),
+        ] {
+            if let Some(value) = value {
+                each(name, value.as_bytes());
+            }
         }
     }
 
     /// What is published when this event cannot be: its element's bytes, with the reason.
     pub fn into_dead_letter(self, reason: Reason, stage: Stage, detail: String) -> DeadLetter<'a> {
         let topic = self.topic();
-        DeadLetter::of_element(self.callback, reason, stage, detail, self.raw, (self.place, topic))
+        let context = Some((self.context, topic));
+        DeadLetter::new(self.callback, reason, stage, detail, self.raw, context)
     }
 }
 
@@ -466,18 +412,4 @@ fn hex<const BYTES: usize, const DIGITS: usize>(bytes: [u8; BYTES]) -> [u8; DIGI
     // INVARIANT: there is room for exactly two digits a byte.
     hex::encode_to_slice(bytes, &mut digits).expect("two digits a byte");
     digits
-}
-
-/// `2026-11-22T20:13:05Z`; none beyond the year 9999.
-fn rfc3339_seconds(seconds: i64) -> Option<String> {
-    Timestamp::from_second(seconds).ok().map(|time| time.to_string())
-}
-
-/// `2026-11-22T20:13:05.482Z`.
-fn rfc3339_millis(millis: u64) -> String {
-    let time = i64::try_from(millis).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    let mut text = String::with_capacity(24);
-    // INVARIANT: writing into a string does not fail.
-    write!(text, "{:.3}", time.unwrap_or(Timestamp::MAX)).expect("a string");
-    text
 }

@@ -28,6 +28,7 @@ pub(crate) fn watch(
     mut wait: impl FnMut(Duration) -> bool,
 ) {
     let mut held = Held::new();
+    let mut counts = HashMap::new();
     let mut cluster = None;
     let mut shown = Vec::new();
     while wait(EVERY) {
@@ -44,7 +45,7 @@ pub(crate) fn watch(
         // A topic that was routed away is not shown, nor an unknown lag.
         shown.iter().filter(|topic| !names.contains(topic)).for_each(hide);
         for topic in &names {
-            match lag(cluster, topic, &mut held) {
+            match lag(cluster, topic, &mut held, &mut counts) {
                 Ok(seconds) => gauge.with_label_values(&[topic]).set(seconds),
                 Err(_) => hide(topic),
             }
@@ -56,9 +57,25 @@ pub(crate) fn watch(
 }
 
 /// Seconds that the longest held partition of a topic has stood still.
-fn lag(cluster: &Cluster, topic: &str, held: &mut Held) -> Result<f64, Obstacle> {
+fn lag(
+    cluster: &Cluster,
+    topic: &str,
+    held: &mut Held,
+    counts: &mut HashMap<String, usize>,
+) -> Result<f64, Obstacle> {
     let mut longest: f64 = 0.0;
-    for partition in cluster.partitions(topic)? {
+    let partitions = cluster.partitions(topic)?;
+    let before = counts.insert(topic.to_owned(), partitions.len()).unwrap_or_default();
+    if (1..partitions.len()).contains(&before) {
+        let now = partitions.len();
+        tracing::warn!(
+            topic,
+            before,
+            now,
+            "a topic has more partitions: keys move, and updates of a message may be in two of them"
+        );
+    }
+    for partition in partitions {
         let end = |view| Ok(cluster.watermarks(view, topic, partition)?.end);
         let (stable, end) = (end(View::Stable)?, end(View::Unstable)?);
         let key = (topic.to_owned(), partition);

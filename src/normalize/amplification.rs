@@ -3,14 +3,8 @@
 //! 400 KB of a phone number over 9,000 elements are 3.6 GB of events. The journal would give them to
 //! the publisher again after every restart, so the limit is decided before anything is sent.
 
-use std::cell::Cell;
-
-use super::{
-    Reading,
-    envelope::{self, Scope},
-    json::Document,
-};
-use crate::{callback::Callback, event::Item};
+use super::{Reading, envelope::Part};
+use crate::event::Item;
 
 /// Bytes of values, keys and headers for each byte of the body. Real callbacks stay below 8.
 const RATIO_MAX: usize = 32;
@@ -31,8 +25,9 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    pub(super) fn of(callback: &Callback<'_>, document: &Document<'_>) -> Self {
-        let head = callback.encoded_len() - callback.body.len();
+    pub(super) fn of(reading: &Reading<'_>) -> Self {
+        let Reading { callback, settings, document } = reading;
+        let head = callback.encoded_len() - callback.body.len() + settings.labels.len();
         Self {
             bytes: RATIO_MAX * document.len() + ALLOWANCE_BYTES,
             item_bytes: ITEM_BYTES + head + SHARED_TIMES * document.len(),
@@ -45,26 +40,18 @@ impl Limit {
     }
 
     /// Counts every byte of values, keys and headers, and stops at the limit.
-    pub(super) fn is_exceeded<'a>(
-        &self,
-        callback: &'a Callback<'a>,
-        document: &'a Document<'a>,
-    ) -> bool {
-        let left = Cell::new(Some(self.bytes));
+    pub(super) fn is_exceeded(&self, reading: &Reading<'_>, parts: &[Part<'_>]) -> bool {
+        let mut left = self.bytes;
         let mut out = Vec::new();
-        let mut count = |item: Item<'a>| {
+        for part in parts {
             out.clear();
-            let bytes = write(&item, &mut out) + out.len();
-            left.set(left.get().and_then(|left| left.checked_sub(bytes)));
-        };
-        let strict = document.is_strict();
-        let mut reading = Reading { callback, strict, scope: Scope::default(), each: &mut count };
-        envelope::walk(document.root(), &mut |part| {
-            if left.get().is_some() {
-                reading.part(part);
+            let bytes = write(&reading.item(part), &mut out) + out.len();
+            match left.checked_sub(bytes) {
+                Some(rest) => left = rest,
+                None => return true,
             }
-        });
-        left.get().is_none()
+        }
+        false
     }
 }
 

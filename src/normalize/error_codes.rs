@@ -1,98 +1,140 @@
-//! What Meta's error codes mean for whoever wants to send again (Meta's list of Cloud API error
-//! codes, and those of the on-premise API).
+//! What Meta's error codes mean for whoever wants to send again, and who can do something about them
+//! (Meta's lists of error codes of the Cloud API and of the on-premise API; the judgement is ours).
 
-use crate::event::Retry;
+use crate::event::{ErrorCode, Fault, Retry};
 
-/// Code, its text, and whether the same message may be sent again.
-const KNOWN: &[(u32, &str, Retry)] = {
-    use Retry::*;
+/// Code, whether the same message may be sent again, and whose fault it is.
+const KNOWN: &[(u32, Retry, Fault)] = {
+    use Fault::{Account, Meta, Rate, Recipient, Sender, Template};
+    use Retry::{AfterFix, Backoff, ChangeRequest, Later, Never};
     &[
-        (0, "0", AfterFix),
-        (1, "1", Backoff),
-        (2, "2", Backoff),
-        (3, "3", AfterFix),
-        (4, "4", Backoff),
-        (10, "10", AfterFix),
-        (33, "33", Never),
-        (100, "100", ChangeRequest),
-        (190, "190", AfterFix),
-        (368, "368", AfterFix),
-        (470, "470", ChangeRequest),
-        (480, "480", AfterFix),
-        (501, "501", Never),
-        (1011, "1011", Backoff),
-        (2026, "2026", Never),
-        (2046, "2046", ChangeRequest),
-        (2047, "2047", ChangeRequest),
-        (80007, "80007", Backoff),
-        (130429, "130429", Backoff),
-        (130472, "130472", Never),
-        (130497, "130497", Never),
-        (131000, "131000", Backoff),
-        (131005, "131005", AfterFix),
-        (131008, "131008", ChangeRequest),
-        (131009, "131009", ChangeRequest),
-        (131016, "131016", Backoff),
-        (131021, "131021", ChangeRequest),
-        (131026, "131026", Never),
-        (131030, "131030", AfterFix),
-        (131031, "131031", AfterFix),
-        (131037, "131037", AfterFix),
-        (131042, "131042", AfterFix),
-        (131045, "131045", AfterFix),
-        (131047, "131047", ChangeRequest),
-        (131048, "131048", Later),
-        (131049, "131049", Later),
-        (131050, "131050", Never),
-        (131051, "131051", ChangeRequest),
-        (131052, "131052", ChangeRequest),
-        (131053, "131053", AfterFix),
-        (131055, "131055", ChangeRequest),
-        (131056, "131056", Backoff),
-        (131057, "131057", Backoff),
-        (131060, "131060", Never),
-        (131062, "131062", ChangeRequest),
-        (131063, "131063", AfterFix),
-        (131064, "131064", Later),
-        (132000, "132000", ChangeRequest),
-        (132001, "132001", ChangeRequest),
-        (132005, "132005", ChangeRequest),
-        (132007, "132007", ChangeRequest),
-        (132012, "132012", ChangeRequest),
-        (132015, "132015", AfterFix),
-        (132016, "132016", Never),
-        (132068, "132068", AfterFix),
-        (132069, "132069", Later),
-        (133010, "133010", AfterFix),
-        (134011, "134011", AfterFix),
-        (134100, "134100", ChangeRequest),
-        (134101, "134101", Later),
-        (134102, "134102", ChangeRequest),
-        (135000, "135000", ChangeRequest),
-        (137000, "137000", AfterFix),
+        (0, AfterFix, Account),
+        (1, Backoff, Meta),
+        (2, Backoff, Meta),
+        (3, AfterFix, Account),
+        (4, Backoff, Rate),
+        (10, AfterFix, Account),
+        (33, Never, Account),
+        (100, ChangeRequest, Sender),
+        (190, AfterFix, Account),
+        (368, AfterFix, Account),
+        (470, ChangeRequest, Sender),
+        (480, AfterFix, Recipient),
+        (501, Never, Recipient),
+        (1011, Backoff, Meta),
+        (2026, Never, Meta),
+        (2046, ChangeRequest, Account),
+        (2047, ChangeRequest, Account),
+        (80007, Backoff, Rate),
+        (130429, Backoff, Rate),
+        (130470, ChangeRequest, Sender),
+        (130472, Never, Meta),
+        (130497, Never, Account),
+        (130501, Never, Recipient),
+        (131000, Backoff, Meta),
+        (131005, AfterFix, Account),
+        (131008, ChangeRequest, Sender),
+        (131009, ChangeRequest, Sender),
+        (131016, Backoff, Meta),
+        (131020, AfterFix, Account),
+        (131021, ChangeRequest, Sender),
+        (131026, Never, Recipient),
+        (131027, Backoff, Meta),
+        (131030, AfterFix, Sender),
+        (131031, AfterFix, Account),
+        (131035, Never, Meta),
+        (131036, Backoff, Meta),
+        (131037, AfterFix, Account),
+        (131041, ChangeRequest, Sender),
+        (131042, AfterFix, Account),
+        (131044, AfterFix, Account),
+        (131045, AfterFix, Account),
+        (131047, ChangeRequest, Sender),
+        (131048, Later, Rate),
+        (131049, Later, Meta),
+        (131050, Never, Recipient),
+        (131051, Never, Recipient),
+        (131052, ChangeRequest, Recipient),
+        (131053, AfterFix, Sender),
+        (131055, ChangeRequest, Sender),
+        (131056, Backoff, Rate),
+        (131057, Backoff, Account),
+        (131060, Never, Recipient),
+        (131062, ChangeRequest, Sender),
+        (131063, AfterFix, Sender),
+        (131064, Later, Rate),
+        (131201, ChangeRequest, Sender),
+        (131202, ChangeRequest, Sender),
+        (131203, Never, Recipient),
+        (131204, ChangeRequest, Sender),
+        (131207, AfterFix, Account),
+        (131208, Backoff, Rate),
+        (131209, ChangeRequest, Sender),
+        (131210, ChangeRequest, Sender),
+        (131211, ChangeRequest, Sender),
+        (131212, ChangeRequest, Sender),
+        (131213, ChangeRequest, Sender),
+        (131214, Later, Account),
+        (131215, AfterFix, Account),
+        (132000, ChangeRequest, Template),
+        (132001, ChangeRequest, Template),
+        (132005, ChangeRequest, Template),
+        (132007, ChangeRequest, Template),
+        (132008, ChangeRequest, Template),
+        (132012, ChangeRequest, Template),
+        (132015, AfterFix, Template),
+        (132016, ChangeRequest, Template),
+        (132018, ChangeRequest, Template),
+        (132068, AfterFix, Template),
+        (132069, Later, Rate),
+        (133010, AfterFix, Account),
+        (134011, AfterFix, Account),
+        (134100, ChangeRequest, Sender),
+        (134101, Later, Template),
+        (134102, AfterFix, Account),
+        (134103, ChangeRequest, Template),
+        (135000, ChangeRequest, Sender),
+        (137000, AfterFix, Recipient),
+        (138000, AfterFix, Account),
+        (138001, Never, Recipient),
+        (138002, Backoff, Meta),
+        (138003, Later, Recipient),
+        (138004, Backoff, Meta),
+        (138005, Backoff, Meta),
+        (138006, AfterFix, Recipient),
+        (138007, Backoff, Meta),
+        (138009, Later, Rate),
+        (138012, Later, Rate),
+        (138014, AfterFix, Account),
+        (138015, AfterFix, Account),
+        (138017, Never, Sender),
+        (138018, AfterFix, Account),
+        (138019, Backoff, Meta),
+        (138020, Backoff, Meta),
+        (138021, Backoff, Meta),
+        (138022, Backoff, Meta),
+        (138023, Backoff, Meta),
+        (2593109, Never, Account),
     ]
 };
 
-/// Whether the same message may be sent again after this error.
-pub(super) fn retry(code: Option<i64>) -> Retry {
-    match code {
-        // Permissions of the API: 200 to 299.
-        Some(200..=299) => Retry::AfterFix,
-        code => known(code).map_or(Retry::Unknown, |(_, _, retry)| *retry),
-    }
+/// What is known of a code.
+pub(super) struct Known {
+    pub(super) retry: Retry,
+    pub(super) label: ErrorCode,
 }
 
-/// The code as a metric's label: a closed set.
-pub(super) fn label(code: Option<i64>) -> &'static str {
-    match code {
-        Some(200..=299) => "200-299",
-        code => known(code).map_or("other", |(_, label, _)| label),
-    }
-}
-
-fn known(code: Option<i64>) -> Option<&'static (u32, &'static str, Retry)> {
-    let code = u32::try_from(code?).ok()?;
-    KNOWN.binary_search_by_key(&code, |(known, _, _)| *known).ok().map(|at| &KNOWN[at])
+pub(super) fn read(code: Option<i64>) -> Known {
+    let unknown = (None, Retry::Unknown, Fault::Unknown);
+    let (code, retry, fault) = match code.and_then(|code| u32::try_from(code).ok()) {
+        // Permissions of the API: one label for all.
+        Some(200..=299) => (Some(200), Retry::AfterFix, Fault::Account),
+        Some(code) => KNOWN
+            .binary_search_by_key(&code, |(known, ..)| *known)
+            .map_or(unknown, |at| (Some(KNOWN[at].0), KNOWN[at].1, KNOWN[at].2)),
+        None => unknown,
+    };
+    Known { retry, label: ErrorCode { code, fault } }
 }
 
 #[cfg(test)]
@@ -100,19 +142,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_in_order_and_each_label_is_its_code() {
+    fn the_table_is_in_order() {
         assert!(KNOWN.is_sorted_by(|(a, ..), (b, ..)| a < b));
-        for (code, label, _) in KNOWN {
-            assert_eq!(code.to_string(), *label);
-        }
     }
 
     #[test]
     fn what_is_not_known_is_said_to_be_unknown() {
-        assert_eq!(retry(Some(131026)), Retry::Never);
-        assert_eq!(retry(Some(250)), Retry::AfterFix);
+        let of = |code| (read(code).retry, read(code).label.fault, read(code).label.code);
+        assert_eq!(of(Some(131026)), (Retry::Never, Fault::Recipient, Some(131026)));
+        assert_eq!(of(Some(250)), (Retry::AfterFix, Fault::Account, Some(200)));
         for code in [None, Some(-1), Some(99), Some(i64::MAX)] {
-            assert_eq!((retry(code), label(code)), (Retry::Unknown, "other"), "{code:?}");
+            assert_eq!(of(code), (Retry::Unknown, Fault::Unknown, None), "{code:?}");
         }
     }
 }

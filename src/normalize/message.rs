@@ -1,89 +1,109 @@
 //! Reads one message: of a user, of the history, or an echo of our own.
 
-use super::{Read, json::Value, other};
-use crate::event::{Detail, From, Media, Message, Occurred, Text};
+use super::json::Value;
+use crate::event::{Event, EventKind, Object};
 
 /// Types whose content is a file.
 const MEDIA: [&str; 6] = ["image", "audio", "video", "document", "sticker", "voice"];
 
-pub(super) fn read(element: Value<'_>) -> Read<'_> {
-    let text = |name| element.get(name).and_then(Value::text);
-    let filled = |name| text(name).filter(|text| !text.is_empty());
-    let mut errors = Vec::new();
-    if let Some(member) = element.get("errors") {
-        other::read_errors(member, &mut errors);
-    }
-    let context = element.get("context");
-    let of_context = |name| context.and_then(|context| context.get(name)).and_then(Value::text);
-    let mut message = Message {
-        kind: text("type"),
-        from: From {
-            id: filled("from"),
-            user_id: filled("from_user_id"),
-            parent_user_id: filled("from_parent_user_id"),
-        },
-        to: filled("to"),
-        group_id: filled("group_id"),
-        context_id: of_context("id"),
-        context_from: of_context("from"),
-        ..Message::default()
-    };
-    let referral = element.get("referral").filter(|referral| referral.is_object());
-    message.referral = referral.filter(|referral| referral.is_strict()).map(Value::bytes);
-    if let Some(kind) = message.kind.clone()
-        && let Some(content) = element.get(&kind)
+pub(super) fn read<'a>(element: Value<'a>, event: &mut Event<'a>, out: &mut Object<'_>) {
+    let kind = element.get("type").and_then(Value::text);
+    element.copy_member("type", "type", out);
+    for (id, user_id, parent_user_id) in
+        [("from", "from_user_id", "from_parent_user_id"), ("to", "to_user_id", "to_parent_user_id")]
     {
-        read_content(&kind, content, &mut message);
+        out.object(id, |out| {
+            element.copy_first(&[id], "id", out);
+            element.copy_first(&[user_id], "user_id", out);
+            element.copy_first(&[parent_user_id], "parent_user_id", out);
+        });
     }
-    let to_user_id = filled("to_user_id");
-    Read {
-        id: text("id"),
-        other_key: message.group_id.clone().or_else(|| message.to.clone()),
-        occurred: Occurred { text: text("timestamp") },
-        state: element.get("status").and_then(Value::written),
-        wa_ids: [&message.from.id, &message.to].into_iter().flatten().cloned().collect(),
-        user_ids: [&message.from.user_id, &to_user_id].into_iter().flatten().cloned().collect(),
-        errors,
-        detail: Detail::Message(Box::new(message)),
+    element.copy_first(&["group_id"], "group_id", out);
+    let content = kind.as_deref().and_then(|kind| element.get(kind));
+    if let (Some(kind), Some(content)) = (kind.as_deref(), content) {
+        read_content(kind, content, out);
     }
+    let edited = content.filter(|_| kind.as_deref() == Some("edit"));
+    let context = element.get("context").or_else(|| edited?.get("message")?.get("context"));
+    if let Some(context) = context {
+        out.object("context", |out| {
+            context.copy_member("id", "id", out);
+            context.copy_member("from", "from", out);
+        });
+    }
+    if let Some(referral) = element.get("referral").filter(|referral| referral.is_object())
+        && referral.is_strict()
+    {
+        referral.mark_typed();
+        out.json("referral", referral.bytes());
+    }
+    event.state = match event.kind {
+        EventKind::InboundMessage => kind,
+        _ => element.get("status").and_then(Value::written),
+    };
 }
 
 /// What stands under the name of the message's type.
-fn read_content<'a>(kind: &str, content: Value<'a>, message: &mut Message<'a>) {
-    let text = |name| content.get(name).and_then(Value::text);
+fn read_content(kind: &str, content: Value<'_>, out: &mut Object<'_>) {
     match kind {
-        "text" | "system" => message.text = text("body"),
+        "text" => content.copy_member("body", "text", out),
+        "order" => content.copy_member("text", "text", out),
         "button" => {
-            message.text = text("text");
-            message.reply_id = text("payload");
+            content.copy_member("text", "text", out);
+            content.copy_member("payload", "reply_id", out);
         }
         "reaction" => {
-            message.text = text("emoji");
-            message.related_message_id = text("message_id");
+            content.copy_member("emoji", "text", out);
+            content.copy_member("message_id", "related_message_id", out);
         }
         "edit" | "revoke" => {
-            message.related_message_id = text("original_message_id").or_else(|| text("message_id"));
+            let names = ["original_message_id", "message_id"];
+            content.copy_first(&names, "related_message_id", out);
+            if let Some(message) = content.get("message").filter(|_| kind == "edit") {
+                edited(message, out);
+            }
         }
-        "interactive" => read_interactive(content, message),
-        kind if MEDIA.contains(&kind) => {
-            message.media = Some(Media {
-                id: text("id"),
-                mime_type: text("mime_type"),
-                sha256: text("sha256"),
-                filename: text("filename"),
-                caption: text("caption"),
+        "interactive" => interactive(content, out),
+        "system" => {
+            content.copy_member("body", "text", out);
+            out.object("system", |out| {
+                content.copy_member("type", "type", out);
+                content.copy_first(&["wa_id", "new_wa_id"], "new_id", out);
+                content.copy_first(&["user_id"], "new_user_id", out);
             });
         }
+        kind if MEDIA.contains(&kind) => out.object("media", |out| {
+            for name in ["id", "mime_type", "sha256", "filename", "caption", "url"] {
+                content.copy_member(name, name, out);
+            }
+            content.copy_flag("voice", "voice", out);
+        }),
         _ => {}
     }
 }
 
-fn read_interactive<'a>(content: Value<'a>, message: &mut Message<'a>) {
-    let kind = content.get("type").and_then(Value::text);
-    if let Some(reply) = kind.as_deref().and_then(|kind| content.get(kind)) {
-        let text = |name| -> Option<Text<'a>> { reply.get(name).and_then(Value::text) };
-        message.reply_id = text("id").or_else(|| text("name"));
-        message.text = text("title").or_else(|| text("body"));
+/// The new content of a message that was edited.
+fn edited(message: Value<'_>, out: &mut Object<'_>) {
+    let kind = message.get("type").and_then(Value::text);
+    message.copy_member("type", "edited_type", out);
+    if let Some(kind) = kind.as_deref().filter(|kind| *kind == "text" || MEDIA.contains(kind))
+        && let Some(content) = message.get(kind)
+    {
+        read_content(kind, content, out);
     }
-    message.interactive_type = kind;
+}
+
+fn interactive(content: Value<'_>, out: &mut Object<'_>) {
+    let kind = content.get("type").and_then(Value::text);
+    content.copy_member("type", "interactive_type", out);
+    let Some(reply) = kind.as_deref().and_then(|kind| content.get(kind)) else { return };
+    reply.copy_first(&["title", "body"], "text", out);
+    reply.copy_first(&["id", "name"], "reply_id", out);
+    reply.copy_member("response_json", "response_json", out);
+    if kind.as_deref() == Some("call_permission_reply") {
+        out.object("permission", |out| {
+            reply.copy_member("response", "response", out);
+            reply.copy_time("expiration_timestamp", "expires_at", out);
+        });
+    }
 }

@@ -1,78 +1,89 @@
-//! Reads what is neither a status nor a message: calls, errors, and what is not known.
+//! Reads what statuses and messages share with all else: errors; and calls, payments, what is not
+//! known.
 
-use super::{Read, error_codes, json::Value};
-use crate::event::{Detail, ErrorDetail, Occurred, Text};
+use super::{error_codes, json::Value};
+use crate::event::{Event, EventKind, Object, write_text};
 
-/// An element of which only the id, the time and the people are read.
-pub(super) fn read(element: Value<'_>) -> Read<'_> {
-    let text = |name| element.get(name).and_then(Value::text).filter(|text| !text.is_empty());
-    let people = |one, other| text(one).into_iter().chain(text(other)).collect();
-    let mut errors = Vec::new();
-    if let Some(member) = element.get("errors") {
-        read_errors(member, &mut errors);
+/// Errors wherever Meta puts them: in the element, and in what it says about parts of a request.
+pub(super) fn errors<'a>(element: Value<'a>, event: &mut Event<'a>, out: &mut Object<'_>) {
+    let of = |value: Value<'a>| value.get("errors").into_iter().flat_map(objects);
+    let mut errors: Vec<_> = of(element).collect();
+    if event.kind == EventKind::ChannelEvent {
+        errors.extend(element.members().flat_map(|(_, part)| objects(part)).flat_map(of));
     }
-    Read {
-        id: text("id"),
-        other_key: text("from"),
-        occurred: Occurred { text: text("timestamp") },
-        state: element.get("status").and_then(Value::written),
-        detail: Detail::Other,
-        errors,
-        wa_ids: people("from", "to"),
-        user_ids: people("from_user_id", "to_user_id"),
-    }
+    write_errors(errors, event, out);
 }
 
 /// One of a value's own errors.
-pub(super) fn read_error(element: Value<'_>) -> Read<'_> {
-    Read { errors: vec![error(element)], ..read(element) }
+pub(super) fn error<'a>(element: Value<'a>, event: &mut Event<'a>, out: &mut Object<'_>) {
+    write_errors(vec![element], event, out);
 }
 
-/// The objects of an array of errors.
-pub(super) fn read_errors<'a>(member: Value<'a>, errors: &mut Vec<ErrorDetail<'a>>) {
-    errors.extend(member.elements().filter(|element| element.is_object()).map(error));
+/// The objects of an array, or the one object that stands for it.
+fn objects<'a>(value: Value<'a>) -> impl Iterator<Item = Value<'a>> {
+    let alone = value.is_object().then_some(value);
+    alone.into_iter().chain(value.elements()).filter(|element| element.is_object())
 }
 
-fn error(element: Value<'_>) -> ErrorDetail<'_> {
-    let text = |name| element.get(name).and_then(Value::text);
-    let code = text("code").and_then(|code| code.trim().parse().ok());
-    let data = element.get("error_data").and_then(|data| data.get("details"));
-    ErrorDetail {
-        code,
-        label: error_codes::label(code),
-        title: text("title"),
-        message: text("message"),
-        details: data.and_then(Value::text).or_else(|| text("details")),
-        href: text("href"),
-        retry: error_codes::retry(code),
-    }
+fn write_errors<'a>(errors: Vec<Value<'a>>, event: &mut Event<'a>, out: &mut Object<'_>) {
+    out.objects("errors", errors, |out, error: Value<'a>| {
+        let code = error_codes::read(error.copy_number("code", "code", out));
+        error.copy_member("title", "title", out);
+        error.copy_member("message", "message", out);
+        let data = error.get("error_data");
+        let details = data.and_then(|data| data.get("details")).or(data);
+        let details = details.filter(|details| details.text().is_some());
+        if let Some(details) = details.or_else(|| error.get("details")) {
+            details.copy("details", out);
+        }
+        error.copy_member("href", "href", out);
+        out.text("retry", code.retry.as_str());
+        out.text("fault", code.label.fault.as_str());
+        event.errors.push(code.label);
+    });
 }
 
-/// An object of members, and of contacts that belong to nobody, each verbatim.
-pub(super) fn gather(members: &[(Text<'_>, Value<'_>)], contacts: &[Value<'_>]) -> Vec<u8> {
+/// What a call, or a status of one, says of the call.
+pub(super) fn call(element: Value<'_>, out: &mut Object<'_>) {
+    out.object("call", |out| {
+        for name in ["event", "direction", "from", "to"] {
+            element.copy_member(name, name, out);
+        }
+        if element.get("type").is_none() {
+            element.copy_member("status", "status", out);
+        }
+        element.copy_time("start_time", "started_at", out);
+        element.copy_time("end_time", "ended_at", out);
+        element.copy_number("duration", "duration_seconds", out);
+    });
+}
+
+pub(super) fn payment(element: Value<'_>, out: &mut Object<'_>) {
+    let Some(payment) = element.get("payment") else { return };
+    out.object("payment", |out| {
+        payment.copy_member("reference_id", "reference_id", out);
+        if let Some(amount) = payment.get("amount").filter(|amount| amount.is_strict()) {
+            amount.mark_typed();
+            out.json("amount", amount.bytes());
+        }
+        payment.copy_member("currency", "currency", out);
+        if let Some(transaction) = payment.get("transaction") {
+            transaction.copy_member("id", "transaction_id", out);
+            transaction.copy_member("status", "transaction_status", out);
+        }
+    });
+}
+
+/// An object of members, each by its JSON pointer and verbatim.
+pub(super) fn gather(members: &[(String, Value<'_>)]) -> Vec<u8> {
     let mut gathered = vec![b'{'];
-    let key = |out: &mut Vec<u8>, name: &str| {
-        if out.len() > 1 {
-            out.push(b',');
+    for (at, (pointer, value)) in members.iter().enumerate() {
+        if at > 0 {
+            gathered.push(b',');
         }
-        // INVARIANT: text can always be written to memory as JSON.
-        serde_json::to_writer(&mut *out, name).expect("text into memory");
-        out.push(b':');
-    };
-    for (name, value) in members {
-        key(&mut gathered, name);
+        write_text(&mut gathered, pointer);
+        gathered.push(b':');
         gathered.extend_from_slice(value.bytes());
-    }
-    if !contacts.is_empty() {
-        key(&mut gathered, "contacts");
-        gathered.push(b'[');
-        for (at, contact) in contacts.iter().enumerate() {
-            if at > 0 {
-                gathered.push(b',');
-            }
-            gathered.extend_from_slice(contact.bytes());
-        }
-        gathered.push(b']');
     }
     gathered.push(b'}');
     gathered

@@ -5,13 +5,26 @@ use std::collections::HashMap;
 use prometheus::local::LocalIntCounterVec;
 
 use crate::{
-    event::{EventKind, Item, Reason, Stage},
+    event::{Event, EventKind, Item, Pricing, Reason, Stage},
     kafka::Blocked,
     metrics::Metrics,
 };
 
-/// The values of label `status`. The last one stands for all others.
-const STATUSES: [&str; 6] = ["sent", "delivered", "read", "played", "failed", "other"];
+/// What is in no closed set of labels.
+const OTHER: &str = "other";
+const STATUSES: [&str; 5] = ["sent", "delivered", "read", "played", "failed"];
+const PRICING_TYPES: [&str; 3] = ["regular", "free_customer_service", "free_entry_point"];
+const CATEGORIES: [&str; 9] = [
+    "marketing",
+    "marketing_lite",
+    "utility",
+    "authentication",
+    "authentication-international",
+    "service",
+    "referral_conversion",
+    "general_purpose_ai",
+    "none",
+];
 
 /// Creates the series of publishing at 0, so that a rate over the first event is right.
 pub(super) fn start_at_zero(metrics: &Metrics) {
@@ -21,7 +34,7 @@ pub(super) fn start_at_zero(metrics: &Metrics) {
     for outcome in ["dead_lettered", "empty", "quarantined", "already_committed", "left_out"] {
         metrics.items_total.with_label_values(&["none", outcome]);
     }
-    for status in STATUSES {
+    for status in STATUSES.into_iter().chain([OTHER]) {
         metrics.statuses_total.with_label_values(&[status]);
     }
     for blocked in Blocked::ALL {
@@ -53,7 +66,9 @@ pub(super) struct Account {
     quarantined: u64,
     items: LocalIntCounterVec,
     statuses: LocalIntCounterVec,
-    codes: LocalIntCounterVec,
+    failures: LocalIntCounterVec,
+    pricing: LocalIntCounterVec,
+    remainders: u64,
     dead_letters: LocalIntCounterVec,
     /// When the callback of each record was accepted, by topic.
     records: HashMap<String, Vec<u64>>,
@@ -68,7 +83,9 @@ impl Account {
             quarantined: 0,
             items: metrics.items_total.local(),
             statuses: metrics.statuses_total.local(),
-            codes: metrics.failed_statuses_total.local(),
+            failures: metrics.failed_statuses_total.local(),
+            pricing: metrics.status_pricing_total.local(),
+            remainders: 0,
             dead_letters: metrics.dead_letters_total.local(),
             records: HashMap::new(),
             lags: HashMap::new(),
@@ -104,23 +121,37 @@ impl Account {
                 return;
             }
         };
-        self.items.with_label_values(&[event.kind().as_str(), "published"]).inc();
-        if let Some(status) = event.status() {
-            self.statuses.with_label_values(&[status_label(&status)]).inc();
+        self.items.with_label_values(&[event.kind.as_str(), "published"]).inc();
+        self.remainders += u64::from(event.kind == EventKind::Remainder);
+        if event.kind == EventKind::MessageStatus {
+            self.status(event, source);
         }
-        for code in event.failure_codes() {
-            self.codes.with_label_values(&[code]).inc();
-        }
-        if let Some(occurred_at) = event.occurred_at_seconds() {
-            let seconds = accepted_ms as f64 / 1000.0 - occurred_at as f64;
+        if let Some(occurred_at) = event.occurred_at() {
+            let seconds = accepted_ms as f64 / 1000.0 - occurred_at.as_seconds();
             push(&mut self.lags, source, seconds.max(0.0));
+        }
+    }
+
+    fn status(&mut self, event: &Event<'_>, source: &str) {
+        let status = event.status.as_deref().unwrap_or_default();
+        self.statuses.with_label_values(&[label(&STATUSES, status)]).inc();
+        if status == "failed" {
+            for error in &event.errors {
+                let code = error.code.map_or_else(|| OTHER.to_owned(), |code| code.to_string());
+                self.failures.with_label_values(&[&*code, error.fault.as_str()]).inc();
+            }
+        }
+        if let Some(Pricing { kind, category }) = &event.pricing {
+            let (kind, category) = (label(&PRICING_TYPES, kind), label(&CATEGORIES, category));
+            self.pricing.with_label_values(&[source, kind, category]).inc();
         }
     }
 
     /// Counts all of it.
     pub(super) fn count(self, metrics: &Metrics, now_ms: u64) {
         metrics.quarantined_total.with_label_values(&["publish"]).inc_by(self.quarantined);
-        for counts in [&self.items, &self.statuses, &self.codes, &self.dead_letters] {
+        let Self { items, statuses, failures, pricing, dead_letters, .. } = &self;
+        for counts in [items, statuses, failures, pricing, dead_letters] {
             counts.flush();
         }
         for (topic, accepted) in &self.records {
@@ -135,6 +166,7 @@ impl Account {
             let lag = metrics.source_lag_seconds.with_label_values(&[source]);
             lags.iter().for_each(|seconds| lag.observe(*seconds));
         }
+        metrics.callback_remainders_total.inc_by(self.remainders);
         // Last: an observer that sees a callback settled finds its items counted.
         metrics.callbacks_settled_total.inc_by(self.callbacks);
     }
@@ -148,8 +180,9 @@ fn push<T>(lists: &mut HashMap<String, Vec<T>>, name: &str, value: T) {
     }
 }
 
-fn status_label(status: &str) -> &'static str {
-    STATUSES.into_iter().find(|known| *known == status).unwrap_or("other")
+/// A label of a closed set.
+fn label(known: &[&'static str], text: &str) -> &'static str {
+    known.iter().find(|known| **known == text).copied().unwrap_or(OTHER)
 }
 
 #[cfg(test)]

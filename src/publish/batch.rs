@@ -154,7 +154,9 @@ impl<P: Producer> TransactionBatch<'_, P> {
                 fail_point!(&format!("normalize {}", callback.method));
                 let body = self.shared.decode(&callback);
                 let document = normalize::parse(&body);
-                let mut items = normalize::items(&callback, &document);
+                let config = self.shared.config.load();
+                let settings = config.event_settings(callback.source);
+                let mut items = normalize::items(&callback, settings, &document);
                 if mutant::is("order within a callback changed") {
                     items.reverse();
                 }

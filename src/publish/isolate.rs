@@ -204,7 +204,9 @@ impl<P: Producer> Session<'_, P> {
             let mut draft = Draft::default();
             let body = self.shared.decode(&callback);
             let document = normalize::parse(&body);
-            for item in normalize::items(&callback, &document) {
+            let config = self.shared.config.load();
+            let settings = config.event_settings(callback.source);
+            for item in normalize::items(&callback, settings, &document) {
                 draft.write(item, None, &self.topics);
                 keys.insert((draft.topic, draft.key.clone()));
             }

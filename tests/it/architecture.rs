@@ -8,7 +8,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("caller", &[]),
     ("clock", &[]),
     ("mutant", &[]),
-    ("config", &["metrics"]),
+    ("config", &["event", "metrics"]),
     ("metrics", &[]),
     ("event", &["callback"]),
     ("normalize", &["callback", "event"]),

@@ -101,6 +101,7 @@ fn a_fixed_body_is_in_kafka_as_the_contract_says() {
         "received_at": event["received_at"], "occurred_at": "2025-11-22T20:13:05Z",
         "format": "cloud", "field": "messages", "element": "/entry/0/changes/0/value/statuses/0",
         "channel": {"waba_id": "2155", "phone_number_id": "1184", "display_phone_number": "558233330000"},
+        "user_key": "5582999990000",
         "status": "delivered", "status_known": true, "status_rank": 20,
         "recipient": {"id": "5582999990000", "type": "individual"},
         "raw": serde_json::from_str::<serde_json::Value>(&element).unwrap(),
@@ -114,7 +115,9 @@ fn a_fixed_body_is_in_kafka_as_the_contract_says() {
         ("ce_time", "2025-11-22T20:13:05Z"),
         ("ce_type", "ai.weni.message_status.v1"),
         ("content-type", "application/json"),
+        ("phone_number_id", "1184"),
         ("receipt", &receipt),
+        ("status", "delivered"),
     ];
     let found: Vec<_> = record.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     assert_eq!(found, headers);

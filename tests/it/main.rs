@@ -14,6 +14,7 @@ mod healthcheck;
 mod http;
 mod kafka;
 mod log;
+mod normalize;
 mod publish;
 mod send;
 mod signals;

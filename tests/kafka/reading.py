@@ -1,361 +1,261 @@
-"""Reads a callback's body as the contract says, on its own: no code and no idea of the edge's is used.
+"""Reads a callback's body as the contract says, on its own: no code of the edge is used.
 
-Strict JSON readers refuse what Weni sends on (invalid UTF-8, lone surrogates, a key given twice, deep
-nesting), and none tells which bytes an element has. So this is a reader of its own: every node knows
-where it begins and ends.
+The result is a list of all events and dead letters that the callback has to become.
 """
 
-import hashlib
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-TOKEN = re.compile(
-    rb"[ \t\r\n]*(?:(?P<mark>[{}\[\],:])"
-    rb'|(?P<string>"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")'
-    rb"|(?P<number>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![0-9a-zA-Z.+-]))"
-    rb"|(?P<literal>true|false|null)(?![0-9a-zA-Z]))"
-)
-SPACE = re.compile(rb"[ \t\r\n]*")
-ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
-SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-SURROGATES = re.compile("([\ud800-\udbff])([\udc00-\udfff])|[\ud800-\udfff]")
+from due import Due, Place
+from json_tree import NotJson, parse
 
-
-class NotJson(ValueError):
-    """The bytes are no JSON."""
-
-
-def utf16_pair(match):
-    high, low = match.groups()
-    if high is None:
-        return "\ufffd"
-    return chr(0x10000 + ((ord(high) - 0xD800) << 10) + ord(low) - 0xDC00)
-
-
-def unescape(literal):
-    """The text of a JSON string; what is no text becomes U+FFFD."""
-    text = literal[1:-1].decode("utf-8", "replace")
-    text = ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else SHORT.get(match[2], match[2]), text)
-    return SURROGATES.sub(utf16_pair, text)
-
-
-@dataclass
-class Node:
-    """A JSON value and its place in the body."""
-
-    kind: str  # object, array, string, number, literal
-    body: bytes = field(repr=False)
-    start: int
-    end: int = -1
-    children: list = field(default_factory=list)  # (key or index, Node)
-
-    @property
-    def bytes(self):
-        return self.body[self.start : self.end]
-
-    def all(self, key):
-        """Every value given for a key."""
-        return [child for name, child in self.children if self.kind == "object" and name == key]
-
-    def get(self, key):
-        """The value of a key: the last one given."""
-        return (self.all(key) or [None])[-1]
-
-    def object(self, key):
-        return next((node for node in reversed(self.all(key)) if node.kind == "object"), None)
-
-    def items(self, key):
-        """The elements of all arrays given for a key."""
-        return [item for node in self.all(key) if node.kind == "array" for _, item in node.children]
-
-    def text(self, key):
-        """A scalar as text: strings as they are, other values as they are written, none as ''."""
-        node = self.get(key)
-        if node is None or node.bytes == b"null":
-            return ""
-        if node.kind == "string":
-            return unescape(node.bytes)
-        return node.bytes.decode("utf-8", "replace")
-
-    def walk(self):
-        stack = [self]
-        while stack:
-            node = stack.pop()
-            yield node
-            stack.extend(child for _, child in node.children)
-
-
-def parse(body):
-    """The tree of a body. Without recursion: nesting may be deep."""
-    open_nodes, root, key, expect, at = [], None, None, "value", 0
-    while True:
-        if expect == "end" and SPACE.match(body, at).end() == len(body):
-            return root
-        match = TOKEN.match(body, at)
-        if match is None or expect == "end":
-            raise NotJson(f"at byte {at}")
-        at, kind = match.end(), match.lastgroup
-        token, start = match[kind], match.start(kind)
-        if kind == "mark" and token in b"}]":
-            top = open_nodes[-1] if open_nodes else None
-            closes = top is not None and (token == b"}") == (top.kind == "object")
-            if not closes or expect not in ("more", "key or end", "value or end"):
-                raise NotJson(f"at byte {start}")
-            if (expect == "key or end") != (token == b"}") and expect != "more":
-                raise NotJson(f"at byte {start}")
-            open_nodes.pop().end = at
-            expect = "more" if open_nodes else "end"
-        elif token == b"," and expect == "more":
-            expect = "key" if open_nodes[-1].kind == "object" else "value"
-        elif token == b":" and expect == "colon":
-            expect = "value"
-        elif kind == "string" and expect in ("key", "key or end"):
-            key, expect = unescape(token), "colon"
-        elif expect in ("value", "value or end") and token not in (b",", b":"):
-            kind = {b"{": "object", b"[": "array"}.get(token, kind)
-            node = Node(kind, body, start, at)
-            if open_nodes:
-                parent = open_nodes[-1]
-                name = key if parent.kind == "object" else len(parent.children)
-                parent.children.append((name, node))
-            else:
-                root = node
-            if kind in ("object", "array"):
-                open_nodes.append(node)
-                expect = "key or end" if kind == "object" else "value or end"
-            else:
-                expect = "more" if open_nodes else "end"
-        else:
-            raise NotJson(f"at byte {start}")
-
-
-def resolve(root, pointer):
-    """All nodes that a JSON pointer may mean (a key may be given twice)."""
-    nodes = [root] if pointer[:1] in ("", "/") else []
-    for step in pointer.split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        found = []
-        for node in nodes:
-            found += node.all(name)
-            if node.kind == "array" and name.isdigit() and int(name) < len(node.children):
-                found.append(node.children[int(name)][1])
-        arrays = [node for node in found if node.kind == "array"]
-        if len(arrays) > 1:  # repeated arrays may be counted through
-            joined = Node("array", root.body, -1)
-            items = [item for node in arrays for _, item in node.children]
-            joined.children = list(enumerate(items))
-            found.append(joined)
-        nodes = found
-    return nodes
-
-
-def part(event, name):
-    """An object within an event; an empty one if it is none."""
-    value = event.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-@dataclass
-class Where:
-    """What an event says of the place that its element comes from."""
-
-    source: str
-    waba_id: str = ""
-    phone_number_id: str = ""
-    field: str | None = None
-    format: str = "cloud"
-
-    def facts(self, event):
-        """(name, as it is, as it must be)."""
-        channel = part(event, "channel")
-        yield "field", event.get("field"), self.field
-        yield "format", event.get("format"), self.format
-        yield "waba_id", channel.get("waba_id", ""), self.waba_id
-        yield "phone_number_id", channel.get("phone_number_id", ""), self.phone_number_id
-
-
-@dataclass
-class Element:
-    """Something in a callback that must be found in Kafka, and what it must be there."""
-
-    list: str  # statuses, messages, message_echoes, history, calls
-    kind: str  # the event's kind, or dead_letter
-    node: Node
-    where: Where
-    reason: str = ""  # of a dead letter
-
-    @property
-    def event_id(self):
-        return event_id(self.kind, self.where.phone_number_id or self.where.source, self.node)
-
-
-def event_id(kind, channel, node):
-    """The nine parts of the contract, hashed."""
-    message = kind in ("message_status", "inbound_message")
-    message_id, timestamp = node.text("id"), node.text("timestamp")
-    participant = (
-        node.text("recipient_participant_user_id")
-        or node.text("recipient_participant_id")
-        or node.text("participant_recipient_id")
-    )
-    second = str(int(timestamp)) if re.fullmatch("[0-9]{1,11}", timestamp) else timestamp
-    bound = message and message_id and timestamp
-    parts = [
-        b"wcb1",
-        kind.encode(),
-        channel.encode(),
-        message_id.encode(),
-        node.text("type" if kind == "inbound_message" else "status").encode(),
-        second.encode(),
-        participant.encode(),
-        b"" if bound else hashlib.sha256(node.bytes).digest(),
-        b"",
-    ]
-    framed = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-    return hashlib.sha256(framed).digest()[:16].hex()
-
-
-# What says where an element comes from, and is not itself an event.
-CONTEXT = {
-    "callback": {"object", "entry"},
-    "entry": {"id", "time", "changes"},
-    "change": {"field", "value"},
+# Arrays of which each object is an event.
+SPLIT = {
+    "statuses",
+    "messages",
+    "message_echoes",
+    "calls",
+    "errors",
+    "user_preferences",
+    "user_id_update",
+    "groups",
+    "automatic_events",
+    "user_actions",
+    "state_sync",
 }
-LISTS = {"contacts", "statuses", "messages", "message_echoes", "calls", "history"}
-CONTEXT["value"] = LISTS | {"messaging_product", "metadata"}
-VALUE = LISTS | {"metadata", "errors", "standby"}
-STATUS_KINDS = {"": "message_status", "message": "message_status", "payment": "payment_status", "call": "call_status"}
+# The members by which an object is known to have the shape of `value`.
+VALUE = SPLIT | {"messaging_product", "metadata", "contacts", "standby", "history"}
+CHANNEL = ("phone_number_id", "display_phone_number")
+CONTACT = ("wa_id", "user_id", "parent_user_id", "username", "identity_key_hash")
+PROFILE = ("name", "username")
+
+
+def join(at, key):
+    """The JSON pointer of a member."""
+    return f"{at}/" + str(key).replace("~", "~0").replace("/", "~1")
+
+
+def members(node, at):
+    """(key, member, JSON pointer) of an object."""
+    return [(key, child, join(at, key)) for key, child in node.children if node.kind == "object"]
+
+
+def items(node, at):
+    """(element, JSON pointer) of an array. Anything else but null counts as an array of one."""
+    if node.kind == "array":
+        return [(child, join(at, index)) for index, child in node.children]
+    return [] if node.is_null else [(node, at)]
+
+
+def is_text(node):
+    return node.is_null or node.scalar is not None
+
+
+def is_change(node):
+    return {"field", "value"} <= {key for key, _ in node.children}
+
+
+def is_callback(node):
+    keys = {key for key, _ in node.children}
+    return node.kind == "object" and (not keys or bool(keys & (VALUE | {"entry"})) or is_change(node))
 
 
 class Callback:
-    """A body, read: its elements, and what else must not get lost."""
+    """A body, read."""
 
     def __init__(self, body, source):
-        self.body, self.source = body, source
-        self.elements = []  # in the order of the document
-        self.kept = []  # (node, Where or None): bytes that some event or dead letter must carry
-        self.contacts = []  # likewise, or an event names them
-        self.whole = ""  # reason, when the whole body is one dead letter
-        self.root = None
-        self._read()
+        self.due = []  # in the order of the document
+        self.rest = []  # (JSON pointer, node): what is known to nobody
+        self.place = Place(source)
+        if body.strip(b" \t\r\n"):
+            try:
+                self._read(parse(body))
+            except NotJson:
+                self._whole("invalid_json", body)
 
-    @property
-    def is_empty(self):
-        return not (self.elements or self.kept or self.contacts or self.whole)
+    def _whole(self, reason, body):
+        self.due = [Due(self.place, None, None, reason=reason, raw=body)]
 
-    def _read(self):
-        if not self.body.strip(b" \t\r\n"):
+    def _read(self, root):
+        roots = items(root, "") if root.kind == "array" else [(root, "")]
+        if roots and not any(is_callback(node) for node, _ in roots):
+            self._whole("unrecognized", root.body)
             return
-        try:
-            self.root = parse(self.body)
-        except NotJson:
-            self.whole = "invalid_json"
-            return
-        if self.root.kind == "array":
-            for _, item in self.root.children:
-                if not self._callback(item):
-                    self.kept.append((item, None))
-        elif not self._callback(self.root):
-            self.whole = "unrecognized"
+        places = []
+        for node, at in roots:
+            if is_callback(node):
+                places.append(self._callback(node, at))
+            else:
+                self._dead(node, at, self.place, "unrecognized")
+        if self.rest:
+            self.due.append(Due(places[0], None, "", kind="remainder", rest=self.rest))
 
-    def _callback(self, node):
-        """Reads an envelope, a change or a bare value; says whether it is one."""
-        if node.kind != "object":
-            return False
+    def _dead(self, node, at, place, reason="not_an_object"):
+        reason = reason if node.kind == "object" else "not_an_object"
+        self.due.append(Due(place, node, at, reason=reason, raw=node.bytes))
+
+    def _callback(self, node, at):
+        """Reads an envelope, a change or a bare value. Returns what it says of its place."""
         keys = {key for key, _ in node.children}
-        if not keys:
-            return True
+        is_cloud = keys & {"entry", "metadata"} or is_change(node)
+        place = replace(self.place, format="cloud" if is_cloud else "on_premise")
         if "entry" in keys:
-            self._members(node, "callback", keys & VALUE)
-            for entry in node.items("entry"):
-                self._entry(entry)
-            if keys & VALUE:
-                self._value(node, "", None, bare=True)
-            return True
-        if keys >= {"field", "value"} and not keys & VALUE:
-            self._change(node, "")
-            return True
-        if keys & VALUE:
-            self._value(node, "", None, bare=True)
-            return True
-        return False
+            for key, member, here in members(node, at):
+                if key == "entry":
+                    self._each(member, here, place, self._entry)
+                elif key != "object" or not is_text(member):
+                    self.rest.append((here, member))
+        elif is_change(node):
+            self._change(node, at, place)
+        else:
+            self._value(node, at, place)
+        return place
 
-    def _entry(self, entry):
-        if entry.kind != "object":
-            self.kept.append((entry, None))
-            return
-        self._members(entry, "entry")
-        for change in entry.items("changes"):
-            self._change(change, entry.text("id"))
+    def _each(self, array, at, place, read):
+        for node, here in items(array, at):
+            if node.kind == "object":
+                read(node, here, place)
+            else:
+                self._dead(node, here, place)
 
-    def _change(self, change, waba_id):
-        if change.kind != "object":
-            self.kept.append((change, None))
-            return
-        self._members(change, "change")
-        value = change.object("value")
-        name = change.text("field") if change.get("field") else None
-        if value is not None:
-            self._value(value, waba_id, name)
-        elif change.get("value") is not None:
-            self.kept.append((change.get("value"), None))
+    def _entry(self, entry, at, place):
+        place = replace(place, waba_id=entry.text("id"), entry_time=entry.text("time"))
+        for key, member, here in members(entry, at):
+            if key == "changes":
+                self._each(member, here, place, self._change)
+            elif key not in ("id", "time") or not is_text(member):
+                self.rest.append((here, member))
 
-    def _value(self, value, waba_id, name, bare=False):
-        metadata = value.object("metadata")
-        where = Where(
-            self.source,
-            waba_id,
-            metadata.text("phone_number_id") if metadata else "",
-            name,
-            "on_premise" if bare and metadata is None else "cloud",
-        )
-        self._members(value, "value", CONTEXT["callback"] if bare else frozenset(), where)
-        self.contacts += [(contact, where) for contact in value.items("contacts")]
+    def _change(self, change, at, place):
+        name = change.get("field")
+        place = replace(place, field=name.scalar if name else None)
+        for key, member, here in members(change, at):
+            if key == "value" and member.kind == "object":
+                self._value(member, here, place)
+            elif key == "value" and not member.is_null:
+                self._dead(member, here, place)
+            elif key not in ("field", "value") or not is_text(member):
+                self.rest.append((here, member))
 
-        def add(list_name, kind, node, reason=""):
-            self.elements.append(Element(list_name, kind, node, where, reason))
-
-        for status in value.items("statuses"):
-            add("statuses", *read_status(status))
-        for message in value.items("messages"):
-            add("messages", *read_item(message, "inbound_message", must_have_id=True))
-        for echo in value.items("message_echoes"):
-            add("message_echoes", *read_item(echo, "echo"))
-        for call in value.items("calls"):
-            add("calls", *read_item(call, "call"))
-        for history in value.items("history"):
-            threads = history.items("threads")
-            for message in (item for thread in threads for item in thread.items("messages")):
-                add("history", *read_item(message, "history_message"))
-            if not threads:
-                self.kept.append((history, where))
-            for key, member in history.children:
-                if key != "threads":
-                    self.kept.append((member, where))
-
-    def _members(self, node, kind, besides=frozenset(), where=None):
-        """What nobody knows must be kept, and so must a list that is no list."""
-        for key, child in node.children:
-            unread_list = key in ("entry", "changes", "statuses", "messages") and child.kind != "array"
-            empty = child.bytes == b"null" or (child.kind in ("array", "object") and not child.children)
-            if (key not in CONTEXT[kind] | besides or unread_list) and not empty:
-                self.kept.append((child, where))
+    def _value(self, node, at, place):
+        metadata = node.get("metadata")
+        if metadata:
+            place = replace(place, **{name: metadata.text(name) for name in CHANNEL})
+        value = Value(place)
+        value.read(node, at)
+        if value.others and not value.is_split:
+            value.due = [Due(place, node, at)]
+            value.join_contacts()
+        else:
+            joined = value.join_contacts()
+            self.rest += value.others + value.rest
+            for contact, here in value.contacts:
+                self.rest += unknown_of_contact(contact, here) if contact in joined else [(here, contact)]
+        self.due += value.due
 
 
-def read_item(node, kind, must_have_id=False):
+@dataclass
+class Value:
+    """What is in one `value`."""
+
+    place: Place
+    due: list = field(default_factory=list)
+    contacts: list = field(default_factory=list)  # (node, JSON pointer)
+    others: list = field(default_factory=list)  # (JSON pointer, node): members that no array holds
+    rest: list = field(default_factory=list)  # likewise: what is not known in members that are known
+    is_split: bool = False
+
+    def read(self, node, at, in_standby=False):
+        for key, member, here in members(node, at):
+            is_field = key == self.place.field != "history" and member.kind == "array"
+            if key == "contacts":
+                self._contacts(member, here)
+            elif key == "metadata" and not in_standby:
+                self.rest += unknown(member, here, CHANNEL)
+            elif key == "messaging_product" and not in_standby and is_text(member):
+                pass
+            elif key == "standby" and not in_standby and member.kind == "object":
+                self.is_split = True
+                self.read(member, here, in_standby=True)
+            elif key == "history" and not in_standby and member.kind in ("object", "array"):
+                self.is_split = True
+                for chunk, where in items(member, here):
+                    self._history(chunk, where)
+            elif is_field or (key in SPLIT and not member.is_null):
+                self.is_split = True
+                self._split(key, member, here, in_standby)
+            elif not (member.is_null and key in VALUE):
+                self.others.append((here, member))
+
+    def _split(self, array, node, at, in_standby=False, thread=""):
+        for item, here in items(node, at):
+            self.due.append(Due(self.place, item, here, array=array, in_standby=in_standby, thread=thread))
+
+    def _contacts(self, contacts, at):
+        for node, here in items(contacts, at):
+            if node.kind == "object":
+                self.contacts.append((node, here))
+            else:
+                self.rest.append((here, node))
+
+    def _history(self, chunk, at):
+        if chunk.kind != "object":
+            self._split("", chunk, at)
+        for key, member, here in members(chunk, at):
+            if key == "errors":
+                self._split("history.errors", member, here)
+            elif key == "threads":
+                for thread, where in items(member, here):
+                    self._thread(thread, where)
+            else:
+                self.rest.append((here, member))
+
+    def _thread(self, thread, at):
+        if thread.kind != "object":
+            self._split("", thread, at)
+        rest = []
+        for key, member, here in members(thread, at):
+            if key == "messages":
+                self._split("history", member, here, thread=thread.text("id"))
+            else:
+                rest.append((key, here, member))
+        if any(key != "id" or not is_text(member) for key, _, member in rest):
+            self.rest += [(here, member) for _, here, member in rest]
+
+    def join_contacts(self):
+        """Gives each element its contact. Returns the contacts that belong to an element."""
+        contacts = [contact for contact, _ in self.contacts]
+        people = [due.person for due in self.due]
+        user_ids, phones = ({person[at] for person in people} - {""} for at in (0, 1))
+        is_one_user = len(user_ids) < 2 and len(phones) < 2 and user_ids | phones
+        only = contacts[0] if len(contacts) == 1 and is_one_user else None
+        if only and only.text("user_id") and user_ids and only.text("user_id") not in user_ids:
+            only = None
+        for due in self.due:
+            user_id, phone = due.person
+            found = [contact for contact in contacts if user_id and contact.text("user_id") == user_id]
+            found += [contact for contact in contacts if phone and contact.text("wa_id") == phone]
+            if only and (user_id or phone):
+                found.append(only)
+            due.contact = found[0] if found else None
+        return [
+            contact
+            for contact in contacts
+            if contact is only or contact.text("user_id") in user_ids or contact.text("wa_id") in phones
+        ]
+
+
+def unknown(node, at, known):
+    """What is not known of an object; all of what is no object."""
     if node.kind != "object":
-        return "dead_letter", node, "not_an_object"
-    if must_have_id and not node.text("id"):
-        return "dead_letter", node, "missing_id"
-    return kind, node
+        return [] if node.is_null else [(at, node)]
+    return [(here, member) for key, member, here in members(node, at) if key not in known or not is_text(member)]
 
 
-def read_status(node):
-    if node.kind != "object":
-        return "dead_letter", node, "not_an_object"
-    kind = STATUS_KINDS.get(node.text("type"), "channel_event")
-    if kind == "message_status" and not node.text("id"):
-        return "dead_letter", node, "missing_id"
-    if kind == "message_status" and not node.text("status"):
-        return "dead_letter", node, "missing_status"
-    return kind, node
+def unknown_of_contact(contact, at):
+    found = []
+    for key, member, here in members(contact, at):
+        if key == "profile":
+            found += unknown(member, here, PROFILE)
+        elif key not in CONTACT or not is_text(member):
+            found.append((here, member))
+    return found

@@ -4,9 +4,9 @@
     verify.py --bootstrap HOST:PORT --calls SOURCE METHOD RECEIPTS [--calls …] [--expected EXPECTED.jsonl]
     verify.py --self-test
 
-RECEIPTS is what `weni-edge send --receipts` wrote on one connection: a receipt and a file's path a
-line, in the order of acceptance. The runs are given in the order in which they were made. The last
-line counts: `N passed, N failed`.
+`weni-edge send --receipts` writes RECEIPTS on one connection: a receipt and a file's path a line, in the
+order of acceptance. The runs are given in the order in which they were made. Their sources have no labels,
+`raw = "all"` and messages as keys, which are the defaults. The last line counts: `N passed, N failed`.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def read_topics(bootstrap, topics):
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
-        "fetch.wait.max.ms": 10,
+            "fetch.wait.max.ms": 10,
             "auto.offset.reset": "earliest",
         }
     )
@@ -145,7 +145,8 @@ def check_metrics(samples, calls, records, oracle):
         name: total(samples, "items_total", f'outcome="{name}"')
         for name in ("published", "dead_lettered", "empty", "quarantined", "already_committed")
     }
-    empty = sum(callback.is_empty for callback in oracle.callbacks.values())
+    empty = sum(not callback.due for callback in oracle.callbacks.values())
+    remainders = sum(record.event.get("event_kind") == "remainder" for record in records)
     for name, given, due in (
         ("callbacks_accepted_total", total(samples, "callbacks_accepted_total"), len(calls)),
         ("callbacks_settled_total", total(samples, "callbacks_settled_total"), len(calls)),
@@ -155,6 +156,7 @@ def check_metrics(samples, calls, records, oracle):
         ("items quarantined", outcome["quarantined"], 0),
         ("publish_records_total", total(samples, "publish_records_total"), len(records)),
         ("dead_letters_total", total(samples, "dead_letters_total"), dead),
+        ("callback_remainders_total", total(samples, "callback_remainders_total"), remainders),
     ):
         if given != due:
             yield f"the edge counts {given} {name}, and there are {due}"

@@ -31,6 +31,7 @@ ALERTS = {
     "WeniEdgeSlowSync": ("ticket", "10m", "0.99 10m 0.25"),
     "WeniEdgePublishErrors": ("ticket", "10m", "10m 10m 0 0.01 10m 3"),
     "WeniEdgeDeadLetters": ("ticket", None, "30m 0 30m 0"),
+    "WeniEdgeRemainders": ("ticket", None, "1h 0 1d 1h 0"),
     "WeniEdgeReloadFailed": ("ticket", "5m", "0"),
     "WeniEdgeCertificateExpires": ("ticket", None, "14 86400"),
     "WeniEdgeFailedShareHigh": ("ticket", "10m", "0.05 3 1w 1h"),

@@ -85,12 +85,15 @@ class Incident:
         garbage = self.edge.work / "garbage.json"
         garbage.write_bytes(b'{"entry": [')
         self.send("loja", 2, "--duration=5s", str(garbage))
+        novelty = self.edge.work / "novelty.json"
+        novelty.write_text('{"object": "whatsapp_business_account", "entry": [{"id": "1", "novelty": 1, "changes": []}]}')
+        self.send("loja", 2, "--duration=5s", str(novelty))
         self.send("loja", 2, "--duration=5s", "--sample=read", "--identical")
         held = self.producer("somebody")
         held.begin_transaction()
         held.produce(STATUS_TOPIC, b"never seen", partition=0)
         held.flush(10)
-        self.expect("WeniEdgeDeadLetters", "WeniEdgeSecretsRejected", "WeniEdgeReadersHeld")
+        self.expect("WeniEdgeDeadLetters", "WeniEdgeRemainders", "WeniEdgeSecretsRejected", "WeniEdgeReadersHeld")
         held.abort_transaction(30)
 
     def configuration(self):

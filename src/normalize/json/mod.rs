@@ -8,7 +8,12 @@
 //!
 //! **Invariant:** nothing here recurses: depth costs a number on the heap, not the stack.
 
-use std::{borrow::Cow, ops::Range};
+mod fields;
+mod scan;
+
+use std::{borrow::Cow, cell::Cell, ops::Range};
+
+use self::scan::{Scanner, has_lone_surrogate, unescape};
 
 /// More values than any body that is accepted can sensibly hold; bounds memory to 32 MB.
 const VALUES_MAX: usize = 2_000_000;
@@ -29,6 +34,8 @@ pub(super) struct Document<'a> {
     beyond_double: bool,
     /// Half of a surrogate pair is escaped somewhere; most likely with its other half.
     surrogates: bool,
+    /// For each note whether its text is in a typed field; empty where nobody asks.
+    typed: Vec<Cell<bool>>,
 }
 
 /// Where a value is.
@@ -36,10 +43,12 @@ pub(super) struct Document<'a> {
 struct Note {
     start: u32,
     end: u32,
-    /// The note behind this value and all that is in it.
+    /// The note after this value and all that is in it.
     next: u32,
     /// A string with a backslash.
     escaped: bool,
+    /// The name of a member.
+    is_key: bool,
 }
 
 /// One JSON value.
@@ -74,13 +83,14 @@ impl<'a> Document<'a> {
             deepest: 0,
             beyond_double: false,
             surrogates: false,
+            typed: Vec::new(),
         };
         Scanner { document, at: 0, open: Vec::new() }.scan()
     }
 
-    /// How many values and keys there are; the elements are among them.
-    pub(super) fn values(&self) -> usize {
-        self.notes.len()
+    /// From now on values note whether they are in typed fields.
+    pub(super) fn watch_typed(&mut self) {
+        self.typed = vec![Cell::new(false); self.notes.len()];
     }
 
     pub(super) fn len(&self) -> usize {
@@ -126,6 +136,10 @@ impl<'a> Value<'a> {
 
     fn first_byte(self) -> u8 {
         self.document.bytes[self.note().start as usize]
+    }
+
+    pub(super) fn is_string(self) -> bool {
+        self.first_byte() == b'"'
     }
 
     pub(super) fn is_object(self) -> bool {
@@ -205,6 +219,13 @@ impl<'a> Value<'a> {
         if escaped { Cow::Owned(unescape(&self.document.bytes[inner])) } else { self.slice(inner) }
     }
 
+    /// Whether every strict parser reads this string, whatever stands beside it.
+    fn is_strict_string(self) -> bool {
+        let (document, bytes) = (self.document, self.bytes());
+        (document.text.is_some() || std::str::from_utf8(bytes).is_ok())
+            && !(document.surrogates && self.note().escaped && has_lone_surrogate(bytes))
+    }
+
     /// `true` or `false`.
     pub(super) fn flag(self) -> Option<bool> {
         match self.bytes() {
@@ -218,294 +239,6 @@ impl<'a> Value<'a> {
     pub(super) fn is_strict(self) -> bool {
         Document::parse(self.bytes()).is_ok_and(|document| document.is_strict())
     }
-}
-
-struct Scanner<'a> {
-    document: Document<'a>,
-    at: usize,
-    /// The notes of the containers that are open.
-    open: Vec<u32>,
-}
-
-impl<'a> Scanner<'a> {
-    fn scan(mut self) -> Result<Document<'a>, Unreadable> {
-        loop {
-            self.blanks();
-            let note = self.begin()?;
-            match self.peek() {
-                Some(opening @ (b'{' | b'[')) => {
-                    if self.enter(note, opening)? {
-                        continue;
-                    }
-                }
-                _ => {
-                    self.document.notes[note as usize].escaped = self.scalar()?;
-                    self.finish(note);
-                }
-            }
-            if !self.close()? {
-                break;
-            }
-        }
-        self.blanks();
-        if self.at < self.document.bytes.len() { self.fail() } else { Ok(self.document) }
-    }
-
-    fn peek(&self) -> Option<u8> {
-        self.document.bytes.get(self.at).copied()
-    }
-
-    fn fail<T>(&self) -> Result<T, Unreadable> {
-        Err(Unreadable::NotJson { at: self.at })
-    }
-
-    fn blanks(&mut self) {
-        while self.peek().is_some_and(|byte| BLANKS.contains(&byte)) {
-            self.at += 1;
-        }
-    }
-
-    /// Notes that a value begins here.
-    fn begin(&mut self) -> Result<u32, Unreadable> {
-        let number = self.document.notes.len();
-        if number == VALUES_MAX {
-            return Err(Unreadable::TooManyValues);
-        }
-        let start = self.at as u32;
-        self.document.notes.push(Note { start, end: start, next: 0, escaped: false });
-        Ok(number as u32)
-    }
-
-    /// Notes that a value ends here.
-    fn finish(&mut self, note: u32) {
-        let next = self.document.notes.len() as u32;
-        let note = &mut self.document.notes[note as usize];
-        (note.end, note.next) = (self.at as u32, next);
-    }
-
-    /// Goes into a container, up to its first value; false when nothing is in it (and it is left
-    /// to be closed).
-    fn enter(&mut self, note: u32, opening: u8) -> Result<bool, Unreadable> {
-        self.at += 1;
-        self.open.push(note);
-        self.document.deepest = self.document.deepest.max(self.open.len());
-        self.blanks();
-        match (opening, self.peek()) {
-            (b'{', Some(b'}')) | (b'[', Some(b']')) => Ok(false),
-            (b'{', _) => self.key().map(|()| true),
-            _ => Ok(true),
-        }
-    }
-
-    /// A value without others in it. Returns whether it is a string with something escaped.
-    fn scalar(&mut self) -> Result<bool, Unreadable> {
-        match self.peek() {
-            Some(b'"') => return self.string(),
-            Some(b'-' | b'0'..=b'9') => self.number()?,
-            Some(b't') => self.word(b"true")?,
-            Some(b'f') => self.word(b"false")?,
-            Some(b'n') => self.word(b"null")?,
-            _ => return self.fail(),
-        }
-        Ok(false)
-    }
-
-    /// Behind a value: closes what ends here; true if another value follows.
-    fn close(&mut self) -> Result<bool, Unreadable> {
-        while let Some(&container) = self.open.last() {
-            self.blanks();
-            let start = self.document.notes[container as usize].start as usize;
-            let object = self.document.bytes[start] == b'{';
-            match self.peek() {
-                Some(b',') => {
-                    self.at += 1;
-                    if object {
-                        self.blanks();
-                        self.key()?;
-                    }
-                    return Ok(true);
-                }
-                Some(b'}') if object => {}
-                Some(b']') if !object => {}
-                _ => return self.fail(),
-            }
-            self.at += 1;
-            self.open.pop();
-            self.finish(container);
-        }
-        Ok(false)
-    }
-
-    fn key(&mut self) -> Result<(), Unreadable> {
-        let note = self.begin()?;
-        self.document.notes[note as usize].escaped = self.string()?;
-        self.finish(note);
-        self.blanks();
-        if self.peek() != Some(b':') {
-            return self.fail();
-        }
-        self.at += 1;
-        Ok(())
-    }
-
-    /// A string with its quotes; any byte that is no control character may be in it. Returns
-    /// whether something in it is escaped.
-    fn string(&mut self) -> Result<bool, Unreadable> {
-        if self.peek() != Some(b'"') {
-            return self.fail();
-        }
-        self.at += 1;
-        let mut escaped = false;
-        loop {
-            let rest = &self.document.bytes[self.at..];
-            let plain = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-            if let Some(control) = rest[..plain].iter().position(|byte| *byte < 0x20) {
-                self.at += control;
-                return self.fail();
-            }
-            self.at += plain;
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(escaped);
-                }
-                Some(_) => self.escape()?,
-                None => return self.fail(),
-            }
-            escaped = true;
-        }
-    }
-
-    fn escape(&mut self) -> Result<(), Unreadable> {
-        self.at += 1;
-        match self.peek() {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
-            Some(b'u') => {
-                let digits = self.document.bytes.get(self.at + 1..self.at + 5);
-                if let Some([b'd' | b'D', b'8'..=b'9' | b'a'..=b'f' | b'A'..=b'F', ..]) = digits {
-                    self.document.surrogates = true;
-                }
-                if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
-                    return self.fail();
-                }
-                self.at += 5;
-            }
-            _ => return self.fail(),
-        }
-        Ok(())
-    }
-
-    fn number(&mut self) -> Result<(), Unreadable> {
-        let start = self.at;
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
-        match self.peek() {
-            Some(b'0') => self.at += 1,
-            _ => self.digits()?,
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        let digits = self.at - start;
-        if self.exponent()? || digits >= 300 {
-            let number = &self.document.bytes[start..self.at];
-            let number = std::str::from_utf8(number).unwrap_or_default().parse::<f64>();
-            self.document.beyond_double |= !number.is_ok_and(f64::is_finite);
-        }
-        Ok(())
-    }
-
-    fn exponent(&mut self) -> Result<bool, Unreadable> {
-        if !matches!(self.peek(), Some(b'e' | b'E')) {
-            return Ok(false);
-        }
-        self.at += 1;
-        if matches!(self.peek(), Some(b'+' | b'-')) {
-            self.at += 1;
-        }
-        self.digits().map(|()| true)
-    }
-
-    fn digits(&mut self) -> Result<(), Unreadable> {
-        let start = self.at;
-        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-            self.at += 1;
-        }
-        if self.at == start { self.fail() } else { Ok(()) }
-    }
-
-    fn word(&mut self, word: &[u8]) -> Result<(), Unreadable> {
-        if !self.document.bytes[self.at..].starts_with(word) {
-            return self.fail();
-        }
-        self.at += word.len();
-        Ok(())
-    }
-}
-
-/// The text inside a string; what is no text becomes U+FFFD.
-fn unescape(inner: &[u8]) -> String {
-    let mut text = String::with_capacity(inner.len());
-    let mut rest = inner;
-    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
-        text.push_str(&String::from_utf8_lossy(&rest[..at]));
-        rest = &rest[at + 1..];
-        let (letter, taken) = match rest[0] {
-            b'b' => ('\u{8}', 1),
-            b'f' => ('\u{c}', 1),
-            b'n' => ('\n', 1),
-            b'r' => ('\r', 1),
-            b't' => ('\t', 1),
-            b'u' => unicode(rest),
-            other => (char::from(other), 1),
-        };
-        text.push(letter);
-        rest = &rest[taken..];
-    }
-    text.push_str(&String::from_utf8_lossy(rest));
-    text
-}
-
-/// The character of `uXXXX`, or of a pair of them; a lone surrogate is U+FFFD.
-fn unicode(rest: &[u8]) -> (char, usize) {
-    let first = unit(rest);
-    if (0xd800..0xdc00).contains(&first)
-        && rest.get(5) == Some(&b'\\')
-        && rest.get(6) == Some(&b'u')
-    {
-        let second = unit(&rest[6..]);
-        if (0xdc00..0xe000).contains(&second) {
-            let code = 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00);
-            return (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), 11);
-        }
-    }
-    (char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER), 5)
-}
-
-/// The number in `uXXXX`.
-fn unit(escape: &[u8]) -> u32 {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).unwrap_or(0);
-    escape[1..5].iter().fold(0, |unit, byte| unit << 4 | digit(byte))
-}
-
-fn has_lone_surrogate(bytes: &[u8]) -> bool {
-    let mut rest = bytes;
-    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
-        rest = &rest[at + 1..];
-        if rest[0] != b'u' {
-            rest = &rest[1..];
-            continue;
-        }
-        let (letter, taken) = unicode(rest);
-        // An escaped U+FFFD itself is no surrogate.
-        if letter == char::REPLACEMENT_CHARACTER && unit(rest) != 0xfffd {
-            return true;
-        }
-        rest = &rest[taken..];
-    }
-    false
 }
 
 #[cfg(test)]

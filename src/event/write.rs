@@ -1,0 +1,188 @@
+//! Writes an event's JSON into a buffer that is used again.
+//!
+//! Normalizing writes each typed field as it reads it: there is no second form in between. What it
+//! writes is what [`form`](super::form) describes, which a test holds.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use super::{Channel, Contact, Event, RawForm, Time, rfc3339_millis};
+
+const SCHEMA_VERSION: i64 = 1;
+
+/// A JSON object that is being written.
+pub struct Object<'o> {
+    out: &'o mut Vec<u8>,
+    empty: bool,
+}
+
+/// The inside of an object: its members without the braces.
+pub fn fragment(write: impl FnOnce(&mut Object<'_>)) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    write(&mut Object { out: &mut out, empty: true });
+    out
+}
+
+impl Object<'_> {
+    fn write(out: &mut Vec<u8>, write: impl FnOnce(&mut Object<'_>)) {
+        out.push(b'{');
+        write(&mut Object { out, empty: true });
+        out.push(b'}');
+    }
+
+    fn separate(&mut self) {
+        if !std::mem::take(&mut self.empty) {
+            self.out.push(b',');
+        }
+    }
+
+    /// `key` is a literal without anything to escape.
+    fn key(&mut self, key: &str) {
+        self.separate();
+        self.out.push(b'"');
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    /// Members that are JSON already.
+    fn members(&mut self, members: &[u8]) {
+        if !members.is_empty() {
+            self.separate();
+            self.out.extend_from_slice(members);
+        }
+    }
+
+    /// Bytes that are JSON already.
+    pub fn json(&mut self, key: &str, json: &[u8]) {
+        self.key(key);
+        self.out.extend_from_slice(json);
+    }
+
+    pub fn text(&mut self, key: &str, text: &str) {
+        self.key(key);
+        write_text(self.out, text);
+    }
+
+    pub fn maybe(&mut self, key: &str, text: Option<impl AsRef<str>>) {
+        if let Some(text) = text {
+            self.text(key, text.as_ref());
+        }
+    }
+
+    pub fn number(&mut self, key: &str, number: i64) {
+        self.json(key, itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    pub fn flag(&mut self, key: &str, flag: bool) {
+        self.json(key, if flag { b"true" } else { b"false" });
+    }
+
+    /// An object, unless nothing would be in it.
+    pub fn object(&mut self, key: &str, write: impl FnOnce(&mut Object<'_>)) {
+        let (start, empty) = (self.out.len(), self.empty);
+        self.key(key);
+        Self::write(self.out, write);
+        if self.out.ends_with(b":{}") {
+            self.out.truncate(start);
+            self.empty = empty;
+        }
+    }
+
+    /// An array of objects, unless there is none.
+    pub fn objects<T>(
+        &mut self,
+        key: &str,
+        each: impl IntoIterator<Item = T>,
+        mut write: impl FnMut(&mut Object<'_>, T),
+    ) {
+        let mut each = each.into_iter().peekable();
+        if each.peek().is_none() {
+            return;
+        }
+        self.key(key);
+        self.out.push(b'[');
+        for (at, one) in each.enumerate() {
+            if at > 0 {
+                self.out.push(b',');
+            }
+            Self::write(self.out, |object| write(object, one));
+        }
+        self.out.push(b']');
+    }
+
+    fn hex(&mut self, key: &str, bytes: &[u8]) {
+        self.json(key, b"\"");
+        let start = self.out.len();
+        self.out.resize(start + 2 * bytes.len(), 0);
+        // INVARIANT: there is room for exactly two digits a byte.
+        hex::encode_to_slice(bytes, &mut self.out[start..]).expect("two digits a byte");
+        self.out.push(b'"');
+    }
+}
+
+/// Appends text as a JSON string.
+pub fn write_text(out: &mut Vec<u8>, text: &str) {
+    // INVARIANT: text can always be written to memory as JSON.
+    serde_json::to_writer(out, text).expect("text into memory");
+}
+
+impl Event<'_> {
+    /// Appends the event's JSON.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        Object::write(out, |object| {
+            self.write_envelope(object);
+            object.members(&self.typed);
+            match self.raw_form {
+                RawForm::Omitted => {}
+                RawForm::Json => object.json("raw", &self.raw),
+                RawForm::Base64 => object.text("raw_base64", &STANDARD.encode(&self.raw)),
+            }
+        });
+    }
+
+    fn write_envelope(&self, object: &mut Object<'_>) {
+        object.number("schema_version", SCHEMA_VERSION);
+        object.hex("event_id", &self.event_id());
+        object.text("event_kind", self.kind.as_str());
+        object.maybe("message_id", self.message_id.as_ref());
+        object.text("source", self.callback.source);
+        object.text("receipt", &self.receipt);
+        object.text("received_at", &rfc3339_millis(self.callback.received_at_ms));
+        match self.occurred_at().and_then(Time::rfc3339) {
+            Some(time) => object.text("occurred_at", &time),
+            None => {
+                object.json("occurred_at", b"null");
+                object.maybe("timestamp_raw", self.occurred.as_ref());
+            }
+        }
+        object.maybe("format", self.context.format.map(super::Format::as_str));
+        object.maybe("field", self.context.field.as_ref());
+        object.text("element", &self.context.element);
+        if !self.settings.labels.is_empty() {
+            object.json("labels", self.settings.labels);
+        }
+        object.maybe("user_key", self.user_key.as_ref());
+        object.object("channel", |channel| self.context.channel.write(channel));
+        if let Some(contact) = &self.context.contact {
+            object.object("contact", |object| contact.write(object));
+        }
+    }
+}
+
+impl Channel<'_> {
+    pub(super) fn write(&self, object: &mut Object<'_>) {
+        object.maybe("waba_id", self.waba_id.as_ref());
+        object.maybe("phone_number_id", self.phone_number_id.as_ref());
+        object.maybe("display_phone_number", self.display_phone_number.as_ref());
+    }
+}
+
+impl Contact<'_> {
+    pub(super) fn write(&self, object: &mut Object<'_>) {
+        object.maybe("wa_id", self.wa_id.as_ref());
+        object.maybe("user_id", self.user_id.as_ref());
+        object.maybe("parent_user_id", self.parent_user_id.as_ref());
+        object.maybe("username", self.username.as_ref());
+        object.maybe("name", self.name.as_ref());
+        object.maybe("identity_key_hash", self.identity_key_hash.as_ref());
+    }
+}

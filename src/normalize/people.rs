@@ -1,0 +1,152 @@
+//! Whom an element is about: its user, and the contact that its callback lists for it.
+
+use std::collections::{HashMap, HashSet};
+
+use super::json::Value;
+use crate::event::{Channel, Contact, EventKind, Text};
+
+/// The user whom an element is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Person<'a> {
+    pub(super) user_id: Option<Text<'a>>,
+    pub(super) phone: Option<Text<'a>>,
+}
+
+impl<'a> Person<'a> {
+    /// Reads whom an element is about, by one rule for all kinds. `thread`: the id of the thread that
+    /// a message of the history is in.
+    pub(super) fn of(
+        element: Value<'a>,
+        kind: EventKind,
+        channel: &Channel<'a>,
+        thread: Option<&Text<'a>>,
+    ) -> Self {
+        let inside = |name: &str, inner: &str| element.get(name)?.filled(inner);
+        let (id_name, phone_name) = match is_outgoing(element, kind, channel) {
+            true => ("to_user_id", "to"),
+            false => ("from_user_id", "from"),
+        };
+        let is_group = element.filled("recipient_type").as_deref() == Some("group");
+        let recipient = || {
+            let direct = element.filled("recipient_id");
+            direct.or_else(|| inside("message", "recipient_id")).filter(|_| !is_group)
+        };
+        let first = |names: &[&str]| names.iter().find_map(|name| element.filled(name));
+        let user_id =
+            first(&[id_name, "recipient_participant_user_id", "recipient_user_id", "user_id"]);
+        let phone = thread.cloned().or_else(|| first(&[phone_name])).or_else(|| {
+            first(&["recipient_participant_id", "participant_recipient_id"])
+                .or_else(recipient)
+                .or_else(|| element.filled("wa_id"))
+                .or_else(|| inside("sender", "phone_number"))
+                .or_else(|| inside("contact", "phone_number"))
+        });
+        Self { user_id: user_id.or_else(|| inside("sender", "user_id")), phone }
+    }
+
+    /// The value to join on: the user id, else the phone number; where the element has neither, those
+    /// of the contact.
+    pub(super) fn key(&self, contact: Option<&Contact<'a>>) -> Option<Text<'a>> {
+        let of_contact = |read: fn(&Contact<'a>) -> Option<Text<'a>>| contact.and_then(read);
+        self.user_id
+            .clone()
+            .or_else(|| of_contact(|contact| contact.user_id.clone()))
+            .or_else(|| self.phone.clone())
+            .or_else(|| of_contact(|contact| contact.wa_id.clone()))
+    }
+}
+
+/// Whether the channel's own number sent it.
+fn is_outgoing(element: Value<'_>, kind: EventKind, channel: &Channel<'_>) -> bool {
+    let direction = || element.filled("direction");
+    match kind {
+        EventKind::Echo | EventKind::StandbyEcho => true,
+        EventKind::Call if direction().as_deref() == Some("BUSINESS_INITIATED") => true,
+        _ => element.filled("from").is_some_and(|from| {
+            let own = channel.display_phone_number.as_deref().unwrap_or_default();
+            let digits =
+                |text: &str| -> String { text.chars().filter(char::is_ascii_digit).collect() };
+            !own.is_empty() && digits(own) == digits(&from)
+        }),
+    }
+}
+
+/// A contact that a value lists, and where.
+#[derive(Debug)]
+pub(super) struct Listed<'a> {
+    contact: Contact<'a>,
+    pub(super) raw: Value<'a>,
+    pub(super) pointer: String,
+}
+
+/// The contacts of one value.
+#[derive(Debug, Default)]
+pub(super) struct Contacts<'a> {
+    listed: Vec<Listed<'a>>,
+    by_user_id: HashMap<Text<'a>, usize>,
+    by_wa_id: HashMap<Text<'a>, usize>,
+    /// The only contact belongs to the only user, however it is spelt.
+    only: bool,
+}
+
+impl<'a> Contacts<'a> {
+    pub(super) fn list(&mut self, raw: Value<'a>, pointer: String) {
+        let profile = raw.get("profile");
+        let of_profile = |name: &str| profile.and_then(|profile| profile.filled(name));
+        let contact = Contact {
+            wa_id: raw.filled("wa_id"),
+            user_id: raw.filled("user_id"),
+            parent_user_id: raw.filled("parent_user_id"),
+            username: raw.filled("username").or_else(|| of_profile("username")),
+            name: of_profile("name"),
+            identity_key_hash: raw.filled("identity_key_hash"),
+        };
+        let at = self.listed.len();
+        if let Some(user_id) = &contact.user_id {
+            self.by_user_id.entry(user_id.clone()).or_insert(at);
+        }
+        if let Some(wa_id) = &contact.wa_id {
+            self.by_wa_id.entry(wa_id.clone()).or_insert(at);
+        }
+        self.listed.push(Listed { contact, raw, pointer });
+    }
+
+    /// Joins the contacts to the users whom the value's elements are about. Returns those that an
+    /// element holds, then the others. A repetition says nothing more than the first of its name.
+    pub(super) fn join(&mut self, people: &[Person<'a>]) -> (Vec<&Listed<'a>>, Vec<&Listed<'a>>) {
+        let user_ids: HashSet<_> = people.iter().filter_map(|one| one.user_id.as_ref()).collect();
+        let phones: HashSet<_> = people.iter().filter_map(|one| one.phone.as_ref()).collect();
+        let is_one_user =
+            user_ids.len() <= 1 && phones.len() <= 1 && !(user_ids.is_empty() && phones.is_empty());
+        let differs = |contact: &Contact<'a>| {
+            contact
+                .user_id
+                .as_ref()
+                .is_some_and(|id| !user_ids.is_empty() && !user_ids.contains(id))
+        };
+        self.only = is_one_user && matches!(&self.listed[..], [only] if !differs(&only.contact));
+        let held: HashSet<_> = people.iter().filter_map(|person| self.place_of(person)).collect();
+        self.listed.iter().partition(|listed| {
+            let Contact { user_id, wa_id, .. } = &listed.contact;
+            let by_id = user_id.as_ref().and_then(|id| self.by_user_id.get(id));
+            let by_phone = wa_id.as_ref().and_then(|phone| self.by_wa_id.get(phone));
+            let only = self.only.then_some(&0);
+            let says_it = |at: &usize| self.listed[*at].contact == listed.contact;
+            let mut places = [by_id, by_phone, only].into_iter().flatten();
+            places.any(|at| held.contains(at) && says_it(at))
+        })
+    }
+
+    /// The contact of a person, by user id, else by phone number.
+    pub(super) fn of(&self, person: &Person<'a>) -> Option<Contact<'a>> {
+        Some(self.listed.get(self.place_of(person)?)?.contact.clone())
+    }
+
+    fn place_of(&self, person: &Person<'a>) -> Option<usize> {
+        let by_id = person.user_id.as_ref().and_then(|id| self.by_user_id.get(id));
+        let by_phone = || person.phone.as_ref().and_then(|phone| self.by_wa_id.get(phone));
+        let is_known = person.user_id.is_some() || person.phone.is_some();
+        let only = || (self.only && is_known).then_some(&0);
+        by_id.or_else(by_phone).or_else(only).copied()
+    }
+}
