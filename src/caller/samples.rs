@@ -30,8 +30,8 @@ pub struct Sample {
 }
 
 /// The lives of a few messages: each row is what happens to one message, in this order.
-pub const LIFE: [&[&str]; 5] =
-    [&["sent", "delivered", "read"], &["text"], &["sent", "failed"], &["reply"], &["template"]];
+pub const LIFE: [&[&str]; 4] =
+    [&["sent", "delivered", "read"], &["text"], &["sent", "failed"], &["reply"]];
 
 const CHANNEL: &str = r#""messaging_product":"whatsapp","metadata":{"display_phone_number":"558233330000","phone_number_id":"118406294417035"}"#;
 const CONTACT: &str = r#""contacts":[{"profile":{"name":"Caetano Lira"},"wa_id":"5582999990000"}]"#;
@@ -83,7 +83,7 @@ pub const SAMPLES: [Sample; 9] = [
     },
     Sample {
         name: "template",
-        about: "a change of the account: a template was refused",
+        about: "a template was refused: from Meta directly, for Weni does not forward it",
         field: Some("message_template_status_update"),
         value: r#"{"event":"REJECTED","message_template_id":<number>,"message_template_name":"aviso_de_entrega","message_template_language":"pt_BR","reason":"INCORRECT_CATEGORY"<more>}"#,
     },

@@ -140,7 +140,7 @@ fn welcome(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics)
     format!(
         "weni-edge dev: this Kafka is for trying out and keeps nothing. Ctrl-C ends it.\n\n\
          In Weni's webhook settings (Weni must be able to reach this machine):\n  \
-           Method  POST\n  URL     {hooks}\n  Header  {HEADER}: {secret}\n\n\
+           Método          POST\n  URL do webhook  {hooks}\n  Cabeçalhos      Chave {HEADER}, Valor {secret}\n\n\
          Or by hand:\n  \
            curl -H '{HEADER}: {secret}' {hooks} \\\n    \
              -d '{{\"statuses\":[{{\"id\":\"wamid.test\",\"status\":\"read\",\"timestamp\":\"1763842385\",\"recipient_id\":\"5511900000001\"}}]}}'\n\n\
