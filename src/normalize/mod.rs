@@ -229,16 +229,19 @@ impl<'a> Reading<'a> {
                 _ => other::errors(value, &mut event, out),
             }
         });
-        event.raw_form = self.raw_form(value);
+        // The list of errors does not say which of the element's parts each belongs to.
+        let joins_errors =
+            kind == EventKind::ChannelEvent && array != Array::Errors && !event.errors.is_empty();
+        event.raw_form = self.raw_form(value, joins_errors);
         Item::Event(event)
     }
 
-    fn raw_form(&self, value: Value<'a>) -> RawForm {
+    fn raw_form(&self, value: Value<'a>, is_needed: bool) -> RawForm {
         let mark = |name: &str, mark: fn(Value<'a>)| value.get(name).map(mark);
         if !(self.document.is_strict() || value.is_strict()) {
             return RawForm::Base64;
         }
-        if self.callback.raw {
+        if self.callback.raw || is_needed {
             return RawForm::Json;
         }
         mark("id", |id| {

@@ -703,6 +703,14 @@ fn a_number_as_id_is_its_text_and_the_source_may_keep_raw_back() {
     assert!(seen.event.get("raw").is_none());
 }
 
+#[test]
+fn raw_stays_where_joined_errors_do_not_say_what_they_belong_to() {
+    let body = br#"{"groups":[{"id":"g","failed":[{"errors":[{"code":131000}]}]}]}"#;
+    let seen = &items(&Callback { raw: false, ..callback(body) })[0];
+    assert_eq!(seen.event["errors"][0]["code"], 131000);
+    assert_eq!(seen.event["raw"]["failed"], json!([{"errors": [{"code": 131000}]}]));
+}
+
 /// By an implementation that shares no code with ours: a fixture, an element, its kind and id.
 const EVENT_IDS: &str = "
     failed_with_errors /entry/0/changes/0/value/statuses/0 message_status cc913d9227edc40bc1c0b92ed4a34dc7
