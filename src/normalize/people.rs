@@ -63,10 +63,10 @@ fn is_outgoing(element: Value<'_>, kind: EventKind, channel: &Channel<'_>) -> bo
         EventKind::Echo | EventKind::StandbyEcho => true,
         EventKind::Call if direction().as_deref() == Some("BUSINESS_INITIATED") => true,
         _ => element.filled("from").is_some_and(|from| {
-            let own = channel.display_phone_number.as_deref().unwrap_or_default();
             let digits =
                 |text: &str| -> String { text.chars().filter(char::is_ascii_digit).collect() };
-            !own.is_empty() && digits(own) == digits(&from)
+            let own = digits(channel.display_phone_number.as_deref().unwrap_or_default());
+            !own.is_empty() && own == digits(&from)
         }),
     }
 }

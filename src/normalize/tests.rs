@@ -704,6 +704,14 @@ fn a_number_as_id_is_its_text_and_the_source_may_keep_raw_back() {
 }
 
 #[test]
+fn numbers_without_digits_are_not_the_same_number() {
+    let seen = one(
+        r#"{"metadata":{"display_phone_number":"<OWN>"},"messages":[{"id":"m","type":"text","from":"<USER>"}]}"#,
+    );
+    assert_eq!(seen.event["user_key"], "<USER>");
+}
+
+#[test]
 fn raw_stays_where_joined_errors_do_not_say_what_they_belong_to() {
     let body = br#"{"groups":[{"id":"g","failed":[{"errors":[{"code":131000}]}]}]}"#;
     let seen = &items(&Callback { raw: false, ..callback(body) })[0];
