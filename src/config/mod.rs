@@ -18,7 +18,6 @@ mod section;
 #[cfg(test)]
 mod tests;
 
-use crate::event::Settings;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
@@ -31,6 +30,8 @@ use std::{
 pub use duration::{parse_duration, show_duration};
 pub(crate) use file::read as read_file;
 pub use load::ConfigError;
+
+use crate::event::Settings;
 
 /// The whole configuration, as in `weni-edge.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -104,6 +104,6 @@ notes() {
   echo '{{ include (print .Template.BasePath "/NOTES.txt") . }}' >"$work/chart/templates/notes.yaml"
   render tests/deploy/values/everything.yaml --debug >"$work/notes" 2>/dev/null || true
   rm "$work/chart/templates/notes.yaml"
-  check "the notes say what to paste into Weni" grep -q 'URL *https://edge.example.com/hooks/loja' "$work/notes"
-  check "the notes say where the secret is" grep -q 'Header *X-Token: <secret>' "$work/notes"
+  check "the notes say what to paste into Weni" grep -q 'URL do webhook *https://edge.example.com/hooks/loja' "$work/notes"
+  check "the notes say where the secret is" grep -q 'Cabeçalhos *Chave X-Token, Valor <secret>' "$work/notes"
 }
