@@ -3,8 +3,10 @@
 //! 400 KB of a phone number over 9,000 elements are 3.6 GB of events. The journal would give them to
 //! the publisher again after every restart, so the limit is decided before anything is sent.
 
+use std::borrow::Cow;
+
 use super::{Reading, envelope::Part};
-use crate::event::Item;
+use crate::event::{Contact, Item, Text};
 
 /// Bytes of values, keys and headers for each byte of the body. Real callbacks stay below 8.
 const RATIO_MAX: usize = 32;
@@ -16,10 +18,24 @@ const ITEM_BYTES: usize = 2048;
 /// UTF-8 as three.
 const SHARED_TIMES: usize = 6;
 
+/// Bytes that a copy of the text takes: none where it stands in the callback.
+pub(super) fn owned_bytes(text: &Text<'_>) -> usize {
+    if matches!(text, Cow::Owned(_)) { text.len() } else { 0 }
+}
+
+impl Contact<'_> {
+    /// Bytes that each copy takes.
+    pub(super) fn owned_bytes(&self) -> usize {
+        let Self { wa_id, user_id, parent_user_id, username, name, identity_key_hash } = self;
+        let texts = [wa_id, user_id, parent_user_id, username, name, identity_key_hash];
+        texts.into_iter().flatten().map(owned_bytes).sum()
+    }
+}
+
 /// What one callback may become.
 pub(super) struct Limit {
     /// All of it, in bytes.
-    bytes: usize,
+    pub(super) bytes: usize,
     /// More than one item shares with others: all of the body, and the texts of the call's head.
     item_bytes: usize,
 }

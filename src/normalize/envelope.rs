@@ -6,11 +6,12 @@
 //! read.
 
 use super::{
+    amplification::owned_bytes,
     json::Value,
     people::Person,
     value::{Array, Found, Inside, is_text, join, of_array, unknown_of},
 };
-use crate::event::{Channel, ElementContext, EventKind, Format, Reason, Text};
+use crate::event::{Channel, Contact, ElementContext, EventKind, Format, Reason, Text};
 
 /// What a callback is made of.
 #[derive(Debug)]
@@ -43,9 +44,13 @@ pub(super) struct Element<'a> {
 /// The parts of a document that is a callback, or nothing if it is none.
 ///
 /// # Errors
-/// When it has more than `max` elements.
-pub(super) fn parts<'a>(document: Value<'a>, max: usize) -> Result<Option<Vec<Part<'a>>>, Reason> {
-    let mut walk = Walk { max, ..Walk::default() };
+/// When it has more than `max` elements, or they hold more than `budget` bytes of their own.
+pub(super) fn parts<'a>(
+    document: Value<'a>,
+    max: usize,
+    budget: usize,
+) -> Result<Option<Vec<Part<'a>>>, Reason> {
+    let mut walk = Walk { max, budget, ..Walk::default() };
     let roots: Vec<_> = match document.is_array() {
         true => document.elements().enumerate().map(|(at, one)| (one, format!("/{at}"))).collect(),
         false => vec![(document, String::new())],
@@ -69,12 +74,13 @@ pub(super) fn parts<'a>(document: Value<'a>, max: usize) -> Result<Option<Vec<Pa
 /// The parts of what was taken out of its callback. `was_event`: it is one event.
 ///
 /// # Errors
-/// When it has more than `max` elements.
+/// When it has more than `max` elements, or they hold more than `budget` bytes of their own.
 pub(super) fn parts_alone<'a>(
     value: Value<'a>,
     context: &ElementContext<'a>,
     was_event: bool,
     max: usize,
+    budget: usize,
 ) -> Result<Vec<Part<'a>>, Reason> {
     let pointer = context.element.as_str();
     let is_pointer = |(key, _): (Text<'_>, Value<'_>)| key.starts_with('/');
@@ -82,7 +88,7 @@ pub(super) fn parts_alone<'a>(
         let members = value.members().map(|(key, member)| (key.into_owned(), member)).collect();
         return Ok(vec![Part::Remainder { format: context.format, members }]);
     }
-    let mut walk = Walk { max, ..Walk::default() };
+    let mut walk = Walk { max, budget, ..Walk::default() };
     let (array, in_standby) = Array::around(pointer, context.field.as_deref());
     let is_element = was_event || array != Array::Whole;
     if is_element && value.is_object() {
@@ -124,6 +130,14 @@ struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
+    /// Bytes that each copy takes.
+    fn owned_bytes(&self) -> usize {
+        let Self { field, channel, entry_time, .. } = self;
+        let Channel { waba_id, phone_number_id, display_phone_number } = channel;
+        let texts = [field, entry_time, waba_id, phone_number_id, display_phone_number];
+        texts.into_iter().flatten().map(owned_bytes).sum()
+    }
+
     fn context(&self, element: String) -> ElementContext<'a> {
         let Self { format, field, channel, entry_time } = self.clone();
         ElementContext { format, field, element, channel, entry_time, ..Default::default() }
@@ -137,9 +151,16 @@ struct Walk<'a> {
     rest: Vec<(String, Value<'a>)>,
     format: Option<Format>,
     max: usize,
+    /// Bytes of pointers and copied texts that may still come.
+    budget: usize,
 }
 
 impl<'a> Walk<'a> {
+    fn spend(&mut self, bytes: usize) -> Result<(), Reason> {
+        self.budget = self.budget.checked_sub(bytes).ok_or(Reason::Amplification)?;
+        Ok(())
+    }
+
     fn callback(&mut self, value: Value<'a>, pointer: &str) -> Result<(), Reason> {
         let is_cloud = ["entry", "metadata"].iter().any(|name| value.get(name).is_some());
         let is_cloud = is_cloud || is_change(value);
@@ -222,8 +243,10 @@ impl<'a> Walk<'a> {
         let of_metadata = |name| metadata.and_then(|metadata| metadata.filled(name));
         scope.channel.phone_number_id = of_metadata("phone_number_id");
         scope.channel.display_phone_number = of_metadata("display_phone_number");
-        let mut inside = Inside { field: scope.field.clone(), ..Inside::default() };
-        inside.read(value, pointer, false);
+        let (field, budget) = (scope.field.clone(), self.budget);
+        let mut inside = Inside { field, budget, ..Inside::default() };
+        inside.read(value, pointer, false)?;
+        self.budget = inside.budget;
         // Without an array the value is one event, with all that is in it.
         let is_whole = !inside.is_split && !inside.others.is_empty();
         if is_whole {
@@ -233,6 +256,7 @@ impl<'a> Walk<'a> {
         if self.parts.len() + inside.found.len() > self.max {
             return Err(Reason::TooManyElements);
         }
+        self.spend(inside.found.len().saturating_mul(scope.owned_bytes()))?;
         let kind = |found: &Found<'a>| found.array.kind(found.value, found.in_standby);
         let people: Vec<_> = (inside.found.iter())
             .map(|one| Person::of(one.value, kind(one), &scope.channel, one.thread.as_ref()))
@@ -248,6 +272,8 @@ impl<'a> Walk<'a> {
             let kind = kind(&found);
             let Found { array, value, pointer, thread, .. } = found;
             let contact = inside.contacts.of(&person);
+            self.spend(contact.map_or(0, Contact::owned_bytes))?;
+            let contact = contact.cloned();
             let context = ElementContext { contact, thread, ..scope.context(pointer) };
             self.parts.push(match value.is_object() {
                 true => Part::Element(Element { array, kind, value, context, person }),

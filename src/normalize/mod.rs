@@ -87,6 +87,8 @@ pub fn parse<'a>(body: &'a Body<'_>) -> Parsed<'a> {
     })
 }
 
+const SHARED_TOO_OFTEN: &str = "its elements repeat what they share too often";
+
 /// The items of a callback, in order. A callback without any element or unknown member has none.
 pub fn items<'a>(
     callback: &'a Callback<'a>,
@@ -102,15 +104,17 @@ pub fn items<'a>(
         Ok(None) => return Vec::new(),
         Err((reason, detail)) => return whole(*reason, detail),
     };
-    let parts = match envelope::parts(document.root(), ELEMENTS_MAX) {
-        Ok(Some(parts)) => parts,
-        Ok(None) => return whole(Reason::Unrecognized, "JSON, but no callback"),
-        Err(reason) => return whole(reason, &format!("more than {ELEMENTS_MAX} elements")),
-    };
     let reading = Reading { callback, settings, document };
     let limit = amplification::Limit::of(&reading);
+    let amplified = || whole(Reason::Amplification, SHARED_TOO_OFTEN);
+    let parts = match envelope::parts(document.root(), ELEMENTS_MAX, limit.bytes) {
+        Ok(Some(parts)) => parts,
+        Ok(None) => return whole(Reason::Unrecognized, "JSON, but no callback"),
+        Err(Reason::Amplification) => return amplified(),
+        Err(reason) => return whole(reason, &format!("more than {ELEMENTS_MAX} elements")),
+    };
     if limit.may_be_exceeded_by(parts.len()) && limit.is_exceeded(&reading, &parts) {
-        return whole(Reason::Amplification, "its elements repeat what they share too often");
+        return amplified();
     }
     parts.iter().map(|part| reading.item(part)).collect()
 }
@@ -131,10 +135,12 @@ pub fn items_of_letter<'a>(
         vec![Item::DeadLetter(DeadLetter::new(callback, reason, stage, detail, value, context))]
     };
     let Ok(Some(document)) = &parsed.0 else { return dead(Reason::InvalidJson, "not JSON") };
-    let parts = envelope::parts_alone(document.root(), context, letter.was_event, ELEMENTS_MAX);
     let reading = Reading { callback, settings, document };
-    match parts {
+    let budget = amplification::Limit::of(&reading).bytes;
+    let (root, was_event) = (document.root(), letter.was_event);
+    match envelope::parts_alone(root, context, was_event, ELEMENTS_MAX, budget) {
         Ok(parts) => parts.iter().map(|part| reading.item(part)).collect(),
+        Err(Reason::Amplification) => dead(Reason::Amplification, SHARED_TOO_OFTEN),
         Err(reason) => dead(reason, &format!("more than {ELEMENTS_MAX} elements")),
     }
 }

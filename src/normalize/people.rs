@@ -138,8 +138,8 @@ impl<'a> Contacts<'a> {
     }
 
     /// The contact of a person, by user id, else by phone number.
-    pub(super) fn of(&self, person: &Person<'a>) -> Option<Contact<'a>> {
-        Some(self.listed.get(self.place_of(person)?)?.contact.clone())
+    pub(super) fn of(&self, person: &Person<'a>) -> Option<&Contact<'a>> {
+        Some(&self.listed.get(self.place_of(person)?)?.contact)
     }
 
     fn place_of(&self, person: &Person<'a>) -> Option<usize> {

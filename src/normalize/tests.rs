@@ -386,6 +386,31 @@ fn a_callback_that_would_become_gigabytes_is_one_dead_letter_with_its_bytes() {
 }
 
 #[test]
+fn what_all_elements_share_is_counted_before_it_is_copied() {
+    let escaped = format!("\\u0031{}", "1".repeat(400_000));
+    let statuses = vec!["{}"; 19_000].join(",");
+    let messages = vec![r#"{"id":"a"}"#; 19_000].join(",");
+    let read = vec![r#"{"id":"a","status":"read","recipient_id":"1"}"#; 9_000].join(",");
+    let field = "k".repeat(300_000);
+    for body in [
+        // Each would be gigabytes: in pointers, in the channel, in the thread, in the contact.
+        format!(
+            r#"{{"entry":[{{"changes":[{{"field":"{field}","value":{{"{field}":[{statuses}]}}}}]}}]}}"#
+        ),
+        format!(r#"{{"metadata":{{"phone_number_id":"{escaped}"}},"statuses":[{statuses}]}}"#),
+        format!(
+            r#"{{"entry":[{{"id":"{escaped}","changes":[{{"value":{{"statuses":[{statuses}]}}}}]}}]}}"#
+        ),
+        format!(r#"{{"history":[{{"threads":[{{"id":"{escaped}","messages":[{messages}]}}]}}]}}"#),
+        format!(
+            r#"{{"contacts":[{{"wa_id":"1","profile":{{"name":"{escaped}"}}}}],"statuses":[{read}]}}"#
+        ),
+    ] {
+        assert_eq!(reasons(body.as_bytes()), ["amplification"], "{}", &body[..60]);
+    }
+}
+
+#[test]
 fn what_the_head_of_a_call_adds_to_each_event_counts_as_well() {
     let (body, traceparent) = (sharing(b"1", 100), "0".repeat(15_000));
     assert_eq!(items(&callback(&body)).len(), 100);

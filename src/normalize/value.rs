@@ -1,7 +1,7 @@
 //! What one `value` holds: its arrays, its contacts, and what is not known.
 
-use super::{json::Value, people::Contacts};
-use crate::event::{EventKind, Text};
+use super::{amplification::owned_bytes, json::Value, people::Contacts};
+use crate::event::{EventKind, Reason, Text};
 
 /// An array whose elements become events of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,10 +93,19 @@ pub(super) struct Inside<'a> {
     pub(super) unknown: Vec<(String, Value<'a>)>,
     /// It has an array whose elements are events.
     pub(super) is_split: bool,
+    /// Bytes of pointers and copied texts that may still come.
+    pub(super) budget: usize,
 }
 
 impl<'a> Inside<'a> {
-    pub(super) fn read(&mut self, value: Value<'a>, pointer: &str, in_standby: bool) {
+    /// # Errors
+    /// The budget is exceeded.
+    pub(super) fn read(
+        &mut self,
+        value: Value<'a>,
+        pointer: &str,
+        in_standby: bool,
+    ) -> Result<(), Reason> {
         let metadata = value.get("metadata");
         for (key, member) in value.members() {
             let pointer = join(pointer, &key);
@@ -114,22 +123,23 @@ impl<'a> Inside<'a> {
                 }
                 ("standby", false) if member.is_object() => {
                     self.is_split = true;
-                    self.read(member, &pointer, true);
+                    self.read(member, &pointer, true)?;
                 }
                 ("history", false) if member.is_array() || member.is_object() => {
                     self.is_split = true;
-                    self.history(member, &pointer);
+                    self.history(member, &pointer)?;
                 }
                 _ => match array {
                     Some(_) if member.is_null() => {}
                     Some(array) => {
                         self.is_split = true;
-                        self.split(array, in_standby, member, &pointer, None);
+                        self.split(array, in_standby, member, &pointer, None)?;
                     }
                     None => self.others.push((pointer, member)),
                 },
             }
         }
+        Ok(())
     }
 
     fn split(
@@ -139,14 +149,15 @@ impl<'a> Inside<'a> {
         member: Value<'a>,
         pointer: &str,
         thread: Option<&Text<'a>>,
-    ) {
-        self.found.extend(of_array(member, pointer).map(|(value, pointer)| Found {
-            array,
-            in_standby,
-            value,
-            pointer,
-            thread: thread.cloned(),
-        }));
+    ) -> Result<(), Reason> {
+        let thread_bytes = thread.map_or(0, owned_bytes);
+        for (value, pointer) in of_array(member, pointer) {
+            let bytes = pointer.len() + thread_bytes;
+            self.budget = self.budget.checked_sub(bytes).ok_or(Reason::Amplification)?;
+            let thread = thread.cloned();
+            self.found.push(Found { array, in_standby, value, pointer, thread });
+        }
+        Ok(())
     }
 
     fn not_an_object(&mut self, value: Value<'a>, pointer: String) {
@@ -169,7 +180,7 @@ impl<'a> Inside<'a> {
     }
 
     /// `history[].threads[].messages[]` and `history[].errors[]`.
-    fn history(&mut self, chunks: Value<'a>, pointer: &str) {
+    fn history(&mut self, chunks: Value<'a>, pointer: &str) -> Result<(), Reason> {
         for (chunk, pointer) in of_array(chunks, pointer) {
             if !chunk.is_object() {
                 self.not_an_object(chunk, pointer);
@@ -178,26 +189,27 @@ impl<'a> Inside<'a> {
             for (key, member) in chunk.members() {
                 let pointer = join(&pointer, &key);
                 match &*key {
-                    "errors" => self.split(Array::Errors, false, member, &pointer, None),
-                    "threads" => of_array(member, &pointer).for_each(|(thread, pointer)| {
-                        self.thread(thread, &pointer);
-                    }),
+                    "errors" => self.split(Array::Errors, false, member, &pointer, None)?,
+                    "threads" => of_array(member, &pointer)
+                        .try_for_each(|(thread, pointer)| self.thread(thread, &pointer))?,
                     _ => self.unknown.push((pointer, member)),
                 }
             }
         }
+        Ok(())
     }
 
-    fn thread(&mut self, thread: Value<'a>, pointer: &str) {
+    fn thread(&mut self, thread: Value<'a>, pointer: &str) -> Result<(), Reason> {
         if !thread.is_object() {
-            return self.not_an_object(thread, pointer.to_owned());
+            self.not_an_object(thread, pointer.to_owned());
+            return Ok(());
         }
         let id = thread.filled("id");
         let mut rest = Vec::new();
         for (key, member) in thread.members() {
             let pointer = join(pointer, &key);
             match &*key {
-                "messages" => self.split(Array::History, false, member, &pointer, id.as_ref()),
+                "messages" => self.split(Array::History, false, member, &pointer, id.as_ref())?,
                 _ => rest.push((pointer, member)),
             }
         }
@@ -206,6 +218,7 @@ impl<'a> Inside<'a> {
         if !rest.iter().all(|(pointer, member)| is_id(pointer, *member)) {
             self.unknown.append(&mut rest);
         }
+        Ok(())
     }
 }
 
