@@ -250,12 +250,17 @@ impl<'a> Reading<'a> {
         if self.callback.raw || is_needed {
             return RawForm::Json;
         }
-        mark("id", |id| {
-            if id.is_string() {
-                id.mark_typed()
-            }
-        });
-        mark("timestamp", Value::mark_time);
+        // An empty one is in no field.
+        if value.filled("id").is_some() {
+            mark("id", |id| {
+                if id.is_string() {
+                    id.mark_typed()
+                }
+            });
+        }
+        if value.filled("timestamp").is_some() {
+            mark("timestamp", Value::mark_time);
+        }
         if value.is_all_typed() { RawForm::Omitted } else { RawForm::Json }
     }
 

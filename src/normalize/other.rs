@@ -62,7 +62,9 @@ pub(super) fn payment(element: Value<'_>, out: &mut Object<'_>) {
     let Some(payment) = element.get("payment") else { return };
     out.object("payment", |out| {
         payment.copy_member("reference_id", "reference_id", out);
-        if let Some(amount) = payment.get("amount").filter(|amount| amount.is_strict()) {
+        if let Some(amount) =
+            payment.get("amount").filter(|amount| !amount.is_null() && amount.is_strict())
+        {
             amount.mark_typed();
             out.json("amount", amount.bytes());
         }

@@ -744,6 +744,35 @@ fn raw_stays_where_joined_errors_do_not_say_what_they_belong_to() {
     assert_eq!(seen.event["raw"]["failed"], json!([{"errors": [{"code": 131000}]}]));
 }
 
+#[test]
+fn an_empty_id_or_time_that_no_field_holds_keeps_raw() {
+    for body in [
+        r#"{"calls":[{"id":"","timestamp":"1763842390","event":"connect"}]}"#,
+        r#"{"calls":[{"id":"c","timestamp":"","event":"connect"}]}"#,
+    ] {
+        let seen = &items(&Callback { raw: false, ..callback(body.as_bytes()) })[0];
+        assert_eq!(seen.event["raw"]["event"], "connect", "{body}");
+    }
+}
+
+#[test]
+fn an_amount_that_is_null_is_left_out() {
+    let seen = status(r#","type":"payment","payment":{"amount":null,"reference_id":"r"}"#);
+    assert_eq!(seen.event["payment"], json!({"reference_id": "r"}));
+}
+
+#[test]
+fn the_place_of_a_message_of_the_history_is_known_from_its_pointer() {
+    for pointer in [
+        "/entry/0/changes/0/value/history/0/threads/1/messages/2",
+        "/entry/0/changes/0/value/history/0/threads/messages/2",
+        "/history/threads/messages",
+    ] {
+        let (array, in_standby) = value::Array::around(pointer, Some("history"));
+        assert_eq!((array, in_standby), (value::Array::History, false), "{pointer}");
+    }
+}
+
 /// By an implementation that shares no code with ours: a fixture, an element, its kind and id.
 const EVENT_IDS: &str = "
     failed_with_errors /entry/0/changes/0/value/statuses/0 message_status cc913d9227edc40bc1c0b92ed4a34dc7

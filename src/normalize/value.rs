@@ -43,7 +43,9 @@ impl Array {
             _ => pointer,
         };
         let (path, name) = path.rsplit_once('/').unwrap_or_default();
-        let is_thread = path.rsplit('/').nth(1) == Some("threads") && name == "messages";
+        // One thread may stand for an array of them.
+        let mut above = path.rsplit('/').take(2);
+        let is_thread = name == "messages" && above.any(|segment| segment == "threads");
         match Self::named(name, field) {
             Some(_) if is_thread => (Self::History, false),
             Some(array) => (array, path.ends_with("/standby")),
