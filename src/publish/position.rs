@@ -102,8 +102,10 @@ pub(super) fn open<C: Cluster>(
     let before = reading.read(View::Unstable, CALL)?;
     let first_answer = clock::now() - asked;
     reading.judge(before.as_ref())?;
-    let untold = reading.is_behind(before.as_ref()) && reading.is_untold()?;
-    if untold && !shared.heartbeat.abandoned() {
+    let is_known = learnt.tries_to_end > 0;
+    let untold = !is_known && reading.is_behind(before.as_ref()) && reading.is_untold()?;
+    reading.still_counts()?;
+    if untold {
         learnt.tries_to_end = TRIES_TO_END;
         reading.go_back(before.as_ref()).map_err(|error| {
             let detail = format!("the checkpoint cannot be written: {error}");
@@ -113,6 +115,7 @@ pub(super) fn open<C: Cluster>(
     let producer = cluster.open(&topics, learnt.settings)?;
     shared.heartbeat.beat_in_kafka();
     let start = reading.start(SETTLES_WITHIN + 2 * first_answer, learnt.tries_to_end > 0)?;
+    reading.still_counts()?;
     learnt.tries_to_end = learnt.tries_to_end.saturating_sub(1);
     let (run, index) = (start.position.run(), start.position.index());
     let seconds = (clock::now() - since).as_secs_f64();
@@ -169,6 +172,14 @@ impl<C: Cluster> Reading<'_, C> {
         Ok(metadata)
     }
 
+    /// A publisher that was replaced while it waited must not touch what its successor uses.
+    fn still_counts(&self) -> Result<(), Obstacle> {
+        match self.shared.heartbeat.abandoned() {
+            true => Err(Obstacle::new(Blocked::KafkaError, "this publisher was replaced")),
+            false => Ok(()),
+        }
+    }
+
     /// Whether the position lies before what Kafka has acknowledged.
     fn is_behind(&self, kept: Option<&GroupOffset>) -> bool {
         let known = self.shared.journal.committed();
@@ -192,6 +203,11 @@ impl<C: Cluster> Reading<'_, C> {
     fn go_back(&self, kept: Option<&GroupOffset>) -> io::Result<()> {
         let (journal, cluster_id) = (&self.shared.journal, self.cluster_id.to_owned());
         let position = kept.map_or(journal.oldest(), position_of);
+        let repeated = journal.count(position, journal.committed());
+        tracing::error!(
+            repeated,
+            "Kafka has lost callbacks that it had acknowledged: they are published again"
+        );
         journal.reset_committed(position);
         let (run_id, receipt) = (journal.run_id(position.run()).unwrap_or_default(), Uuid::nil());
         journal.advance_committed(Checkpoint { position, run_id, receipt, cluster_id });
@@ -213,7 +229,8 @@ impl<C: Cluster> Reading<'_, C> {
                 tracing::error!("Kafka has not told all partitions the end of a transaction");
                 // Without an earlier position that transaction was the first. The checkpoint may
                 // lie after it, because Kafka has acknowledged its commit.
-                let position = position.unwrap_or(journal.oldest());
+                let first = if untold { known } else { journal.oldest() };
+                let position = position.unwrap_or(first);
                 return Ok(Start { position, receipt, is_certain: false, unfinished });
             }
             if position.is_none() && known > journal.oldest() {
