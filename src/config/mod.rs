@@ -31,7 +31,7 @@ pub use duration::{parse_duration, show_duration};
 pub(crate) use file::read as read_file;
 pub use load::ConfigError;
 
-use crate::event::Settings;
+use crate::event::{Settings, Topic};
 
 /// The whole configuration, as in `weni-edge.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,6 +180,18 @@ impl Config {
             fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0)
         };
         self.secret_files.iter().filter(exposed).map(PathBuf::as_path).collect()
+    }
+}
+
+impl Topics {
+    /// The configured name of a topic.
+    pub fn name(&self, topic: Topic) -> &str {
+        match topic {
+            Topic::MessageStatus => &self.message_status,
+            Topic::InboundMessage => &self.inbound_message,
+            Topic::ChannelEvent => &self.channel_event,
+            Topic::DeadLetter => &self.dead_letter,
+        }
     }
 }
 

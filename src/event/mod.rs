@@ -4,7 +4,9 @@
 //! `docs/events.md` describes it for consumers.
 
 mod dead_letter;
+pub mod form;
 mod kept_letter;
+pub mod schema;
 mod write;
 
 use std::{borrow::Cow, cell::OnceCell, fmt::Write};
@@ -33,7 +35,8 @@ macro_rules! named {
     ($(#[$meta:meta])* $name:ident { $($(#[$of:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$of])* $variant,)* }
+        #[derive(serde::Serialize, serde::Deserialize)]
+        pub enum $name { $($(#[$of])* #[serde(rename = $text)] $variant,)* }
 
         impl $name {
             pub const ALL: [Self; [$($text,)*].len()] = [$(Self::$variant,)*];
@@ -41,6 +44,16 @@ macro_rules! named {
             /// Its name in events, headers and metrics.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "enum": [$($text,)*] })
             }
         }
     };
@@ -384,7 +397,7 @@ impl<'a> Event<'a> {
         each("ce_type", format!("ai.weni.{}.v1", self.kind.as_str()).as_bytes());
         each("ce_source", format!("/hooks/{}", self.callback.source).as_bytes());
         each("ce_time", time.as_bytes());
-        each("ce_dataschema", format!("urn:weni-edge:{}", self.topic().as_str()).as_bytes());
+        each("ce_dataschema", schema::urn(self.topic()).as_bytes());
         each("content-type", b"application/json");
         each("receipt", self.receipt.as_bytes());
         for (name, value) in [

@@ -13,7 +13,7 @@ use rdkafka::{
     metadata::{Metadata, MetadataPartition},
 };
 
-use super::{Blocked, Code, Limits, Obstacle, Topics, librdkafka::Cluster, topics};
+use super::{Blocked, Code, Limits, Obstacle, Topics, librdkafka::Cluster};
 use crate::{
     config::{Config, CreateTopics},
     event::Topic,
@@ -51,7 +51,7 @@ impl Cluster {
     /// A topic of events is missing and may not be created.
     pub(super) fn create_missing(&self) -> Result<(), Obstacle> {
         let Config { kafka, topics, .. } = &*self.config;
-        let events = Topic::ALL.map(|topic| (topics::name(topics, topic), kafka.create_topics));
+        let events = Topic::ALL.map(|topic| (topics.name(topic), kafka.create_topics));
         // -1: as many replicas as the brokers give a topic by default.
         let position = CreateTopics { partitions: 1, replication_factor: -1 };
         for (name, allowed) in events.into_iter().chain([(&*topics.position, Some(position))]) {
@@ -107,7 +107,7 @@ impl Cluster {
     /// No broker answers.
     pub(super) fn topics(&self, cluster_id: &str) -> Result<Topics, Obstacle> {
         let names = &self.config.topics;
-        let events = Topic::ALL.map(|topic| topics::name(names, topic));
+        let events = Topic::ALL.map(|topic| names.name(topic));
         // librdkafka's mock cluster never answers such calls.
         let limits = match cluster_id.starts_with("mockCluster") {
             true => HashMap::new(),

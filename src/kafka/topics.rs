@@ -41,7 +41,7 @@ impl Topics {
     }
 
     pub fn name(&self, topic: Topic) -> &str {
-        name(&self.names, topic)
+        self.names.name(topic)
     }
 
     pub fn names(&self) -> &config::Topics {
@@ -84,15 +84,5 @@ impl Topics {
     /// The smallest `max.message.bytes` of all topics: what a request may hold for a partition.
     pub fn max_message_bytes(&self) -> Option<usize> {
         self.limits.values().filter_map(|limits| limits.max_message_bytes).min()
-    }
-}
-
-/// The configured name of a topic.
-pub fn name(names: &config::Topics, topic: Topic) -> &str {
-    match topic {
-        Topic::MessageStatus => &names.message_status,
-        Topic::InboundMessage => &names.inbound_message,
-        Topic::ChannelEvent => &names.channel_event,
-        Topic::DeadLetter => &names.dead_letter,
     }
 }
