@@ -121,3 +121,43 @@ fn schema_prints_one_schema_and_the_topics_of_a_configuration() {
     assert!(text.contains("The group id, else the user key, else the message id."), "{text}");
     assert_eq!(run(&["schema"]).0, Some(2));
 }
+
+/// The samples leave out what is as in the whole record, which is the first block.
+#[test]
+fn the_samples_of_the_documentation_are_events() {
+    let text = include_str!("../../docs/events.md");
+    let blocks = text.split("```json\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let blocks: Vec<Json> = blocks.map(|block| serde_json::from_str(block).unwrap()).collect();
+    let whole = blocks[0].as_object().unwrap();
+    let mut judged = 0;
+    for sample in blocks
+        .iter()
+        .flat_map(|block| block.as_array().map_or(vec![block], |all| all.iter().collect()))
+    {
+        let mut event = sample.as_object().unwrap().clone();
+        let is_part = !event.contains_key("event_kind");
+        let common = ["schema_version", "source", "receipt", "received_at", "format", "element"];
+        let of_message = ["event_id", "occurred_at", "message_id"];
+        for name in common.iter().chain(is_part.then_some(&of_message).into_iter().flatten()) {
+            event.entry(*name).or_insert(whole[*name].clone());
+        }
+        event.entry("event_kind").or_insert("inbound_message".into());
+        let topic = match event["event_kind"].as_str().unwrap() {
+            "message_status" => Topic::MessageStatus,
+            "inbound_message" => Topic::InboundMessage,
+            _ => Topic::ChannelEvent,
+        };
+        let event = Json::from(event);
+        let faults: Vec<_> = SCHEMAS[&topic]
+            .value
+            .as_ref()
+            .unwrap()
+            .iter_errors(&event)
+            .map(|error| error.to_string())
+            .collect();
+        assert!(faults.is_empty(), "{faults:?} in {event}");
+        fuzzed::has_its_form(topic, &event);
+        judged += 1;
+    }
+    assert!(judged >= 30, "{judged}");
+}
