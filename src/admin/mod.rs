@@ -30,6 +30,7 @@ use crate::{
 
 /// What probes look at.
 #[derive(Clone)]
+#[expect(missing_docs, reason = "the types say what each is")]
 pub struct State {
     pub journal: Journal,
     pub metrics: Arc<Metrics>,
