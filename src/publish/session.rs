@@ -404,12 +404,12 @@ impl<'a, P: Producer> Session<'a, P> {
 
     /// The connection's own error is nearer to the cause than the call that failed.
     fn in_detail(&mut self, obstacle: Option<Obstacle>) -> Option<Obstacle> {
-        let trouble = self.producer.take_trouble();
         let of_brokers = [Blocked::NoBroker, Blocked::Tls, Blocked::NotAuthorized];
-        match (obstacle, trouble) {
+        let obstacle = match (obstacle, self.producer.take_trouble()) {
             (Some(obstacle), _) if !of_brokers.contains(&obstacle.blocked) => Some(obstacle),
             (obstacle, trouble) => trouble.or(obstacle),
-        }
+        };
+        self.topics.cause_of(obstacle.as_ref()).or(obstacle)
     }
 
     /// Aborts: an open transaction holds readers, and the next producer may come late.
