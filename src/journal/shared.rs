@@ -376,6 +376,9 @@ impl Shared {
 
     /// An error unless this process is the only one that has the journal.
     pub(super) fn check_claim(&self) -> io::Result<()> {
+        if mutant::is("a second opening past the lock") {
+            return Ok(());
+        }
         self.claim.check(&*self.options.disk)
     }
 

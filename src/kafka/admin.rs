@@ -109,17 +109,19 @@ impl Cluster {
         let names = &self.config.topics;
         let events = Topic::ALL.map(|topic| names.name(topic));
         // librdkafka's mock cluster never answers such calls.
-        let limits = match cluster_id.starts_with("mockCluster") {
+        let mut limits = match cluster_id.starts_with("mockCluster") {
             true => HashMap::new(),
             false => self.describe(&events)?,
         };
         for name in events {
             let metadata = self.metadata(name)?;
+            let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
             let alone = |partition: &MetadataPartition| partition.replicas().len() < 2;
-            let risky =
-                metadata.topics().first().is_some_and(|topic| topic.partitions().iter().any(alone));
             let gauge = self.metrics.kafka_topic_risky.with_label_values(&[name, "replication"]);
-            gauge.set(risky.into());
+            gauge.set(partitions.iter().any(alone).into());
+            if let Some(limits) = limits.get_mut(name) {
+                limits.too_few_in_sync = too_few_in_sync(partitions, limits.min_insync);
+            }
         }
         Ok(Topics::new(names.clone(), limits))
     }
@@ -169,6 +171,18 @@ impl Cluster {
             max_message_bytes: value("max.message.bytes").and_then(|bytes| bytes.parse().ok()),
             // -1 means for ever.
             retention_ms: value("retention.ms").map(|ms| ms.parse().unwrap_or(u64::MAX)),
+            min_insync: value("min.insync.replicas").and_then(|replicas| replicas.parse().ok()),
+            too_few_in_sync: None,
         }
     }
+}
+
+/// The replicas in sync of a partition that takes no record for want of them. A partition with fewer
+/// replicas than `min.insync.replicas` needs all that it has.
+fn too_few_in_sync(partitions: &[MetadataPartition], min: Option<usize>) -> Option<usize> {
+    let min = min?;
+    let weak = partitions
+        .iter()
+        .filter(|partition| partition.isr().len() < min.min(partition.replicas().len()));
+    weak.map(|partition| partition.isr().len()).min()
 }

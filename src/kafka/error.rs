@@ -37,6 +37,7 @@ pub enum Blocked {
     PositionUnreadable,
     UnknownTopic,
     TopicRefuses,
+    TooFewReplicas,
     TooSlow,
     Clock,
     NoTransactions,
@@ -53,13 +54,14 @@ pub enum Blocked {
 }
 
 impl Blocked {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoBroker,
         Self::NotAuthorized,
         Self::GroupNotAuthorized,
         Self::PositionUnreadable,
         Self::UnknownTopic,
         Self::TopicRefuses,
+        Self::TooFewReplicas,
         Self::TooSlow,
         Self::Clock,
         Self::NoTransactions,
@@ -80,6 +82,7 @@ impl Blocked {
             Self::PositionUnreadable => "position_unreadable",
             Self::UnknownTopic => "unknown_topic",
             Self::TopicRefuses => "topic_refuses",
+            Self::TooFewReplicas => "too_few_replicas",
             Self::TooSlow => "too_slow",
             Self::Clock => "clock",
             Self::NoTransactions => "no_transactions",
@@ -266,6 +269,9 @@ pub fn classify(code: Code) -> Fault {
         Code::PolicyViolation
         | Code::UnsupportedForMessageFormat
         | Code::UnsupportedCompressionType => Fault::Shared(TopicRefuses),
+        Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => {
+            Fault::Shared(TooFewReplicas)
+        }
         Code::UnsupportedFeature | Code::UnsupportedVersion | Code::InvalidTransactionTimeout => {
             Fault::Shared(NoTransactions)
         }
@@ -304,7 +310,6 @@ mod tests {
     #[test]
     fn what_nobody_foresaw_waits() {
         for code in [
-            Code::NotEnoughReplicas,
             Code::ThrottlingQuotaExceeded,
             Code::KafkaStorageError,
             Code::Unknown,
