@@ -41,14 +41,17 @@ pub enum Timestamps {
 }
 
 impl Topics {
+    /// Limits are by the topic's name.
     pub fn new(names: config::Topics, limits: HashMap<String, Limits>) -> Self {
         Self { names, limits }
     }
 
+    /// The configured name of a topic.
     pub fn name(&self, topic: Topic) -> &str {
         self.names.name(topic)
     }
 
+    /// All configured names.
     pub fn names(&self) -> &config::Topics {
         &self.names
     }
