@@ -32,7 +32,7 @@ STATUSES, DEAD_LETTERS = "weni.message-status.v1", "weni.dead-letter.v1"
 # `orders` has another number of partitions than the edge's topics, which have three.
 TOPICS = {"orders": (4, {}), "message-state": (3, {"cleanup.policy": "compact"}),
           "order-message-state": (4, {"cleanup.policy": "compact"})}  # fmt: skip
-PATIENCE = 90  # seconds for a condition; a killed member's partitions move after 10
+PATIENCE = float(os.environ.get("PATIENCE", 90))  # seconds for a condition; a killed member's partitions move after 10
 
 
 class Process:
@@ -310,6 +310,10 @@ class Test:
         found = {(name.removeprefix("wamid."), who): (status, category) for name, who, status, category in self.rows(
             "SELECT message_id, participant, status, pricing_category FROM message")}  # fmt: skip
         self.compare("the view message", found, {k: (v[0], v[2]) for k, v in wanted.items() if k != ("group", "")})
+        found = {name.removeprefix("wamid."): status for name, status in self.rows(
+            "SELECT message_id, w.status FROM message_as_weni AS w JOIN message_state AS s USING (message_id, participant)"
+            " WHERE w.status <> s.status")}  # fmt: skip
+        self.compare("the view message_as_weni", found, stream.AS_WENI)
         found = {category: tuple(map(int, counts)) for category, *counts in self.rows(
             "SELECT pricing_category, sum(messages), sum(delivered), sum(read), sum(failed) FROM funnel GROUP BY 1")}  # fmt: skip
         self.compare("the view funnel", found, stream.FUNNEL)

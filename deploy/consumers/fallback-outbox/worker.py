@@ -58,8 +58,8 @@ def send_sms(message_id, phone, text):
 
 def send_next(database):
     """Whether an SMS was sent."""
+    database.execute(WITHDRAW)
     with database.transaction():
-        database.execute(WITHDRAW)
         taken = database.execute(TAKE, (GRACE,)).fetchone()
         if not taken:
             return False

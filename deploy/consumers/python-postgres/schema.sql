@@ -53,6 +53,12 @@ LEFT JOIN LATERAL (
   ORDER BY status_rank DESC NULLS LAST, happened_at DESC LIMIT 1
 ) AS p ON true;
 
+-- As Weni's own dashboards show it: failed wins.
+CREATE VIEW message_as_weni AS
+SELECT DISTINCT ON (message_id, participant) message_id, participant, status
+FROM message_update WHERE status_rank IS NOT NULL
+ORDER BY message_id, participant, (status = 'failed') DESC, status_rank DESC, happened_at DESC;
+
 -- Days and months are those of the session's time zone: SET timezone = 'America/Sao_Paulo'.
 CREATE VIEW funnel AS
 SELECT date_trunc('day', first_at) AS day, phone_number_id, pricing_category,

@@ -39,12 +39,13 @@ import org.slf4j.LoggerFactory;
 public final class MessageState {
     private static final Logger LOG = LoggerFactory.getLogger(MessageState.class);
     private static final ObjectMapper MAPPER = new ObjectMapper();
-    private static final Serde<JsonNode> JSON = Serdes.serdeFrom((topic, node) -> write(node), (topic, bytes) -> read(bytes));
+    private static final Serde<JsonNode> JSON = 
+            Serdes.serdeFrom((topic, node) -> write(node), (topic, bytes) -> read(bytes));
 
     /** A message can belong to an order that is at most so old. */
     private static final Duration ORDER_AGE = Duration.ofHours(24);
 
-    /** How late an update may come, against the newest record of its partition, and still be joined. */
+    /** How late an update may come, after the newest record of its partition, and be joined. */
     private static final Duration GRACE = Duration.ofHours(1);
 
     static Topology topology() {
@@ -53,7 +54,7 @@ public final class MessageState {
         builder.stream("weni.dead-letter.v1", Consumed.with(Serdes.String(), Serdes.ByteArray()))
                 .process(DeadLetters::new);
 
-        // Names of internal topics and stores are given, so that a change of the topology finds its state again.
+        // Internal topics and stores have names, so that a changed topology finds its state again.
         // One key per message and participant: all its updates meet in one partition.
         KStream<String, JsonNode> states = builder.stream("weni.message-status.v1", json)
                 .flatMapValues(MessageState::state)
@@ -63,18 +64,20 @@ public final class MessageState {
                 .toStream();
         states.to("message-state", Produced.with(Serdes.String(), JSON));
 
-        // A status has no order number. The recipient and the time are what both sides have, so this is a guess:
-        // of two orders of one recipient within the window, both are joined.
+        // A status has no order number. Recipient and time are all that both sides have, so this is a
+        // guess: of two orders of one recipient within the window, both are joined.
         KStream<String, JsonNode> orders = builder.stream("orders", json);
         orders.join(
-                        // `orders` has the phone as its key. Kafka Streams brings the states to the same key, and to
-                        // as many partitions as `orders` has, through a topic of its own.
+                        // `orders` has the phone as its key. Kafka Streams brings the states to the same
+                        // key, and to as many partitions as `orders` has, through a topic of its own.
                         states.filter((id, state) -> state.hasNonNull("phone"))
                                 .selectKey((id, state) -> state.get("phone").asText()),
                         MessageState::joined,
                         JoinWindows.ofTimeDifferenceAndGrace(ORDER_AGE, GRACE).before(Duration.ZERO),
-                        StreamJoined.with(Serdes.String(), JSON, JSON).withName("by-phone").withStoreName("by-phone"))
-                .selectKey((phone, joined) -> joined.get("order").path("order_id").asText() + " " + key(joined.get("message")))
+                        StreamJoined.with(Serdes.String(), JSON, JSON)
+                                .withName("by-phone").withStoreName("by-phone"))
+                .selectKey((phone, joined) -> joined.get("order").path("order_id").asText()
+                        + " " + key(joined.get("message")))
                 .to("order-message-state", Produced.with(Serdes.String(), JSON));
         return builder.build();
     }
@@ -105,11 +108,13 @@ public final class MessageState {
         var recipient = event.path("recipient");
         var group = recipient.path("type").asText().equals("group");
         var state = MAPPER.createObjectNode();
+        var participant = recipient.path("participant_id").asText("");
         state.put("message_id", required(event, "message_id"));
-        state.put("participant", recipient.path("participant_user_id").asText(recipient.path("participant_id").asText("")));
+        state.put("participant", recipient.path("participant_user_id").asText(participant));
         state.put("status", required(event, "status"));
         state.put("status_rank", event.get("status_rank").asInt());
-        state.put("happened_at", Instant.parse(event.path("occurred_at").asText(required(event, "received_at"))).toString());
+        var time = event.path("occurred_at").asText(required(event, "received_at"));
+        state.put("happened_at", Instant.parse(time).toString());
         state.set("phone", recipient.get(group ? "participant_id" : "id"));
         state.put("event_id", required(event, "event_id"));
         return state;
@@ -130,8 +135,12 @@ public final class MessageState {
 
     private static JsonNode higher(JsonNode old, JsonNode update) {
         int rank = Integer.compare(update.get("status_rank").asInt(), old.get("status_rank").asInt());
-        int time = Instant.parse(update.get("happened_at").asText()).compareTo(Instant.parse(old.get("happened_at").asText()));
+        int time = happenedAt(update).compareTo(happenedAt(old));
         return rank > 0 || rank == 0 && time > 0 ? update : old;
+    }
+
+    private static Instant happenedAt(JsonNode state) {
+        return Instant.parse(state.get("happened_at").asText());
     }
 
     private static JsonNode joined(JsonNode order, JsonNode message) {
@@ -155,7 +164,8 @@ public final class MessageState {
         @Override
         public void process(Record<String, byte[]> letter) {
             var reason = letter.headers().lastHeader("reason");
-            LOG.warn("dead letter {}: {}", letter.key(), reason == null ? "no reason" : new String(reason.value(), StandardCharsets.UTF_8));
+            LOG.warn("dead letter {}: {}", letter.key(),
+                    reason == null ? "no reason" : new String(reason.value(), StandardCharsets.UTF_8));
         }
     }
 
@@ -167,7 +177,8 @@ public final class MessageState {
         // Reads with read_committed, too.
         settings.put(StreamsConfig.PROCESSING_GUARANTEE_CONFIG, StreamsConfig.EXACTLY_ONCE_V2);
         // A record that is not JSON is logged with its place and left out.
-        settings.put(StreamsConfig.DESERIALIZATION_EXCEPTION_HANDLER_CLASS_CONFIG, LogAndContinueExceptionHandler.class);
+        settings.put(StreamsConfig.DESERIALIZATION_EXCEPTION_HANDLER_CLASS_CONFIG,
+                LogAndContinueExceptionHandler.class);
         // A member that was killed gives its partitions up after this time.
         settings.put(StreamsConfig.consumerPrefix("session.timeout.ms"), 10_000);
 
