@@ -163,7 +163,9 @@ class Test:
         self.say(f"round {number} is sent")
 
     def produce(self):
-        """What no edge produces: a newer schema_version, what cannot be read, and what was aborted."""
+        """What no edge produces: a newer schema_version, what cannot be read, and what was aborted.
+
+        Returns the partition, and the offset after its last committed record."""
         common = {"event_kind": "message_status", "source": "loja", "receipt": "r", "received_at": "2025-06-15T15:06:42.000Z",
                   "occurred_at": "2025-06-15T15:06:42Z", "status": "delivered", "status_known": True, "status_rank": 20,
                   "recipient": {"id": "5582991111111", "type": "individual"}}  # fmt: skip
@@ -173,15 +175,21 @@ class Test:
         aborted = newer | {"event_id": "aborted", "message_id": "wamid.in-order", "status": "played", "status_rank": 40}
         producer = Producer({"bootstrap.servers": self.kafka.address, "transactional.id": "by-hand"})
         producer.init_transactions()
-        for values, finish in (([newer, unreadable, "{"], producer.commit_transaction), ([aborted], producer.abort_transaction)):
-            producer.begin_transaction()
-            for value in values:
-                value = value if isinstance(value, str) else json.dumps(value)
-                for partition in range(3 if value == "{" else 1):
-                    producer.produce(STATUSES, value, "wamid.by-hand", partition=partition,
-                                     headers={"ce_type": "ai.weni.message_status.v1"})  # fmt: skip
-            producer.flush()
-            finish()
+        last = self.transaction(producer, json.dumps(newer), json.dumps(unreadable), "{")
+        producer.commit_transaction()
+        self.transaction(producer, json.dumps(aborted))
+        producer.abort_transaction()
+        return last.partition(), last.offset() + 1
+
+    def transaction(self, producer, *values):
+        """Begins one with these values. Returns its last record."""
+        delivered = []
+        producer.begin_transaction()
+        for value in values:
+            producer.produce(STATUSES, value, "wamid.by-hand", headers={"ce_type": "ai.weni.message_status.v1"},
+                             on_delivery=lambda _, message: delivered.append(message))  # fmt: skip
+        producer.flush()
+        return delivered[-1]
 
     def order(self):
         # Java's partitioner. With librdkafka's own the orders would not meet the states.
@@ -264,7 +272,8 @@ class Test:
 
         third = self.consumer("consumer-3")
         self.until("a third consumer has partitions", lambda: "assigned: weni.message-status" in third.log(), second, third)
-        self.produce()
+        partition, end = self.produce()
+        self.until("what no edge produces is read", lambda: self.offsets()[partition] >= end, second, third)
         self.kill_within_a_transaction("message_state", 2, second, third)
         streams = self.streams("streams-2")
         self.fall_back(third)
