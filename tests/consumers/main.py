@@ -192,10 +192,9 @@ class Test:
         return delivered[-1]
 
     def order(self):
-        # Java's partitioner. With librdkafka's own the orders would not meet the states.
-        producer = Producer({"bootstrap.servers": self.kafka.address, "partitioner": "murmur2_random"})
+        producer = Producer({"bootstrap.servers": self.kafka.address})
         for number, (hours, name) in stream.ORDERS.items():
-            producer.produce("orders", json.dumps({"order_id": number}), stream.phone(name),
+            producer.produce("orders", json.dumps({"order_id": number, "phone": stream.spelt(name, number)}),
                              timestamp=int((time.time() - hours * 3600) * 1000))  # fmt: skip
         producer.flush()
 
@@ -347,6 +346,10 @@ class Test:
         with contextlib.suppress(TimeoutError):
             self.until("orders are joined", lambda: orders() == joined, streams)
         self.compare("the topic order-message-state", orders(), joined)
+        topics = order_state.consumer.list_topics().topics
+        found = {name: len(topics[f"message-state-streams-{name}-repartition"].partitions)
+                 for name in ("by-message", "by-phone-left", "by-phone-right")}  # fmt: skip
+        self.report.same("both sides of the join have as many partitions", found, {"by-message": 3, "by-phone-left": 4, "by-phone-right": 4})
 
     def check_logs(self):
         words = {
@@ -396,8 +399,8 @@ def main():
             finally:
                 for process in test.processes:
                     process.end()
-    except Exception:
-        report.that("the test goes through", False, traceback.format_exc())
+    except Exception as error:
+        report.that("the test goes through", False, f"{error}\n{traceback.format_exc()}")
     finally:
         edge.stop(signal.SIGKILL)
         kafka("kill9", "1")

@@ -113,7 +113,7 @@ OUTGOING = {
     "slow-then-ok": (40, "timeout", False),
 }
 
-# Hours since the order, and whose it is.
+# Hours since the order, and whose it is; the phone is spelt in more than one way.
 ORDERS = {
     "order-1": (1, "in-order"),
     "order-2": (2, "in-order"),
@@ -139,6 +139,11 @@ ROUNDS = range(4)
 
 def phone(name):
     return str(5582990000000 + [*ROWS, *OUTGOING].index(name))
+
+
+def spelt(number, order):
+    digits = phone(number)
+    return f"+{digits[:2]} ({digits[2:4]}) {digits[4:9]}-{digits[9:]}" if order < "order-3" else digits[:4] + digits[5:]
 
 
 def status(name, update):

@@ -66,12 +66,10 @@ public final class MessageState {
 
         // A status has no order number. Recipient and time are all that both sides have, so this is a
         // guess: of two orders of one recipient within the window, both are joined.
-        KStream<String, JsonNode> orders = builder.stream("orders", json);
-        orders.join(
-                        // `orders` has the phone as its key. Kafka Streams brings the states to the same
-                        // key, and to as many partitions as `orders` has, through a topic of its own.
-                        states.filter((id, state) -> state.hasNonNull("phone"))
-                                .selectKey((id, state) -> state.get("phone").asText()),
+        // Both sides get the same key. So Kafka Streams writes both again, to two topics of its own with as
+        // many partitions and one partitioner: whatever the partitions of `orders` are, they meet.
+        byPhone(builder.stream("orders", json)).join(
+                        byPhone(states),
                         MessageState::joined,
                         JoinWindows.ofTimeDifferenceAndGrace(ORDER_AGE, GRACE).before(Duration.ZERO),
                         StreamJoined.with(Serdes.String(), JSON, JSON)
@@ -80,6 +78,16 @@ public final class MessageState {
                         + " " + key(joined.get("message")))
                 .to("order-message-state", Produced.with(Serdes.String(), JSON));
         return builder.build();
+    }
+
+    private static KStream<String, JsonNode> byPhone(KStream<String, JsonNode> stream) {
+        return stream.filter((key, value) -> value.hasNonNull("phone"))
+                .selectKey((key, value) -> phone(value.get("phone").asText()));
+    }
+
+    /** Digits only. Brazilian mobile numbers are spelt with and without a ninth digit, 9: without. */
+    static String phone(String spelt) {
+        return spelt.replaceAll("\\D", "").replaceFirst("^(55\\d\\d)9(\\d{8})$", "$1$2");
     }
 
     /** The state that an update stands for; nothing if it takes no part in the state. */
