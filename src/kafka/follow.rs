@@ -1,0 +1,241 @@
+//! Reads topics as they grow: a `read_committed` consumer that joins no group and commits nothing.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    message::{BorrowedMessage, Headers as _},
+};
+
+use super::{
+    Blocked, Code, Fault, Obstacle, View, classify,
+    context::Context,
+    lag::{self, held_for},
+    librdkafka::{Cluster, consumer},
+};
+
+const CALL: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(50);
+
+/// An offset for each partition of each topic.
+pub type Offsets = BTreeMap<(String, i32), i64>;
+
+/// A place in all partitions.
+#[derive(Debug, Clone, Copy)]
+pub enum Point {
+    Beginning,
+    /// The first record of this time or later, in milliseconds since 1970.
+    Time(i64),
+    End,
+}
+
+/// A record as it is in Kafka. An absent key or value is empty.
+#[derive(Debug, Clone, Default)]
+pub struct Followed {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: i64,
+    pub key: Vec<u8>,
+    /// Names and values.
+    pub headers: Vec<(String, Vec<u8>)>,
+    pub value: Vec<u8>,
+}
+
+/// A partition in which an open transaction holds readers.
+#[derive(Debug)]
+pub struct HeldAt {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub seconds: f64,
+}
+
+/// Where readers have been held, and since when.
+#[derive(Debug, Default)]
+pub struct Held(lag::Held);
+
+impl Cluster {
+    /// Where a point lies in each of these partitions. After the last record it lies at the end.
+    ///
+    /// # Errors
+    /// No broker answers, or the topics may not be read.
+    pub fn offsets(
+        &self,
+        view: View,
+        partitions: &[(String, i32)],
+        point: Point,
+    ) -> Result<Offsets, Obstacle> {
+        let offset = match point {
+            Point::Beginning => Offset::Beginning,
+            Point::Time(ms) => Offset::Offset(ms),
+            Point::End => Offset::End,
+        };
+        let mut asked = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            asked.add_partition_offset(topic, *partition, offset).map_err(Obstacle::kafka)?;
+        }
+        let client = self.consumer(view);
+        // Its events would fill the memory.
+        while client.poll(Duration::ZERO).is_some() {}
+        let answer = client.offsets_for_times(asked, CALL).map_err(Obstacle::kafka)?;
+        let mut offsets = Offsets::new();
+        let mut at_end = Vec::new();
+        for element in answer.elements() {
+            element.error().map_err(Obstacle::kafka)?;
+            let place = (element.topic().to_owned(), element.partition());
+            match element.offset() {
+                Offset::Offset(offset) => drop(offsets.insert(place, offset)),
+                _ => at_end.push(place),
+            }
+        }
+        if !at_end.is_empty() && !matches!(point, Point::End) {
+            offsets.append(&mut self.offsets(view, &at_end, Point::End)?);
+        }
+        Ok(offsets)
+    }
+
+    /// Where the last stable offset is below the end and stands still.
+    ///
+    /// # Errors
+    /// No broker answers.
+    pub fn held(
+        &self,
+        held: &mut Held,
+        partitions: &[(String, i32)],
+    ) -> Result<Vec<HeldAt>, Obstacle> {
+        let ends = self.offsets(View::Unstable, partitions, Point::End)?;
+        let stable = self.offsets(View::Stable, partitions, Point::End)?;
+        let now = Instant::now();
+        let at = |((topic, partition), offset): ((String, i32), i64)| {
+            let key = (topic.clone(), partition);
+            let end = ends.get(&key).copied().unwrap_or(offset);
+            let seconds = held_for(&mut held.0, key, offset, end, now);
+            (end > offset).then_some(HeldAt { topic, partition, offset, seconds })
+        };
+        Ok(stable.into_iter().filter_map(at).collect())
+    }
+
+    /// Reads partitions, each from an offset.
+    ///
+    /// # Errors
+    /// The client refuses the assignment.
+    pub fn follow(&self, from: &Offsets) -> Result<Follower, Obstacle> {
+        let mut assignments = BTreeMap::<&str, TopicPartitionList>::new();
+        for ((topic, partition), offset) in from {
+            let assignment = assignments.entry(topic).or_default();
+            let offset = Offset::Offset(*offset);
+            assignment.add_partition_offset(topic, *partition, offset).map_err(Obstacle::kafka)?;
+        }
+        let properties = [
+            ("enable.partition.eof", "true"),
+            // Records that are deleted before they are read are passed over.
+            ("auto.offset.reset", "earliest"),
+            // For each partition.
+            ("queued.max.messages.kbytes", "2048"),
+        ];
+        // A consumer for each topic, because rdkafka tells the end of a partition without its topic.
+        let start = |(topic, assignment): (&str, TopicPartitionList)| {
+            let consumer = consumer(&self.base, &self.group, &properties, &self.metrics)?;
+            consumer.assign(&assignment).map_err(Obstacle::kafka)?;
+            Ok((topic.to_owned(), consumer))
+        };
+        let consumers = assignments.into_iter().map(start).collect::<Result<_, _>>()?;
+        Ok(Follower { consumers, turn: 0, unread: None })
+    }
+}
+
+/// Reads partitions of topics.
+pub struct Follower {
+    consumers: Vec<(String, BaseConsumer<Context>)>,
+    turn: usize,
+    /// The ends of partitions that have not been read to them; none if there is no end.
+    unread: Option<Offsets>,
+}
+
+impl Follower {
+    /// Reads only up to these ends. A partition that is not named has been read.
+    pub fn until(&mut self, mut ends: Offsets, from: &Offsets) {
+        ends.retain(|place, end| from.get(place).is_some_and(|start| start < end));
+        self.unread = Some(ends);
+    }
+
+    /// Whether all partitions have been read to their ends.
+    pub fn is_over(&self) -> bool {
+        self.unread.as_ref().is_some_and(BTreeMap::is_empty)
+    }
+
+    /// What comes next in any partition; none after a moment.
+    ///
+    /// # Errors
+    /// The cluster refuses. A lost connection is no error: the client reconnects.
+    pub fn poll(&mut self) -> Result<Option<Followed>, Obstacle> {
+        let count = self.consumers.len();
+        let from = self.turn;
+        self.turn += 1;
+        for step in 0..=count {
+            let (topic, consumer) = &self.consumers[(from + step) % count];
+            let wait = if step == count { STEP } else { Duration::ZERO };
+            match consumer.poll(wait) {
+                None => {}
+                Some(Ok(message)) => {
+                    let record = followed(&message);
+                    if self.is_wanted(&record) {
+                        return Ok(Some(record));
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    let place = (topic.clone(), partition);
+                    self.unread.as_mut().map(|unread| unread.remove(&place));
+                }
+                Some(Err(error)) => match error.rdkafka_error_code() {
+                    // librdkafka asks for the group's coordinator, which nothing here needs.
+                    Some(Code::GroupAuthorizationFailed) => {}
+                    Some(code) if is_passing(code) => {}
+                    _ => return Err(Obstacle::kafka(error)),
+                },
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the record stands before the end. The last record before it ends its partition.
+    fn is_wanted(&mut self, record: &Followed) -> bool {
+        let Some(unread) = &mut self.unread else { return true };
+        let place = (record.topic.clone(), record.partition);
+        let Some(end) = unread.get(&place).copied() else { return false };
+        if record.offset + 1 >= end {
+            unread.remove(&place);
+        }
+        record.offset < end
+    }
+
+    /// The connections' own error since the last call.
+    pub fn take_trouble(&self) -> Option<Obstacle> {
+        self.consumers.iter().find_map(|(_, consumer)| consumer.context().take_trouble())
+    }
+}
+
+/// The client goes on by itself.
+fn is_passing(code: Code) -> bool {
+    matches!(classify(code), Fault::Time | Fault::Shared(Blocked::NoBroker))
+}
+
+fn followed(message: &BorrowedMessage<'_>) -> Followed {
+    let owned = |value: Option<&[u8]>| value.unwrap_or_default().to_vec();
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    Followed {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
+        key: owned(message.key()),
+        headers: headers.map(|header| (header.key.to_owned(), owned(header.value))).collect(),
+        value: owned(message.payload()),
+    }
+}
