@@ -44,7 +44,7 @@ pub(super) fn text(text: &str) -> String {
     for number in runs(&shown, |letter| letter.is_ascii_digit() || " ()-+".contains(letter)) {
         let digits: String = number.chars().filter(char::is_ascii_digit).collect();
         if digits.len() >= PHONE_DIGITS_MIN {
-            masked += &person(&digits);
+            masked += &number.replacen(number.trim(), &person(&digits), 1);
         } else {
             masked += number;
         }

@@ -82,6 +82,7 @@ impl Item {
         match kind {
             EventKind::MessageStatus => state.to_owned(),
             EventKind::InboundMessage => format!("inbound {state}"),
+            EventKind::ChannelEvent if !state.is_empty() => state.to_owned(),
             _ => format!("{} {state}", kind.as_str()),
         }
     }

@@ -34,11 +34,14 @@ pub fn line(item: &Item, is_personal: bool) -> Vec<Span> {
     let source = span(item.source(), DIM);
     match &item.content {
         Content::Event(event) => {
-            let id = event.envelope.message_id.as_deref().unwrap_or(&event.envelope.receipt);
-            let id = if is_personal { id.to_owned() } else { mask::message_id(id) };
-            let time = event.envelope.occurred_at.as_ref().unwrap_or(&event.envelope.received_at);
-            let who = who(event).unwrap_or_default();
-            let who = if is_personal { who.to_owned() } else { mask::person(who) };
+            let of = &event.envelope;
+            let shown = |text: &str, mask: fn(&str) -> String| {
+                if is_personal { text.to_owned() } else { mask(text) }
+            };
+            let id = of.message_id.as_ref();
+            let id = id.map_or(of.receipt.clone(), |id| shown(id, mask::message_id));
+            let who = who(event).map_or("-".to_owned(), |who| shown(who, mask::person));
+            let time = of.occurred_at.as_ref().unwrap_or(&of.received_at);
             let mut spans = vec![span(time, DIM), span(what, colour(event))];
             spans.extend([span(format!("{who:<5}"), ""), span(id, DIM), source]);
             spans.extend(more(event, is_personal));
@@ -48,8 +51,8 @@ pub fn line(item: &Item, is_personal: bool) -> Vec<Span> {
             let (time, element) = (item.header("received_at"), item.header("element"));
             let detail = item.header("detail");
             let detail = if is_personal { detail.to_owned() } else { mask::text(detail) };
-            let none = span(format!("{:<5}  {:<13}", "-", "-"), DIM);
-            let mut spans = vec![span(time, DIM), span(what, RED), none, source, span(detail, "")];
+            let mut spans = vec![span(time, DIM), span(what, RED), span("-    ", "")];
+            spans.extend([span(item.header("receipt"), DIM), source, span(detail, "")]);
             if !element.is_empty() {
                 spans.push(span(format!("at {element}"), ""));
             }

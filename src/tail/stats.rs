@@ -9,6 +9,9 @@ use super::Item;
 /// Over how many seconds a rate is taken.
 const SECONDS: usize = 10;
 
+/// Statuses are text of callers, and could be any number.
+const ROWS_MAX: usize = 500;
+
 /// Counts by what happened and source.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -40,7 +43,11 @@ impl Stats {
 
     fn add(&mut self, what: String, item: &Item) {
         let now = self.seconds % SECONDS;
-        let row = self.rows.entry((what, item.source().to_owned())).or_default();
+        let mut key = (what, item.source().to_owned());
+        if self.rows.len() >= ROWS_MAX && !self.rows.contains_key(&key) {
+            key = ("all others".to_owned(), String::new());
+        }
+        let row = self.rows.entry(key).or_default();
         row.total += 1;
         row.recent[now] += 1;
     }

@@ -1,6 +1,7 @@
 //! `tail`: shows the edge's topics as they grow.
 
 mod session;
+mod topics;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -25,7 +26,7 @@ Examples:
   Message statuses from now on:
     weni-edge tail --config weni-edge.toml
   What became of a customer's messages in the last two hours:
-    weni-edge tail --bootstrap kafka:9092 --recipient +5511999990000 --since 2h --state --no-follow
+    weni-edge tail --bootstrap kafka:9092 --recipient +5511999990000 --since 2h --state
   Why messages fail:
     weni-edge tail --bootstrap kafka:9092 --status failed --since 10m
   Events for jq, numbers and texts included:
@@ -33,12 +34,14 @@ Examples:
   Rates, and failures by fault:
     weni-edge tail --bootstrap kafka:9092 --topic all --stats
 
-Columns: time (Meta's, in UTC), status or kind, user, message, source, and errors or prices.
+Columns: time (Meta's, in UTC), status or kind, user, message, source, and errors or prices. They
+are coloured on a terminal, unless NO_COLOR is set. Notes go to standard error.
 
 Without --show-personal only the end of a phone number, of a user's id and of a message's id is
-shown: the beginning of a message's id holds the phone number. Names, texts and the original element
-are left out, also of --output json. --message takes an id as it is shown, and event_id and receipt
-are always whole. Of a dead letter's bytes the first 80 characters are shown, numbers and ids masked.
+shown: a message's id begins with the phone number in base64. Names, texts and the original element
+are left out, also of --output json. --message takes an id as it is shown, too, and event_id and
+receipt are always whole. Of a dead letter's bytes the first 80 characters are shown, numbers and
+ids masked.
 
 tail reads committed events only. It joins no consumer group and commits no offsets, so it disturbs
 no consumer. It needs the rights to describe and to read the topics.
@@ -93,7 +96,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<Timestamp>,
 
-    /// End at the present end of the topics
+    /// End at the present end of the topics. Events then come in the order of time
     #[arg(long)]
     no_follow: bool,
 

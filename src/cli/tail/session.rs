@@ -1,15 +1,13 @@
 //! One run of `tail`: reads, shows, and says why it shows nothing.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io::{self, ErrorKind, IsTerminal, stdout},
     sync::atomic::{AtomicBool, Ordering},
-    thread,
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
@@ -18,13 +16,13 @@ use super::{
         terminal::{print_line, visible},
     },
     Args,
+    topics::{HELD, held_texts, partitions, present_ends},
 };
 use crate::{
     config::Config,
-    event::Topic,
     kafka::{
-        Blocked, Cluster as _, Obstacle, View,
-        follow::{Followed, Follower, Held, Offsets, Point},
+        Cluster as _, Obstacle, View,
+        follow::{Followed, Follower, Held, Point},
         librdkafka::Cluster,
     },
     tail::{Content, Filter, Item, State, Stats, json, line},
@@ -32,10 +30,10 @@ use crate::{
 
 /// The memory of a small pod has room for so many states.
 const STATES_MAX: usize = 10_000;
+/// Records that wait for older ones of other partitions.
+const WAITING_MAX: usize = 5_000;
 /// After so long without a line a note says why.
 const SILENCE: Duration = Duration::from_secs(3);
-/// An edge's transaction takes milliseconds.
-const HELD: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const SECOND: Duration = Duration::from_secs(1);
 /// Between two prints of the rates where there is no terminal.
@@ -126,25 +124,41 @@ impl<'a> Session<'a> {
     /// # Errors
     /// Kafka refuses, or the reader of standard output has gone.
     pub(super) fn run(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
+        // Partitions come one after the other. What fits in here is put in the order of time.
+        let mut waiting = BTreeMap::new();
         while !stop.load(Ordering::Relaxed) && !self.follower.is_over() {
             match self.follower.poll()? {
-                Some(record) => self.take(record)?,
+                Some(record) if self.args.no_follow => {
+                    self.read += 1;
+                    waiting.insert((record.timestamp_ms, self.read), record);
+                }
+                Some(record) => {
+                    self.read += 1;
+                    self.take(record)?;
+                }
                 None => reader_is_there()?,
+            }
+            if waiting.len() > WAITING_MAX
+                && let Some((_, oldest)) = waiting.pop_first()
+            {
+                self.take(oldest)?;
             }
             self.look()?;
         }
+        waiting.into_values().try_for_each(|record| self.take(record))?;
         Ok(())
     }
 
     fn take(&mut self, record: Followed) -> io::Result<()> {
-        self.read += 1;
         self.said.remove("trouble");
         let item = Item::read(record);
         if let Content::Unreadable(why) = &item.content
-            && (self.args.state || !self.filter.is_empty())
+            && (self.args.state || self.args.stats || !self.filter.is_empty())
         {
             let topic = &item.record.topic;
-            self.note(why, &format!("an event of {topic} cannot be read and is left out: {why}"));
+            let text =
+                format!("an event of topic {topic} cannot be read, and there may be more: {why}");
+            self.note(&format!("unreadable {topic}"), &text);
         }
         if !self.filter.is_about(&item) {
             return Ok(());
@@ -168,7 +182,8 @@ impl<'a> Session<'a> {
         let Some(event) = item.event() else { return Ok(()) };
         let line = self.text(item);
         let status = event.details.status.status.clone().unwrap_or_default();
-        let is_changed = self.state.update(event, Shown { line: line.clone(), status, is_wanted });
+        let kept = if self.args.no_follow { line.clone() } else { String::new() };
+        let is_changed = self.state.update(event, Shown { line: kept, status, is_wanted });
         if self.state.forgotten > 0 {
             let text = format!(
                 "there are more than {STATES_MAX} messages: the states that changed first are forgotten"
@@ -205,9 +220,6 @@ impl<'a> Session<'a> {
             self.stats.tick();
             self.show_rates()?;
         }
-        if elapsed > SILENCE && self.shown == 0 && !self.args.no_follow {
-            self.say_why_nothing();
-        }
         if Instant::now() < self.next_look {
             return Ok(());
         }
@@ -216,8 +228,12 @@ impl<'a> Session<'a> {
             self.note("trouble", &format!("{detail}: tail goes on when the broker is back"));
             // Each question would wait for its answer as long as the broker is away.
             self.next_look += 10 * SECOND;
-        } else {
-            self.say_who_is_held();
+            return Ok(());
+        }
+        self.say_what_is_held();
+        self.say_what_grew();
+        if elapsed > SILENCE && self.shown == 0 && !self.args.no_follow {
+            self.say_why_nothing();
         }
         Ok(())
     }
@@ -240,16 +256,25 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn say_who_is_held(&mut self) {
+    fn say_what_is_held(&mut self) {
         // Without an answer the connection's own error follows.
-        let Ok(held) = self.cluster.held(&mut self.held, &self.partitions) else { return };
-        for held in held.into_iter().filter(|held| held.seconds >= HELD.as_secs_f64()) {
-            let place = (held.topic, held.partition);
-            let text = held_text(&place, held.offset, held.seconds);
-            self.note(
-                &format!("{place:?}@{}", held.offset),
-                &format!("{text} is shown when it ends"),
-            );
+        let Ok(held) = self.cluster.held(&mut self.held, &self.partitions, HELD) else { return };
+        self.said.retain(|about| !about.starts_with("held ") || !held.is_empty());
+        for (topic, text) in held_texts(&held) {
+            self.note(&format!("held {topic}"), &format!("{text} is shown when it ends"));
+        }
+    }
+
+    fn say_what_grew(&mut self) {
+        let topics: BTreeSet<_> = self.partitions.iter().map(|(topic, _)| topic.clone()).collect();
+        for topic in topics {
+            let known = self.partitions.iter().filter(|(of, _)| *of == topic).count();
+            let Ok(present) = self.cluster.partitions(&topic) else { return };
+            if present.len() > known {
+                let text =
+                    format!("topic {topic} has more partitions now: start tail again to see them");
+                self.note(&format!("grown {topic}"), &text);
+            }
         }
     }
 
@@ -259,25 +284,25 @@ impl<'a> Session<'a> {
             let text = format!("{} events came, and none of them fits", self.read);
             return self.note("none fits", &text);
         }
-        if self.said.contains("nothing") {
-            return;
-        }
         let ends = |point| self.cluster.offsets(View::Unstable, &self.partitions, point);
         let (Ok(beginnings), Ok(ends)) = (ends(Point::Beginning), ends(Point::End)) else { return };
-        let mut filled = BTreeMap::<&str, bool>::new();
+        let mut topics = BTreeMap::<&str, bool>::new();
         for (place, end) in &ends {
-            *filled.entry(&place.0).or_default() |= beginnings.get(place) < Some(end);
+            *topics.entry(&place.0).or_default() |= beginnings.get(place) < Some(end);
         }
-        let text = |(topic, is_filled): (&str, bool)| match (is_filled, self.args.since) {
-            (false, _) => format!("topic {topic} is empty"),
-            (true, Some(since)) => format!("no event has reached topic {topic} since {since}"),
-            (true, None) if self.args.no_follow => format!("topic {topic} has no event to read"),
-            (true, None) => format!(
-                "no event has reached topic {topic} since tail began; --since 10m begins earlier"
-            ),
-        };
-        let texts: Vec<_> = filled.into_iter().map(text).collect();
-        self.note("nothing", &texts.join("\nnote: "));
+        for (topic, is_filled) in topics {
+            let text = match (is_filled, self.args.since) {
+                (false, _) => format!("topic {topic} is empty"),
+                (true, Some(since)) => format!("no event has reached topic {topic} since {since}"),
+                (true, None) if self.args.no_follow => {
+                    format!("topic {topic} has no event to read")
+                }
+                (true, None) => format!(
+                    "no event has reached topic {topic} since tail began; --since 10m begins earlier"
+                ),
+            };
+            self.note(&format!("nothing {topic}"), &text);
+        }
     }
 
     /// Says something once.
@@ -314,7 +339,7 @@ impl<'a> Session<'a> {
                 say(&format!("{} messages: {}", self.shown, counts.join(", ")));
             }
         }
-        if self.shown == 0 {
+        if self.shown == 0 && self.args.no_follow {
             self.say_why_nothing();
         }
         Ok(())
@@ -332,70 +357,8 @@ fn filter(args: &Args) -> Filter {
     }
 }
 
-/// Those of the topics that exist.
-fn partitions(
-    args: &Args,
-    config: &Config,
-    cluster: &Cluster,
-    said: &mut HashSet<String>,
-) -> Result<Vec<(String, i32)>, Obstacle> {
-    let mut partitions = Vec::new();
-    for topic in
-        Topic::ALL.into_iter().filter(|topic| args.topics.iter().any(|which| which.has(*topic)))
-    {
-        let name = config.topics.name(topic);
-        // Two contracts may share a topic.
-        if !said.insert(format!("topic {name}")) {
-            continue;
-        }
-        if cluster.exists(name)? {
-            let numbers = cluster.partitions(name)?;
-            partitions.extend(numbers.into_iter().map(|number| (name.to_owned(), number)));
-        } else {
-            say(&format!("topic {name} does not exist"));
-        }
-    }
-    if partitions.is_empty() {
-        let detail = "none of the topics exists. Their names are those of [topics] in the edge's \
-                      configuration: give it with --config";
-        return Err(Obstacle::new(Blocked::UnknownTopic, detail));
-    }
-    Ok(partitions)
-}
-
-/// The ends of the partitions. Waits a moment for transactions that are open, and says which remain.
-fn present_ends(cluster: &Cluster, partitions: &[(String, i32)]) -> Result<Offsets, Obstacle> {
-    let ends = cluster.offsets(View::Unstable, partitions, Point::End)?;
-    let start = Instant::now();
-    loop {
-        let stable = cluster.offsets(View::Stable, partitions, Point::End)?;
-        let held: Vec<_> =
-            stable.iter().filter(|(place, at)| ends.get(*place) > Some(*at)).collect();
-        if held.is_empty() || start.elapsed() >= HELD {
-            for (place, offset) in held {
-                let text = held_text(place, *offset, start.elapsed().as_secs_f64());
-                say(&format!("{text} is not shown"));
-            }
-            return Ok(stable);
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-}
-
-fn held_text((topic, partition): &(String, i32), offset: i64, seconds: f64) -> String {
-    let since = Timestamp::now().as_second() - seconds as i64;
-    let since = Timestamp::from_second(since).unwrap_or_default();
-    format!(
-        "an open transaction has held all readers of topic {topic}, partition {partition}, at offset \
-         {offset} since {since} or longer: what comes after it"
-    )
-}
-
-fn say(text: &str) {
-    text.lines().for_each(|line| {
-        let line = visible(line);
-        log::say(&if line.starts_with("note: ") { line } else { format!("note: {line}") });
-    });
+pub(super) fn say(text: &str) {
+    log::say(&visible(&format!("note: {text}")));
 }
 
 fn visible_lines(stats: &Stats) -> Vec<String> {
