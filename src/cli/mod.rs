@@ -1,4 +1,4 @@
-//! The commands, one file each. This file reads the arguments and calls the command.
+//! The commands, one file or folder each. This file reads the arguments and calls the command.
 
 mod dev;
 mod healthcheck;

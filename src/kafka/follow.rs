@@ -113,11 +113,17 @@ impl Cluster {
         Ok(stable)
     }
 
-    /// Reads partitions, each from an offset.
+    /// Reads partitions, each from an offset: up to these ends, or beyond them.
     ///
     /// # Errors
     /// The client refuses the assignment.
-    pub fn follow(&self, from: &Offsets) -> Result<Follower, Obstacle> {
+    pub fn follow(
+        &self,
+        from: &Offsets,
+        mut ends: Offsets,
+        is_beyond: bool,
+    ) -> Result<Follower, Obstacle> {
+        ends.retain(|place, end| from.get(place).is_some_and(|start| start < end));
         let mut assignments = BTreeMap::<&str, TopicPartitionList>::new();
         for ((topic, partition), offset) in from {
             let assignment = assignments.entry(topic).or_default();
@@ -138,7 +144,7 @@ impl Cluster {
             Ok((topic.to_owned(), consumer))
         };
         let consumers = assignments.into_iter().map(start).collect::<Result<_, _>>()?;
-        Ok(Follower { consumers, turn: 0, unread: None })
+        Ok(Follower { consumers, turn: 0, unread: ends, is_beyond })
     }
 }
 
@@ -146,20 +152,15 @@ impl Cluster {
 pub struct Follower {
     consumers: Vec<(String, BaseConsumer<Context>)>,
     turn: usize,
-    /// The ends of partitions that have not been read to them; none if there is no end.
-    unread: Option<Offsets>,
+    /// The ends of partitions that have not been read to them.
+    unread: Offsets,
+    is_beyond: bool,
 }
 
 impl Follower {
-    /// Reads only up to these ends. A partition that is not named has been read.
-    pub fn until(&mut self, mut ends: Offsets, from: &Offsets) {
-        ends.retain(|place, end| from.get(place).is_some_and(|start| start < end));
-        self.unread = Some(ends);
-    }
-
     /// Whether all partitions have been read to their ends.
-    pub fn is_over(&self) -> bool {
-        self.unread.as_ref().is_some_and(BTreeMap::is_empty)
+    pub fn has_caught_up(&self) -> bool {
+        self.unread.is_empty()
     }
 
     /// What comes next in any partition; none after a moment.
@@ -183,7 +184,7 @@ impl Follower {
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     let place = (topic.clone(), partition);
-                    self.unread.as_mut().map(|unread| unread.remove(&place));
+                    self.unread.remove(&place);
                 }
                 Some(Err(error)) => match error.rdkafka_error_code() {
                     // librdkafka asks for the group's coordinator, which nothing here needs.
@@ -196,20 +197,22 @@ impl Follower {
         Ok(None)
     }
 
-    /// Whether the record stands before the end. The last record before it ends its partition.
+    /// Whether the record is to be read. The last record before an end ends its partition.
     fn is_wanted(&mut self, record: &Followed) -> bool {
-        let Some(unread) = &mut self.unread else { return true };
         let place = (record.topic.clone(), record.partition);
-        let Some(end) = unread.get(&place).copied() else { return false };
-        if record.offset + 1 >= end {
-            unread.remove(&place);
+        let end = self.unread.get(&place).copied();
+        if end.is_some_and(|end| record.offset + 1 >= end) {
+            self.unread.remove(&place);
         }
-        record.offset < end
+        self.is_beyond || end.is_some_and(|end| record.offset < end)
     }
 
     /// The connections' own error since the last call.
     pub fn take_trouble(&self) -> Option<Obstacle> {
-        self.consumers.iter().find_map(|(_, consumer)| consumer.context().take_trouble())
+        let troubles = self.consumers.iter().map(|(_, consumer)| consumer.context().take_trouble());
+        // A missing right to the group is none.
+        let of_connection = [Blocked::NoBroker, Blocked::NotAuthorized, Blocked::Tls];
+        troubles.flatten().find(|trouble| of_connection.contains(&trouble.blocked))
     }
 }
 

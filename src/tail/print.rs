@@ -105,7 +105,9 @@ fn more(event: &AnyEvent, is_personal: bool) -> Vec<Span> {
     if let Some(pricing) = &event.details.status.pricing {
         let known = [&pricing.category, &pricing.r#type];
         let known: Vec<_> = known.into_iter().flatten().map(String::as_str).collect();
-        spans.push(span(known.join("/"), DIM));
+        if !known.is_empty() {
+            spans.push(span(known.join("/"), DIM));
+        }
     }
     if let Some(text) = event.details.message.text.as_ref().filter(|_| is_personal) {
         spans.push(span(format!("{text:?}"), ""));

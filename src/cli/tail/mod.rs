@@ -96,7 +96,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<Timestamp>,
 
-    /// End at the present end of the topics. Events then come in the order of time
+    /// End at the present end of the topics
     #[arg(long)]
     no_follow: bool,
 

@@ -91,10 +91,7 @@ impl<'a> Session<'a> {
             }
             None => ends.clone(),
         };
-        let mut follower = cluster.follow(&from)?;
-        if args.no_follow {
-            follower.until(ends, &from);
-        }
+        let follower = cluster.follow(&from, ends, !args.no_follow)?;
         let is_terminal = stdout().is_terminal();
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let table = args.stats && is_terminal && args.output == Output::Human;
@@ -124,24 +121,25 @@ impl<'a> Session<'a> {
     /// # Errors
     /// Kafka refuses, or the reader of standard output has gone.
     pub(super) fn run(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
-        // Partitions come one after the other. What fits in here is put in the order of time.
+        // What is there comes one partition after the other, and is put in the order of time.
         let mut waiting = BTreeMap::new();
-        while !stop.load(Ordering::Relaxed) && !self.follower.is_over() {
+        while !stop.load(Ordering::Relaxed) {
             match self.follower.poll()? {
-                Some(record) if self.args.no_follow => {
+                Some(record) => {
                     self.read += 1;
                     waiting.insert((record.timestamp_ms, self.read), record);
                 }
-                Some(record) => {
-                    self.read += 1;
-                    self.take(record)?;
-                }
                 None => reader_is_there()?,
             }
-            if waiting.len() > WAITING_MAX
+            let has_caught_up = self.follower.has_caught_up();
+            let room = if has_caught_up { 0 } else { WAITING_MAX };
+            while waiting.len() > room
                 && let Some((_, oldest)) = waiting.pop_first()
             {
                 self.take(oldest)?;
+            }
+            if has_caught_up && self.args.no_follow {
+                return Ok(());
             }
             self.look()?;
         }
@@ -232,7 +230,8 @@ impl<'a> Session<'a> {
         }
         self.say_what_is_held();
         self.say_what_grew();
-        if elapsed > SILENCE && self.shown == 0 && !self.args.no_follow {
+        let is_silent = self.shown == 0 && elapsed > SILENCE && self.follower.has_caught_up();
+        if is_silent && !self.args.no_follow {
             self.say_why_nothing();
         }
         Ok(())

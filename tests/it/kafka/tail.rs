@@ -85,7 +85,9 @@ fn what_it_shows_is_what_is_in_kafka() {
         .into_iter()
         .map(|record| ((topics.names[record.role].clone(), record.at), record))
         .collect();
-    for line in shown(&edge, &["--topic", "all", "--show-personal"]) {
+    let lines = shown(&edge, &["--topic", "all", "--show-personal"]);
+    assert!(lines.is_sorted_by_key(|line| line["timestamp"].as_i64()), "{lines:?}");
+    for line in lines {
         let at = (line["partition"].as_i64().unwrap() as i32, line["offset"].as_i64().unwrap());
         let record = records.remove(&(line["topic"].as_str().unwrap().to_owned(), at)).unwrap();
         assert_eq!(line["key"], record.key.as_str());
@@ -243,7 +245,7 @@ fn a_missing_topic_is_named_and_what_cannot_be_read_is_passed_over() {
 
 #[test]
 #[ignore = "needs Kafka: .ci/run kafka"]
-fn it_reads_over_tls_and_goes_on_when_the_broker_is_back() {
+fn it_goes_on_when_the_broker_is_back_and_needs_only_rights_to_topics() {
     let cluster = Cluster::start();
     let topics = Topics::create(&cluster.bootstrap());
     let edge = Edge::start(&settings(&cluster.bootstrap(), &topics));
@@ -274,6 +276,14 @@ fn it_reads_over_tls_and_goes_on_when_the_broker_is_back() {
     let over_tls = Edge::new(&login("edge-secret"));
     topics.read();
     assert_eq!(shown(&over_tls, &[]).len(), 2);
+    cluster.run(&["deny", "group", "weni-edge-tail"]);
+    let without_group = tail(&over_tls, &["--status", "read"]);
+    assert!(without_group.status.success() && without_group.stderr.is_empty());
+    assert!(!without_group.stdout.is_empty(), "no group is needed");
+    cluster.run(&["deny", "topic", &topics.names["message_status"]]);
+    let refused = tail(&over_tls, &[]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(said(&refused).contains("TopicAuthorizationFailed"), "{refused:?}");
     let refused = tail(&Edge::new(&login("another secret")), &[]);
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     assert!(said(&refused).contains("Kafka refuses: "), "{refused:?}");
