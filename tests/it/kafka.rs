@@ -15,6 +15,7 @@ mod network;
 mod process;
 mod refusals;
 mod replay;
+mod tail;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
