@@ -7,11 +7,16 @@
 //!
 //! **Invariant:** labels are closed sets. Nothing that a caller chooses becomes a label.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    collections::HashSet,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
+use parking_lot::Mutex;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    proto::{Metric, MetricFamily},
 };
 use tokio::runtime::RuntimeMetrics;
 
@@ -33,6 +38,8 @@ macro_rules! metrics {
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
+            /// Sources that a reload has taken away.
+            removed_sources: Mutex<HashSet<String>>,
             tokio: [IntGauge; TOKIO.len()],
             $( $(#[doc = $help])+ pub $name: $kind, )+
         }
@@ -52,6 +59,7 @@ macro_rules! metrics {
                     tokio: TOKIO.map(|(name, help)| {
                         add(&registry, IntGauge::with_opts(Opts::new(name, help)))
                     }),
+                    removed_sources: Mutex::default(),
                     registry,
                 };
                 metrics.start_at_zero();
@@ -234,8 +242,42 @@ impl Metrics {
     /// Only if a metric cannot be written as text.
     pub fn encode(&self) -> prometheus::Result<Vec<u8>> {
         let mut text = Vec::with_capacity(64 * 1024);
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        TextEncoder::new().encode(&self.shown(), &mut text)?;
         Ok(text)
+    }
+
+    /// Takes up which sources a reload has taken away or brought back. Series are hidden and not
+    /// deleted: calls in progress and pending callbacks of a source that is gone still count.
+    pub fn remove_sources<'a>(
+        &self,
+        before: impl Iterator<Item = &'a String>,
+        is_configured: impl Fn(&String) -> bool,
+    ) {
+        let mut removed = self.removed_sources.lock();
+        removed.extend(before.cloned());
+        removed.retain(|source| !is_configured(source));
+    }
+
+    /// All metrics without those of removed sources. Their accepted callbacks stay, because the
+    /// account of callbacks is the sum over all sources.
+    fn shown(&self) -> Vec<MetricFamily> {
+        let removed = self.removed_sources.lock();
+        let mut families = self.registry.gather();
+        if removed.is_empty() {
+            return families;
+        }
+        let is_shown = |metric: &Metric| {
+            let mut labels = metric.get_label().iter();
+            !labels.any(|label| label.name() == "source" && removed.contains(label.value()))
+        };
+        for family in &mut families {
+            if family.name() != "weni_edge_callbacks_accepted_total" {
+                family.mut_metric().retain(is_shown);
+            }
+        }
+        // The encoder refuses a family without series.
+        families.retain(|family| !family.get_metric().is_empty());
+        families
     }
 
     /// Shows the versions. The revision is `WENI_EDGE_REVISION` at build time.

@@ -205,11 +205,12 @@ TICKETS = [
             unless sum by ({RELEASE}, source) (increase(weni_edge_callbacks_accepted_total{{{JOB}}}[1h])) > 0""",
           "All calls for source {{ $labels.source }} are refused",
           "{{ $value | humanize }} calls for {{ $labels.source }} were refused in the last hour, and none was accepted."),
+    # Not by the accepted callbacks: those of a source that a reload has taken away stay.
     alert("WeniEdgeNoTraffic", "ticket", "10m", f"""\
-            sum by ({RELEASE}, source) (rate(weni_edge_callbacks_accepted_total{{{JOB}}}[15m])) == 0
-            and sum by ({RELEASE}, source) (rate(weni_edge_callbacks_accepted_total{{{JOB}}}[15m] offset 1w)) > 0.1""",
+            sum by ({RELEASE}, source) (rate(weni_edge_http_requests_total{{{JOB}, code="200"}}[15m])) == 0
+            and sum by ({RELEASE}, source) (rate(weni_edge_http_requests_total{{{JOB}, code="200"}}[15m] offset 1w)) > 0.1""",
           "Source {{ $labels.source }} has fallen silent",
-          "{{ $value | humanize }} callbacks a second in 15 minutes; a week ago there were more than 0.1."),
+          "{{ $value | humanize }} accepted calls a second in 15 minutes; a week ago there were more than 0.1."),
     alert("WeniEdgeConnectionsNearLimit", "ticket", "5m",
           f"weni_edge_http_connections{{{JOB}}} / weni_edge_http_connections_max{{{JOB}}} > 0.9",
           "{{ $labels.instance }} is close to its limit of connections",

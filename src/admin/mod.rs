@@ -1,4 +1,4 @@
-//! Probes and metrics, on their own listener.
+//! Probes, metrics, and the contract with consumers for programs, on their own listener.
 //!
 //! Live means that the process answers. Ready means that a callback would be accepted: the journal
 //! is open, has room for the largest one, and the edge is not stopping.
@@ -12,13 +12,17 @@ use std::{
     task::{Context, Waker},
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use serde_json::Value as Json;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 
 use crate::{
+    config::Config,
+    event::{Topic, schema},
     http::{Handler, Phase, RequestGuard, serve_admin},
     journal::Journal,
     metrics::Metrics,
@@ -26,12 +30,12 @@ use crate::{
 
 /// What probes look at.
 #[derive(Clone)]
+#[expect(missing_docs, reason = "the types say what each is")]
 pub struct State {
     pub journal: Journal,
     pub metrics: Arc<Metrics>,
     pub phase: watch::Receiver<Phase>,
-    /// What the largest call takes in the journal.
-    pub largest_record_bytes: usize,
+    pub config: Arc<ArcSwap<Config>>,
 }
 
 /// Serves until the process ends.
@@ -48,21 +52,32 @@ impl Handler for State {
         request: Request<Incoming>,
         _guard: RequestGuard,
     ) -> io::Result<Response<Full<Bytes>>> {
-        let (status, text) = match request.uri().path() {
-            "/livez" => (StatusCode::OK, Bytes::from_static(b"ok\n")),
-            "/readyz" => self.readiness(),
-            "/metrics" => (
-                StatusCode::OK,
-                self.metrics().inspect_err(|error| {
-                    tracing::error!(%error, "the metrics cannot be written");
-                })?,
-            ),
-            _ => (StatusCode::NOT_FOUND, Bytes::new()),
+        let (mut status, mut content_type) = (StatusCode::OK, prometheus::TEXT_FORMAT);
+        let body = match request.uri().path() {
+            "/livez" => Bytes::from_static(b"ok\n"),
+            "/readyz" => {
+                let body;
+                (status, body) = self.readiness();
+                body
+            }
+            "/metrics" => self.metrics().inspect_err(|error| {
+                tracing::error!(%error, "the metrics cannot be written");
+            })?,
+            path => match self.document(path) {
+                Some(document) => {
+                    content_type = "application/json";
+                    format!("{document:#}\n").into()
+                }
+                None => {
+                    status = StatusCode::NOT_FOUND;
+                    Bytes::new()
+                }
+            },
         };
-        let mut response = Response::new(Full::new(text));
+        let mut response = Response::new(Full::new(body));
         *response.status_mut() = status;
-        let text = HeaderValue::from_static(prometheus::TEXT_FORMAT);
-        response.headers_mut().insert(header::CONTENT_TYPE, text);
+        let content_type = HeaderValue::from_static(content_type);
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         let no_store = HeaderValue::from_static("no-store");
         response.headers_mut().insert(header::CACHE_CONTROL, no_store);
         Ok(response)
@@ -70,12 +85,23 @@ impl Handler for State {
 }
 
 impl State {
+    /// The contract with consumers, for programs: `schemas/` as in `docs`, and the AsyncAPI document
+    /// with the names of the running topics.
+    fn document(&self, path: &str) -> Option<Json> {
+        if path == "/asyncapi.json" {
+            let topics = &self.config.load().topics;
+            return Some(schema::asyncapi(|topic| topics.name(topic), topics.key_by_conversation));
+        }
+        let name = path.strip_prefix("/schemas/")?.strip_suffix(".json")?;
+        Some(schema::schema(Topic::ALL.into_iter().find(|topic| topic.as_str() == name)?))
+    }
+
     /// Names of the checks that fail. Updates the metric of each.
     fn failing_checks(&self) -> Vec<&'static str> {
         let failed = pin!(self.journal.failed()).poll(&mut Context::from_waker(Waker::noop()));
         let checks = [
             ("journal", failed.is_pending()),
-            ("room", self.journal.has_room(self.largest_record_bytes)),
+            ("room", self.journal.has_room(self.config.load().http.largest_record_bytes())),
             ("serving", *self.phase.borrow() == Phase::Serving),
         ];
         for (check, holds) in checks {

@@ -154,12 +154,14 @@ fn chunks(mut body: Bytes, method: &Method) -> Body {
 }
 
 /// What the webhook answered.
+#[expect(missing_docs, reason = "the types say what each is")]
 pub struct Answer {
     pub status: StatusCode,
     pub body: Bytes,
 }
 
 /// Why there is no answer.
+#[expect(missing_docs, reason = "the messages say what each is")]
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error,
 )]
@@ -191,6 +193,7 @@ pub struct WeniClient {
 }
 
 impl WeniClient {
+    /// A caller without a connection.
     pub fn new(target: Arc<Target>) -> Self {
         Self { target, connection: None, used: Instant::now() }
     }

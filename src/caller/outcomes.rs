@@ -34,12 +34,17 @@ pub struct Outcomes {
 /// The counts as `send --output json` prints them.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Summary {
+    /// All that were made.
     pub calls: u64,
+    /// Answered 200.
     pub accepted: u64,
-    /// By status code.
+    /// Answered otherwise, by status code.
     pub refused: BTreeMap<u16, u64>,
+    /// Not answered.
     pub failed: BTreeMap<Failure, u64>,
+    /// From the first call to the last answer.
     pub seconds: f64,
+    /// Made in that time.
     pub calls_per_second: f64,
     /// Quantiles by name, such as `p99`.
     pub latency_ms: BTreeMap<String, f64>,

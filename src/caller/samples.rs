@@ -18,6 +18,7 @@ use uuid::Uuid;
 /// One kind of callback.
 #[derive(Debug)]
 pub struct Sample {
+    /// Its name on the command line.
     pub name: &'static str,
     /// What it is, for help texts.
     pub about: &'static str,

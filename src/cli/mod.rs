@@ -5,6 +5,7 @@ mod healthcheck;
 mod journal;
 mod log;
 mod replay;
+mod schema;
 mod send;
 mod serve;
 mod terminal;
@@ -32,6 +33,7 @@ enum Command {
     Journal(journal::Args),
     Healthcheck(healthcheck::Args),
     Replay(replay::Args),
+    Schema(schema::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -68,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Journal(args) => journal::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Schema(args) => schema::run(args),
     };
     let code = outcome.unwrap_or_else(|error| {
         log::say(&format!("error: {error:#}"));

@@ -31,9 +31,10 @@ pub use duration::{parse_duration, show_duration};
 pub(crate) use file::read as read_file;
 pub use load::ConfigError;
 
-use crate::event::Settings;
+use crate::event::{Settings, Topic};
 
-/// The whole configuration, as in `weni-edge.toml`.
+/// The whole configuration: a section of `weni-edge.toml` each.
+#[expect(missing_docs, reason = "the types say what each is")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub http: Http,
@@ -50,11 +51,13 @@ pub struct Config {
 /// The public listener and its limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http {
+    /// Where it listens.
     pub listen: SocketAddr,
     /// The largest accepted body, in bytes.
     pub max_body_bytes: usize,
     /// Bodies, heads and unsent answers together, in bytes.
     pub max_memory_bytes: usize,
+    /// Connections that may be open at once.
     pub max_connections: usize,
     /// From the first byte of a request to the end of its head.
     pub header_timeout: Duration,
@@ -66,19 +69,23 @@ pub struct Http {
     pub wait_for_kafka: Duration,
     /// How long callbacks are still accepted after SIGTERM.
     pub drain: Duration,
+    /// None: plain HTTP.
     pub tls: Option<Tls>,
 }
 
 /// PEM files of the public listener's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
+    /// The chain, the edge's own certificate first.
     pub certificate_file: PathBuf,
+    /// The private key.
     pub key_file: PathBuf,
 }
 
 /// The listener for probes and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
+    /// Where it listens.
     pub listen: SocketAddr,
 }
 
@@ -89,6 +96,7 @@ pub struct Source {
     pub header: String,
     /// Each of them is valid. Loading adds those of `secrets_file`.
     pub secrets: Vec<Secret>,
+    /// A file with a secret a line.
     pub secrets_file: Option<PathBuf>,
     /// Replaces header and secrets.
     pub allow_unauthenticated: bool,
@@ -106,7 +114,9 @@ pub struct Secret(String);
 /// Where callbacks are kept until they are in Kafka.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Journal {
+    /// Holds nothing else.
     pub directory: PathBuf,
+    /// The most that all segments take.
     pub max_bytes: u64,
     /// Bytes of the file system that the journal leaves free.
     pub min_free_bytes: u64,
@@ -129,13 +139,17 @@ pub struct Kafka {
     pub properties: BTreeMap<String, Secret>,
 }
 
+/// What missing topics are created with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CreateTopics {
+    /// Of each topic.
     pub partitions: i32,
+    /// Of each partition.
     pub replication_factor: i32,
 }
 
 /// Names of the topics.
+#[expect(missing_docs, reason = "`event::Topic` says what each carries")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topics {
     pub message_status: String,
@@ -147,19 +161,24 @@ pub struct Topics {
     pub key_by_conversation: bool,
 }
 
+/// What is logged, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
+    /// The form of a line.
     pub format: LogFormat,
     /// `error`, `warn`, `info`, `debug` or `trace` for our own modules, and levels for named
     /// modules, as in `info,weni_edge::publish=debug`. Libraries that are not named are silent.
     pub level: String,
 }
 
+/// The form of a line of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// `Human` on a terminal, `Json` otherwise.
     Auto,
+    /// Text for people.
     Human,
+    /// An object a line.
     Json,
 }
 
@@ -183,6 +202,18 @@ impl Config {
     }
 }
 
+impl Topics {
+    /// The configured name of a topic.
+    pub fn name(&self, topic: Topic) -> &str {
+        match topic {
+            Topic::MessageStatus => &self.message_status,
+            Topic::InboundMessage => &self.inbound_message,
+            Topic::ChannelEvent => &self.channel_event,
+            Topic::DeadLetter => &self.dead_letter,
+        }
+    }
+}
+
 impl Http {
     /// The size of the largest call's record in the journal.
     pub fn largest_record_bytes(&self) -> usize {
@@ -191,6 +222,7 @@ impl Http {
 }
 
 impl Secret {
+    /// Keeps it as it is.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }

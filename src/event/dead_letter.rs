@@ -69,6 +69,7 @@ impl<'a> DeadLetter<'a> {
         Self::new(callback, reason, stage, detail, Cow::Borrowed(callback.body), None)
     }
 
+    /// The original bytes.
     pub fn value(&self) -> &[u8] {
         &self.value
     }
@@ -78,10 +79,12 @@ impl<'a> DeadLetter<'a> {
         &self.receipt
     }
 
+    /// Why it is one.
     pub fn reason(&self) -> Reason {
         self.reason
     }
 
+    /// Who made it one.
     pub fn stage(&self) -> Stage {
         self.stage
     }

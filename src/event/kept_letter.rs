@@ -17,6 +17,7 @@ type Headers = [(String, Vec<u8>)];
 pub struct KeptLetter<'a> {
     /// What came; its body is the letter's value: of the whole callback, or of the one element.
     pub callback: Callback<'a>,
+    /// The header `reason`.
     pub reason: &'a str,
     /// Whether it was an event that could not be published.
     pub was_event: bool,

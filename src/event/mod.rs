@@ -4,7 +4,9 @@
 //! `docs/events.md` describes it for consumers.
 
 mod dead_letter;
+pub mod form;
 mod kept_letter;
+pub mod schema;
 mod write;
 
 use std::{borrow::Cow, cell::OnceCell, fmt::Write};
@@ -24,7 +26,9 @@ pub use self::{
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly all items are events")]
 pub enum Item<'a> {
+    /// An event.
     Event(Event<'a>),
+    /// What cannot be one.
     DeadLetter(DeadLetter<'a>),
 }
 
@@ -33,14 +37,26 @@ macro_rules! named {
     ($(#[$meta:meta])* $name:ident { $($(#[$of:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$of])* $variant,)* }
+        #[derive(serde::Serialize, serde::Deserialize)]
+        pub enum $name { $(#[doc = concat!("`", $text, "`")] $(#[$of])* #[serde(rename = $text)] $variant,)* }
 
         impl $name {
+            /// All of them, in the order of their declaration.
             pub const ALL: [Self; [$($text,)*].len()] = [$(Self::$variant,)*];
 
             /// Its name in events, headers and metrics.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "enum": [$($text,)*] })
             }
         }
     };
@@ -78,6 +94,7 @@ named! {
 }
 
 impl EventKind {
+    /// The topic of its events.
     pub fn topic(self) -> Topic {
         match self {
             Self::MessageStatus => Topic::MessageStatus,
@@ -132,7 +149,8 @@ named! {
 /// Text that mostly stands in the callback.
 pub type Text<'a> = Cow<'a, str>;
 
-/// The number that a callback is about.
+/// The number that a callback is about. The names are the event's.
+#[expect(missing_docs, reason = "`form::Channel` says what each is")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Channel<'a> {
     pub waba_id: Option<Text<'a>>,
@@ -140,7 +158,8 @@ pub struct Channel<'a> {
     pub display_phone_number: Option<Text<'a>>,
 }
 
-/// The user whom an element is about, as the callback lists them.
+/// The user whom an element is about, as the callback lists them. The names are the event's.
+#[expect(missing_docs, reason = "`form::Contact` says what each is")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contact<'a> {
     pub wa_id: Option<Text<'a>>,
@@ -154,11 +173,15 @@ pub struct Contact<'a> {
 /// Where an element stands: what its event needs beside its content.
 #[derive(Debug, Clone, Default)]
 pub struct ElementContext<'a> {
+    /// The shape of its callback.
     pub format: Option<Format>,
+    /// The `field` of its change.
     pub field: Option<Text<'a>>,
     /// JSON pointer into the callback.
     pub element: String,
+    /// The number that its value names.
     pub channel: Channel<'a>,
+    /// The contact that belongs to its user.
     pub contact: Option<Contact<'a>>,
     /// When its entry was made, as it was written: for what has no timestamp of its own.
     pub entry_time: Option<Text<'a>>,
@@ -178,7 +201,9 @@ pub struct Settings<'a> {
 /// Who pays what for a message, as labels of a metric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pricing<'a> {
+    /// Meta's `type`; empty if there is none.
     pub kind: Text<'a>,
+    /// Empty if there is none.
     pub category: Text<'a>,
 }
 
@@ -187,12 +212,14 @@ pub struct Pricing<'a> {
 pub struct ErrorCode {
     /// None if the code is not known.
     pub code: Option<u32>,
+    /// Who can do something about it.
     pub fault: Fault,
 }
 
 /// What is left out of an event, or how it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RawForm {
+    /// As it came.
     Json,
     /// A strict parser would refuse the bytes.
     Base64,
@@ -203,7 +230,9 @@ pub enum RawForm {
 /// Seconds or milliseconds since 1970 as they are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Time {
+    /// Seconds.
     Seconds(i64),
+    /// Milliseconds.
     Millis(i64),
 }
 
@@ -220,6 +249,7 @@ impl Time {
         }
     }
 
+    /// Seconds since 1970.
     pub fn as_seconds(self) -> f64 {
         match self {
             Self::Seconds(seconds) => seconds as f64,
@@ -251,12 +281,17 @@ fn rfc3339_millis(millis: u64) -> String {
 /// One typed event, borrowing from its callback.
 #[derive(Debug, Clone)]
 pub struct Event<'a> {
+    /// The callback that it came in.
     pub callback: &'a Callback<'a>,
+    /// The settings of its source.
     pub settings: Settings<'a>,
+    /// What it is about.
     pub kind: EventKind,
+    /// Where its element stands.
     pub context: ElementContext<'a>,
     /// The element's own id, as it was written; never empty.
     pub message_id: Option<Text<'a>>,
+    /// The group that the element is about.
     pub group_id: Option<Text<'a>>,
     /// The user's id, else the phone number.
     pub user_key: Option<Text<'a>>,
@@ -270,12 +305,15 @@ pub struct Event<'a> {
     pub participant: Option<Text<'a>>,
     /// The field `status`: trimmed, in lower case.
     pub status: Option<String>,
+    /// Of a status.
     pub pricing: Option<Pricing<'a>>,
+    /// In the element's order.
     pub errors: Vec<ErrorCode>,
     /// The typed fields: the inside of a JSON object.
     pub typed: Vec<u8>,
     /// The element's bytes.
     pub raw: Cow<'a, [u8]>,
+    /// How they are written.
     pub raw_form: RawForm,
     /// Made when it is first asked for, by when all else is set.
     event_id: OnceCell<[u8; 16]>,
@@ -314,6 +352,7 @@ impl<'a> Event<'a> {
         }
     }
 
+    /// The topic that it goes to.
     pub fn topic(&self) -> Topic {
         self.kind.topic()
     }
@@ -384,7 +423,7 @@ impl<'a> Event<'a> {
         each("ce_type", format!("ai.weni.{}.v1", self.kind.as_str()).as_bytes());
         each("ce_source", format!("/hooks/{}", self.callback.source).as_bytes());
         each("ce_time", time.as_bytes());
-        each("ce_dataschema", format!("urn:weni-edge:{}", self.topic().as_str()).as_bytes());
+        each("ce_dataschema", schema::urn(self.topic()).as_bytes());
         each("content-type", b"application/json");
         each("receipt", self.receipt.as_bytes());
         for (name, value) in [

@@ -57,21 +57,25 @@ impl Object<'_> {
         self.out.extend_from_slice(json);
     }
 
+    /// A text.
     pub fn text(&mut self, key: &str, text: &str) {
         self.key(key);
         write_text(self.out, text);
     }
 
+    /// A text, if there is one.
     pub fn maybe(&mut self, key: &str, text: Option<impl AsRef<str>>) {
         if let Some(text) = text {
             self.text(key, text.as_ref());
         }
     }
 
+    /// A whole number.
     pub fn number(&mut self, key: &str, number: i64) {
         self.json(key, itoa::Buffer::new().format(number).as_bytes());
     }
 
+    /// `true` or `false`.
     pub fn flag(&mut self, key: &str, flag: bool) {
         self.json(key, if flag { b"true" } else { b"false" });
     }

@@ -13,7 +13,7 @@ use rdkafka::{
     metadata::{Metadata, MetadataPartition},
 };
 
-use super::{Blocked, Code, Limits, Obstacle, Topics, librdkafka::Cluster, topics};
+use super::{Blocked, Code, Limits, Obstacle, Topics, librdkafka::Cluster};
 use crate::{
     config::{Config, CreateTopics},
     event::Topic,
@@ -51,7 +51,7 @@ impl Cluster {
     /// A topic of events is missing and may not be created.
     pub(super) fn create_missing(&self) -> Result<(), Obstacle> {
         let Config { kafka, topics, .. } = &*self.config;
-        let events = Topic::ALL.map(|topic| (topics::name(topics, topic), kafka.create_topics));
+        let events = Topic::ALL.map(|topic| (topics.name(topic), kafka.create_topics));
         // -1: as many replicas as the brokers give a topic by default.
         let position = CreateTopics { partitions: 1, replication_factor: -1 };
         for (name, allowed) in events.into_iter().chain([(&*topics.position, Some(position))]) {
@@ -107,19 +107,21 @@ impl Cluster {
     /// No broker answers.
     pub(super) fn topics(&self, cluster_id: &str) -> Result<Topics, Obstacle> {
         let names = &self.config.topics;
-        let events = Topic::ALL.map(|topic| topics::name(names, topic));
+        let events = Topic::ALL.map(|topic| names.name(topic));
         // librdkafka's mock cluster never answers such calls.
-        let limits = match cluster_id.starts_with("mockCluster") {
+        let mut limits = match cluster_id.starts_with("mockCluster") {
             true => HashMap::new(),
             false => self.describe(&events)?,
         };
         for name in events {
             let metadata = self.metadata(name)?;
+            let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
             let alone = |partition: &MetadataPartition| partition.replicas().len() < 2;
-            let risky =
-                metadata.topics().first().is_some_and(|topic| topic.partitions().iter().any(alone));
             let gauge = self.metrics.kafka_topic_risky.with_label_values(&[name, "replication"]);
-            gauge.set(risky.into());
+            gauge.set(partitions.iter().any(alone).into());
+            if let Some(limits) = limits.get_mut(name) {
+                limits.too_few_in_sync = too_few_in_sync(partitions, limits.min_insync);
+            }
         }
         Ok(Topics::new(names.clone(), limits))
     }
@@ -169,6 +171,18 @@ impl Cluster {
             max_message_bytes: value("max.message.bytes").and_then(|bytes| bytes.parse().ok()),
             // -1 means for ever.
             retention_ms: value("retention.ms").map(|ms| ms.parse().unwrap_or(u64::MAX)),
+            min_insync: value("min.insync.replicas").and_then(|replicas| replicas.parse().ok()),
+            too_few_in_sync: None,
         }
     }
+}
+
+/// The replicas in sync of a partition that takes no record for want of them. A partition with fewer
+/// replicas than `min.insync.replicas` needs all that it has.
+fn too_few_in_sync(partitions: &[MetadataPartition], min: Option<usize>) -> Option<usize> {
+    let min = min?;
+    let weak = partitions
+        .iter()
+        .filter(|partition| partition.isr().len() < min.min(partition.replicas().len()));
+    weak.map(|partition| partition.isr().len()).min()
 }

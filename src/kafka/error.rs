@@ -6,6 +6,7 @@
 use rdkafka::error::KafkaError;
 
 use super::Code;
+use crate::event::named;
 
 /// What an error means, and so what follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,71 +29,33 @@ pub enum Fault {
     Shared(Blocked),
 }
 
-/// Why nothing is published: the label `reason` of `publish_blocked`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blocked {
-    NoBroker,
-    NotAuthorized,
-    GroupNotAuthorized,
-    PositionUnreadable,
-    UnknownTopic,
-    TopicRefuses,
-    TooSlow,
-    Clock,
-    NoTransactions,
-    JournalDiverged,
-    PositionReset,
-    ClusterChanged,
-    PublisherWedged,
-    /// The journal cannot be read, or the quarantine or the checkpoint cannot be written.
-    Disk,
-    /// The TLS handshake fails.
-    Tls,
-    /// Any other error of Kafka; the log has librdkafka's words.
-    KafkaError,
+named! {
+    /// Why nothing is published: the label `reason` of `publish_blocked`. RUNBOOK says what to do.
+    Blocked {
+        NoBroker = "no_broker",
+        NotAuthorized = "not_authorized",
+        GroupNotAuthorized = "group_not_authorized",
+        PositionUnreadable = "position_unreadable",
+        UnknownTopic = "unknown_topic",
+        TopicRefuses = "topic_refuses",
+        TooFewReplicas = "too_few_replicas",
+        TooSlow = "too_slow",
+        Clock = "clock",
+        NoTransactions = "no_transactions",
+        JournalDiverged = "journal_diverged",
+        PositionReset = "position_reset",
+        ClusterChanged = "cluster_changed",
+        PublisherWedged = "publisher_wedged",
+        /// The journal cannot be read, or the quarantine or the checkpoint cannot be written.
+        Disk = "disk",
+        /// The TLS handshake fails.
+        Tls = "tls",
+        /// Any other error of Kafka; the log has librdkafka's words.
+        KafkaError = "kafka_error",
+    }
 }
 
 impl Blocked {
-    pub const ALL: [Self; 16] = [
-        Self::NoBroker,
-        Self::NotAuthorized,
-        Self::GroupNotAuthorized,
-        Self::PositionUnreadable,
-        Self::UnknownTopic,
-        Self::TopicRefuses,
-        Self::TooSlow,
-        Self::Clock,
-        Self::NoTransactions,
-        Self::JournalDiverged,
-        Self::PositionReset,
-        Self::ClusterChanged,
-        Self::PublisherWedged,
-        Self::Disk,
-        Self::Tls,
-        Self::KafkaError,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NoBroker => "no_broker",
-            Self::NotAuthorized => "not_authorized",
-            Self::GroupNotAuthorized => "group_not_authorized",
-            Self::PositionUnreadable => "position_unreadable",
-            Self::UnknownTopic => "unknown_topic",
-            Self::TopicRefuses => "topic_refuses",
-            Self::TooSlow => "too_slow",
-            Self::Clock => "clock",
-            Self::NoTransactions => "no_transactions",
-            Self::JournalDiverged => "journal_diverged",
-            Self::PositionReset => "position_reset",
-            Self::ClusterChanged => "cluster_changed",
-            Self::PublisherWedged => "publisher_wedged",
-            Self::Disk => "disk",
-            Self::Tls => "tls",
-            Self::KafkaError => "kafka_error",
-        }
-    }
-
     /// What an error code says, if it concerns all records.
     pub(super) fn by(code: Code) -> Self {
         match classify(code) {
@@ -112,15 +75,19 @@ impl Blocked {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {detail}", blocked.as_str())]
 pub struct Obstacle {
+    /// Which kind it is.
     pub blocked: Blocked,
+    /// In words, for the log.
     pub detail: String,
 }
 
 impl Obstacle {
+    /// With these words.
     pub fn new(blocked: Blocked, detail: impl Into<String>) -> Self {
         Self { blocked, detail: detail.into() }
     }
 
+    /// With the failure's code as words.
     pub fn of(blocked: Blocked, failure: &Failure) -> Self {
         Self::new(blocked, label(failure.code))
     }
@@ -132,6 +99,7 @@ impl Obstacle {
 }
 
 /// Where in a transaction something failed.
+#[expect(missing_docs, reason = "the names are those of Kafka's calls")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Begin,
@@ -143,7 +111,9 @@ pub enum Step {
 /// Why a transaction was not committed.
 #[derive(Debug, Clone)]
 pub struct Failure {
+    /// The call that failed.
     pub step: Step,
+    /// Kafka's or librdkafka's.
     pub code: Code,
     /// The producer is unusable.
     pub fatal: bool,
@@ -152,6 +122,7 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Of a producer that is still usable.
     pub fn new(step: Step, code: Code) -> Self {
         Self { step, code, fatal: false, reports: Vec::new() }
     }
@@ -266,6 +237,9 @@ pub fn classify(code: Code) -> Fault {
         Code::PolicyViolation
         | Code::UnsupportedForMessageFormat
         | Code::UnsupportedCompressionType => Fault::Shared(TopicRefuses),
+        Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => {
+            Fault::Shared(TooFewReplicas)
+        }
         Code::UnsupportedFeature | Code::UnsupportedVersion | Code::InvalidTransactionTimeout => {
             Fault::Shared(NoTransactions)
         }
@@ -304,7 +278,6 @@ mod tests {
     #[test]
     fn what_nobody_foresaw_waits() {
         for code in [
-            Code::NotEnoughReplicas,
             Code::ThrottlingQuotaExceeded,
             Code::KafkaStorageError,
             Code::Unknown,

@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{Cluster as _, Obstacle, View, librdkafka::Cluster, topics};
+use super::{Cluster as _, Obstacle, View, librdkafka::Cluster};
 use crate::{config::Config, event::Topic, metrics::Metrics};
 
 const EVERY: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ pub(crate) fn watch(
             cluster = Cluster::new(Arc::clone(&config), group, Arc::clone(metrics)).ok();
         }
         let Some(cluster) = &cluster else { continue };
-        let names = Topic::ALL.map(|topic| topics::name(&config.topics, topic).to_owned());
+        let names = Topic::ALL.map(|topic| config.topics.name(topic).to_owned());
         let gauge = &metrics.kafka_stable_lag_seconds;
         let hide = |topic: &String| drop(gauge.remove_label_values(&[topic]));
         // A topic that was routed away is not shown, nor an unknown lag.

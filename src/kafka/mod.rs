@@ -27,7 +27,9 @@ pub use self::{
 
 /// A cluster, as one consumer group sees it: the edge's identity, or a replay's group.
 pub trait Cluster {
+    /// What it opens to write.
     type Producer: Producer;
+    /// What it opens to read.
     type Reader: Reader;
 
     /// Reads the cluster's id and the topics' limits. With `create`, creates missing topics where
@@ -147,10 +149,13 @@ pub trait Reader {
 /// What reading a partition brings.
 #[derive(Debug)]
 pub enum Fetched {
+    /// A record; its key is not needed.
     Record {
+        /// Its place in the partition.
         offset: i64,
         /// Names and values.
         headers: Vec<(String, Vec<u8>)>,
+        /// Empty if there is none.
         value: Vec<u8>,
     },
     /// The end of the partition.
@@ -169,12 +174,15 @@ pub enum View {
 /// What a cluster is and has.
 #[derive(Debug)]
 pub struct Found {
+    /// Names the cluster for all time.
     pub cluster_id: String,
+    /// Names and limits.
     pub topics: Topics,
 }
 
 /// An offset that a group keeps for a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are Kafka's")]
 pub struct GroupOffset {
     pub topic: String,
     pub partition: i32,

@@ -11,6 +11,7 @@ const HEADER_OVERHEAD_BYTES: usize = 10;
 
 /// What one record is sent with.
 #[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "the names are Kafka's")]
 pub struct Record<'a> {
     pub topic: &'a str,
     pub key: &'a str,
@@ -31,6 +32,7 @@ pub struct Headers {
 }
 
 impl Headers {
+    /// Adds one.
     pub fn push(&mut self, name: &str, value: &[u8]) {
         self.bytes.extend_from_slice(name.as_bytes());
         let name_end = self.bytes.len();
@@ -38,14 +40,17 @@ impl Headers {
         self.ends.push((name_end, self.bytes.len()));
     }
 
+    /// How many there are.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
+    /// Names and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         let starts = std::iter::once(0).chain(self.ends.iter().map(|(_, end)| *end));
         starts.zip(&self.ends).map(|(start, &(name_end, end))| {
@@ -67,6 +72,7 @@ impl Headers {
 
 /// A record before it has a time and a number. [`write`](Self::write) replaces all of it.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the names are Kafka's")]
 pub struct Draft {
     pub topic: Topic,
     pub key: String,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::{Blocked, Obstacle};
 use crate::{config, event::Topic};
 
 /// Retention that is assumed where it cannot be read.
@@ -24,6 +25,10 @@ pub struct Limits {
     pub max_message_bytes: Option<usize>,
     /// `retention.ms`.
     pub retention_ms: Option<u64>,
+    /// `min.insync.replicas`.
+    pub min_insync: Option<usize>,
+    /// The number of replicas in sync of a partition that has too few of them.
+    pub too_few_in_sync: Option<usize>,
 }
 
 /// The time that a record carries.
@@ -36,14 +41,17 @@ pub enum Timestamps {
 }
 
 impl Topics {
+    /// Limits are by the topic's name.
     pub fn new(names: config::Topics, limits: HashMap<String, Limits>) -> Self {
         Self { names, limits }
     }
 
+    /// The configured name of a topic.
     pub fn name(&self, topic: Topic) -> &str {
-        name(&self.names, topic)
+        self.names.name(topic)
     }
 
+    /// All configured names.
     pub fn names(&self) -> &config::Topics {
         &self.names
     }
@@ -81,18 +89,52 @@ impl Topics {
         events.filter_map(limit).find(|(_, max)| *max < EVENT_BYTES_MIN)
     }
 
+    /// The cause of a failure that names none: a partition takes no record until more of its
+    /// replicas are in sync. librdkafka tries again, and says in the end only that time ran out.
+    pub fn cause_of(&self, obstacle: Option<&Obstacle>) -> Option<Obstacle> {
+        let blocked = obstacle.map(|obstacle| obstacle.blocked);
+        if !matches!(blocked, None | Some(Blocked::NoBroker | Blocked::TooSlow)) {
+            return None;
+        }
+        self.limits.iter().find_map(|(name, limits)| {
+            let (in_sync, min) = (limits.too_few_in_sync?, limits.min_insync?);
+            let detail = format!(
+                "a partition of topic {name} has {in_sync} replicas in sync, and its \
+                 min.insync.replicas is {min}"
+            );
+            Some(Obstacle::new(Blocked::TooFewReplicas, detail))
+        })
+    }
+
     /// The smallest `max.message.bytes` of all topics: what a request may hold for a partition.
     pub fn max_message_bytes(&self) -> Option<usize> {
         self.limits.values().filter_map(|limits| limits.max_message_bytes).min()
     }
 }
 
-/// The configured name of a topic.
-pub fn name(names: &config::Topics, topic: Topic) -> &str {
-    match topic {
-        Topic::MessageStatus => &names.message_status,
-        Topic::InboundMessage => &names.inbound_message,
-        Topic::ChannelEvent => &names.channel_event,
-        Topic::DeadLetter => &names.dead_letter,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_replicas_explain_what_names_no_cause_and_nothing_else() {
+        let limits =
+            |too_few_in_sync| Limits { min_insync: Some(2), too_few_in_sync, ..Limits::default() };
+        let topics = |too_few_in_sync| {
+            let limits = HashMap::from([("statuses".to_owned(), limits(too_few_in_sync))]);
+            Topics::new(config::Config::default().topics, limits)
+        };
+        let cause = |topics: &Topics, blocked: Option<Blocked>| {
+            let obstacle = blocked.map(|blocked| Obstacle::new(blocked, "librdkafka's words"));
+            topics.cause_of(obstacle.as_ref()).map(|cause| cause.to_string())
+        };
+        let weak = topics(Some(1));
+        let said = "too_few_replicas: a partition of topic statuses has 1 replicas in sync, and its \
+                    min.insync.replicas is 2";
+        for vague in [None, Some(Blocked::NoBroker), Some(Blocked::TooSlow)] {
+            assert_eq!(cause(&weak, vague).as_deref(), Some(said), "{vague:?}");
+            assert_eq!(cause(&topics(None), vague), None, "{vague:?}");
+        }
+        assert_eq!(cause(&weak, Some(Blocked::NotAuthorized)), None);
     }
 }

@@ -224,7 +224,7 @@ impl<'a> Reading<'a> {
                 Array::Calls => {
                     event.state = value.get("status").and_then(Value::written);
                     value.copy_member("biz_opaque_callback_data", "callback_data", out);
-                    other::call(value, out);
+                    other::call(value, kind, out);
                 }
                 Array::Errors | Array::Other | Array::Whole => {
                     event.state = value.get("status").and_then(Value::written);
@@ -235,10 +235,12 @@ impl<'a> Reading<'a> {
                 _ => other::errors(value, &mut event, out),
             }
         });
-        // The list of errors does not say which of the element's parts each belongs to.
-        let joins_errors =
-            kind == EventKind::ChannelEvent && array != Array::Errors && !event.errors.is_empty();
-        event.raw_form = self.raw_form(value, joins_errors);
+        // The list of errors says neither which of the element's parts each belongs to, nor that one
+        // stood for the list.
+        let is_of_parts = kind == EventKind::ChannelEvent && array != Array::Errors;
+        let is_alone = value.get("errors").is_some_and(Value::is_object);
+        let is_needed = !event.errors.is_empty() && (is_of_parts || is_alone);
+        event.raw_form = self.raw_form(value, is_needed);
         Item::Event(event)
     }
 

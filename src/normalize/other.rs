@@ -6,7 +6,10 @@ use crate::event::{Event, EventKind, Object, write_text};
 
 /// Errors wherever Meta puts them: in the element, and in what it says about parts of a request.
 pub(super) fn errors<'a>(element: Value<'a>, event: &mut Event<'a>, out: &mut Object<'_>) {
-    let of = |value: Value<'a>| value.get("errors").into_iter().flat_map(objects);
+    let of = |value: Value<'a>| {
+        let given = value.members().filter(|(key, _)| key == "errors");
+        given.flat_map(|(_, errors)| objects(errors))
+    };
     let mut errors: Vec<_> = of(element).collect();
     if event.kind == EventKind::ChannelEvent {
         errors.extend(element.members().flat_map(|(_, part)| objects(part)).flat_map(of));
@@ -44,12 +47,12 @@ fn write_errors<'a>(errors: Vec<Value<'a>>, event: &mut Event<'a>, out: &mut Obj
 }
 
 /// What a call, or a status of one, says of the call.
-pub(super) fn call(element: Value<'_>, out: &mut Object<'_>) {
+pub(super) fn call(element: Value<'_>, kind: EventKind, out: &mut Object<'_>) {
     out.object("call", |out| {
         for name in ["event", "direction", "from", "to"] {
             element.copy_member(name, name, out);
         }
-        if element.get("type").is_none() {
+        if kind == EventKind::Call {
             element.copy_member("status", "status", out);
         }
         element.copy_time("start_time", "started_at", out);

@@ -49,7 +49,7 @@ pub(super) fn read<'a>(element: Value<'a>, event: &mut Event<'a>, out: &mut Obje
         other::payment(element, out);
     }
     if event.kind == EventKind::CallStatus {
-        other::call(element, out);
+        other::call(element, event.kind, out);
     }
 }
 

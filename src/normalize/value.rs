@@ -123,10 +123,7 @@ impl<'a> Inside<'a> {
                     let known = if is_same(member, metadata) { &known[..] } else { &[] };
                     self.unknown.extend(unknown_in(member, pointer, known));
                 }
-                ("standby", false) if member.is_object() => {
-                    self.is_split = true;
-                    self.read(member, &pointer, true)?;
-                }
+                ("standby", false) if member.is_object() => self.read(member, &pointer, true)?,
                 ("history", false) if member.is_array() || member.is_object() => {
                     self.is_split = true;
                     self.history(member, &pointer)?;

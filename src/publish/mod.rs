@@ -268,7 +268,7 @@ fn publish<C: Cluster>(
             pause = PAUSE_MIN;
         }
         let longest = match obstacle.as_ref().map(|obstacle| obstacle.blocked) {
-            None | Some(Blocked::NoBroker) => PAUSE_UNREACHABLE,
+            None | Some(Blocked::NoBroker | Blocked::TooFewReplicas) => PAUSE_UNREACHABLE,
             Some(blocked) if blocked.needs_operator() => PAUSE_OPERATOR,
             Some(_) => PAUSE_REFUSED,
         };

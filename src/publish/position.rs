@@ -112,7 +112,8 @@ pub(super) fn open<C: Cluster>(
             Obstacle::new(Blocked::Disk, detail)
         })?;
     }
-    let producer = cluster.open(&topics, learnt.settings)?;
+    let producer = cluster.open(&topics, learnt.settings);
+    let producer = producer.map_err(|error| topics.cause_of(Some(&error)).unwrap_or(error))?;
     shared.heartbeat.beat_in_kafka();
     let start = reading.start(SETTLES_WITHIN + 2 * first_answer, learnt.tries_to_end > 0)?;
     reading.still_counts()?;

@@ -128,9 +128,20 @@ impl<'a, P: Producer> Session<'a, P> {
             let begun = clock::now();
             match self.transaction(begun) {
                 Ok(true) => {}
-                Ok(false) => next = begun + self.shared.config.load().kafka.commit_interval,
+                Ok(false) => next = begun + self.interval(),
                 Err(ended) => return ended,
             }
+        }
+    }
+
+    /// From the beginning of a transaction to that of the next. Callers who wait for Kafka wait for the
+    /// next transaction: it begins at once.
+    fn interval(&self) -> Duration {
+        let config = self.shared.config.load();
+        if config.http.wait_for_kafka.is_zero() {
+            config.kafka.commit_interval
+        } else {
+            Duration::ZERO
         }
     }
 
@@ -404,12 +415,12 @@ impl<'a, P: Producer> Session<'a, P> {
 
     /// The connection's own error is nearer to the cause than the call that failed.
     fn in_detail(&mut self, obstacle: Option<Obstacle>) -> Option<Obstacle> {
-        let trouble = self.producer.take_trouble();
         let of_brokers = [Blocked::NoBroker, Blocked::Tls, Blocked::NotAuthorized];
-        match (obstacle, trouble) {
+        let obstacle = match (obstacle, self.producer.take_trouble()) {
             (Some(obstacle), _) if !of_brokers.contains(&obstacle.blocked) => Some(obstacle),
             (obstacle, trouble) => trouble.or(obstacle),
-        }
+        };
+        self.topics.cause_of(obstacle.as_ref()).or(obstacle)
     }
 
     /// Aborts: an open transaction holds readers, and the next producer may come late.

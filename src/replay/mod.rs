@@ -46,10 +46,13 @@ const UNREADABLE: &str = "the dead letters cannot be read";
 /// Which dead letters; empty means all.
 #[derive(Debug, Default)]
 pub struct Filter {
+    /// By the header `reason`.
     pub reasons: BTreeSet<String>,
+    /// By the header `source`.
     pub sources: BTreeSet<String>,
-    /// When their callbacks were received: from the first to before the second.
+    /// Received at this time or later.
     pub since: Option<Timestamp>,
+    /// Received before this time.
     pub until: Option<Timestamp>,
 }
 
@@ -69,6 +72,7 @@ impl Filter {
 /// What is to be replayed, and how.
 #[derive(Debug, Default)]
 pub struct Options {
+    /// Which letters.
     pub filter: Filter,
     /// Letters that still are dead are done as well.
     pub dismiss_dead: bool,

@@ -25,6 +25,7 @@ pub struct Summary {
 /// What became of some of them.
 #[derive(Debug, Default)]
 pub struct Outcome {
+    /// All of them.
     pub letters: u64,
     /// Letters that are done: their records are written.
     pub replayed: u64,
@@ -51,10 +52,12 @@ impl Summary {
         }
     }
 
+    /// All letters.
     pub fn total(&self) -> u64 {
         self.letters.values().map(|outcome| outcome.letters).sum()
     }
 
+    /// Letters that are done.
     pub fn replayed(&self) -> u64 {
         self.letters.values().map(|outcome| outcome.replayed).sum()
     }
@@ -94,6 +97,7 @@ impl Summary {
         line
     }
 
+    /// The form for programs.
     pub fn json(&self) -> serde_json::Value {
         let kinds = self.letters.iter().map(|((reason, source), outcome)| {
             json!({

@@ -75,7 +75,6 @@ impl Edge {
         let (public_address, probes_address) = (public.local_addr()?, probes.local_addr()?);
 
         let journal = open_journal(&config, Arc::clone(&metrics))?;
-        let largest_record_bytes = config.http.largest_record_bytes();
         let config = Arc::new(ArcSwap::from_pointee(config));
         let publisher =
             Publisher::start(Arc::clone(&config), journal.clone(), Arc::clone(&metrics))
@@ -91,7 +90,7 @@ impl Edge {
             journal: journal.clone(),
             metrics: Arc::clone(&metrics),
             phase: watched,
-            largest_record_bytes,
+            config: Arc::clone(&config),
         };
         Ok(Self {
             public: public_address,

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use serde_json::Value as Json;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -10,10 +12,19 @@ use tokio::{
 };
 use weni_edge::{
     admin,
+    config::Config,
     http::Phase,
     journal::{Journal, Options},
     metrics::Metrics,
 };
+
+/// The largest call takes 18,432 bytes in the journal.
+pub(crate) fn small_bodies() -> Arc<ArcSwap<Config>> {
+    let mut config = Config::load(None).unwrap();
+    config.http.max_body_bytes = 1024;
+    config.topics.message_status = "loja.status".to_owned();
+    Arc::new(ArcSwap::from_pointee(config))
+}
 
 #[tokio::test]
 async fn silent_connections_leave_room_for_probes_and_take_no_more_than_their_places() {
@@ -24,7 +35,7 @@ async fn silent_connections_leave_room_for_probes_and_take_no_more_than_their_pl
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (_phase, phase) = watch::channel(Phase::Serving);
-    let state = admin::State { journal, metrics, phase, largest_record_bytes: 9000 };
+    let state = admin::State { journal, metrics, phase, config: small_bodies() };
     tokio::spawn(admin::serve(listener, state));
     let mut silent = Vec::new();
     for _ in 0..500 {
@@ -47,7 +58,7 @@ async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
     let directory = TempDir::new().unwrap();
     let metrics = Arc::new(Metrics::default());
     let options =
-        Options { max_bytes: 40_000, allow_volatile: true, ..Options::new(directory.path()) };
+        Options { max_bytes: 50_000, allow_volatile: true, ..Options::new(directory.path()) };
     let journal = Journal::open(options, Arc::clone(&metrics)).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -56,7 +67,7 @@ async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
         journal: journal.clone(),
         metrics: Arc::clone(&metrics),
         phase: watched,
-        largest_record_bytes: 9000,
+        config: small_bodies(),
     };
     tokio::spawn(admin::serve(listener, state));
     let get = async |path: &str| {
@@ -83,6 +94,22 @@ async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
     ] {
         assert!(text.lines().any(|found| found.starts_with(line)), "{line}");
     }
+    let json = async |path: &str| -> Json {
+        let answer = get(path).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("\r\ncontent-type: application/json\r\n"), "{path}: {head}");
+        serde_json::from_str(body).unwrap()
+    };
+    let document = json("/asyncapi.json").await;
+    assert_eq!(document["channels"]["message-status.v1"]["address"], "loja.status");
+    let messages = document["components"]["messages"].as_object().unwrap();
+    for (contract, message) in messages {
+        let path = message.get("payload").unwrap_or(&message["headers"])["$ref"].as_str().unwrap();
+        let schema = json(&format!("/{path}")).await;
+        assert_eq!(schema["$id"], format!("urn:weni-edge:{contract}"));
+    }
+    assert_eq!(messages.len(), 4);
+    assert!(get("/schemas/no.json").await.starts_with("HTTP/1.1 404 "));
     assert!(get("/no/such/path").await.starts_with("HTTP/1.1 404 "));
     phase.send_replace(Phase::Draining);
     let draining = get("/readyz").await;
@@ -91,7 +118,7 @@ async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
     assert!(get("/metrics").await.contains("weni_edge_ready{check=\"serving\"} 0"));
     phase.send_replace(Phase::Serving);
     let accepted = metrics.callbacks_accepted_total.with_label_values(&["loja"]);
-    // Six times 5,012 bytes leave less than the largest call takes.
+    // Seven times 5,012 bytes leave less than the largest call takes.
     while get("/readyz").await.starts_with("HTTP/1.1 200 ") {
         journal.append(5000, &accepted, |record| record.extend([0; 5000])).await.unwrap();
     }

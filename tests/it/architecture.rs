@@ -16,7 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("quarantine", &["event", "journal", "mutant"]),
     ("kafka", &["config", "event", "metrics"]),
     ("http", &["callback", "config", "journal", "metrics"]),
-    ("admin", &["http", "journal", "metrics"]),
+    ("admin", &["config", "event", "http", "journal", "metrics"]),
     (
         "publish",
         &[

@@ -26,10 +26,11 @@ use rdkafka::{
 use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
+use weni_edge::event::Topic;
 
-use crate::harness::eventually;
+use crate::{contract, harness::eventually};
 
-/// The four topics by their role in the configuration.
+/// The four topics by their role in the configuration, as in [`Topic::ALL`].
 pub(crate) const ROLES: [&str; 4] =
     ["message_status", "inbound_message", "channel_event", "dead_letter"];
 const CALL: Duration = Duration::from_secs(20);
@@ -232,7 +233,11 @@ impl Topics {
                     Err(KafkaError::PartitionEOF(partition)) => {
                         unread.remove(&partition);
                     }
-                    message => take(Record::of(role, &message.unwrap())),
+                    message => {
+                        let record = Record::of(role, &message.unwrap());
+                        record.hold_to_contract();
+                        take(record);
+                    }
                 }
             }
         }
@@ -271,6 +276,12 @@ impl Record {
             timestamp_ms: message.timestamp().to_millis().unwrap(),
             value: message.payload().unwrap().to_vec(),
         }
+    }
+
+    fn hold_to_contract(&self) {
+        let role = ROLES.iter().position(|role| *role == self.role).unwrap();
+        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        contract::hold(Topic::ALL[role], headers, &self.value);
     }
 
     /// The event, which is JSON.

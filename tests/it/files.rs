@@ -75,3 +75,16 @@ fn a_journal_under_other_names_is_refused_until_it_is_forked() {
     edge.configure(&settings("first"));
     edge.start_in_vain(&[]).assert_says("weni-edge journal fork");
 }
+
+/// It may be half written, or of root where the edge is another user.
+#[test]
+fn a_request_for_a_fork_that_cannot_be_read_is_said_and_holds_nothing() {
+    let bootstrap = "127.0.0.1:9".to_owned();
+    let mut edge = Edge::start(&Settings { bootstrap, ..Settings::default() });
+    edge.kill();
+    fs::write(edge.journal().join("fork"), "").unwrap();
+    edge.start_again();
+    assert!(edge.has_logged("a file of the journal is damaged and not used"));
+    edge.accept("{}");
+    edge.await_blocked("no_broker");
+}

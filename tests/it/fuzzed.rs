@@ -9,12 +9,16 @@ use std::{
 };
 
 use prometheus::IntCounter;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 use weni_edge::{
     callback::Callback,
     config::Config,
-    event::{Event, Item, KeptLetter, Reason, Settings, Stage},
+    event::{
+        Event, Item, KeptLetter, Reason, Settings, Stage, Topic,
+        form::{Details, Form, Message, Status},
+    },
     journal::{Checkpoint, Inspection, Journal, Options, Position, disk, inspect},
     metrics::Metrics,
     normalize,
@@ -69,6 +73,7 @@ pub(crate) fn normalize(body: &[u8]) {
                         Err(error) => panic!("an event is no JSON: {error}"),
                     };
                     assert!(json.get("raw").is_some() != json.get("raw_base64").is_some());
+                    has_its_form(event.topic(), &json);
                     statuses.retain(|status| *status != json["raw"]);
                     assert_comes_back(event);
                 }
@@ -88,6 +93,23 @@ pub(crate) fn normalize(body: &[u8]) {
     };
     assert_eq!(written(), written());
     assert_eq!(statuses, [Json::Null; 0], "statuses that were not read");
+}
+
+/// Its topic's form reads all of an event.
+///
+/// # Panics
+/// If it does not.
+pub(crate) fn has_its_form(topic: Topic, event: &Json) {
+    fn again<D: DeserializeOwned + Serialize>(event: &Json) -> serde_json::Result<Json> {
+        serde_json::to_value(Form::<D>::deserialize(event)?)
+    }
+    let read = match topic {
+        Topic::MessageStatus => again::<Status>(event),
+        Topic::InboundMessage => again::<Message>(event),
+        Topic::ChannelEvent | Topic::DeadLetter => again::<Details>(event),
+    };
+    assert_eq!(read.as_ref().ok(), Some(event), "{read:?}");
+    assert_eq!(again::<Details>(event).as_ref().ok(), Some(event), "any reader");
 }
 
 /// The statuses with an id in a callback of either shape, by another reading than ours.

@@ -82,6 +82,8 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
     /// How long answers wait for Kafka.
     pub(crate) wait_for_kafka: Duration,
+    /// From the beginning of one transaction to that of the next, if not as by default.
+    pub(crate) commit_interval: Option<Duration>,
     /// Where the journal is, if not beside the configuration.
     pub(crate) journal: Option<PathBuf>,
 }
@@ -96,12 +98,15 @@ impl Settings {
         let tls = self.tls.as_ref().map_or(String::new(), |(certificate, key)| {
             format!("[http.tls]\ncertificate_file = {certificate:?}\nkey_file = {key:?}\n")
         });
+        let interval = self.commit_interval.map_or(String::new(), |interval| {
+            format!("commit_interval = \"{}ms\"\n", interval.as_millis())
+        });
         format!(
             "[http]\nlisten = \"127.0.0.1:0\"\ndrain = \"0s\"\nwait_for_kafka = \"{}ms\"\n{tls}\
              [admin]\nlisten = \"127.0.0.1:0\"\n\
              [sources.{SOURCE}]\nheader = \"X-Token\"\nsecrets = [{SECRET:?}]\n\
              [journal]\ndirectory = {journal:?}\nmin_free_bytes = 0\nallow_volatile = true\n\
-             [kafka]\nbootstrap_servers = {:?}\n[kafka.properties]\n{properties}\
+             [kafka]\nbootstrap_servers = {:?}\n{interval}[kafka.properties]\n{properties}\
              [topics]\n{topics}",
             self.wait_for_kafka.as_millis(),
             self.bootstrap

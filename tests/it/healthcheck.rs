@@ -15,6 +15,8 @@ use weni_edge::{
     metrics::Metrics,
 };
 
+use crate::admin::small_bodies;
+
 /// Its exit code, and what it says on standard error.
 async fn healthcheck(
     arguments: &[&str],
@@ -39,7 +41,7 @@ async fn tells_ready_from_live_and_says_what_is_wrong_in_one_line() {
     let listen = listener.local_addr().unwrap();
     let url = format!("http://localhost:{}", listen.port());
     let (phase, watched) = watch::channel(Phase::Serving);
-    let state = admin::State { journal, metrics, phase: watched, largest_record_bytes: 0 };
+    let state = admin::State { journal, metrics, phase: watched, config: small_bodies() };
     tokio::spawn(admin::serve(listener, state));
 
     let config = directory.path().join("weni-edge.toml");

@@ -6,6 +6,7 @@ mod architecture;
 mod callers;
 mod cluster;
 mod config;
+mod contract;
 mod dev;
 mod files;
 mod fuzzed;

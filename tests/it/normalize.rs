@@ -3,6 +3,7 @@
 //! `tests/fixtures/contract` has pairs: `NAME.json` is a body, or an array of bodies that are called one
 //! after the other; `NAME.expect.json` lists every record that they have to yield: its topic, key,
 //! headers, fields (dotted paths; a path that begins with `/` is one key) and fields that are absent.
+//! One of the list may be `settings`: `raw` and `labels` of the source, `inbound_key` of the topics.
 
 use std::{env, fs, path::Path};
 
@@ -11,11 +12,11 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 use weni_edge::{
     callback::Callback,
-    event::{Item, Settings},
+    event::{Item, Settings, Topic},
     normalize,
 };
 
-use crate::fuzzed;
+use crate::{contract, fuzzed};
 
 /// A record as consumers see it.
 #[derive(Debug)]
@@ -28,12 +29,14 @@ struct Record {
     event: Json,
 }
 
-fn records(call: usize, body: &[u8]) -> Vec<Record> {
+fn records(call: usize, body: &[u8], settings: &Json) -> Vec<Record> {
+    let labels = settings.get("labels").map(Json::to_string).unwrap_or_default();
+    let key_by_conversation = settings["inbound_key"] == "conversation";
     let callback = Callback {
         receipt: Uuid::from_u128(call as u128),
         received_at_ms: 1_795_600_007_482,
         source: "loja",
-        raw: true,
+        raw: settings["raw"] != "untyped",
         method: "POST",
         content_type: None,
         content_encoding: None,
@@ -42,7 +45,8 @@ fn records(call: usize, body: &[u8]) -> Vec<Record> {
     };
     let decoded = normalize::decode(&callback, 1_000_000);
     let document = normalize::parse(&decoded);
-    let items = normalize::items(&callback, Settings::default(), &document);
+    let settings = Settings { labels: labels.as_bytes(), key_by_conversation };
+    let items = normalize::items(&callback, settings, &document);
     let record = |item| {
         let mut headers = Vec::new();
         let mut header = |name: &str, value: &[u8]| {
@@ -54,17 +58,24 @@ fn records(call: usize, body: &[u8]) -> Vec<Record> {
                 event.write_json(&mut value);
                 event.headers(&mut header);
                 let (topic, key) = (event.topic().as_str(), event.key().to_owned());
+                hold(event.topic(), &headers, &value);
                 let event = serde_json::from_slice(&value).unwrap();
                 Record { call, topic, key, headers, event }
             }
             Item::DeadLetter(letter) => {
                 letter.headers(&mut header);
+                hold(Topic::DeadLetter, &headers, letter.value());
                 let key = letter.key().to_owned();
                 Record { call, topic: "dead-letter.v1", key, headers, event: Json::Null }
             }
         }
     };
     items.into_iter().map(record).collect()
+}
+
+fn hold(topic: Topic, headers: &[(String, String)], value: &[u8]) {
+    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    contract::hold(topic, headers, value);
 }
 
 /// The value at a dotted path, in which a JSON pointer is one key.
@@ -114,6 +125,7 @@ fn difference(record: &Record, expected: &Json) -> Option<String> {
 
 /// What is wrong with one pair of files.
 fn judge(body: &[u8], expected: &[Json]) -> Result<(), String> {
+    let settings = expected.iter().find_map(|one| one.get("settings")).unwrap_or(&Json::Null);
     let is_sequence = expected.iter().any(|one| one.get("call").is_some());
     let bodies: Vec<Vec<u8>> = match is_sequence {
         true => serde_json::from_slice::<Vec<Json>>(body).map_err(|error| error.to_string())?,
@@ -123,8 +135,12 @@ fn judge(body: &[u8], expected: &[Json]) -> Result<(), String> {
     .map(|body| body.to_string().into_bytes())
     .collect();
     let mut records: Vec<_> = match is_sequence {
-        true => bodies.iter().enumerate().flat_map(|(at, body)| records(at + 1, body)).collect(),
-        false => records(1, body),
+        true => bodies
+            .iter()
+            .enumerate()
+            .flat_map(|(at, body)| records(at + 1, body, settings))
+            .collect(),
+        false => records(1, body, settings),
     };
     let event_ids = |records: &[Record], call: u64| -> Vec<String> {
         let of_call = records.iter().filter(|record| record.call as u64 == call);

@@ -208,6 +208,34 @@ fn a_try_that_the_disk_ends_leaves_nothing_behind_and_its_callbacks_are_publishe
 }
 
 #[test]
+fn what_goes_into_quarantine_fills_a_transaction_too() {
+    let mut edge = Edge::new();
+    edge.stop();
+    // More than the 8 MiB of one transaction.
+    (0..150).for_each(|_| edge.accept_bytes(&[b'x'; 64 << 10]));
+    edge.start();
+    edge.wait_settled();
+    assert_eq!(edge.items("none", "quarantined"), 150);
+    let committed = edge.metrics.transactions_total.with_label_values(&["committed"]);
+    assert!(committed.get() >= 2, "{}", edge.text());
+}
+
+#[test]
+fn a_cluster_that_allows_only_shorter_transactions_gets_them() {
+    let mut edge = Edge::new();
+    edge.stop();
+    let too_long = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TRANSACTION_TIMEOUT;
+    edge.cluster.request_errors(RDKafkaApiKey::InitProducerId, &[too_long; 2]);
+    edge.accept_statuses(0..10);
+    edge.start();
+    let blocked = edge.metrics.publish_blocked.with_label_values(&["no_transactions"]);
+    edge.wait("settled", |edge| {
+        assert_eq!(blocked.get(), 0);
+        edge.is_settled()
+    });
+}
+
+#[test]
 fn what_waits_while_no_broker_is_there_goes_on_when_one_is() {
     let edge = Edge::new();
     edge.accept_statuses(0..1);

@@ -58,8 +58,10 @@ class Node:
         return [child for name, child in self.children if self.kind == "object" and name == key]
 
     def get(self, key):
-        """The value of a key: the last one given."""
-        return (self.all(key) or [None])[-1]
+        """The value of a key: the last text, number or flag that is given, else the last but null."""
+        given = self.all(key)
+        texts = [node for node in given if node.scalar is not None]
+        return (texts or [node for node in given if not node.is_null] or given or [None])[-1]
 
     @property
     def is_null(self):

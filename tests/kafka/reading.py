@@ -174,7 +174,6 @@ class Value:
             elif key == "messaging_product" and not in_standby and is_text(member):
                 pass
             elif key == "standby" and not in_standby and member.kind == "object":
-                self.is_split = True
                 self.read(member, here, in_standby=True)
             elif key == "history" and not in_standby and member.kind in ("object", "array"):
                 self.is_split = True

@@ -262,7 +262,8 @@ def run():
     due |= {name: [] for name in ("messages", "echoes", "history_messages", "calls")} | {"value_errors": 0}
     results.append(("an expectation that is met", not list(check_expected(calls, {"body-0": due}))))
     results.append(("an expectation that is not met", bool(list(check_expected(calls, {"body-1": due})))))
-    for path in sorted(CASES.glob("*.expect.json")):
+    # The oracle knows the default settings; tests/it/normalize.rs judges the others.
+    for path in sorted(path for path in CASES.glob("*.expect.json") if '"settings"' not in path.read_text()):
         differences = list(Case(path).differences())
         results.append((f"{path.name}: {differences}", not differences))
     failed = [name for name, passed in results if not passed]

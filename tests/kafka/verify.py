@@ -36,6 +36,7 @@ def arguments():
     parser.add_argument("--expected", type=Path, help="what each file yields, by its name")
     parser.add_argument("--admin", help="the edge's admin address: wait until nothing is pending, hold its accounts")
     parser.add_argument("--topic", nargs=2, action="append", default=[], metavar=("ROLE", "NAME"))
+    parser.add_argument("--records", type=Path, help="write the values of each topic of events into this directory")
     parser.add_argument("--self-test", action="store_true", help="show that the oracle sees what is wrong")
     return parser.parse_args()
 
@@ -162,6 +163,14 @@ def check_metrics(samples, calls, records, oracle):
             yield f"the edge counts {given} {name}, and there are {due}"
 
 
+def write_values(records, directory):
+    """One JSON array a topic, for a judge of schemas."""
+    directory.mkdir(exist_ok=True)
+    for role in ROLES:
+        values = [record.value for record in records if record.topic == role and role != "dead_letter"]
+        (directory / f"{role.replace('_', '-')}.v1.json").write_bytes(b"[" + b",\n".join(values) + b"]")
+
+
 def main():
     options = arguments()
     if options.self_test:
@@ -173,6 +182,8 @@ def main():
         sys.exit("no calls: give --calls")
     samples = settled(options.admin) if options.admin else None
     records, partitions = read_topics(options.bootstrap, ROLES | dict(options.topic))
+    if options.records:
+        write_values(records, options.records)
     oracle = Oracle(calls, records, partitions, partition_of)
     problems = list(oracle.problems)
     if options.expected:

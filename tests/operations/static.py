@@ -110,6 +110,12 @@ def check(report):
     asked = {name for text in texts for name in re.findall(r"job:weni_edge_\w+:\w+", text)}
     report.same("every recorded series that is asked for is recorded", asked - recorded, set())
 
+    hidden = [panel["title"] for _, panel in panels() if panel["type"] == "timeseries"
+              and panel["fieldConfig"]["defaults"]["custom"]["showPoints"] != "auto"]  # fmt: skip
+    report.same("no time series hides a single event", hidden, [])
+    ups = {expr for _, expr in queries() if re.search(r"\bup\{", expr) and not expr.startswith("min(")}
+    report.same("one edge of several that is down shows", ups, set())
+
     for board, panel in panels():
         unit, name = panel["fieldConfig"]["defaults"].get("unit"), f"{board} / {panel['title']}"
         misfits = [target["expr"] for target in panel["targets"] if unit not in unit_that_fits(target["expr"])]

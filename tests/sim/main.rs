@@ -44,6 +44,7 @@ const MUTANTS: &[&str] = &[
     "order within a callback changed",
     "replay's offsets not committed",
     "ready although full",
+    "a second opening past the lock",
 ];
 
 /// Runs a mutant has at most.

@@ -178,16 +178,26 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// The member of that name; of several the last.
+    /// The member of that name; of several the last text, number or flag, else the last but null.
     pub(super) fn get(self, name: &str) -> Option<Value<'a>> {
         let mut inside = self.inside(self.is_object());
         let mut found = None;
         while let (Some(key), Some(value)) = (inside.next(), inside.next()) {
-            if key.spells(name) {
+            if key.spells(name) && found.is_none_or(|one: Value<'_>| one.weight() <= value.weight())
+            {
                 found = Some(value);
             }
         }
         found
+    }
+
+    /// Which of several values of one name is read: a heavier one, and of one weight the last.
+    fn weight(self) -> u8 {
+        match self.first_byte() {
+            b'n' => 0,
+            b'{' | b'[' => 1,
+            _ => 2,
+        }
     }
 
     /// Whether this string's text is that; cheaper than to ask for the text.
@@ -296,12 +306,13 @@ mod tests {
     }
 
     #[test]
-    fn members_and_elements_come_in_order_and_the_last_of_one_name_wins() {
-        let document = document(b"{ \"a\" : 1 , \"b\":[ 2,{} ,\"]\"] , \"a\":null}");
+    fn members_and_elements_come_in_order_and_the_last_scalar_of_one_name_wins() {
+        let text = b"{ \"a\" : 1 , \"b\":[ 2,{} ,\"]\"] , \"a\":2,\"a\":{},\"a\":null,\"b\":null}";
+        let document = document(text);
         let json = document.root();
         let keys: Vec<_> = json.members().map(|(key, _)| key.into_owned()).collect();
-        assert_eq!(keys, ["a", "b", "a"]);
-        assert!(json.get("a").unwrap().is_null());
+        assert_eq!(keys, ["a", "b", "a", "a", "a", "b"]);
+        assert_eq!(json.get("a").unwrap().bytes(), b"2");
         let elements: Vec<_> = json.get("b").unwrap().elements().map(Value::bytes).collect();
         assert_eq!(elements, [&b"2"[..], b"{}", b"\"]\""]);
     }

@@ -165,6 +165,8 @@ impl Reloader {
         for source in new.sources.keys() {
             add_source(&self.metrics, source);
         }
+        let is_configured = |source: &String| new.sources.contains_key(source);
+        self.metrics.remove_sources(old.sources.keys(), is_configured);
         let names: Vec<_> = new.sources.keys().map(String::as_str).collect();
         tracing::info!(sources = names.join(", "), ?topics, "took up a changed configuration");
         self.config.store(Arc::new(Config { sources: new.sources, topics, ..(*old).clone() }));

@@ -72,6 +72,29 @@ async fn changed_sources_and_routes_are_taken_up_and_have_their_metrics() {
 }
 
 #[tokio::test]
+async fn a_source_that_a_reload_takes_away_leaves_no_series_but_its_accepted_callbacks() {
+    let mut edge = Edge::start();
+    let metrics = Arc::clone(&edge.reloader.metrics);
+    let shown = || String::from_utf8(metrics.encode().unwrap()).unwrap();
+    add_source(&metrics, "loja");
+    metrics.callbacks_accepted_total.with_label_values(&["loja"]).inc();
+    metrics.http_request_duration_seconds.with_label_values(&["loja"]).observe(0.1);
+    edge.write("filial", "");
+    edge.settle().await;
+    // A callback that was pending is published now.
+    metrics.source_lag_seconds.with_label_values(&["loja"]).observe(0.1);
+    let text = shown();
+    let left: Vec<_> = text.lines().filter(|line| line.contains("source=\"loja\"")).collect();
+    assert_eq!(left, ["weni_edge_callbacks_accepted_total{source=\"loja\"} 1"]);
+    assert!(text.contains("http_rejections_total{reason=\"auth\",source=\"filial\"} 0"), "{text}");
+    edge.write("loja", "");
+    edge.settle().await;
+    let text = shown();
+    assert!(text.contains("http_rejections_total{reason=\"auth\",source=\"loja\"} 0"), "{text}");
+    assert!(!text.contains("http_rejections_total{reason=\"auth\",source=\"filial\"}"), "{text}");
+}
+
+#[tokio::test]
 async fn what_takes_a_restart_stays_as_it_was_and_is_remembered_as_said() {
     let mut edge = Edge::start();
     let before = edge.settle().await;

@@ -30,6 +30,26 @@ fn three_brokers_may_be_killed_in_turn_and_all_at_once() {
     assert_callers_noticed_nothing(&edge, load, &topics);
 }
 
+/// A broker that is down is in the log too, and it is not what publishing waits for.
+#[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
+fn too_few_replicas_in_sync_are_told_from_brokers_that_cannot_be_reached() {
+    let cluster = Cluster::start_nodes(3);
+    let topics = Topics::create(&cluster.bootstrap());
+    let edge = Edge::start(&settings(&cluster.bootstrap(), &topics));
+    let mut calls = accept(&edge, 0, 0..20);
+    edge.settle();
+    topics.alter("message_status", "min.insync.replicas", "3");
+    cluster.run(&["kill9", "3"]);
+    calls.extend(accept(&edge, 0, 20..40));
+    edge.await_blocked("too_few_replicas");
+    cluster.run(&["start", "3"]);
+    cluster.run(&["wait", "3"]);
+    calls.extend(accept(&edge, 0, 40..60));
+    edge.settle();
+    assert_exactly_once(&topics, &calls);
+}
+
 #[test]
 #[ignore = "needs Kafka: .ci/run kafka"]
 fn leaders_and_coordinators_may_move_while_all_brokers_live() {

@@ -62,7 +62,10 @@ fn what_was_answered_as_in_kafka_needs_no_journal_any_more() {
     let cluster = Cluster::start();
     let topics = Topics::create(&cluster.bootstrap());
     let wait = Duration::from_secs(5);
-    let settings = Settings { wait_for_kafka: wait, ..settings(&cluster.bootstrap(), &topics) };
+    // Answers that wait do not wait for it as well.
+    let commit_interval = Some(wait);
+    let settings = settings(&cluster.bootstrap(), &topics);
+    let settings = Settings { wait_for_kafka: wait, commit_interval, ..settings };
     let mut edge = Edge::start(&settings);
     let call = |connection: &mut Caller, serial| {
         connection.call("POST", Load::body(0, serial).as_bytes()).unwrap()

@@ -46,6 +46,9 @@ fn a_missing_topic_may_be_routed_to_the_dead_letters_while_the_edge_runs() {
     edge.await_blocked("unknown_topic");
 
     let missing = topics.names["message_status"].clone();
+    let gauge = format!("kafka_stable_lag_seconds{{topic=\"{missing}\"}}");
+    let is_shown = || edge.probe("/metrics").1.contains(&gauge);
+    eventually("how long its readers are held is shown", || is_shown().then_some(()));
     let mut routed = settings(&bootstrap, &topics);
     routed.topics.insert("message_status", topics.names["dead_letter"].clone());
     edge.configure(&routed);
@@ -53,6 +56,7 @@ fn a_missing_topic_may_be_routed_to_the_dead_letters_while_the_edge_runs() {
     let samples = edge.settle();
 
     assert_eq!(samples.total("publish_blocked", &[]), 0);
+    eventually("that of a topic which was routed away is not", || (!is_shown()).then_some(()));
     topics.names.insert("message_status", missing);
     topics.create_one("message_status", &[]);
     let records = topics.read();

@@ -1,0 +1,90 @@
+//! `schema`: prints the contract with consumers for programs.
+
+use std::{fs, io::Write, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use serde_json::Value as Json;
+
+use super::ConfigFile;
+use crate::event::{Topic, schema};
+
+/// Print the JSON Schema of a topic, or the AsyncAPI document of all topics
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    weni-edge schema message-status.v1\n  \
+    weni-edge schema asyncapi --config weni-edge.toml\n  \
+    weni-edge schema --write docs")]
+pub(super) struct Args {
+    /// What to print. `asyncapi` has the names of the topics in the configuration
+    #[arg(required_unless_present = "write")]
+    what: Option<What>,
+
+    /// Write all of them into this directory instead: schemas/*.json and asyncapi.yaml
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "what")]
+    write: Option<PathBuf>,
+
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Schema(Topic),
+    AsyncApi,
+}
+
+impl ValueEnum for What {
+    fn value_variants<'a>() -> &'a [Self] {
+        const {
+            &[
+                Self::Schema(Topic::MessageStatus),
+                Self::Schema(Topic::InboundMessage),
+                Self::Schema(Topic::ChannelEvent),
+                Self::Schema(Topic::DeadLetter),
+                Self::AsyncApi,
+            ]
+        }
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(match self {
+            Self::Schema(topic) => topic.as_str(),
+            Self::AsyncApi => "asyncapi",
+        }))
+    }
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let topics = args.config.load()?.topics;
+    let asyncapi = || {
+        let document = schema::asyncapi(|topic| topics.name(topic), topics.key_by_conversation);
+        serde_saphyr::to_string(&document).context("the document cannot be written as YAML")
+    };
+    if let Some(directory) = args.write {
+        let schemas = directory.join("schemas");
+        fs::create_dir_all(&schemas)
+            .with_context(|| format!("cannot make {}", schemas.display()))?;
+        let write = |path: PathBuf, text: String| {
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        };
+        for topic in Topic::ALL {
+            write(
+                schemas.join(format!("{}.json", topic.as_str())),
+                pretty(&schema::schema(topic)),
+            )?;
+        }
+        write(directory.join("asyncapi.yaml"), asyncapi()?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let text = match args.what {
+        Some(What::Schema(topic)) => pretty(&schema::schema(topic)),
+        _ => asyncapi()?,
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pretty(json: &Json) -> String {
+    format!("{json:#}\n")
+}
