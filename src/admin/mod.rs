@@ -14,7 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::Value as Json;
@@ -54,6 +54,10 @@ impl Handler for State {
     ) -> io::Result<Response<Full<Bytes>>> {
         let (mut status, mut content_type) = (StatusCode::OK, prometheus::TEXT_FORMAT);
         let body = match request.uri().path() {
+            _ if ![Method::GET, Method::HEAD].contains(request.method()) => {
+                status = StatusCode::METHOD_NOT_ALLOWED;
+                Bytes::new()
+            }
             "/livez" => Bytes::from_static(b"ok\n"),
             "/readyz" => {
                 let body;
@@ -80,6 +84,7 @@ impl Handler for State {
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         let no_store = HeaderValue::from_static("no-store");
         response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         Ok(response)
     }
 }

@@ -1,7 +1,7 @@
 //! The form of a record, member by member: what `tail` reads, and what the schemas are made from.
 //!
 //! The edge itself writes events by hand (`write`). Tests hold that each of them reads into this form
-//! and back without a difference.
+//! without a loss.
 //!
 //! **Invariant:** a member that is absent is left out, never null. Only `occurred_at` and
 //! `status_rank` can be null.
@@ -14,9 +14,8 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value as Json};
-use serde_with::skip_serializing_none;
 
 use super::{EventKind, Fault, Format, Reason, Retry, Stage};
 
@@ -33,7 +32,6 @@ pub struct Form<D> {
 }
 
 /// The members of all kinds.
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Envelope {
     /// Stays 1: the contract only grows.
@@ -55,7 +53,6 @@ pub struct Envelope {
     #[schemars(extend("format" = "date-time"))]
     pub received_at: String,
     /// When it happened, by Meta's clock: RFC 3339. Null: Meta's text cannot be read, or is missing.
-    #[serialize_always]
     #[schemars(extend("format" = "date-time"))]
     pub occurred_at: Option<String>,
     /// The text of the time that cannot be read.
@@ -80,7 +77,6 @@ pub struct Envelope {
 }
 
 /// The business's number.
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Channel {
     pub waba_id: Option<String>,
@@ -89,7 +85,6 @@ pub struct Channel {
 }
 
 /// The user, as the callback lists the contact.
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Contact {
     /// Phone number.
@@ -102,7 +97,6 @@ pub struct Contact {
 }
 
 /// One of Meta's errors. `retry` and `fault` are the edge's judgement of its code.
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MetaError {
     pub code: Option<i64>,
@@ -117,7 +111,6 @@ pub struct MetaError {
 }
 
 /// The members of statuses.
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Trimmed and in lower case.
@@ -127,8 +120,7 @@ pub struct Status {
     /// The edge knows this status.
     pub status_known: Option<bool>,
     /// The state of a message is the status of the highest rank. Null: not a part of the state.
-    #[serde(default, with = "serde_with::rust::double_option")]
-    #[schemars(with = "Option<Option<i64>>")]
+    #[serde(default, deserialize_with = "given")]
     pub status_rank: Option<Option<i64>>,
     pub recipient: Option<Recipient>,
     pub conversation: Option<Conversation>,
@@ -138,7 +130,6 @@ pub struct Status {
 }
 
 /// Whom a status is about.
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Recipient {
     /// Phone number, or the group's id.
@@ -153,7 +144,6 @@ pub struct Recipient {
     pub participant_parent_user_id: Option<String>,
 }
 
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Conversation {
     pub id: Option<String>,
@@ -162,7 +152,6 @@ pub struct Conversation {
     pub expires_at: Option<String>,
 }
 
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Pricing {
     /// Deprecated by Meta: count by type and category.
@@ -173,7 +162,6 @@ pub struct Pricing {
 }
 
 /// The members of messages.
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Message {
     pub r#type: Option<String>,
@@ -201,7 +189,6 @@ pub struct Message {
 }
 
 /// One side of a message.
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Party {
     /// Phone number.
@@ -210,7 +197,6 @@ pub struct Party {
     pub parent_user_id: Option<String>,
 }
 
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Media {
     pub id: Option<String>,
@@ -224,7 +210,6 @@ pub struct Media {
 }
 
 /// The answer to a request to call.
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Permission {
     pub response: Option<String>,
@@ -233,7 +218,6 @@ pub struct Permission {
 }
 
 /// The user has another number or id.
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct System {
     pub r#type: Option<String>,
@@ -242,7 +226,6 @@ pub struct System {
 }
 
 /// The message that is answered.
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Context {
     pub id: Option<String>,
@@ -250,7 +233,6 @@ pub struct Context {
 }
 
 /// The members of channel events, which include those of statuses and messages.
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Details {
     #[serde(flatten)]
@@ -261,7 +243,6 @@ pub struct Details {
     pub payment: Option<Payment>,
 }
 
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Call {
     pub event: Option<String>,
@@ -277,7 +258,6 @@ pub struct Call {
     pub duration_seconds: Option<i64>,
 }
 
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Payment {
     pub reference_id: Option<String>,
@@ -289,7 +269,6 @@ pub struct Payment {
 }
 
 /// The headers of an event's record. Values are text.
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EventHeaders {
     /// CloudEvents, binary mode.
@@ -324,7 +303,6 @@ pub struct EventHeaders {
 
 /// The headers of a dead letter. Its value is the original bytes: the whole body, or one element.
 /// Values are text.
-#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetterHeaders {
     pub reason: Reason,
@@ -360,4 +338,9 @@ pub struct DeadLetterHeaders {
     /// On a letter that a replay wrote: the place of the letter before.
     #[serde(rename = "replayed-from")]
     pub replayed_from: Option<String>,
+}
+
+/// Null is not absent.
+fn given<'de, D: Deserializer<'de>>(member: D) -> Result<Option<Option<i64>>, D::Error> {
+    Option::deserialize(member).map(Some)
 }

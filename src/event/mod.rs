@@ -56,7 +56,8 @@ macro_rules! named {
             }
 
             fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                schemars::json_schema!({ "type": "string", "enum": [$($text,)*] })
+                // Examples and no `enum`: later versions add values.
+                schemars::json_schema!({ "type": "string", "examples": [$($text,)*] })
             }
         }
     };

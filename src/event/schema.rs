@@ -19,10 +19,10 @@ pub fn schema(topic: Topic) -> Json {
     let (mut schema, required): (_, &[&str]) = match topic {
         Topic::MessageStatus => (
             schema_of::<Form<Status>>(),
-            &["message_id", "status", "status_known", "status_rank", "recipient"],
+            &["occurred_at", "message_id", "status", "status_known", "status_rank", "recipient"],
         ),
-        Topic::InboundMessage => (schema_of::<Form<Message>>(), &["message_id"]),
-        Topic::ChannelEvent => (schema_of::<Form<Details>>(), &[]),
+        Topic::InboundMessage => (schema_of::<Form<Message>>(), &["occurred_at", "message_id"]),
+        Topic::ChannelEvent => (schema_of::<Form<Details>>(), &["occurred_at"]),
         Topic::DeadLetter => (schema_of::<DeadLetterHeaders>(), &[]),
     };
     schema["$id"] = urn(topic).into();
@@ -32,7 +32,7 @@ pub fn schema(topic: Topic) -> Json {
     if topic != Topic::DeadLetter {
         let kinds = EventKind::ALL.into_iter().filter(|kind| kind.topic() == topic);
         let kinds: Vec<_> = kinds.map(EventKind::as_str).collect();
-        schema["properties"]["event_kind"]["enum"] = json!(kinds);
+        schema["properties"]["event_kind"]["examples"] = json!(kinds);
     }
     if let Some(all) = schema["required"].as_array_mut() {
         all.extend(required.iter().map(|&name| name.into()));
@@ -41,14 +41,13 @@ pub fn schema(topic: Topic) -> Json {
 }
 
 /// The AsyncAPI 3.0 document of these topics. Its references lead to the schemas in `schemas/` beside
-/// it. `name`: what a topic is called.
+/// it. `name`: what a topic is called. A topic of events that is routed to the dead letters has none.
 pub fn asyncapi<'n>(name: impl Fn(Topic) -> &'n str, key_by_conversation: bool) -> Json {
-    let each = |value: &dyn Fn(Topic) -> Json| -> Json {
-        Topic::ALL
-            .map(|topic| (topic.as_str().to_owned(), value(topic)))
-            .into_iter()
-            .collect::<Map<_, _>>()
-            .into()
+    let is_written =
+        |topic: &Topic| *topic == Topic::DeadLetter || name(*topic) != name(Topic::DeadLetter);
+    let each = |value: &dyn Fn(Topic) -> Json| -> Map<String, Json> {
+        let written = Topic::ALL.into_iter().filter(is_written);
+        written.map(|topic| (topic.as_str().to_owned(), value(topic))).collect()
     };
     let key = |topic| match topic {
         Topic::MessageStatus => "The message id.",
@@ -117,7 +116,7 @@ fn title(topic: Topic) -> &'static str {
 }
 
 fn schema_of<T: JsonSchema>() -> Json {
-    let mut settings = SchemaSettings::draft2020_12().for_serialize();
+    let mut settings = SchemaSettings::draft2020_12();
     settings.inline_subschemas = true;
     let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
     forbid_null(&mut schema);
@@ -129,11 +128,12 @@ fn forbid_null(schema: &mut Json) {
     let required = schema.get("required").and_then(Json::as_array).cloned().unwrap_or_default();
     let properties = schema.get_mut("properties").and_then(Json::as_object_mut);
     for (name, member) in properties.into_iter().flatten() {
-        if name != "status_rank" && !required.contains(&name.as_str().into()) {
-            for list in ["type", "enum"] {
-                if let Some(all) = member.get_mut(list).and_then(Json::as_array_mut) {
-                    all.retain(|one| !one.is_null() && one != "null");
-                }
+        if name != "occurred_at"
+            && name != "status_rank"
+            && !required.contains(&name.as_str().into())
+        {
+            if let Some(types) = member.get_mut("type").and_then(Json::as_array_mut) {
+                types.retain(|one| one != "null");
             }
             if let Some([only]) = member["type"].as_array().map(Vec::as_slice) {
                 member["type"] = only.clone();

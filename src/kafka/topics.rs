@@ -89,21 +89,24 @@ impl Topics {
         events.filter_map(limit).find(|(_, max)| *max < EVENT_BYTES_MIN)
     }
 
-    /// The cause of a failure that names none: a partition takes no record until more of its
-    /// replicas are in sync. librdkafka tries again, and says in the end only that time ran out.
-    pub fn cause_of(&self, obstacle: Option<&Obstacle>) -> Option<Obstacle> {
-        let blocked = obstacle.map(|obstacle| obstacle.blocked);
-        if !matches!(blocked, None | Some(Blocked::NoBroker | Blocked::TooSlow)) {
-            return None;
+    /// The obstacle with its cause, where a broker that is away or slow may be none: a partition takes
+    /// no record until more of its replicas are in sync. librdkafka tries again, and says in the end only
+    /// that time ran out.
+    pub fn explain(&self, obstacle: Obstacle) -> Obstacle {
+        if !matches!(obstacle.blocked, Blocked::NoBroker | Blocked::TooSlow) {
+            return obstacle;
         }
-        self.limits.iter().find_map(|(name, limits)| {
-            let (in_sync, min) = (limits.too_few_in_sync?, limits.min_insync?);
-            let detail = format!(
-                "a partition of topic {name} has {in_sync} replicas in sync, and its \
-                 min.insync.replicas is {min}"
-            );
-            Some(Obstacle::new(Blocked::TooFewReplicas, detail))
-        })
+        let weak = self
+            .limits
+            .iter()
+            .find_map(|(name, limits)| Some((name, limits.too_few_in_sync?, limits.min_insync?)));
+        let Some((name, in_sync, min)) = weak else { return obstacle };
+        let detail = format!(
+            "a partition of topic {name} has {in_sync} replicas in sync, and its \
+             min.insync.replicas is {min} ({})",
+            obstacle.detail
+        );
+        Obstacle::new(Blocked::TooFewReplicas, detail)
     }
 
     /// The smallest `max.message.bytes` of all topics: what a request may hold for a partition.
@@ -117,24 +120,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_few_replicas_explain_what_names_no_cause_and_nothing_else() {
-        let limits =
-            |too_few_in_sync| Limits { min_insync: Some(2), too_few_in_sync, ..Limits::default() };
-        let topics = |too_few_in_sync| {
-            let limits = HashMap::from([("statuses".to_owned(), limits(too_few_in_sync))]);
-            Topics::new(config::Config::default().topics, limits)
+    fn too_few_replicas_explain_a_broker_that_is_away_or_slow_and_nothing_else() {
+        let explained = |too_few_in_sync, blocked| {
+            let limits = Limits { min_insync: Some(2), too_few_in_sync, ..Limits::default() };
+            let limits = HashMap::from([("statuses".to_owned(), limits)]);
+            let topics = Topics::new(config::Config::default().topics, limits);
+            topics.explain(Obstacle::new(blocked, "librdkafka's words")).to_string()
         };
-        let cause = |topics: &Topics, blocked: Option<Blocked>| {
-            let obstacle = blocked.map(|blocked| Obstacle::new(blocked, "librdkafka's words"));
-            topics.cause_of(obstacle.as_ref()).map(|cause| cause.to_string())
-        };
-        let weak = topics(Some(1));
         let said = "too_few_replicas: a partition of topic statuses has 1 replicas in sync, and its \
-                    min.insync.replicas is 2";
-        for vague in [None, Some(Blocked::NoBroker), Some(Blocked::TooSlow)] {
-            assert_eq!(cause(&weak, vague).as_deref(), Some(said), "{vague:?}");
-            assert_eq!(cause(&topics(None), vague), None, "{vague:?}");
+                    min.insync.replicas is 2 (librdkafka's words)";
+        for vague in [Blocked::NoBroker, Blocked::TooSlow] {
+            assert_eq!(explained(Some(1), vague), said, "{vague:?}");
+            assert!(explained(None, vague).ends_with(": librdkafka's words"), "{vague:?}");
         }
-        assert_eq!(cause(&weak, Some(Blocked::NotAuthorized)), None);
+        assert_eq!(
+            explained(Some(1), Blocked::NotAuthorized),
+            "not_authorized: librdkafka's words"
+        );
     }
 }

@@ -236,10 +236,12 @@ impl<'a> Reading<'a> {
             }
         });
         // The list of errors says neither which of the element's parts each belongs to, nor that one
-        // stood for the list.
+        // stood for the list, nor where one list ended.
         let is_of_parts = kind == EventKind::ChannelEvent && array != Array::Errors;
-        let is_alone = value.get("errors").is_some_and(Value::is_object);
-        let is_needed = !event.errors.is_empty() && (is_of_parts || is_alone);
+        let mut lists =
+            value.members().filter(|(key, _)| key == "errors").map(|(_, errors)| errors);
+        let is_one_list = lists.next().is_none_or(Value::is_array) && lists.next().is_none();
+        let is_needed = !event.errors.is_empty() && (is_of_parts || !is_one_list);
         event.raw_form = self.raw_form(value, is_needed);
         Item::Event(event)
     }

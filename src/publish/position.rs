@@ -113,7 +113,7 @@ pub(super) fn open<C: Cluster>(
         })?;
     }
     let producer = cluster.open(&topics, learnt.settings);
-    let producer = producer.map_err(|error| topics.cause_of(Some(&error)).unwrap_or(error))?;
+    let producer = producer.map_err(|error| topics.explain(error))?;
     shared.heartbeat.beat_in_kafka();
     let start = reading.start(SETTLES_WITHIN + 2 * first_answer, learnt.tries_to_end > 0)?;
     reading.still_counts()?;

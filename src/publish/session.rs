@@ -420,7 +420,7 @@ impl<'a, P: Producer> Session<'a, P> {
             (Some(obstacle), _) if !of_brokers.contains(&obstacle.blocked) => Some(obstacle),
             (obstacle, trouble) => trouble.or(obstacle),
         };
-        self.topics.cause_of(obstacle.as_ref()).or(obstacle)
+        obstacle.map(|obstacle| self.topics.explain(obstacle))
     }
 
     /// Aborts: an open transaction holds readers, and the next producer may come late.

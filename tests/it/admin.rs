@@ -70,9 +70,9 @@ async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
         config: small_bodies(),
     };
     tokio::spawn(admin::serve(listener, state));
-    let get = async |path: &str| {
+    let call = async |method: &str, path: &str| {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: e\r\nConnection: close\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: e\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -80,6 +80,7 @@ async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
         assert!(answer.contains("\r\ncache-control: no-store\r\n"), "{path}: {answer}");
         answer
     };
+    let get = async |path: &str| call("GET", path).await;
     assert!(get("/livez").await.starts_with("HTTP/1.1 200 "));
     assert!(get("/readyz").await.starts_with("HTTP/1.1 200 "));
     let text = get("/metrics").await;
@@ -110,6 +111,8 @@ async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
     }
     assert_eq!(messages.len(), 4);
     assert!(get("/schemas/no.json").await.starts_with("HTTP/1.1 404 "));
+    let posted = call("POST", "/livez").await;
+    assert!(posted.starts_with("HTTP/1.1 405 ") && posted.contains("\r\nallow: GET, HEAD\r\n"));
     assert!(get("/no/such/path").await.starts_with("HTTP/1.1 404 "));
     phase.send_replace(Phase::Draining);
     let draining = get("/readyz").await;

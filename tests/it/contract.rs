@@ -33,8 +33,11 @@ pub(crate) fn hold<'h>(
     value: &[u8],
 ) {
     let schemas = &SCHEMAS[&topic];
-    let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value.into()));
-    let headers = Json::from(headers.collect::<Map<_, _>>());
+    let mut given = Map::new();
+    for (name, value) in headers {
+        assert_eq!(given.insert(name.to_owned(), value.into()), None, "{name} is given twice");
+    }
+    let headers = Json::from(given);
     if let Err(error) = schemas.headers.validate(&headers) {
         panic!("headers of {}: {error} in {headers}", topic.as_str());
     }
@@ -118,6 +121,15 @@ fn schema_prints_one_schema_and_the_topics_of_a_configuration() {
     let (code, text) = run(&["schema", "asyncapi", "--config", file.to_str().unwrap()]);
     assert_eq!(code, Some(0));
     assert!(text.contains("address: loja.status\n"), "{text}");
+    // What is routed to the dead letters is one.
+    let routed = "[topics]\nmessage_status = \"weni.dead-letter.v1\"\n";
+    let other = directory.path().join("routed.toml");
+    fs::write(&other, routed).unwrap();
+    let (_, routed) = run(&["schema", "asyncapi", "--config", other.to_str().unwrap()]);
+    assert!(
+        routed.contains("inbound-message.v1") && !routed.contains("message-status.v1"),
+        "{routed}"
+    );
     assert!(text.contains("The group id, else the user key, else the message id."), "{text}");
     assert_eq!(run(&["schema"]).0, Some(2));
 }

@@ -82,8 +82,10 @@ impl<'a> Value<'a> {
         out: &mut Object<'_>,
     ) -> Option<i64> {
         let member = self.get(name)?;
-        let number = member.text()?.trim().parse().ok()?;
-        if member.first_byte() != b'"' {
+        let text = member.text()?;
+        let number = text.trim().parse().ok()?;
+        // A string, or -0, is not written as it came.
+        if member.bytes() == itoa::Buffer::new().format(number).as_bytes() {
             member.mark_typed();
         }
         out.number(field, number);

@@ -77,12 +77,14 @@ fn what_was_answered_as_in_kafka_needs_no_journal_any_more() {
         (answer.is_in_kafka() == Some(true)).then_some(())
     });
     let mut calls = Calls::new();
+    let since = Instant::now();
     for serial in 1..=20 {
         let answer = call(&mut connection, serial);
         if answer.is_in_kafka() == Some(true) {
             calls.insert((0, serial), Some(answer.receipt()));
         }
     }
+    assert!(since.elapsed() < 10 * wait, "20 calls waited for 20 intervals");
     assert!(calls.len() > 10, "only {} answers came out of Kafka", calls.len());
     edge.kill();
     std::fs::remove_dir_all(edge.journal()).unwrap();
