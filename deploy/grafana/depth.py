@@ -52,7 +52,7 @@ TRANSACTIONS = row(
     panel("Duration of transactions", "From begin to commit.", "s", *quantiles("weni_edge_transaction_seconds"), min=0),
     panel("Records in one transaction", "Mean number of records in a committed transaction. It grows with the backlog.", "short", (mean("weni_edge_transaction_records"), EACH), min=0),
     panel("Errors, by librdkafka's code", "Failed attempts to publish, per second.", "ops", (rate("weni_edge_publish_errors_total", "reason"), "{{reason}}"), min=0),
-    panel("Clients made anew", "Kafka clients opened since the process started. start is normal, lost belongs to an outage, wedged and panic are defects.",
+    panel("Kafka clients opened, by reason", "Since the process started. start is normal, lost belongs to an outage, wedged and panic are defects.",
           "short", ("sum by (instance, reason) (weni_edge_producer_rebuilds_total{@})" + NONZERO, f"{EACH} {{{{reason}}}}"), min=0, decimals=0),
     panel("Answered, by whether Kafka had it", "Accepted callbacks, only with http.wait_for_kafka. `false`: the callback was on disk when it was answered, and not yet in Kafka.",
           "cps", (rate("weni_edge_callbacks_answered_total", "in_kafka"), "{{in_kafka}}"), min=0),
@@ -64,7 +64,7 @@ TRANSACTIONS = row(
           "s", (f"max by (topic) ({most(f'weni_edge_kafka_stable_lag_seconds{{@, {TOPIC}}}')})", "{{topic}}"), min=0, bad_above=60),
     stat("Position went back", "Openings in the range shown that found Kafka's position below the one that the journal knew as committed. Events were repeated.",
          "short", ("sum(max_over_time(weni_edge_position_went_back_total{@}[$__range]))", "openings"), bad_above=1, h=7),
-    stat("Statistics are this old", "librdkafka gives statistics every few seconds. If they are old, so is the row below.",
+    stat("Age of the statistics", "librdkafka gives statistics every few seconds. If they are old, so is the row below.",
          "s", ("time() - min(weni_edge_kafka_stats_timestamp_seconds{@} > 0)", "age"), bad_above=60, h=7),
 )  # fmt: skip
 
