@@ -17,3 +17,4 @@ pub mod publish;
 mod quarantine;
 pub mod replay;
 pub mod serve;
+pub mod tail;

@@ -145,7 +145,7 @@ fn welcome(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics)
            curl -H '{HEADER}: {secret}' {hooks} \\\n    \
              -d '{{\"statuses\":[{{\"id\":\"wamid.test\",\"status\":\"read\",\"timestamp\":\"1763842385\",\"recipient_id\":\"5511900000001\"}}]}}'\n\n\
          Or as Weni does:\n  weni-edge send {hooks} -H '{HEADER}: {secret}'\n\n\
-         Kafka   {kafka}   (kcat -b {kafka} -C -t {statuses})\n\
+         Kafka   {kafka}   (weni-edge tail -b {kafka}; kcat -b {kafka} -C -t {statuses})\n\
          Metrics {admin}/metrics\n\n\
          Every event as it reaches Kafka:"
     )

@@ -1,4 +1,4 @@
-//! The commands, one file each. This file reads the arguments and calls the command.
+//! The commands, one file or folder each. This file reads the arguments and calls the command.
 
 mod dev;
 mod healthcheck;
@@ -8,6 +8,7 @@ mod replay;
 mod schema;
 mod send;
 mod serve;
+mod tail;
 mod terminal;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -34,6 +35,7 @@ enum Command {
     Healthcheck(healthcheck::Args),
     Replay(replay::Args),
     Schema(schema::Args),
+    Tail(tail::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Healthcheck(args) => healthcheck::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Schema(args) => schema::run(args),
+        Command::Tail(args) => tail::run(args),
     };
     let code = outcome.unwrap_or_else(|error| {
         log::say(&format!("error: {error:#}"));

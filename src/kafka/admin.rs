@@ -68,7 +68,9 @@ impl Cluster {
         Ok(())
     }
 
-    fn exists(&self, name: &str) -> Result<bool, Obstacle> {
+    /// # Errors
+    /// No broker answers, or the topic may not be looked at.
+    pub fn exists(&self, name: &str) -> Result<bool, Obstacle> {
         let metadata = self.metadata(name)?;
         let Some(topic) = metadata.topics().first() else { return Ok(false) };
         let Some(code) = topic.error().map(Code::from) else {

@@ -50,6 +50,10 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = code(&error);
+        // A reader's news, which its poll brings too.
+        if code == Code::PartitionEOF {
+            return;
+        }
         self.metrics.publish_errors_total.with_label_values(&[&label(code)]).inc();
         if let Fault::Shared(blocked) = classify(code) {
             let mut trouble = self.trouble.lock();

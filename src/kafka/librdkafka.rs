@@ -28,7 +28,7 @@ const CALL: Duration = Duration::from_secs(10);
 /// A cluster, as one consumer group sees it.
 pub struct Cluster {
     pub(super) config: Arc<Config>,
-    group: String,
+    pub(super) group: String,
     pub(super) metrics: Arc<Metrics>,
     pub(super) base: ClientConfig,
     /// Sees offsets that a transaction holds as they were before it, and never waits for its end.
@@ -53,7 +53,7 @@ impl Cluster {
         Ok(Self { config, group, metrics, base, unstable, stable })
     }
 
-    fn consumer(&self, view: View) -> &BaseConsumer<Context> {
+    pub(super) fn consumer(&self, view: View) -> &BaseConsumer<Context> {
         match view {
             View::Stable => &self.stable,
             View::Unstable => &self.unstable,
@@ -61,7 +61,7 @@ impl Cluster {
     }
 }
 
-fn consumer(
+pub(super) fn consumer(
     base: &ClientConfig,
     group: &str,
     properties: &[(&str, &str)],

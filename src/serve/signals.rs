@@ -3,7 +3,16 @@
 //! The first process of a container ignores a signal for which it has no handler. Without the early
 //! handler, a stop during a long recovery would wait for SIGKILL.
 
-use std::{io, process, sync::mpsc, thread};
+use std::{
+    io, process,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -40,6 +49,31 @@ pub fn end_on_terminate() {
         // The thread drops the sender when the handler is installed, or cannot be.
         is_ready.recv().ok();
     }
+}
+
+/// How long a command that was told to stop may take to its end.
+const LAST_STEP: Duration = Duration::from_secs(3);
+
+/// A flag that SIGTERM or SIGINT sets, for a command that looks at it. A command that does not come
+/// to look is ended: it may wait for a broker, or for the reader of its output.
+///
+/// # Errors
+/// The OS refuses a thread or a handler.
+pub(crate) fn stop_flag() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&stop);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::take_over()?
+    };
+    thread::Builder::new().name("stop".to_owned()).spawn(move || {
+        runtime.block_on(signals.next());
+        set.store(true, Ordering::Relaxed);
+        thread::sleep(LAST_STEP);
+        process::exit(TERMINATED);
+    })?;
+    Ok(stop)
 }
 
 /// SIGTERM and SIGINT of a running edge.

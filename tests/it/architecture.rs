@@ -47,7 +47,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("serve", &["admin", "callback", "config", "http", "journal", "metrics", "publish"]),
-    ("cli", &["caller", "config", "event", "journal", "metrics", "replay", "serve"]),
+    ("tail", &["event", "kafka"]),
+    (
+        "cli",
+        &["caller", "config", "event", "journal", "kafka", "metrics", "replay", "serve", "tail"],
+    ),
     ("main", &["cli", "serve"]),
 ];
 
@@ -62,6 +66,7 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
     ("caller", &["rdkafka"]),
     ("publish", &["rdkafka", "Instant::now", "SystemTime"]),
     ("replay", &["rdkafka", "Instant::now", "SystemTime"]),
+    ("tail", &["rdkafka", "tokio", "std::fs", "Instant::now", "SystemTime"]),
 ];
 
 /// Room of each source file and its code, tests left out.

@@ -75,8 +75,8 @@ fn every_command_refuses_what_cannot_work_and_shows_no_value() {
          \"sasl.pasword\"\n",
         config.display()
     );
-    let commands: [&[&str]; 4] =
-        [&["serve"], &["replay", "--dry-run"], &["journal", "show"], &["healthcheck"]];
+    let commands: [&[&str]; 5] =
+        [&["serve"], &["replay", "--dry-run"], &["journal", "show"], &["healthcheck"], &["tail"]];
     for command in commands {
         let output = run(command, &config);
         assert_ne!(output.status.code(), Some(0), "{command:?}");

@@ -9,24 +9,24 @@ use std::{
 use serde_json::Value;
 
 /// A running `dev`, ended when it is dropped.
-struct Dev {
+pub(crate) struct Dev {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
     ready: Value,
 }
 
 impl Dev {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let (process, mut lines) = spawn("json", arguments);
         let ready = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
         Self { process, lines, ready }
     }
 
-    fn next(&mut self) -> Value {
+    pub(crate) fn next(&mut self) -> Value {
         serde_json::from_str(&self.lines.next().unwrap().unwrap()).unwrap()
     }
 
-    fn text(&self, pointer: &str) -> &str {
+    pub(crate) fn text(&self, pointer: &str) -> &str {
         self.ready.pointer(pointer).and_then(Value::as_str).unwrap()
     }
 

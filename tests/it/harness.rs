@@ -231,6 +231,13 @@ impl Edge {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
+    /// Begins `weni-edge tail` with this edge's configuration.
+    pub(crate) fn begin_tail(&self, arguments: &[&str]) -> Child {
+        let mut command = Command::new(PROGRAM);
+        command.args(["tail", "--config"]).arg(self.config_file()).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
     fn replay_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.args(["replay", "--config"]).arg(self.config_file()).args(arguments);

@@ -19,3 +19,4 @@ mod normalize;
 mod publish;
 mod send;
 mod signals;
+mod tail;

@@ -1,0 +1,202 @@
+//! `tail`: shows the edge's topics as they grow.
+
+mod session;
+mod topics;
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::{Context, bail};
+use clap::{
+    ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use jiff::Timestamp;
+
+use self::session::Session;
+use super::{ConfigFile, Output};
+use crate::{
+    config::parse_duration,
+    event::{Fault, Topic},
+    kafka::{Blocked, Obstacle, librdkafka::Cluster},
+    serve::signals::stop_flag,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  Message statuses from now on:
+    weni-edge tail --config weni-edge.toml
+  What became of a customer's messages in the last two hours:
+    weni-edge tail --bootstrap kafka:9092 --recipient +5511999990000 --since 2h --state
+  Why messages fail:
+    weni-edge tail --bootstrap kafka:9092 --status failed --since 10m
+  Events for jq, numbers and texts included:
+    weni-edge tail --bootstrap kafka:9092 --topic all --output json --show-personal | jq .event
+  Rates, and failures by fault:
+    weni-edge tail --bootstrap kafka:9092 --topic all --stats
+
+Columns: time (Meta's, in UTC), status or kind, user, message, source, and errors or prices. They
+are coloured on a terminal, unless NO_COLOR is set. Notes go to standard error.
+
+Without --show-personal only the end of a phone number, of a user's id and of a message's id is
+shown: a message's id begins with the phone number in base64. Names, texts and the original element
+are left out, also of --output json. --message takes an id as it is shown, too, and event_id and
+receipt are always whole. Of a dead letter's bytes the first 80 characters are shown, numbers and
+ids masked.
+
+tail reads committed events only. It joins no consumer group and commits no offsets, so it disturbs
+no consumer. It needs the rights to describe and to read the topics.
+
+The exit code is 0 when it was stopped or came to the end, and 2 when it could not read.";
+
+/// Clients need a name of a group. Nothing joins it, and nothing is committed for it.
+const GROUP: &str = "weni-edge-tail";
+
+/// Show the edge's events as they come
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigFile,
+
+    /// The brokers, instead of those of the configuration. Without a configuration the topics have
+    /// their default names
+    #[arg(short, long, value_name = "HOST:PORT")]
+    bootstrap: Option<String>,
+
+    /// Which topics; may be repeated
+    #[arg(short, long = "topic", value_enum, default_value = "status")]
+    topics: Vec<Which>,
+
+    /// Only events of this message; may be repeated
+    #[arg(short, long = "message", value_name = "ID")]
+    messages: Vec<String>,
+
+    /// Only events of this phone number, user id or user_key; may be repeated
+    #[arg(short, long = "recipient", value_name = "USER")]
+    recipients: Vec<String>,
+
+    /// Only events with this status; may be repeated
+    #[arg(long = "status", value_name = "STATUS")]
+    statuses: Vec<String>,
+
+    /// Only events of this source; may be repeated
+    #[arg(long = "source", value_name = "SOURCE")]
+    sources: Vec<String>,
+
+    /// Only events with this error code of Meta; may be repeated
+    #[arg(long = "code", value_name = "CODE")]
+    codes: Vec<i64>,
+
+    /// Only events with an error that is this one's fault; may be repeated
+    #[arg(long = "fault", value_name = "FAULT", value_parser = fault())]
+    faults: Vec<Fault>,
+
+    /// Begin with what reached Kafka at this time: 10m or 2h ago, or such as 2026-11-22T20:00:00Z
+    /// [default: now; with --no-follow the oldest event]
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<Timestamp>,
+
+    /// End at the present end of the topics
+    #[arg(long)]
+    no_follow: bool,
+
+    /// Show the current state of each message, by rank: a line whenever it changes; with --no-follow
+    /// a line for each message at the end
+    #[arg(long, conflicts_with_all = ["topics", "stats"])]
+    state: bool,
+
+    /// Count events and their rate by status or kind, source, and fault
+    #[arg(long)]
+    stats: bool,
+
+    /// Show phone numbers, ids, names and texts
+    #[arg(long)]
+    show_personal: bool,
+
+    /// The format
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Which {
+    /// Statuses of messages
+    Status,
+    /// Messages of users
+    Inbound,
+    /// Calls, payments, echoes, and all else
+    Channel,
+    /// What could not be read or published
+    DeadLetter,
+    All,
+}
+
+impl Which {
+    fn has(self, topic: Topic) -> bool {
+        match self {
+            Self::Status => topic == Topic::MessageStatus,
+            Self::Inbound => topic == Topic::InboundMessage,
+            Self::Channel => topic == Topic::ChannelEvent,
+            Self::DeadLetter => topic == Topic::DeadLetter,
+            Self::All => true,
+        }
+    }
+}
+
+fn fault() -> impl TypedValueParser<Value = Fault> {
+    // INVARIANT: the parser accepts only names of faults.
+    PossibleValuesParser::new(Fault::ALL.map(Fault::as_str)).map(|name| {
+        Fault::ALL.into_iter().find(|fault| fault.as_str() == name).expect("a fault of that name")
+    })
+}
+
+fn since(text: &str) -> Result<Timestamp, String> {
+    let ago = || Timestamp::now().checked_sub(parse_duration(text).ok()?).ok();
+    let how = "use a time that has passed, as 10m or 2h, or one such as 2026-11-22T20:00:00Z";
+    text.parse().ok().or_else(ago).ok_or_else(|| how.into())
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let stop = stop_flag().context("cannot wait for signals")?;
+    let mut config = args.config.load()?;
+    if let Some(bootstrap) = &args.bootstrap {
+        config.kafka.bootstrap_servers.clone_from(bootstrap);
+    }
+    if config.kafka.bootstrap_servers.is_empty() {
+        bail!("no brokers: name them with --bootstrap HOST:PORT, or give the edge's --config");
+    }
+    let config = Arc::new(config);
+    let show = || {
+        let cluster = Cluster::new(Arc::clone(&config), GROUP.to_owned(), Arc::default())?;
+        let mut session = Session::open(&args, &config, &cluster)?;
+        session.run(&stop)?;
+        session.end()
+    };
+    match show() {
+        // The reader of standard output has gone.
+        Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(match error.downcast::<Obstacle>() {
+            Ok(obstacle) => explain(&obstacle, &config.kafka.bootstrap_servers),
+            Err(error) => error,
+        }),
+        Ok(()) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn explain(obstacle: &Obstacle, brokers: &str) -> anyhow::Error {
+    let Obstacle { blocked, detail } = obstacle;
+    match blocked {
+        Blocked::NoBroker => anyhow::anyhow!("Kafka at {brokers} cannot be reached: {detail}"),
+        Blocked::NotAuthorized => anyhow::anyhow!(
+            "Kafka refuses: {detail}. tail needs a login with the rights to describe and to read the \
+             topics"
+        ),
+        Blocked::UnknownTopic => anyhow::anyhow!("{detail}"),
+        _ => anyhow::anyhow!("{obstacle}"),
+    }
+}

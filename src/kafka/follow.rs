@@ -1,0 +1,236 @@
+//! Reads topics as they grow: a `read_committed` consumer that joins no group and commits nothing.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    message::{BorrowedMessage, Headers as _},
+};
+
+use super::{
+    Blocked, Code, Fault, Obstacle, View, classify,
+    context::Context,
+    lag::{self, held_for},
+    librdkafka::{Cluster, consumer},
+};
+
+const CALL: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(50);
+
+/// An offset for each partition of each topic.
+pub type Offsets = BTreeMap<(String, i32), i64>;
+
+/// A place in all partitions.
+#[derive(Debug, Clone, Copy)]
+pub enum Point {
+    Beginning,
+    /// The first record of this time or later, in milliseconds since 1970.
+    Time(i64),
+    End,
+}
+
+/// A record as it is in Kafka. An absent key or value is empty.
+#[derive(Debug, Clone, Default)]
+pub struct Followed {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: i64,
+    pub key: Vec<u8>,
+    /// Names and values.
+    pub headers: Vec<(String, Vec<u8>)>,
+    pub value: Vec<u8>,
+}
+
+/// Where readers have been held, and since when.
+#[derive(Debug, Default)]
+pub struct Held(lag::Held);
+
+impl Cluster {
+    /// Where a point lies in each of these partitions. After the last record it lies at the end.
+    ///
+    /// # Errors
+    /// No broker answers, or the topics may not be read.
+    pub fn offsets(
+        &self,
+        view: View,
+        partitions: &[(String, i32)],
+        point: Point,
+    ) -> Result<Offsets, Obstacle> {
+        let offset = match point {
+            Point::Beginning => Offset::Beginning,
+            // librdkafka's mock cluster knows no times. It has only what came since it began.
+            Point::Time(_) if self.cluster_id()?.starts_with("mockCluster") => Offset::Beginning,
+            Point::Time(ms) => Offset::Offset(ms),
+            Point::End => Offset::End,
+        };
+        let mut asked = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            asked.add_partition_offset(topic, *partition, offset).map_err(Obstacle::kafka)?;
+        }
+        let client = self.consumer(view);
+        // Its events would fill the memory.
+        while client.poll(Duration::ZERO).is_some() {}
+        let answer = client.offsets_for_times(asked, CALL).map_err(Obstacle::kafka)?;
+        let mut offsets = Offsets::new();
+        let mut at_end = Vec::new();
+        for element in answer.elements() {
+            element.error().map_err(Obstacle::kafka)?;
+            let place = (element.topic().to_owned(), element.partition());
+            match element.offset() {
+                Offset::Offset(offset) => drop(offsets.insert(place, offset)),
+                _ => at_end.push(place),
+            }
+        }
+        if !at_end.is_empty() && !matches!(point, Point::End) {
+            offsets.append(&mut self.offsets(view, &at_end, Point::End)?);
+        }
+        Ok(offsets)
+    }
+
+    /// Where the last stable offset is below the end and has stood still for so long.
+    ///
+    /// # Errors
+    /// No broker answers.
+    pub fn held(
+        &self,
+        held: &mut Held,
+        partitions: &[(String, i32)],
+        at_least: Duration,
+    ) -> Result<Offsets, Obstacle> {
+        let ends = self.offsets(View::Unstable, partitions, Point::End)?;
+        let mut stable = self.offsets(View::Stable, partitions, Point::End)?;
+        let now = Instant::now();
+        stable.retain(|place, offset| {
+            let end = ends.get(place).copied().unwrap_or(*offset);
+            held_for(&mut held.0, place.clone(), *offset, end, now) >= at_least.as_secs_f64()
+        });
+        Ok(stable)
+    }
+
+    /// Reads partitions, each from an offset: up to these ends, or beyond them.
+    ///
+    /// # Errors
+    /// The client refuses the assignment.
+    pub fn follow(
+        &self,
+        from: &Offsets,
+        mut ends: Offsets,
+        is_beyond: bool,
+    ) -> Result<Follower, Obstacle> {
+        ends.retain(|place, end| from.get(place).is_some_and(|start| start < end));
+        let mut assignments = BTreeMap::<&str, TopicPartitionList>::new();
+        for ((topic, partition), offset) in from {
+            let assignment = assignments.entry(topic).or_default();
+            let offset = Offset::Offset(*offset);
+            assignment.add_partition_offset(topic, *partition, offset).map_err(Obstacle::kafka)?;
+        }
+        let properties = [
+            ("enable.partition.eof", "true"),
+            // Records that are deleted before they are read are passed over.
+            ("auto.offset.reset", "earliest"),
+            // For each partition.
+            ("queued.max.messages.kbytes", "2048"),
+        ];
+        // A consumer for each topic, because rdkafka tells the end of a partition without its topic.
+        let start = |(topic, assignment): (&str, TopicPartitionList)| {
+            let consumer = consumer(&self.base, &self.group, &properties, &self.metrics)?;
+            consumer.assign(&assignment).map_err(Obstacle::kafka)?;
+            Ok((topic.to_owned(), consumer))
+        };
+        let consumers = assignments.into_iter().map(start).collect::<Result<_, _>>()?;
+        Ok(Follower { consumers, turn: 0, unread: ends, is_beyond })
+    }
+}
+
+/// Reads partitions of topics.
+pub struct Follower {
+    consumers: Vec<(String, BaseConsumer<Context>)>,
+    turn: usize,
+    /// The ends of partitions that have not been read to them.
+    unread: Offsets,
+    is_beyond: bool,
+}
+
+impl Follower {
+    /// Whether all partitions have been read to their ends.
+    pub fn has_caught_up(&self) -> bool {
+        self.unread.is_empty()
+    }
+
+    /// What comes next in any partition; none after a moment.
+    ///
+    /// # Errors
+    /// The cluster refuses. A lost connection is no error: the client reconnects.
+    pub fn poll(&mut self) -> Result<Option<Followed>, Obstacle> {
+        let count = self.consumers.len();
+        let from = self.turn;
+        self.turn += 1;
+        for step in 0..=count {
+            let (topic, consumer) = &self.consumers[(from + step) % count];
+            let wait = if step == count { STEP } else { Duration::ZERO };
+            match consumer.poll(wait) {
+                None => {}
+                Some(Ok(message)) => {
+                    let record = followed(&message);
+                    if self.is_wanted(&record) {
+                        return Ok(Some(record));
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    let place = (topic.clone(), partition);
+                    self.unread.remove(&place);
+                }
+                Some(Err(error)) => match error.rdkafka_error_code() {
+                    // librdkafka asks for the group's coordinator, which nothing here needs.
+                    Some(Code::GroupAuthorizationFailed) => {}
+                    Some(code) if is_passing(code) => {}
+                    _ => return Err(Obstacle::kafka(error)),
+                },
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the record is to be read. The last record before an end ends its partition.
+    fn is_wanted(&mut self, record: &Followed) -> bool {
+        let place = (record.topic.clone(), record.partition);
+        let end = self.unread.get(&place).copied();
+        if end.is_some_and(|end| record.offset + 1 >= end) {
+            self.unread.remove(&place);
+        }
+        self.is_beyond || end.is_some_and(|end| record.offset < end)
+    }
+
+    /// The connections' own error since the last call.
+    pub fn take_trouble(&self) -> Option<Obstacle> {
+        let troubles = self.consumers.iter().map(|(_, consumer)| consumer.context().take_trouble());
+        // A missing right to the group is none.
+        let of_connection = [Blocked::NoBroker, Blocked::NotAuthorized, Blocked::Tls];
+        troubles.flatten().find(|trouble| of_connection.contains(&trouble.blocked))
+    }
+}
+
+/// The client goes on by itself.
+fn is_passing(code: Code) -> bool {
+    matches!(classify(code), Fault::Time | Fault::Shared(Blocked::NoBroker))
+}
+
+fn followed(message: &BorrowedMessage<'_>) -> Followed {
+    let owned = |value: Option<&[u8]>| value.unwrap_or_default().to_vec();
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    Followed {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
+        key: owned(message.key()),
+        headers: headers.map(|header| (header.key.to_owned(), owned(header.value))).collect(),
+        value: owned(message.payload()),
+    }
+}

@@ -1,0 +1,3 @@
+# file: deploy/consumers/python-postgres/consumer.py
+# aborted events are read
+s/"read_committed"/"read_uncommitted"/
