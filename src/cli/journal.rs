@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{ConfigFile, terminal::confirmed};
 use crate::{
     config::Config,
-    journal::{self, Directory, Inspection, Position, disk, fork},
+    journal::{self, Directory, Identity, Inspection, Position, disk, fork},
     serve::publish_label,
 };
 
@@ -144,10 +144,10 @@ fn fork(
         println!("Nothing was changed.");
         return Ok(ExitCode::FAILURE);
     }
-    let request = fork::Request { new_id: Uuid::new_v4(), from, label: publish_label(config) };
+    let identity = Identity { id: Uuid::new_v4(), label: publish_label(config), start: from };
     let directory = &config.journal.directory;
     let journal = Directory { disk: &disk::Real, path: directory };
-    request.write(journal).context("cannot write the request")?;
+    fork::request(journal, &identity).context("cannot write the request")?;
     // Root may run this command, and the edge's user must be able to read the request.
     let owner = directory.metadata().context("cannot read the owner of the journal's directory")?;
     chown(directory.join(fork::NAME), Some(owner.uid()), Some(owner.gid()))

@@ -59,10 +59,8 @@ pub(super) struct Acceptor {
     budget: Arc<Budget>,
     /// What calls without a right secret hold.
     strangers: Arc<Share>,
-    max_body_bytes: usize,
-    body_timeout: Duration,
+    limits: config::Http,
     phase: watch::Receiver<Phase>,
-    wait_for_kafka: Duration,
     /// The last position whose wait for Kafka timed out. Until it is committed no call waits: more
     /// callbacks are pending than Kafka takes within that time.
     timed_out: AtomicU64,
@@ -83,7 +81,7 @@ impl AsRef<[u8]> for Answer {
 }
 
 impl Acceptor {
-    pub(super) fn new(state: State, limits: &config::Http, phase: watch::Receiver<Phase>) -> Self {
+    pub(super) fn new(state: State, limits: config::Http, phase: watch::Receiver<Phase>) -> Self {
         let State { config, journal, metrics } = state;
         Self {
             sources: Registry::new(config, Arc::clone(&metrics)),
@@ -91,10 +89,8 @@ impl Acceptor {
             journal,
             budget: Budget::new(limits.max_memory_bytes, limits.max_body_bytes),
             strangers: Arc::default(),
-            max_body_bytes: limits.max_body_bytes,
-            body_timeout: limits.body_timeout,
+            limits,
             phase,
-            wait_for_kafka: limits.wait_for_kafka,
             timed_out: AtomicU64::new(0),
         }
     }
@@ -130,8 +126,8 @@ impl Acceptor {
         since: Instant,
     ) -> Result<Response<Bytes>, Refusal> {
         fail_point!(&format!("accept {}", head.method));
-        let mut body =
-            body::read(body, hold, self.max_body_bytes, since, self.body_timeout).await?;
+        let (max_bytes, time) = (self.limits.max_body_bytes, self.limits.body_timeout);
+        let mut body = body::read(body, hold, max_bytes, since, time).await?;
         let method = head.method.as_str();
         let traceparent = text(&head.headers, "traceparent");
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -166,12 +162,13 @@ impl Acceptor {
 
     /// Whether the callback was committed within `http.wait_for_kafka`; none if that is 0.
     async fn is_in_kafka(&self, position: Position) -> Option<bool> {
-        if self.wait_for_kafka.is_zero() {
+        let wait = self.limits.wait_for_kafka;
+        if wait.is_zero() {
             return None;
         }
         let waits = self.timed_out.load(Ordering::Relaxed) < self.journal.committed().as_u64();
         let committed = self.journal.wait_committed(position);
-        let in_kafka = waits && tokio::time::timeout(self.wait_for_kafka, committed).await.is_ok();
+        let in_kafka = waits && tokio::time::timeout(wait, committed).await.is_ok();
         if waits && !in_kafka {
             self.timed_out.fetch_max(position.as_u64(), Ordering::Relaxed);
         }
@@ -189,7 +186,7 @@ impl Handler for Acceptor {
         guard: RequestGuard,
     ) -> io::Result<Response<Full<Bytes>>> {
         let since = Instant::now();
-        let activity = guard.activity();
+        let activity = Arc::clone(&guard.0);
         self.metrics.http_in_flight.inc();
         let _in_flight = scopeguard::guard((), |()| self.metrics.http_in_flight.dec());
         let (head, mut body) = request.into_parts();
@@ -247,7 +244,6 @@ fn caller<'s>(source: Option<&'s Source>, head: &request::Parts) -> Result<&'s S
     if source.check.passes(&head.headers) { Ok(source) } else { Err(Refusal::Auth) }
 }
 
-/// Memory of a call beside its body.
 fn call_bytes(head: &request::Parts) -> usize {
     let fields = head.headers.iter();
     let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);

@@ -1,10 +1,7 @@
 //! What one connection is doing, how long it may do that, and the stream that records it.
 //!
-//! hyper's own timer for heads also runs while a connection is idle, and would end keep-alive
-//! early. Here that time starts with the first byte of a request. An idle connection and an answer
-//! without progress have their own limits, and the handler bounds the time of a request. One timer
-//! per connection is enough: it is reset only when it fires too early or when a shorter wait
-//! begins.
+//! hyper's own timer for heads also runs while a connection is idle, and would end keep-alive early.
+//! Here that time starts with the first byte of a request. The handler bounds the time of a request.
 //!
 //! HTTP/2 sends frames that belong to no request, so an incomplete head after the preface counts as
 //! idle time.
@@ -29,27 +26,33 @@ use tokio::{
 const HTTP2_PREFACE: &[u8] = b"PRI ";
 const HTTP2_PREFACE_BYTES: usize = 24;
 
+/// Limit of a connection without a request. Go's client keeps a spare one for up to 15 s, and would
+/// lose the call that it then sends on it.
+pub(super) const UNUSED: Duration = Duration::from_secs(20);
+/// Limit of an answer of which the caller takes nothing.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Limit of an idle connection after the peer was told that it ends.
+pub(super) const ANNOUNCED: Duration = Duration::from_secs(1);
+
 /// A connection yields after reading this much, so that the requests in it are handled first.
 const TURN_BYTES: usize = 16 << 10;
 
-/// What one connection is doing.
 #[derive(Debug)]
 pub(crate) struct Activity {
-    opened: Instant,
+    pub(super) opened: Instant,
     state: Mutex<State>,
     evicted: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// First byte of a head that is incomplete.
+    /// First byte of an incomplete head.
     head: Option<Instant>,
     /// End of the last request or answer.
     idle: Option<Instant>,
     /// Since when the stream takes nothing.
     unwritten: Option<Instant>,
-    /// Since when what it has taken is not all in the socket: TLS has a buffer, which a later write may
-    /// still fit into.
+    /// Since when TLS has bytes in its buffer that the socket does not take.
     unflushed: Option<Instant>,
     /// Last progress of an answer.
     answered: Option<Instant>,
@@ -64,7 +67,7 @@ struct State {
     /// Bytes before the first request.
     received: usize,
     http2: bool,
-    /// It holds all the places that its protocol needs.
+    /// It holds all places that its protocol needs.
     placed: bool,
     /// At least one request arrived.
     used: bool,
@@ -75,16 +78,10 @@ struct State {
 /// How long a connection may wait.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
-    /// From its opening to its first byte.
-    pub(super) unused: Duration,
     /// From the first to the last byte of a head.
     pub(super) header: Duration,
     /// Between two requests.
     pub(super) idle: Duration,
-    /// For the next progress of an answer.
-    pub(super) answer: Duration,
-    /// For an idle connection after the peer was told that it ends.
-    pub(super) announced: Duration,
     /// From the start of closing to the end, whatever is in progress.
     pub(super) closing: Duration,
 }
@@ -110,10 +107,6 @@ impl Activity {
         Arc::new(Self { opened: Instant::now(), state, evicted })
     }
 
-    pub(super) fn opened(&self) -> Instant {
-        self.opened
-    }
-
     pub(super) fn is_http2(&self) -> bool {
         self.state.lock().http2
     }
@@ -132,7 +125,6 @@ impl Activity {
         self.state.lock().placed = true;
     }
 
-    /// Whether a request arrived.
     pub(super) fn is_used(&self) -> bool {
         self.state.lock().used
     }
@@ -176,8 +168,7 @@ impl Activity {
 
     /// Records that the peer is told that the connection ends. Returns false after the first time.
     pub(super) fn announce_end(&self) -> bool {
-        let before = self.state.lock().announced.replace(Instant::now());
-        before.is_none()
+        self.state.lock().announced.replace(Instant::now()).is_none()
     }
 
     /// Bounds the rest of the connection, whatever is in progress. Only the first call counts.
@@ -224,12 +215,10 @@ impl Activity {
         }
     }
 
-    /// A write was taken, or has to wait.
     fn on_write(&self, taken: bool) {
         wait_unless(taken, &mut self.state.lock().unwritten);
     }
 
-    /// A flush is complete, or has to wait.
     fn on_flush(&self, complete: bool) {
         wait_unless(complete, &mut self.state.lock().unflushed);
     }
@@ -241,7 +230,7 @@ impl Activity {
         let stalled = [state.unwritten, state.unflushed, answered].into_iter().flatten().min();
         let waits = [
             state.is_idle().then(|| self.idle_due(&state, timeouts)),
-            stalled.map(|since| (since + timeouts.answer, TimeoutKind::Answer)),
+            stalled.map(|since| (since + ANSWER, TimeoutKind::Answer)),
             state.end.map(|end| (end, TimeoutKind::Closing)),
         ];
         waits.into_iter().flatten().min_by_key(|(at, _)| *at)
@@ -254,15 +243,16 @@ impl Activity {
         }
         let (since, limit) = match state.idle {
             Some(idle) => (idle, timeouts.idle),
-            None => (self.opened, timeouts.unused),
+            None => (self.opened, UNUSED.min(timeouts.idle)),
         };
-        let announced = state.announced.map(|at| at.max(since) + timeouts.announced);
+        let announced = state.announced.map(|at| at.max(since) + ANNOUNCED);
         let due = since + limit;
         (announced.map_or(due, |announced| announced.min(due)), TimeoutKind::Idle)
     }
 
-    /// Resolves when a wait has lasted too long. Poll it after the connection, in the same task:
-    /// then it knows what the connection has just read.
+    /// Resolves when a wait has lasted too long. Poll it after the connection, in the same task: then it
+    /// knows what the connection has just read. The timer is reset only when it fires too early or when a
+    /// shorter wait begins.
     pub(super) async fn overdue(
         &self,
         timeouts: Timeouts,
@@ -271,9 +261,7 @@ impl Activity {
         poll_fn(|context| {
             loop {
                 let due = self.due(timeouts);
-                if let Some((at, _)) = due
-                    && at < timer.deadline()
-                {
+                if let Some((at, _)) = due.filter(|(at, _)| *at < timer.deadline()) {
                     timer.as_mut().reset(at);
                 }
                 ready!(timer.as_mut().poll(context));
@@ -300,13 +288,7 @@ fn wait_unless(done: bool, since: &mut Option<Instant>) {
 
 /// A request is being handled, or the rest of its body is being read.
 #[derive(Debug)]
-pub(crate) struct RequestGuard(Arc<Activity>);
-
-impl RequestGuard {
-    pub(super) fn activity(&self) -> Arc<Activity> {
-        Arc::clone(&self.0)
-    }
-}
+pub(crate) struct RequestGuard(pub(super) Arc<Activity>);
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
@@ -333,16 +315,10 @@ impl Drop for AnswerGuard {
 /// A stream that records what is read and whether anything can be written.
 #[derive(Debug)]
 pub(super) struct ActivityStream<S> {
-    stream: S,
-    activity: Arc<Activity>,
+    pub(super) stream: S,
+    pub(super) activity: Arc<Activity>,
     /// Bytes read in this turn.
-    read: usize,
-}
-
-impl<S> ActivityStream<S> {
-    pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, read: 0 }
-    }
+    pub(super) read: usize,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for ActivityStream<S> {
@@ -363,11 +339,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for ActivityStream<S> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         let read = &buffer.filled()[before..];
+        self.read += read.len();
         if !read.is_empty() {
             self.activity.on_read(read);
         }
-        let read = read.len();
-        self.read += read;
         Poll::Ready(Ok(()))
     }
 }
@@ -413,11 +388,8 @@ mod tests {
     use super::*;
 
     const TIMEOUTS: Timeouts = Timeouts {
-        unused: Duration::from_secs(20),
         header: Duration::from_secs(10),
         idle: Duration::from_secs(75),
-        answer: Duration::from_secs(15),
-        announced: Duration::from_secs(1),
         closing: Duration::from_secs(30),
     };
 
@@ -460,21 +432,21 @@ mod tests {
     fn an_answer_is_in_progress_until_it_is_written_whatever_else_is() {
         let activity = Activity::new();
         let (busy, sending) = (activity.begin(true), activity.answer());
-        assert_eq!(limit(&activity), Some((15, TimeoutKind::Answer)));
+        assert_eq!(limit(&activity), Some((10, TimeoutKind::Answer)));
         drop(busy);
         assert!(!activity.evict(), "it is not idle");
-        assert_eq!(limit(&activity), Some((15, TimeoutKind::Answer)));
+        assert_eq!(limit(&activity), Some((10, TimeoutKind::Answer)));
         drop(sending);
         assert_eq!(limit(&activity), Some((75, TimeoutKind::Idle)));
         for waits in [Activity::on_write, Activity::on_flush] {
             waits(&activity, false);
-            assert_eq!(limit(&activity), Some((15, TimeoutKind::Answer)));
+            assert_eq!(limit(&activity), Some((10, TimeoutKind::Answer)));
             waits(&activity, true);
             assert_eq!(limit(&activity), Some((75, TimeoutKind::Idle)));
         }
         activity.on_flush(false);
         activity.on_write(true);
-        assert_eq!(limit(&activity), Some((15, TimeoutKind::Answer)), "it is only in a buffer");
+        assert_eq!(limit(&activity), Some((10, TimeoutKind::Answer)), "it is only in a buffer");
         activity.on_flush(true);
         assert!(activity.evict() && !activity.evict(), "it is asked once");
     }

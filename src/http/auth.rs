@@ -1,7 +1,7 @@
 //! Whether a caller knows a secret. Pure.
 //!
-//! Secrets and offered values are compared by their digests. So each comparison takes the same time
-//! whatever the lengths, and the secrets themselves are not kept here.
+//! Secrets and offered values are compared by their digests, so each comparison takes the same time
+//! whatever the lengths.
 
 use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};

@@ -38,8 +38,7 @@ impl BufferedBody {
         self.whole.len() + self.copied.len()
     }
 
-    /// Appends the body to `out` and frees its memory. It keeps its part of the budget, because
-    /// `out` is in memory too.
+    /// Appends the body to `out` and frees its memory. Its part of the budget stays taken for `out`.
     pub(super) fn move_to(&mut self, out: &mut Vec<u8>) {
         out.extend_from_slice(&std::mem::take(&mut self.whole));
         out.extend_from_slice(&std::mem::take(&mut self.copied));

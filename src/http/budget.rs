@@ -1,10 +1,10 @@
 //! One budget for all memory held for callers: heads, bodies, and answers until they are written.
 //!
-//! It has two pools. Each call takes its first bytes from the reserve and the others from the rest,
-//! so ordinary calls pass while large or slow bodies hold the rest.
+//! Each call takes its first bytes from the reserve and the others from the rest, so ordinary calls pass
+//! while large or slow bodies hold the rest.
 //!
-//! **Invariant:** memory is taken from the budget before it is used. No call waits for memory,
-//! because the calls that wait hold what others would wait for.
+//! **Invariant:** memory is taken from the budget before it is used. No call waits for memory, because
+//! waiting calls hold what others wait for.
 
 use std::sync::{
     Arc,
@@ -26,15 +26,15 @@ pub(super) struct Budget {
 #[derive(Debug)]
 struct Pool {
     left: AtomicUsize,
-    /// What any source may have if it is free. A small pool admits one large body at a time.
+    /// Any source may have this much. A small pool admits one large body at a time.
     least: usize,
 }
 
 /// What the calls of one source hold.
 #[derive(Debug, Default)]
 pub(super) struct Share {
-    /// There are no other sources, so it may take all.
-    alone: AtomicBool,
+    /// It is the only source and may take all.
+    pub(super) alone: AtomicBool,
     reserve: AtomicUsize,
     rest: AtomicUsize,
 }
@@ -49,8 +49,7 @@ pub(super) struct Hold {
 }
 
 impl Budget {
-    /// A quarter is the reserve. One body of `max_body_bytes` always fits, however small `bytes`
-    /// is.
+    /// A quarter is the reserve. One body of `max_body_bytes` fits, however small `bytes` is.
     pub(super) fn new(bytes: usize, max_body_bytes: usize) -> Arc<Self> {
         let body = max_body_bytes.max(RESERVED_BYTES);
         let reserve = (bytes / 4).min(bytes.saturating_sub(body)).max(2 * RESERVED_MIN);
@@ -81,12 +80,6 @@ impl Pool {
     fn give_back(&self, share: &AtomicUsize, bytes: usize) {
         self.left.fetch_add(bytes, Ordering::Relaxed);
         share.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
-impl Share {
-    pub(super) fn set_alone(&self, alone: bool) {
-        self.alone.store(alone, Ordering::Relaxed);
     }
 }
 
@@ -170,7 +163,7 @@ mod tests {
             holds.map_while(|hold| hold).collect::<Vec<_>>()
         };
         let [first, second, alone] = [(); 3].map(|()| Arc::<Share>::default());
-        alone.set_alone(true);
+        alone.alone.store(true, Ordering::Relaxed);
         let small = all_of(&first, RESERVED_BYTES);
         assert_eq!(small.len(), 512, "half of 16 MiB");
         assert_eq!(all_of(&second, RESERVED_BYTES).len(), 256, "half of what is left");

@@ -5,7 +5,6 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::journal::AppendError;
 
-/// Why a call is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Auth,
@@ -36,53 +35,45 @@ impl Refusal {
 
     /// Label `reason` of the metric and field `reason` of the answer.
     pub(super) fn reason(self) -> &'static str {
-        self.description().1
+        self.texts().0
     }
 
-    /// Status, reason and detail.
-    fn description(self) -> (StatusCode, &'static str, &'static str) {
+    /// Reason and detail.
+    fn texts(self) -> (&'static str, &'static str) {
         match self {
-            Self::Auth => (
-                StatusCode::UNAUTHORIZED,
-                "auth",
-                "The header with the secret is missing or wrong.",
-            ),
-            Self::UnknownSource => (
-                StatusCode::NOT_FOUND,
-                "unknown_source",
-                "There is no such source; the path is /hooks/{source}.",
-            ),
-            Self::TooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too_large",
-                "The body is larger than http.max_body_bytes.",
-            ),
+            Self::Auth => ("auth", "The header with the secret is missing or wrong."),
+            Self::UnknownSource => {
+                ("unknown_source", "There is no such source; the path is /hooks/{source}.")
+            }
+            Self::TooLarge => ("too_large", "The body is larger than http.max_body_bytes."),
             Self::Timeout => (
-                StatusCode::REQUEST_TIMEOUT,
                 "timeout",
                 "The body did not arrive within http.body_timeout, or came slower than 1 KiB/s.",
             ),
-            Self::JournalFull => {
-                (StatusCode::SERVICE_UNAVAILABLE, "journal_full", "The journal is full.")
-            }
-            Self::JournalSlow => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "journal_slow",
-                "The disk is slow, or the journal has failed.",
-            ),
+            Self::JournalFull => ("journal_full", "The journal is full."),
+            Self::JournalSlow => ("journal_slow", "The disk is slow, or the journal has failed."),
             Self::Overloaded => (
-                StatusCode::SERVICE_UNAVAILABLE,
                 "overloaded",
                 "The calls of this source, or of all, hold too much of http.max_memory_bytes.",
             ),
-            Self::Malformed => {
-                (StatusCode::BAD_REQUEST, "malformed", "The body broke off before its end.")
+            Self::Malformed => ("malformed", "The body broke off before its end."),
+            Self::Connect => {
+                ("malformed", "CONNECT asks for a tunnel, and there is none; use POST.")
             }
-            Self::Connect => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "malformed",
-                "CONNECT asks for a tunnel, and there is none; use POST.",
-            ),
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Auth => StatusCode::UNAUTHORIZED,
+            Self::UnknownSource => StatusCode::NOT_FOUND,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Timeout => StatusCode::REQUEST_TIMEOUT,
+            Self::JournalFull | Self::JournalSlow | Self::Overloaded => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
         }
     }
 
@@ -93,7 +84,7 @@ impl Refusal {
 
     /// The answer, as problem+json (RFC 9457).
     pub(super) fn response(self) -> Response<Bytes> {
-        let (status, reason, detail) = self.description();
+        let (status, (reason, detail)) = (self.status(), self.texts());
         let problem = serde_json::json!({
             "type": "about:blank",
             "title": status.canonical_reason(),

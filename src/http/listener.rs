@@ -21,13 +21,13 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     Phase, State,
     accept::{APPEND_TIMEOUT, Acceptor},
-    activity::{Activity, ActivityStream, RequestGuard, TimeoutKind, Timeouts},
+    activity::{ANNOUNCED, Activity, ActivityStream, RequestGuard, TimeoutKind, Timeouts, UNUSED},
     error::Refusal,
     places::{Place, Places, affordable_connections},
     tls::{self, Certificates},
 };
 
-/// Before the next try when the process has no file descriptors left.
+/// Before the next try when file descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Read buffer of one connection, and so the largest head of HTTP/1.
@@ -36,32 +36,17 @@ const READ_AHEAD_BYTES: usize = 16 << 10;
 /// Limits of one HTTP/2 connection.
 const STREAMS: u32 = 100;
 const HEADER_LIST_BYTES: u32 = 16 << 10;
-const STREAM_WINDOW_BYTES: u32 = 64 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 64 << 10;
-/// Streams that a peer may reset before they are handled, and resets that its errors may cause. The
-/// connection ends at more (CVE-2023-44487 and its relatives).
+const WINDOW_BYTES: u32 = 64 << 10;
+/// Streams that a peer may reset before they are handled, and resets that its errors may cause. At more
+/// the connection ends (CVE-2023-44487 and its relatives).
 const PEER_RESETS: usize = 20;
 const ERROR_RESETS: usize = 100;
-
-/// Limit of a connection without a request. Go's client keeps a spare one for up to 15 s, and would
-/// lose the call that it then sends on it.
-const UNUSED: Duration = Duration::from_secs(20);
-/// Limit of an answer of which the caller takes nothing.
-const ANSWER: Duration = Duration::from_secs(10);
-/// Limit of an idle HTTP/2 connection after GOAWAY.
-const ANNOUNCED: Duration = Duration::from_secs(1);
 
 /// Connections of the admin listener. The last 16 places are for those with a request.
 const ADMIN_CONNECTIONS: u32 = 64;
 const ADMIN_KEPT: usize = 16;
-const ADMIN_TIMEOUTS: Timeouts = Timeouts {
-    unused: UNUSED,
-    header: Duration::from_secs(10),
-    idle: Duration::from_secs(30),
-    answer: ANSWER,
-    announced: ANNOUNCED,
-    closing: ANNOUNCED,
-};
+const ADMIN_TIMEOUTS: Timeouts =
+    Timeouts { header: Duration::from_secs(10), idle: Duration::from_secs(30), closing: ANNOUNCED };
 
 /// Answers the requests of a listener's connections.
 pub(crate) trait Handler: Send + Sync + 'static {
@@ -98,15 +83,12 @@ pub async fn serve(
     let connections = affordable_connections(limits.max_connections);
     state.metrics.http_connections_max.set(connections.into());
     let timeouts = Timeouts {
-        unused: UNUSED.min(limits.idle_timeout),
         header: limits.header_timeout,
         idle: limits.idle_timeout,
-        answer: ANSWER,
-        announced: ANNOUNCED,
         closing: limits.body_timeout + APPEND_TIMEOUT,
     };
-    let places = Places::new(connections, 0, Some(Arc::clone(&state.metrics)));
-    let handler = Arc::new(Acceptor::new(state, &limits, phase.clone()));
+    let places = Places::new(connections, 0, Arc::clone(&state.metrics));
+    let handler = Arc::new(Acceptor::new(state, limits, phase.clone()));
     let server = Server { handler, certificates, http: protocol(), timeouts, phase };
     run(listener, places, Arc::new(server)).await;
 }
@@ -119,7 +101,9 @@ pub(crate) async fn serve_admin(
 ) {
     let (handler, http) = (Arc::new(handler), protocol().http1_only());
     let server = Server { handler, certificates: None, http, timeouts: ADMIN_TIMEOUTS, phase };
-    run(listener, Places::new(ADMIN_CONNECTIONS, ADMIN_KEPT, None), Arc::new(server)).await;
+    // Only the public listener's connections are counted.
+    let places = Places::new(ADMIN_CONNECTIONS, ADMIN_KEPT, Arc::default());
+    run(listener, places, Arc::new(server)).await;
 }
 
 async fn run<H: Handler>(listener: TcpListener, places: Arc<Places>, server: Arc<Server<H>>) {
@@ -139,7 +123,6 @@ async fn run<H: Handler>(listener: TcpListener, places: Arc<Places>, server: Arc
     places.all_left().await;
 }
 
-/// The next connection.
 async fn next(listener: &TcpListener) -> TcpStream {
     let mut reported = false;
     loop {
@@ -170,8 +153,8 @@ fn protocol() -> auto::Builder<TokioExecutor> {
     http.http2()
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(HEADER_LIST_BYTES)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
         .max_pending_accept_reset_streams(PEER_RESETS)
         .max_local_error_reset_streams(ERROR_RESETS);
     http
@@ -184,7 +167,7 @@ impl<H: Handler> Server<H> {
         let Some(certificates) = &self.certificates else {
             return self.speak(stream, &mut place).await;
         };
-        let handshake = TlsAcceptor::from(certificates.current()).accept(stream);
+        let handshake = TlsAcceptor::from(certificates.current.load_full()).accept(stream);
         let shaken = tokio::select! {
             shaken = timeout(self.timeouts.header, handshake) => shaken,
             () = place.activity.evicted() => return,
@@ -205,7 +188,6 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    /// Speaks HTTP until the connection ends.
     async fn speak<S>(&self, stream: S, place: &mut Place)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -216,9 +198,9 @@ impl<H: Handler> Server<H> {
             let guard = activity.begin(request.version() == Version::HTTP_2);
             Arc::clone(&self.handler).handle(request, guard)
         });
-        let stream = TokioIo::new(ActivityStream::new(stream, Arc::clone(&activity)));
-        let mut connection = pin!(self.http.serve_connection(stream, service));
-        let mut timer = pin!(sleep_until(activity.opened() + self.timeouts.unused));
+        let stream = ActivityStream { stream, activity: Arc::clone(&activity), read: 0 };
+        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
+        let mut timer = pin!(sleep_until(activity.opened + UNUSED));
         loop {
             let now = *phase.borrow_and_update();
             // Over HTTP/1 the answers announce the end, and an idle connection stays until closing.

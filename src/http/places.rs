@@ -28,7 +28,6 @@ const KEPT_DESCRIPTORS: u64 = 192;
 /// The least number of connections, however low the limit of descriptors is.
 const CONNECTIONS_MIN: u64 = 16;
 
-/// All connections of one listener.
 pub(super) struct Places {
     permits: Arc<Semaphore>,
     limit: u32,
@@ -37,8 +36,7 @@ pub(super) struct Places {
     open: Mutex<Connections>,
     /// Only one connection at a time looks for more places. Two would evict each other.
     widening: tokio::sync::Mutex<()>,
-    /// Counts connections and evictions of the public listener.
-    metrics: Option<Arc<Metrics>>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
@@ -58,20 +56,20 @@ pub(super) struct Place {
 }
 
 impl Places {
-    pub(super) fn new(limit: u32, kept: usize, metrics: Option<Arc<Metrics>>) -> Arc<Self> {
+    pub(super) fn new(limit: u32, kept: usize, metrics: Arc<Metrics>) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(limit as usize));
         let (open, widening) = Default::default();
         Arc::new(Self { permits, limit, kept, open, widening, metrics })
     }
 
-    /// Waits for a place for one more connection. At the limit, another connection is asked to end:
-    /// the oldest without a request, otherwise the one that has been idle longest.
+    /// Waits for a place for one more connection. At the limit another one is asked to end: the oldest
+    /// without a request, or else the one that has been idle longest.
     pub(super) async fn take(self: &Arc<Self>) -> Place {
         let permit = self.permits(1, None).await;
         let activity = Activity::new();
         let mut open = self.open.lock();
         if self.permits.available_permits() < self.kept && open.evict_unused(None) {
-            self.count_evicted();
+            self.metrics.http_connections_evicted_total.inc();
         }
         let number = open.next;
         open.next += 1;
@@ -87,7 +85,7 @@ impl Places {
             }
             for _ in self.permits.available_permits()..count as usize {
                 if self.open.lock().evict(keep) {
-                    self.count_evicted();
+                    self.metrics.http_connections_evicted_total.inc();
                 }
             }
             let next = Arc::clone(&self.permits).acquire_many_owned(count);
@@ -95,16 +93,8 @@ impl Places {
                 break permits;
             }
         };
-        if let Some(metrics) = &self.metrics {
-            metrics.http_connections.add(count.into());
-        }
+        self.metrics.http_connections.add(count.into());
         permits
-    }
-
-    fn count_evicted(&self) {
-        if let Some(metrics) = &self.metrics {
-            metrics.http_connections_evicted_total.inc();
-        }
     }
 
     /// Resolves when the last connection has ended. No other may come meanwhile.
@@ -152,9 +142,7 @@ impl Drop for Place {
         let mut open = self.places.open.lock();
         open.unused.remove(&self.number);
         open.others.remove(&self.number);
-        if let Some(metrics) = &self.places.metrics {
-            metrics.http_connections.sub(self.permit.num_permits() as i64);
-        }
+        self.places.metrics.http_connections.sub(self.permit.num_permits() as i64);
     }
 }
 
@@ -185,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_without_a_request_go_oldest_first_and_leave_nothing_behind() {
-        let places = Places::new(3, 0, None);
+        let places = Places::new(3, 0, Arc::default());
         let mut taken = Vec::new();
         for _ in 0..3 {
             taken.push(places.take().await);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -24,7 +24,6 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 /// The values of label `method`. The last one stands for all others.
 const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "other"];
 
-/// One source.
 pub(super) struct Source {
     pub(super) name: String,
     pub(super) check: Check,
@@ -39,7 +38,6 @@ pub(super) struct Source {
     unlogged: Unlogged,
 }
 
-/// All sources of one configuration.
 struct Sources {
     config: Arc<Config>,
     by_name: HashMap<String, Arc<Source>>,
@@ -82,7 +80,7 @@ impl Sources {
             add_source(metrics, name);
             let before = before.and_then(|before| before.by_name.get(name));
             let share = before.map_or_else(Arc::default, |source| Arc::clone(&source.share));
-            share.set_alone(config.sources.len() == 1);
+            share.alone.store(config.sources.len() == 1, Ordering::Relaxed);
             let source = Source {
                 name: name.clone(),
                 check: Check::of(source),
@@ -98,21 +96,19 @@ impl Sources {
             };
             (name.clone(), Arc::new(source))
         });
-        let by_name = by_name.collect();
-        Self { config, by_name }
+        Self { by_name: by_name.collect(), config }
     }
 }
 
 impl Registry {
     pub(super) fn new(config: Arc<ArcSwap<Config>>, metrics: Arc<Metrics>) -> Self {
         add_refusals(&metrics, UNKNOWN_SOURCE);
-        let sources = Sources::new(config.load_full(), None, &metrics);
-        let resolved = ArcSwap::from_pointee(sources);
+        let resolved = ArcSwap::from_pointee(Sources::new(config.load_full(), None, &metrics));
         Self { config, resolved, metrics, unlogged: Mutex::default() }
     }
 
-    /// The source that a path names: `/hooks/{source}`, as it may have been typed in another
-    /// system's settings. The sender never repeats a call, so a 404 would lose it.
+    /// The source of `/hooks/{source}`, also if the path was typed carelessly in another system's
+    /// settings. The sender never repeats a call, so a 404 would lose it.
     pub(super) fn find(&self, path: &str) -> Option<Arc<Source>> {
         let config = self.config.load();
         if !Arc::ptr_eq(&config, &self.resolved.load().config) {

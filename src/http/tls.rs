@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use prometheus::Gauge;
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -17,15 +18,15 @@ use crate::{
     metrics::Metrics,
 };
 
-/// HTTP/2's name in TLS.
 pub(super) const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
 /// The certificate that new connections get.
 pub struct Certificates {
     files: Tls,
-    metrics: Arc<Metrics>,
-    current: ArcSwap<ServerConfig>,
+    /// When it expires, in seconds since 1970.
+    not_after: Gauge,
+    pub(super) current: ArcSwap<ServerConfig>,
     /// Digests of the files of the current certificate: chain and key.
     digests: Mutex<[[u8; 32]; 2]>,
 }
@@ -40,13 +41,13 @@ impl Certificates {
         let (config, not_after) = parse(files, &chain, &key)?;
         let current = ArcSwap::from_pointee(config);
         let digests = Mutex::new(digests(&chain, &key));
-        let certificates = Self { files: files.clone(), metrics, current, digests };
-        certificates.show(not_after);
-        Ok(Arc::new(certificates))
+        let gauge = metrics.tls_certificate_not_after_seconds.with_label_values::<&str>(&[]);
+        gauge.set(not_after);
+        Ok(Arc::new(Self { files: files.clone(), not_after: gauge, current, digests }))
     }
 
-    /// Takes up changed files. If they cannot be used, the certificate before them stays in use,
-    /// and the reason is returned. May block as long as the file system does.
+    /// Takes up changed files. If they cannot be used, the old certificate stays in use, and the reason is
+    /// returned. Blocks as long as the file system does.
     pub fn reload(&self) -> Option<String> {
         self.take_up().err().map(|error| format!("{error:#}"))
     }
@@ -59,20 +60,10 @@ impl Certificates {
             let (config, not_after) = parse(&self.files, &chain, &key)?;
             *current = digests;
             self.current.store(Arc::new(config));
-            self.show(not_after);
+            self.not_after.set(not_after);
             tracing::info!("a new certificate is served to new connections");
         }
         Ok(())
-    }
-
-    /// For the next connection.
-    pub(super) fn current(&self) -> Arc<ServerConfig> {
-        self.current.load_full()
-    }
-
-    fn show(&self, not_after: i64) {
-        let gauge = self.metrics.tls_certificate_not_after_seconds.with_label_values::<&str>(&[]);
-        gauge.set(not_after as f64);
     }
 }
 
@@ -86,7 +77,7 @@ fn digests(chain: &str, key: &str) -> [[u8; 32]; 2] {
 }
 
 /// The server's configuration, and when its certificate expires in seconds since 1970.
-fn parse(files: &Tls, chain: &str, key: &str) -> anyhow::Result<(ServerConfig, i64)> {
+fn parse(files: &Tls, chain: &str, key: &str) -> anyhow::Result<(ServerConfig, f64)> {
     let Tls { certificate_file, key_file } = files;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
         .collect::<Result<_, _>>()
@@ -96,7 +87,7 @@ fn parse(files: &Tls, chain: &str, key: &str) -> anyhow::Result<(ServerConfig, i
     let first = chain.first().with_context(|| format!("{certificate_file:?} is empty"))?;
     let (_, parsed) = x509_parser::parse_x509_certificate(first)
         .with_context(|| format!("{certificate_file:?} holds no certificate"))?;
-    let not_after = parsed.validity().not_after.timestamp();
+    let not_after = parsed.validity().not_after.timestamp() as f64;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()

@@ -1,17 +1,13 @@
 //! The local copy of the position that is committed in Kafka.
 //!
-//! It bounds what may be recycled and stands in where Kafka has no position. It carries the id
-//! of its journal: after a fork an older one means nothing.
+//! It bounds what may be recycled and stands in where Kafka has no position. It carries the id of its
+//! journal, because after a fork an older one means nothing.
 
 use std::io;
 
 use uuid::Uuid;
 
-use super::{
-    OpenError, Position,
-    disk::Directory,
-    sealed::{self, Fields},
-};
+use super::{OpenError, Position, disk::Directory, sealed};
 
 const KIND: sealed::Kind = *b"ckpt";
 const NAME: &str = "checkpoint";
@@ -44,20 +40,15 @@ impl Checkpoint {
         journal: Directory<'_>,
         journal_id: Uuid,
     ) -> Result<Option<Self>, OpenError> {
-        let path = journal.path.join(NAME);
-        let Some(payload) = sealed::read(journal.disk, &path, KIND)? else { return Ok(None) };
-        let mut fields = Fields(&payload);
-        if fields.uuid() != Some(journal_id) {
+        let found = sealed::read(journal, NAME, KIND, |fields| {
+            let id = fields.uuid()?;
+            let (position, run_id) = (fields.position()?, fields.uuid()?);
+            let (receipt, cluster_id) = (fields.uuid()?, fields.text()?);
+            Some((id, Self { position, run_id, receipt, cluster_id }))
+        })?;
+        if found.as_ref().is_some_and(|(id, _)| *id != journal_id) {
             tracing::warn!("the checkpoint is of another journal and not used");
-            return Ok(None);
         }
-        Ok((|| {
-            Some(Self {
-                position: fields.position()?,
-                run_id: fields.uuid()?,
-                receipt: fields.uuid()?,
-                cluster_id: fields.text()?,
-            })
-        })())
+        Ok(found.filter(|(id, _)| *id == journal_id).map(|(_, checkpoint)| checkpoint))
     }
 }

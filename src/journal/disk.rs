@@ -1,5 +1,5 @@
-//! Every system call of the journal, as two traits: the simulator has a second implementation in
-//! memory, and tests one that fails when told to.
+//! Every system call of the journal, as two traits. The simulator implements them in memory; a test's
+//! implementation fails when told to.
 
 use std::{
     any::Any,
@@ -17,24 +17,21 @@ const DIRECTORY_MODE: u32 = 0o700;
 /// An allocation syncs after each of these steps in bytes, because the syncs of appends wait for it.
 const ALLOCATION_STEP: usize = 1 << 20;
 
-/// How a file is opened. All but `Read` also write, and make the file for its owner alone.
+/// How a file is opened. All but `Read` also write, and make a missing file for its owner alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
     Read,
-    /// Makes the file if it is missing.
     Create,
-    /// Makes the file; an error if it is there.
+    /// An error if the file is there.
     CreateNew,
-    /// Makes the file, or empties it.
+    /// Empties the file.
     Truncate,
 }
 
-/// What a file system says of a file or directory.
+/// Of a file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metadata {
     pub bytes: u64,
-    /// Milliseconds since 1970.
-    pub modified_ms: u64,
     /// Device and inode: two paths with the same are the same file.
     pub identity: (u64, u64),
     /// Type and permissions, as in `st_mode`.
@@ -42,7 +39,7 @@ pub struct Metadata {
     pub group: u32,
 }
 
-/// What lies under a path.
+/// The file system under a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSystem {
     /// Bytes that this process may still take.
@@ -54,9 +51,9 @@ pub struct FileSystem {
 /// A file system. The last component of a path is never followed if it is a symbolic link.
 pub trait Disk: Any + fmt::Debug + Send + Sync {
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Box<dyn DiskFile>>;
-    /// Makes a directory, and those above it, that only its owner may enter. No error if it is there.
+    /// Makes a directory, and those above it, for its owner alone. No error if it is there.
     fn create_directory(&self, path: &Path) -> io::Result<()>;
-    /// The paths of what is in a directory, in any order.
+    /// The paths in a directory, in any order.
     fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>>;
     /// Makes the names in a directory durable.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
@@ -89,9 +86,6 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
 
 impl dyn Disk {
     /// The content of a file.
-    ///
-    /// # Errors
-    /// Those of the disk.
     pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let file = self.open(path, Mode::Read)?;
         let mut content = vec![0; file.metadata()?.bytes as usize];
@@ -101,9 +95,6 @@ impl dyn Disk {
 
     /// Writes a whole file and makes its content durable; its name needs
     /// [`sync_directory`](Disk::sync_directory).
-    ///
-    /// # Errors
-    /// Those of the disk.
     pub fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let file = self.open(path, Mode::Truncate)?;
         file.write_at(content, 0)?;
@@ -111,21 +102,14 @@ impl dyn Disk {
     }
 
     /// Whether something is at the path.
-    ///
-    /// # Errors
-    /// When the disk does not say.
     pub fn exists(&self, path: &Path) -> io::Result<bool> {
         match self.metadata(path) {
-            Ok(_) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
+            result => result.map(|_| true),
         }
     }
 
     /// Removes a file; no error if there is none.
-    ///
-    /// # Errors
-    /// Those of the disk.
     pub fn remove_if_there(&self, path: &Path) -> io::Result<()> {
         match self.remove(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -139,16 +123,6 @@ impl dyn Disk {
 pub struct Directory<'a> {
     pub disk: &'a dyn Disk,
     pub path: &'a Path,
-}
-
-impl Directory<'_> {
-    /// Replaces the file `name` durably: a reader finds the old content or the new one.
-    pub(super) fn replace(self, name: &str, content: &[u8]) -> io::Result<()> {
-        let temporary = self.path.join(format!("{name}.tmp"));
-        self.disk.write(&temporary, content)?;
-        self.disk.rename(&temporary, &self.path.join(name))?;
-        self.disk.sync_directory(self.path)
-    }
 }
 
 /// The file system of the machine.
@@ -181,7 +155,7 @@ impl Disk for Real {
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        std::fs::symlink_metadata(path).map(|metadata| Metadata::of(&metadata))
+        std::fs::symlink_metadata(path).map(Metadata::from)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -210,12 +184,10 @@ impl Disk for Real {
     }
 }
 
-impl Metadata {
-    fn of(metadata: &std::fs::Metadata) -> Self {
+impl From<std::fs::Metadata> for Metadata {
+    fn from(metadata: std::fs::Metadata) -> Self {
         Self {
             bytes: metadata.len(),
-            modified_ms: (metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000).max(0)
-                as u64,
             identity: (metadata.dev(), metadata.ino()),
             mode: metadata.mode(),
             group: metadata.gid(),
@@ -253,7 +225,7 @@ impl DiskFile for File {
     }
 
     fn metadata(&self) -> io::Result<Metadata> {
-        Self::metadata(self).map(|metadata| Metadata::of(&metadata))
+        Self::metadata(self).map(Metadata::from)
     }
 
     fn try_lock(&self) -> io::Result<bool> {
@@ -271,12 +243,11 @@ pub(super) fn own_groups() -> io::Result<Vec<u32>> {
     Ok(groups.chain([rustix::process::getegid()]).map(|group| group.as_raw()).collect())
 }
 
-/// Gives an empty file its length and fills it with zeros, durably. Writing to it then needs nothing
-/// more of the file system: it cannot run out of space, and no later change of metadata is needed.
-/// Blocks that are allocated but not written do need one: ext4 that turns read-only in a sync of them
-/// (`errors=remount-ro`) has called it successful and lost them, on Linux 6.18 one time in ten.
+/// Fills an empty file with zeros, durably. Writing to it then cannot run out of space and changes no
+/// metadata. Blocks that are allocated but not written would change it: ext4 that turned read-only in a
+/// sync of them (`errors=remount-ro`) called it successful and lost them, on Linux 6.18 one time in ten.
 pub(super) fn allocate(file: &dyn DiskFile, bytes: u64) -> io::Result<()> {
-    // The length comes with the zeros: a file that is as long as a segment is a whole one.
+    // The length comes with the zeros, so a file that is as long as a segment is complete.
     file.reserve(bytes)?;
     let zeros = vec![0; ALLOCATION_STEP.min(bytes as usize)];
     let mut at = 0;
@@ -291,8 +262,6 @@ pub(super) fn allocate(file: &dyn DiskFile, bytes: u64) -> io::Result<()> {
 
 /// Whether the error says that there is no room, and nothing worse.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
-    )
+    use ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }

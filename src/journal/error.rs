@@ -1,5 +1,3 @@
-//! Why a journal cannot be opened or appended to.
-
 use std::{
     io,
     path::{Path, PathBuf},
@@ -10,24 +8,21 @@ use super::sealed;
 /// Why a journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it open.
     #[error("the journal in {directory} is in use by {}", match pid {
         Some(pid) => format!("process {pid}"), None => "another process".to_owned()
     }, directory = directory.display())]
     Locked { directory: PathBuf, pid: Option<u32> },
-    /// Another process opened it at the same moment, past the lock.
+    /// Another process opened it past the lock.
     #[error(
         "another process has just opened the journal as run {run}; locks seem not to work on its file system"
     )]
     RunTaken { run: u32 },
-    /// A newer program has written to it.
     #[error(
         "{} has format version {version}; this program reads up to {}: start the newer program again, \
          until nothing is pending, or give this one another journal.directory",
         path.display(), sealed::FORMAT_VERSION
     )]
     Newer { path: PathBuf, version: u32 },
-    /// It would not outlive a restart.
     #[error(
         "the journal's directory {} is on {file_system}, which a restart empties: callbacks that were \
          answered 200 would be lost. Put journal.directory on a volume that stays, or set \
@@ -35,14 +30,12 @@ pub enum OpenError {
         directory.display()
     )]
     Volatile { directory: PathBuf, file_system: &'static str },
-    /// Another user could change it.
     #[error(
         "{} {why}: others could put files or symbolic links into the journal. Make it a directory that \
          only this user writes to (chmod 700)",
         path.display()
     )]
     Exposed { path: PathBuf, why: &'static str },
-    /// The file system refused.
     #[error(
         "the journal cannot use {}: mend that and start again, nothing in the journal has been lost by it",
         path.display()
@@ -64,8 +57,8 @@ pub enum AppendError {
     /// More records wait for the disk than it takes. The record is not stored.
     #[error("the journal's disk is too slow")]
     Slow,
-    /// The journal is closed or can no longer be trusted. The record may be found when it is
-    /// opened again, and counts as recovered then.
+    /// The journal is closed or can no longer be trusted. The record may be found at the next opening, and
+    /// counts as recovered then.
     #[error("the journal takes no records any more")]
     Failed,
 }

@@ -5,12 +5,8 @@ use std::ops::Range;
 use uuid::Uuid;
 
 use super::{
-    Checkpoint, OpenError, Position,
-    disk::Directory,
-    identity::{Identity, Runs},
-    index,
+    Checkpoint, Identity, OpenError, Position, disk::Directory, identity::Runs, index,
     recovery::Survey,
-    shared::IdentityState,
 };
 
 /// What is in a journal.
@@ -67,18 +63,16 @@ pub fn inspect(journal: Directory<'_>) -> Result<Inspection, OpenError> {
     })?;
     let mut known = Runs::read(journal)?;
     let survey = Survey::make(journal, u64::MAX)?;
-    for found in &survey.segments {
-        known.add(found.header.base.run(), Some(found.header.run_id));
-    }
-    let checkpoint = Checkpoint::read(journal, identity.id)?
-        .or_else(|| IdentityState::forked_checkpoint(&identity, &known));
+    survey.add_runs(&mut known);
+    let checkpoint = Checkpoint::read(journal, identity.id)?;
+    let checkpoint = checkpoint.or_else(|| identity.first_checkpoint(&known));
     let spans: Vec<_> = survey.spans().cloned().collect();
-    let runs = known.iter().map(|(number, own)| {
-        let all = Position::new(number, 0)..Position::new(number + 1, 0);
-        let records = index::count(spans.iter(), all.start, all.end);
-        Run { number, id: identity.run_id(own), records }
+    let runs = known.own.iter().map(|(&number, own)| {
+        let (start, end) = (Position::new(number, 0), Position::new(number + 1, 0));
+        let records = index::count(spans.iter(), start, end);
+        Run { number, id: identity.run_id(*own), records }
     });
-    let end = spans.last().map_or(Position::new(known.highest(), 0), |last| last.end);
+    let end = spans.last().map_or(Position::new(known.highest, 0), |last| last.end);
     Ok(Inspection {
         id: identity.id,
         runs: runs.collect(),

@@ -1,10 +1,8 @@
-//! The thread that does what no append should wait for: persists the checkpoint, recycles,
-//! prepares segments, watches the free space, brings the gauges up to date. Once a second, and
-//! whenever a segment was begun.
+//! The thread that does what no append should wait for, once a second and whenever a segment was begun.
 
 use std::{
     io,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
@@ -16,31 +14,33 @@ const EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Keeper {
     shared: Arc<Shared>,
-    /// The last committed position for which the oldest record was looked at, and when that was
-    /// accepted.
+    /// Tells that a segment was begun. It is disconnected when the writer has ended.
+    woken: mpsc::Receiver<()>,
+    /// A committed position, and when the record there was accepted.
     oldest: Option<(Position, Option<u64>)>,
-    /// What failed in the last round; said once.
+    /// What failed in the last round, to report it once.
     failing: Vec<&'static str>,
 }
 
 impl Keeper {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, oldest: None, failing: Vec::new() }
+    pub(super) fn new(shared: Arc<Shared>, woken: mpsc::Receiver<()>) -> Self {
+        Self { shared, woken, oldest: None, failing: Vec::new() }
     }
 
     pub(super) fn run(mut self) {
-        self.shared.keeper.set(std::thread::current()).ok();
-        // `unpark` before `park_timeout` makes that return at once, so no stop is missed.
-        while !self.shared.is_stopping.load(Ordering::SeqCst) {
+        loop {
             let next = clock::now() + EVERY;
             self.round();
-            std::thread::park_timeout(next.saturating_duration_since(clock::now()));
+            let pause = next.saturating_duration_since(clock::now());
+            if self.woken.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Disconnected) {
+                return;
+            }
         }
     }
 
     pub(super) fn round(&mut self) {
         let shared = self.shared.clone();
-        if let Err(error) = shared.check_claim() {
+        if let Err(error) = shared.claim.check() {
             return shared.fail(format!("{error}"));
         }
         self.note("checkpoint", shared.write_checkpoint());
@@ -53,7 +53,7 @@ impl Keeper {
         shared.metrics.journal_oldest_pending_age_seconds.set(age);
     }
 
-    /// Counts and reports what failed; all of it is tried again in the next round.
+    /// Counts and reports a failure. The next round tries again.
     fn note<T>(&mut self, what: &'static str, result: io::Result<T>) -> Option<T> {
         let error = match result {
             Ok(done) => {
@@ -74,31 +74,21 @@ impl Keeper {
 
     /// How long the oldest record has waited for Kafka.
     pub(super) fn oldest_pending_age_seconds(&mut self) -> io::Result<f64> {
-        if self.shared.pending() == 0 {
+        let (pending, committed) = {
+            let watermarks = self.shared.watermarks.lock();
+            (watermarks.pending(), watermarks.committed)
+        };
+        if pending == 0 {
             return Ok(0.0);
         }
-        let committed = self.shared.committed.lock().position;
-        let accepted_at_ms = match self.oldest {
-            Some((position, accepted_at_ms)) if position == committed => accepted_at_ms,
-            _ => {
-                let mut reader = Reader::new(self.shared.clone(), committed);
-                let record = reader.next()?;
-                let accepted_at_ms =
-                    record.and_then(|record| (self.shared.options.accepted_at_ms)(record.payload));
-                self.oldest = Some((committed, accepted_at_ms));
-                accepted_at_ms
-            }
-        };
-        let accepted_at = accepted_at_ms.map(|ms| ms as f64 / 1000.0);
-        let now = clock::wall_ms() as f64 / 1000.0;
-        Ok(accepted_at.map_or(0.0, |at| (now - at).max(0.0)))
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.shared.fail("the journal's keeper panicked".to_owned());
+        if self.oldest.is_none_or(|(position, _)| position != committed) {
+            let mut reader = Reader::new(self.shared.clone(), committed);
+            let accepted_at_ms = self.shared.options.accepted_at_ms;
+            let record = reader.next()?;
+            self.oldest = Some((committed, record.and_then(|it| accepted_at_ms(it.payload))));
         }
+        let accepted_at_ms = self.oldest.and_then(|(_, accepted_at_ms)| accepted_at_ms);
+        let age_ms = accepted_at_ms.map_or(0, |at| clock::wall_ms().saturating_sub(at));
+        Ok(age_ms as f64 / 1000.0)
     }
 }

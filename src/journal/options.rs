@@ -1,5 +1,3 @@
-//! How a journal is opened.
-
 use std::{path::PathBuf, sync::Arc};
 
 use uuid::Uuid;
@@ -11,25 +9,23 @@ use super::disk::{self, Directory, Disk};
 pub struct Options {
     /// Made if it is not there, for its owner alone.
     pub directory: PathBuf,
-    /// The most that uncommitted records may take, in bytes. On disk the journal may take four
-    /// segments more.
+    /// The most that uncommitted records may take. On disk the journal may take four segments more.
     pub max_bytes: u64,
     /// Bytes of the file system that are left free.
     pub min_free_bytes: u64,
     /// Whether the directory may be on a file system that a restart empties.
     pub allow_volatile: bool,
-    /// Length of a segment file in bytes, at least 16 KiB; one record larger than that makes its
-    /// segment longer.
+    /// Length of a segment file, at least 16 KiB. A larger record makes its segment longer.
     pub segment_bytes: u64,
-    /// What a journal that is born now keeps for ever, or until a fork.
+    /// What a new journal keeps until a fork.
     pub label: String,
-    /// When a record was accepted, in milliseconds since 1970, read from its bytes; for the
-    /// metric of the oldest one.
+    /// When a record was accepted, in milliseconds since 1970, read from its bytes. For the metric of
+    /// the oldest one.
     pub accepted_at_ms: fn(&[u8]) -> Option<u64>,
     pub disk: Arc<dyn Disk>,
     /// Where ids and salts come from.
     pub random: fn() -> u128,
-    /// Starts no threads: [`Journal::step_writer`](super::Journal::step_writer) and [`Journal::round_keeper`](super::Journal::round_keeper) do their work.
+    /// Starts no threads: `Journal::step_writer` and `Journal::round_keeper` do their work.
     #[cfg(any(test, feature = "simulation"))]
     pub stepped: bool,
 }

@@ -1,5 +1,3 @@
-//! Positions of records.
-
 use std::fmt;
 
 /// Where a record lies in a journal: the run that appended it, and its number in that run.

@@ -1,6 +1,6 @@
 //! Group commit. Callers copy their records into a batch under a short lock. The writer takes the batch,
-//! writes once, syncs once, and wakes all its callers. While it syncs, the next batch fills. There are
-//! no timers: a batch holds what arrived during the previous sync.
+//! writes once, syncs once, and wakes all its callers. Meanwhile the next batch fills. There are no
+//! timers: a batch holds what arrived during the previous sync.
 
 use std::{
     collections::VecDeque,
@@ -13,8 +13,7 @@ use tokio::sync::watch;
 
 use super::{
     AppendError, Position,
-    batch::{self, Outcome, WriteBatch},
-    segment::FRAME_HEADER_BYTES,
+    segment::{self, FRAME_HEADER_BYTES},
 };
 use crate::mutant;
 
@@ -24,14 +23,16 @@ const ROOM_AGAIN: u64 = 2;
 /// Batches that wait for a disk that is slower than the callers. Further records are refused, which
 /// bounds the memory.
 const BATCHES_MAX: usize = 8;
+/// Limits of one batch.
+const RECORDS_MAX: usize = 1024;
+pub(super) const BYTES_MAX: usize = 4 << 20;
 /// Buffers that are kept for the next batches.
 const BUFFERS_KEPT: usize = 2;
 
-/// Batches on their way to the writer.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// Notified when a batch waits or the phase changes.
+    /// Notified when a batch waits or the queue closes.
     work: Condvar,
     /// The two upper limits of [`State::admitted_bytes`]: what the journal may hold, and what the file
     /// system has room for.
@@ -49,27 +50,30 @@ struct State {
     /// Bytes of all frames ever admitted, on the scale of [`Index::bytes`](super::index::Index).
     admitted_bytes: u64,
     buffers: Vec<Vec<u8>>,
-    phase: Phase,
+    /// Whether records are taken.
+    is_open: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// Queued batches are still written.
-    Closing,
-    Stopped,
+/// Whether a batch is durable; `None` until the writer has decided.
+type Outcome = Option<Result<(), AppendError>>;
+
+/// Records that are written and synced together.
+#[derive(Debug)]
+pub(super) struct WriteBatch {
+    pub(super) first: Position,
+    pub(super) frames: Vec<u8>,
+    /// Bytes of `frames` that are whole frames: a caller that panicked may leave a part of one.
+    pub(super) whole: usize,
+    /// One per record.
+    pub(super) accepted: Vec<IntCounter>,
+    outcome: watch::Sender<Outcome>,
 }
 
 impl Queue {
     pub(super) fn new(next: Position, admitted_bytes: u64) -> Self {
+        let (batches, buffers) = Default::default();
         Self {
-            state: Mutex::new(State {
-                batches: VecDeque::new(),
-                next,
-                admitted_bytes,
-                buffers: Vec::new(),
-                phase: Phase::Open,
-            }),
+            state: Mutex::new(State { batches, next, admitted_bytes, buffers, is_open: true }),
             work: Condvar::new(),
             bytes_limit: AtomicU64::new(0),
             space_limit: AtomicU64::new(0),
@@ -87,7 +91,7 @@ impl Queue {
         let frame_bytes = FRAME_HEADER_BYTES.saturating_add(len);
         let limit = self.limit();
         let mut state = self.state.lock();
-        if state.phase != Phase::Open {
+        if !state.is_open {
             return Err(AppendError::Failed);
         }
         let admitted = state.admitted_bytes.saturating_add(frame_bytes as u64);
@@ -96,7 +100,7 @@ impl Queue {
         }
         let batch = state.batch_with_room(frame_bytes).ok_or(AppendError::Slow)?;
         let position = batch.push(accepted, write);
-        let outcome = batch.outcome();
+        let outcome = batch.outcome.subscribe();
         state.next = position.next();
         state.admitted_bytes = admitted;
         drop(state);
@@ -104,34 +108,26 @@ impl Queue {
         Ok((position, outcome))
     }
 
-    /// Waits for the next batch; `None` once the queue is stopped, or closed and empty.
+    /// Waits for the next batch; `None` once the queue is closed and empty.
     pub(super) fn next(&self) -> Option<WriteBatch> {
         let mut state = self.state.lock();
         loop {
-            if state.phase == Phase::Stopped {
-                return None;
-            }
-            if let Some(batch) = state.batches.pop_front() {
-                return Some(batch);
-            }
-            if state.phase == Phase::Closing {
-                return None;
+            let batch = state.batches.pop_front();
+            if batch.is_some() || !state.is_open {
+                return batch;
             }
             self.work.wait(&mut state);
         }
     }
 
-    /// The next batch, if there is one.
     #[cfg(any(test, feature = "simulation"))]
     pub(super) fn try_next(&self) -> Option<WriteBatch> {
-        let mut state = self.state.lock();
-        if state.phase == Phase::Stopped { None } else { state.batches.pop_front() }
+        self.state.lock().batches.pop_front()
     }
 
-    /// Takes a batch's buffer back for the next batch.
     pub(super) fn recycle(&self, buffer: Vec<u8>) {
         let mut state = self.state.lock();
-        if state.buffers.len() < BUFFERS_KEPT && buffer.capacity() <= 2 * batch::BYTES_MAX {
+        if state.buffers.len() < BUFFERS_KEPT && buffer.capacity() <= 2 * BYTES_MAX {
             state.buffers.push(buffer);
         }
     }
@@ -150,18 +146,14 @@ impl Queue {
 
     /// Refuses further records. Queued batches are still written.
     pub(super) fn close(&self) {
-        let mut state = self.state.lock();
-        if state.phase == Phase::Open {
-            state.phase = Phase::Closing;
-        }
-        drop(state);
+        self.state.lock().is_open = false;
         self.work.notify_all();
     }
 
     /// Refuses further records, and fails those that the writer has not taken yet.
     pub(super) fn abandon(&self) {
         let mut state = self.state.lock();
-        state.phase = Phase::Stopped;
+        state.is_open = false;
         let queued = std::mem::take(&mut state.batches);
         drop(state);
         self.work.notify_all();
@@ -174,14 +166,9 @@ impl Queue {
         self.state.lock().batches.is_empty()
     }
 
-    pub(super) fn is_open(&self) -> bool {
-        self.state.lock().phase == Phase::Open
-    }
-
     /// Whether a record of `len` bytes fits. After a full journal, [`ROOM_AGAIN`] of them must fit.
     pub(super) fn has_room(&self, len: usize) -> bool {
-        let limit = self.limit();
-        let room = limit.saturating_sub(self.admitted_bytes());
+        let room = self.limit().saturating_sub(self.admitted_bytes());
         let frame_bytes = FRAME_HEADER_BYTES.saturating_add(len) as u64;
         let records = if self.roomy.load(Ordering::Relaxed) { 1 } else { ROOM_AGAIN };
         let roomy = room >= frame_bytes.saturating_mul(records);
@@ -195,7 +182,6 @@ impl Queue {
         bytes_limit.min(self.space_limit.load(Ordering::Relaxed))
     }
 
-    /// Bytes of all frames ever admitted.
     pub(super) fn admitted_bytes(&self) -> u64 {
         self.state.lock().admitted_bytes
     }
@@ -203,7 +189,10 @@ impl Queue {
 
 impl State {
     fn batch_with_room(&mut self, frame_bytes: usize) -> Option<&mut WriteBatch> {
-        if self.batches.back().is_none_or(|last| !last.has_room(frame_bytes)) {
+        let has_room = |last: &WriteBatch| {
+            last.accepted.len() < RECORDS_MAX && last.whole + frame_bytes <= BYTES_MAX
+        };
+        if !self.batches.back().is_some_and(has_room) {
             if self.batches.len() == BATCHES_MAX {
                 return None;
             }
@@ -211,5 +200,41 @@ impl State {
             self.batches.push_back(batch);
         }
         self.batches.back_mut()
+    }
+}
+
+impl WriteBatch {
+    pub(super) fn new(first: Position, mut frames: Vec<u8>) -> Self {
+        frames.clear();
+        let accepted = Vec::with_capacity(64);
+        Self { first, frames, whole: 0, accepted, outcome: watch::Sender::new(None) }
+    }
+
+    /// Adds a record and returns its position.
+    pub(super) fn push(
+        &mut self,
+        accepted: &IntCounter,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Position {
+        self.frames.truncate(self.whole);
+        let (position, index) = (self.end(), self.accepted.len() as u32);
+        self.whole += segment::put_frame(&mut self.frames, position, index, write);
+        self.accepted.push(accepted.clone());
+        position
+    }
+
+    /// The whole frames, as they are written into a segment with this salt.
+    pub(super) fn seal(&mut self, salt: u32) -> &[u8] {
+        self.frames.truncate(self.whole);
+        segment::seal_frames(&mut self.frames, salt);
+        &self.frames
+    }
+
+    pub(super) fn end(&self) -> Position {
+        self.first.plus(self.accepted.len() as u64)
+    }
+
+    pub(super) fn decide(&self, result: Result<(), AppendError>) {
+        self.outcome.send_replace(Some(result));
     }
 }

@@ -5,20 +5,18 @@ use std::{io, sync::Arc};
 use super::{
     Position,
     disk::Mode,
-    index::SegmentLocation,
     salvage::{Source, is_shortage},
-    segment::{self, Frame, Frames},
+    segment::{self, Frame, Frames, Header},
     shared::Shared,
 };
 
-/// A durable record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
     pub position: Position,
     pub payload: &'a [u8],
 }
 
-/// Reads records one after the other, with one file open and a buffer of the largest record.
+/// Reads records in order, with one file open and a buffer of the largest record.
 #[derive(Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
@@ -26,7 +24,6 @@ pub struct Reader {
     open: Option<Open>,
 }
 
-/// The segment that is being read.
 #[derive(Debug)]
 struct Open {
     base: Position,
@@ -42,24 +39,21 @@ impl Reader {
         Self { shared, position, open: None }
     }
 
-    /// The position after the record that was read last. After [`next`](Self::next) found none, it is the
-    /// durable watermark.
+    /// The position after the last record; the durable watermark after [`next`](Self::next) found none.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// The next durable record, or `None` when there is none yet. Does not wait, but reads the
-    /// disk. It skips recycled segments and lost records.
+    /// The next durable record, or `None` when there is none yet. Reads the disk, and does not wait. Skips
+    /// recycled segments and lost records.
     ///
     /// # Errors
-    /// The position stays. When the process or machine is short of something (`EMFILE`, `ENFILE`,
-    /// `ENOMEM`), the caller may try again. Anything else is damage (`InvalidData`) or a disk that
-    /// fails, also after retries: then the [journal has failed](super::Journal::failed), and the next
-    /// opening puts the damage aside.
+    /// The position stays. After `EMFILE`, `ENFILE`, `ENOMEM` or `EAGAIN` the caller may try again. Any
+    /// other error is damage (`InvalidData`) or a disk that fails after retries: the
+    /// [journal has failed](super::Journal::failed), and the next opening puts the damage aside.
     #[expect(clippy::should_implement_trait, reason = "a record borrows from the reader")]
     pub fn next(&mut self) -> io::Result<Option<Record<'_>>> {
-        let found = self.find();
-        let frame = found.inspect_err(|error| {
+        let frame = self.find().inspect_err(|error| {
             self.open = None;
             self.shared.metrics.journal_errors_total.with_label_values(&["read"]).inc();
             if !is_shortage(error) {
@@ -76,10 +70,10 @@ impl Reader {
         })
     }
 
-    /// Closes a segment that was recycled: an open file keeps its space on the disk. Call it when there may
-    /// be nothing to read for long.
+    /// Closes a segment that was recycled, because an open file keeps its space on the disk. Call it before
+    /// a long wait.
     pub fn rest(&mut self) {
-        let index = self.shared.index.lock();
+        let index = &self.shared.watermarks.lock().index;
         self.open.take_if(|open| !index.has(open.base));
     }
 
@@ -91,8 +85,7 @@ impl Reader {
                 }
                 return Ok(None);
             };
-            let floor = open.base;
-            match open.frames.frame_at(open.at, open.limit, floor)? {
+            match open.frames.frame_at(open.at, open.limit, open.base)? {
                 Some(frame) => {
                     open.at = frame.end;
                     if frame.position >= self.position {
@@ -100,7 +93,7 @@ impl Reader {
                     }
                 }
                 // The file has been recycled for another segment.
-                None if !self.shared.index.lock().has(open.base) => self.open = None,
+                None if !self.shared.watermarks.lock().index.has(open.base) => self.open = None,
                 None => {
                     let message = "it is damaged (its CRC does not match)";
                     return Err(io::Error::new(io::ErrorKind::InvalidData, message));
@@ -112,35 +105,27 @@ impl Reader {
     /// Learns what else is durable, and opens the segment of the next record if that is another.
     /// False when there is nothing more to read.
     fn advance(&mut self) -> io::Result<bool> {
-        loop {
-            let place = {
-                let index = self.shared.index.lock();
-                let Some(place) = index.locate(self.position) else {
-                    self.position = self.position.max(index.end());
-                    return Ok(false);
-                };
-                place
+        let (Header { base, salt, .. }, at, limit) = {
+            let index = &self.shared.watermarks.lock().index;
+            let Some(segment) = index.locate(self.position) else {
+                self.position = self.position.max(index.end);
+                return Ok(false);
             };
-            if let Some(open) = self.open.as_mut().filter(|open| open.base == place.base) {
-                open.limit = place.limit;
-                return Ok(true);
-            }
-            let SegmentLocation { base, salt, offset: at, limit } = place;
-            let journal = self.shared.options.directory();
-            match journal.disk.open(&segment::path(journal.path, base), Mode::Read) {
-                Ok(file) => {
-                    self.open = Some(Open {
-                        base,
-                        frames: Frames::new(Source::strict(file), salt),
-                        at,
-                        limit,
-                    });
-                    return Ok(true);
-                }
-                Err(error) if self.shared.index.lock().has(base) => return Err(error),
-                // It was recycled in the meantime: look for the next one.
-                Err(_) => {}
-            }
+            (segment.header, segment.mark_before(self.position), segment.end)
+        };
+        if let Some(open) = self.open.as_mut().filter(|open| open.base == base) {
+            open.limit = limit;
+            return Ok(true);
         }
+        match segment::open(self.shared.options.directory(), base, Mode::Read) {
+            Ok(file) => {
+                let frames = Frames::new(Source::strict(file), salt);
+                self.open = Some(Open { base, frames, at, limit });
+            }
+            Err(error) if self.shared.watermarks.lock().index.has(base) => return Err(error),
+            // It was recycled in the meantime: the caller looks for the next one.
+            Err(_) => {}
+        }
+        Ok(true)
     }
 }

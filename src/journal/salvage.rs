@@ -1,10 +1,10 @@
 //! Reading a disk that does not give everything back.
 
-use std::{collections::BTreeSet, io, path::Path, time::Duration};
+use std::{collections::BTreeSet, io, time::Duration};
 
 use rustix::io::Errno;
 
-use super::disk::{Disk, DiskFile};
+use super::disk::DiskFile;
 use crate::clock;
 
 /// Attempts to read before the bytes count as lost, with this pause between them.
@@ -40,22 +40,20 @@ impl Source {
     }
 
     pub(super) fn read(&mut self, buffer: &mut [u8], at: u64) -> io::Result<()> {
-        let result = match self.knows(buffer.len(), at) {
-            true => self.file.read_at(buffer, at),
-            false => retried(|| self.file.read_at(buffer, at)),
+        let pages = at / PAGE_BYTES..(at + buffer.len() as u64).div_ceil(PAGE_BYTES);
+        let is_hit = |known: &BTreeSet<u64>| known.range(pages).next().is_some();
+        let result = if self.unreadable.as_ref().is_some_and(is_hit) {
+            // These pages were tried again before.
+            self.file.read_at(buffer, at)
+        } else {
+            retried(|| self.file.read_at(buffer, at))
         };
         match (result, &mut self.unreadable) {
-            (Err(error), Some(pages)) if is_unreadable(&error) => {
-                by_pages(&*self.file, buffer, at, pages)
+            (Err(error), Some(unreadable)) if is_unreadable(&error) => {
+                by_pages(&*self.file, buffer, at, unreadable)
             }
             (result, _) => result,
         }
-    }
-
-    /// Whether one of these pages is known to be unreadable.
-    fn knows(&self, len: usize, at: u64) -> bool {
-        let pages = at / PAGE_BYTES..(at + len as u64).div_ceil(PAGE_BYTES);
-        self.unreadable.as_ref().is_some_and(|known| known.range(pages).next().is_some())
     }
 }
 
@@ -86,28 +84,19 @@ pub(super) fn is_unreadable(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|error| unreadable.contains(&error))
 }
 
-/// Whether the error says that the process or machine lacks something for a while, and nothing of the
-/// file.
+/// Whether the error says that the process or machine lacks something for a while.
 pub(super) fn is_shortage(error: &io::Error) -> bool {
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
     Errno::from_io_error(error).is_some_and(|error| shortages.contains(&error))
 }
 
-/// The content of a small file. Opening it is tried as often as reading it: a journal whose identity is
-/// not read gets another one, and publishes everything again.
-pub(super) fn read(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
-    retried(|| disk.read(path))
-}
-
 /// Tries again where the medium does not answer.
-fn retried<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let mut result = act();
+pub(super) fn retried<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 1..ATTEMPTS {
-        if !result.as_ref().is_err_and(is_unreadable) {
-            break;
+        match act() {
+            Err(error) if is_unreadable(&error) => clock::sleep(PAUSE),
+            result => return result,
         }
-        clock::sleep(PAUSE);
-        result = act();
     }
-    result
+    act()
 }

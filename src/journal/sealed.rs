@@ -1,19 +1,14 @@
-//! The envelope of everything the journal writes down besides frames: identity, runs,
-//! checkpoint, history, fork requests and the headers of segments.
+//! The envelope of everything that the journal writes besides frames.
 //!
-//! `magic 8 | kind 4 | version u32 | length u32 | crc32c u32 | payload`, numbers little-endian;
-//! the CRC covers kind, version, length and payload. The envelope is the same in all versions, so
-//! that an older program can tell a newer file from a damaged one.
+//! `magic 8 | kind 4 | version u32 | length u32 | crc32c u32 | payload`, numbers little-endian. The CRC
+//! covers kind, version, length and payload. The envelope is the same in all versions, so that an older
+//! program can tell a newer file from a damaged one.
 
-use std::{io::ErrorKind, path::Path};
+use std::io::{self, ErrorKind};
 
 use uuid::Uuid;
 
-use super::{
-    OpenError, Position,
-    disk::{Directory, Disk},
-    salvage,
-};
+use super::{OpenError, Position, disk::Directory, salvage};
 
 /// The format of files and frames that this program writes, and the newest that it reads.
 pub(super) const FORMAT_VERSION: u32 = 1;
@@ -21,7 +16,7 @@ pub(super) const FORMAT_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"weniedge";
 const ENVELOPE_BYTES: usize = 24;
 
-/// What a sealed text is, so that one file cannot pass for another.
+/// So that one file cannot pass for another.
 pub(super) type Kind = [u8; 4];
 
 /// Why a sealed text cannot be used.
@@ -33,14 +28,10 @@ pub(super) enum Unsealed {
 }
 
 pub(super) fn seal(kind: Kind, payload: &[u8]) -> Vec<u8> {
-    seal_as(FORMAT_VERSION, kind, payload)
-}
-
-pub(super) fn seal_as(version: u32, kind: Kind, payload: &[u8]) -> Vec<u8> {
     let mut sealed = Vec::with_capacity(ENVELOPE_BYTES + payload.len());
     sealed.extend_from_slice(&MAGIC);
     sealed.extend_from_slice(&kind);
-    sealed.extend_from_slice(&version.to_le_bytes());
+    sealed.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
     sealed.extend_from_slice(&(payload.len() as u32).to_le_bytes());
     let crc = crc32c::crc32c_append(crc32c::crc32c(&sealed[8..20]), payload);
     sealed.extend_from_slice(&crc.to_le_bytes());
@@ -63,20 +54,30 @@ pub(super) fn unseal(kind: Kind, bytes: &[u8]) -> Result<&[u8], Unsealed> {
     if version > FORMAT_VERSION { Err(Unsealed::Newer(version)) } else { Ok(payload) }
 }
 
-/// Replaces the sealed file `name` durably.
+/// Replaces the sealed file `name` durably: a reader finds the old content or the new one.
 pub(super) fn write(
     journal: Directory<'_>,
     name: &str,
     kind: Kind,
     payload: &[u8],
-) -> std::io::Result<()> {
-    journal.replace(name, &seal(kind, payload))
+) -> io::Result<()> {
+    let temporary = journal.path.join(format!("{name}.tmp"));
+    journal.disk.write(&temporary, &seal(kind, payload))?;
+    journal.disk.rename(&temporary, &journal.path.join(name))?;
+    journal.disk.sync_directory(journal.path)
 }
 
-/// The payload of a sealed file; `None` when it is missing or damaged (which is reported here:
-/// everything that is read so can be done without, or rebuilt).
-pub(super) fn read(disk: &dyn Disk, path: &Path, kind: Kind) -> Result<Option<Vec<u8>>, OpenError> {
-    let bytes = match salvage::read(disk, path) {
+/// What a sealed file holds; `None` if it is missing or damaged. Damage is reported here, because the
+/// journal can do without each of these files, or rebuild it.
+pub(super) fn read<T>(
+    journal: Directory<'_>,
+    name: &str,
+    kind: Kind,
+    decode: impl FnOnce(&mut Fields<'_>) -> Option<T>,
+) -> Result<Option<T>, OpenError> {
+    let path = &journal.path.join(name);
+    // Opening is tried again too: a journal whose identity is not read would publish everything again.
+    let bytes = match salvage::retried(|| journal.disk.read(path)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) if salvage::is_unreadable(&error) => {
@@ -86,7 +87,7 @@ pub(super) fn read(disk: &dyn Disk, path: &Path, kind: Kind) -> Result<Option<Ve
         Err(source) => return Err(OpenError::Io { path: path.into(), source }),
     };
     match unseal(kind, &bytes) {
-        Ok(payload) => Ok(Some(payload.to_vec())),
+        Ok(payload) => Ok(decode(&mut Fields(payload))),
         Err(Unsealed::Newer(version)) => Err(OpenError::Newer { path: path.into(), version }),
         Err(Unsealed::Damaged) => {
             tracing::error!(path = %path.display(), "a file of the journal is damaged and not used");

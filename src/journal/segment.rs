@@ -7,10 +7,9 @@
 //!        crc32c u32 | length u32 | position u64 | index in batch u32 | payload
 //! ```
 //!
-//! A frame's CRC covers everything after itself and is seeded with the segment's salt, which is
-//! random: bytes inside a body cannot pass for a frame, and old frames that lie after the tail
-//! of a recycled segment (whose salt was another) never verify. So an end is where no intact
-//! frame follows, whatever the bytes there are.
+//! A frame's CRC covers everything after itself and is seeded with the segment's random salt. So
+//! neither bytes inside a body nor the old frames of a recycled file pass for a frame. A segment ends
+//! where no intact frame follows.
 //!
 //! Positions grow by one from frame to frame. Where damage was cut out they leap.
 
@@ -24,7 +23,7 @@ use uuid::Uuid;
 
 use super::{
     Position,
-    disk::{Directory, DiskFile},
+    disk::{Directory, DiskFile, Mode},
     prefixes::Prefixes,
     salvage::Source,
     sealed::{self, Fields, Unsealed},
@@ -37,10 +36,8 @@ const PAGE_BYTES: usize = 4096;
 pub(super) const HEADER_BYTES: u64 = 2 * PAGE_BYTES as u64;
 /// What a record takes in a segment besides its payload.
 pub(super) const FRAME_HEADER_BYTES: usize = 20;
-/// How much is read at once.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Directory of the segments and of the spare files for more of them.
 pub(super) fn directory(journal: &Path) -> PathBuf {
     journal.join("segments")
 }
@@ -49,32 +46,34 @@ pub(super) fn path(journal: &Path, base: Position) -> PathBuf {
     directory(journal).join(format!("{:016x}.segment", base.as_u64()))
 }
 
-/// The base position that a file's name gives; `None` for files that are no segments.
+pub(super) fn open(
+    journal: Directory<'_>,
+    base: Position,
+    mode: Mode,
+) -> io::Result<Box<dyn DiskFile>> {
+    journal.disk.open(&path(journal.path, base), mode)
+}
+
+/// The base position in a segment's file name.
 pub(super) fn base_of(path: &Path) -> Option<Position> {
-    base_of_name(path, "segment")
+    base_with_extension(path, "segment")
 }
 
-/// Likewise for a file that would have replaced a segment and was left unfinished.
-pub(super) fn base_of_unfinished(path: &Path) -> Option<Position> {
-    base_of_name(path, "tmp")
+/// Whether a file would have replaced a segment and was left unfinished.
+pub(super) fn is_unfinished(path: &Path) -> bool {
+    base_with_extension(path, "tmp").is_some()
 }
 
-fn base_of_name(path: &Path, extension: &str) -> Option<Position> {
+fn base_with_extension(path: &Path, extension: &str) -> Option<Position> {
     let (stem, found) = path.file_name()?.to_str()?.split_once('.')?;
     let base = u64::from_str_radix(stem, 16).ok().filter(|base| stem == format!("{base:016x}"));
     base.filter(|_| found == extension).map(Position::from_u64)
 }
 
-/// The base positions of the segments that a journal has, in any order.
-pub(super) fn bases(journal: Directory<'_>) -> io::Result<Vec<Position>> {
-    let paths = journal.disk.list(&directory(journal.path))?;
-    Ok(paths.iter().filter_map(|path| base_of(path)).collect())
-}
-
 /// What makes the frames of one segment readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    /// The own id of the run that wrote the segment, as in its run file.
+    /// As in the run's file.
     pub(super) run_id: Uuid,
     /// Position of the first frame.
     pub(super) base: Position,
@@ -82,7 +81,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Both copies of the header, each on its own page: one bad page costs no segment.
+    /// Two copies, each on its own page: one bad page costs no segment.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut payload = self.run_id.as_bytes().to_vec();
         sealed::put_position(&mut payload, self.base);
@@ -93,7 +92,7 @@ impl Header {
         page.repeat(2)
     }
 
-    /// Reads the header of the segment with this base: its first copy, or else its second.
+    /// Reads the first copy, or else the second.
     pub(super) fn read(
         file: Box<dyn DiskFile>,
         base: Position,
@@ -119,7 +118,7 @@ impl Header {
 }
 
 /// Appends a frame without its CRC, which [`seal_frames`] fills in once the segment is known.
-/// Returns the bytes that it takes.
+/// Returns its bytes.
 pub(super) fn put_frame(
     out: &mut Vec<u8>,
     position: Position,
@@ -138,51 +137,43 @@ pub(super) fn put_frame(
 
 /// Fills in the CRCs of whole frames that lie one after the other.
 pub(super) fn seal_frames(mut frames: &mut [u8], salt: u32) {
-    while let Some((header, _)) = frames.split_first_chunk::<FRAME_HEADER_BYTES>() {
-        let (frame, rest) = frames.split_at_mut(FRAME_HEADER_BYTES + RawFrame(header).len());
+    while let Some(head) = frames.first_chunk() {
+        let (frame, rest) = frames.split_at_mut(Frame::parse(head, 0).end as usize);
         let crc = crc32c::crc32c_append(salt, &frame[4..]);
         frame[..4].copy_from_slice(&crc.to_le_bytes());
         frames = rest;
     }
 }
 
-/// The fixed part of a frame.
-struct RawFrame<'a>(&'a [u8; FRAME_HEADER_BYTES]);
-
-impl RawFrame<'_> {
-    fn u32_at(&self, at: usize) -> u32 {
-        u32::from_le_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
-    }
-
-    /// The frame, if this can be the head of one at offset `at` that ends before `limit` and whose
-    /// position is in the run of `floor` and not below it.
-    fn plausible(&self, at: u64, limit: u64, floor: Position) -> Option<Frame> {
-        let position = self.position();
-        let end = at + (FRAME_HEADER_BYTES + self.len()) as u64;
-        let is_plausible = position.run() == floor.run() && position >= floor && end <= limit;
-        let (crc, index_in_batch) = (self.u32_at(0), self.u32_at(16));
-        is_plausible.then_some(Frame { position, index_in_batch, crc, start: at, end })
-    }
-
-    fn len(&self) -> usize {
-        self.u32_at(4) as usize
-    }
-
-    fn position(&self) -> Position {
-        Position::from_u64(u64::from(self.u32_at(12)) << 32 | u64::from(self.u32_at(8)))
-    }
-}
-
-/// A frame: what its head says, or once it was checked, what it is.
+/// A frame as its head describes it.
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) position: Position,
     index_in_batch: u32,
     crc: u32,
-    /// Offset in the file.
+    /// Offsets in the file of its first byte and after its last.
     start: u64,
-    /// Offset in the file of what follows it.
     pub(super) end: u64,
+}
+
+impl Frame {
+    fn parse(head: &[u8; FRAME_HEADER_BYTES], start: u64) -> Self {
+        let u32_at =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let position = u64::from(u32_at(12)) << 32 | u64::from(u32_at(8));
+        Self {
+            position: Position::from_u64(position),
+            index_in_batch: u32_at(16),
+            crc: u32_at(0),
+            start,
+            end: start + FRAME_HEADER_BYTES as u64 + u64::from(u32_at(4)),
+        }
+    }
+
+    /// Whether it ends before `limit` and its position is in the run of `floor` and not below it.
+    fn is_plausible(&self, limit: u64, floor: Position) -> bool {
+        self.position.run() == floor.run() && self.position >= floor && self.end <= limit
+    }
 }
 
 /// Reads the frames of one segment through a buffer that is as large as the largest of them.
@@ -193,7 +184,7 @@ pub(super) struct Frames {
     buffer: Vec<u8>,
     /// Offset in the file of the buffer's first byte.
     buffer_start: u64,
-    /// From the first damage on: what looks like a frame there may be anything.
+    /// From the first damage on, where anything may look like a frame.
     prefixes: Option<Prefixes>,
 }
 
@@ -202,8 +193,8 @@ impl Frames {
         Self { source, salt, buffer: Vec::new(), buffer_start: 0, prefixes: None }
     }
 
-    /// The frame at offset `at`, if it is intact, ends before `limit` and its position is in the
-    /// run of `floor` and not below it. Nothing at or after `limit` is read.
+    /// The frame at offset `at`, if it is [plausible](Frame::is_plausible) and intact. Nothing at or
+    /// after `limit` is read.
     pub(super) fn frame_at(
         &mut self,
         at: u64,
@@ -222,7 +213,7 @@ impl Frames {
         Ok(Some(frame).filter(|frame| frame.crc == crc))
     }
 
-    /// What the bytes at offset `at` say, if they can be the head of such a frame.
+    /// The frame that the bytes at offset `at` describe, if it is plausible.
     pub(super) fn head_at(
         &mut self,
         at: u64,
@@ -233,8 +224,8 @@ impl Frames {
             return Ok(None);
         }
         let start = self.fill(at, FRAME_HEADER_BYTES, limit)?;
-        let head = self.buffer[start..].first_chunk().map(RawFrame);
-        Ok(head.and_then(|head| head.plausible(at, limit, floor)))
+        let frame = self.buffer[start..].first_chunk().map(|head| Frame::parse(head, at));
+        Ok(frame.filter(|frame| frame.is_plausible(limit, floor)))
     }
 
     /// The offset after the last byte before `limit` that is not zero, or `at`.
@@ -263,7 +254,7 @@ impl Frames {
             let buffered = &self.buffer[start..];
             let candidate = (at..)
                 .zip(buffered.array_windows())
-                .find(|(at, head)| RawFrame(head).plausible(*at, limit, floor).is_some());
+                .find(|(at, head)| Frame::parse(head, *at).is_plausible(limit, floor));
             let Some((candidate, _)) = candidate else {
                 at += (buffered.len() - FRAME_HEADER_BYTES + 1) as u64;
                 continue;
@@ -290,84 +281,100 @@ impl Frames {
     }
 }
 
-/// A place in a segment from which reading can begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mark {
-    pub(super) position: Position,
-    pub(super) offset: u64,
+/// Where the intact frames of one segment lie.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub(super) header: Header,
+    /// Positions of the frames: one range, or more where some are missing.
+    pub(super) spans: Vec<Range<Position>>,
+    /// Some frames, `mark_every_bytes` or more apart: position and offset in the file.
+    marks: Vec<(Position, u64)>,
+    /// Offset after the last frame.
+    pub(super) end: u64,
+}
+
+impl Layout {
+    pub(super) fn new(header: Header) -> Self {
+        Self { header, spans: Vec::new(), marks: Vec::new(), end: HEADER_BYTES }
+    }
+
+    /// The position after the last frame.
+    pub(super) fn end_position(&self) -> Position {
+        self.spans.last().map_or(self.header.base, |span| span.end)
+    }
+
+    /// The offset of a frame at or before `position`.
+    pub(super) fn mark_before(&self, position: Position) -> u64 {
+        let after = self.marks.partition_point(|(marked, _)| *marked <= position);
+        self.marks[..after].last().map_or(HEADER_BYTES, |(_, offset)| *offset)
+    }
+
+    /// Adds frames with these positions at these offsets.
+    pub(super) fn add(
+        &mut self,
+        positions: Range<Position>,
+        bytes: Range<u64>,
+        mark_every_bytes: u64,
+    ) {
+        if self.marks.last().is_none_or(|(_, offset)| bytes.start - offset >= mark_every_bytes) {
+            self.marks.push((positions.start, bytes.start));
+        }
+        match self.spans.last_mut() {
+            Some(span) if span.end == positions.start => span.end = positions.end,
+            _ => self.spans.push(positions),
+        }
+        self.end = bytes.end;
+    }
 }
 
 /// What a scan found in a segment.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Scan {
-    /// Positions of the intact frames.
-    pub(super) spans: Vec<Range<Position>>,
-    pub(super) marks: Vec<Mark>,
-    /// Offset after the last intact frame.
-    pub(super) end: u64,
-    /// Bytes between intact frames that are none themselves.
+    pub(super) layout: Layout,
+    /// Bytes between intact frames.
     pub(super) holes: Vec<Range<u64>>,
-    /// Positions that are missing and were never durable, if this is the last segment: all that
-    /// is left after them, to the last intact frame, belongs to the same batch.
+    /// Positions that are missing and, if this is the last segment, were never durable: every intact
+    /// frame after them belongs to the same batch.
     pub(super) torn: Vec<Range<Position>>,
     pub(super) file_bytes: u64,
     /// Bytes that cannot be read, in whole pages. They were taken for zeros.
     pub(super) unreadable_bytes: u64,
 }
 
-impl Scan {
-    /// The position after the last intact frame.
-    pub(super) fn end_position(&self, header: &Header) -> Position {
-        self.spans.last().map_or(header.base, |span| span.end)
-    }
-
-    fn add(&mut self, frame: &Frame, mark_every_bytes: u64) {
-        let offset = frame.start;
-        // A batch is written only when the one before is durable: this frame proves that every
-        // hole which begins before its own batch was durable once.
-        let batch = frame.position.index().saturating_sub(frame.index_in_batch.into());
-        if !mutant::is("damage taken for a torn tail") {
-            self.torn.retain(|torn| batch <= torn.start.index());
-        }
-        match self.spans.last_mut() {
-            Some(span) if span.end == frame.position => span.end = frame.position.next(),
-            _ => self.spans.push(frame.position..frame.position.next()),
-        }
-        if self.marks.last().is_none_or(|mark| offset - mark.offset >= mark_every_bytes) {
-            self.marks.push(Mark { position: frame.position, offset });
-        }
-        self.end = frame.end;
-    }
-}
-
-/// Reads a whole segment and finds every intact frame, also after damage.
-///
-/// `complete_at` is the position at which the next segment takes over, where that is known.
+/// Reads a whole segment and finds every intact frame, also after damage. It ends at position
+/// `complete_at`, if the next segment takes over there.
 pub(super) fn scan(
     file: Box<dyn DiskFile>,
-    header: &Header,
+    header: Header,
     complete_at: Option<Position>,
     mark_every_bytes: u64,
 ) -> io::Result<Scan> {
     let source = Source::salvaging(file);
     let file_bytes = source.bytes()?;
-    let mut scan = Scan { end: HEADER_BYTES, file_bytes, ..Scan::default() };
     let mut frames = Frames::new(source, header.salt);
+    let mut layout = Layout::new(header);
+    let (mut holes, mut torn) = (Vec::new(), Vec::<Range<Position>>::new());
     let mut expected = header.base;
     while complete_at != Some(expected) {
-        let at = scan.end;
+        let at = layout.end;
         let frame = match frames.frame_at(at, file_bytes, expected)? {
             Some(frame) => frame,
             None => {
                 let Some(frame) = frames.search(at + 1, file_bytes, expected)? else { break };
-                scan.holes.push(at..frame.start);
-                scan.torn.push(expected..frame.position);
+                holes.push(at..frame.start);
+                torn.push(expected..frame.position);
                 frame
             }
         };
+        // A batch is written only when the one before is durable: this frame proves that every
+        // hole which begins before its own batch was durable once.
+        let batch = frame.position.index().saturating_sub(frame.index_in_batch.into());
+        if !mutant::is("damage taken for a torn tail") {
+            torn.retain(|torn| batch <= torn.start.index());
+        }
         expected = frame.position.next();
-        scan.add(&frame, mark_every_bytes);
+        layout.add(frame.position..expected, frame.start..frame.end, mark_every_bytes);
     }
-    scan.unreadable_bytes = frames.source.unreadable_bytes();
-    Ok(scan)
+    let unreadable_bytes = frames.source.unreadable_bytes();
+    Ok(Scan { layout, holes, torn, file_bytes, unreadable_bytes })
 }

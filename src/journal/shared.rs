@@ -1,34 +1,31 @@
-//! What callers, the writer and the keeper share, and what they do with it.
+//! What callers, the writer and the keeper share: the watermarks, and what follows from them.
 //!
-//! Locks are taken in this order: `persist` or the spares' `making`, `who`, `committed`, `index`, then
-//! `durable` or the queue's. Only `persist`, `making`, `history` and, in a fork, `who` are held during file I/O.
+//! Locks are taken in this order: `persist` or the spares' `making`, `identity`, `watermarks`, then the
+//! queue's. Only `persist`, `making`, `history` and, in a fork, `identity` are held during file I/O.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     io,
     ops::Range,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread::Thread,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use super::{
-    Checkpoint, OpenError, Options, Position,
-    fork::{Forked, Request},
-    identity::{Identity, Runs},
+    Checkpoint, Identity, Journal, OpenError, Options, Position,
+    disk::DiskFile,
+    fork::{self, Forked},
+    identity::Runs,
     index::Index,
     io_at,
-    lock::{Claim, Lock},
+    lock::Claim,
     queue::Queue,
-    recovery::{self, Found, History, Survey, Verdict},
-    segment,
+    recovery::{self, History, Survey, Verdict},
+    sealed,
+    segment::{self, HEADER_BYTES},
     spares::Spares,
 };
 use crate::{clock, metrics::Metrics, mutant};
@@ -36,72 +33,51 @@ use crate::{clock, metrics::Metrics, mutant};
 /// Offsets of a full segment at which reading can begin.
 const MARKS_IN_SEGMENT: u64 = 256;
 
-/// The journal's identity, its runs, and its checkpoint.
+/// How far the journal is on disk and in Kafka.
 #[derive(Debug)]
-pub(super) struct IdentityState {
-    pub(super) identity: Identity,
-    runs: Runs,
-    /// As it is on disk, or as a fork made it.
-    pub(super) checkpoint: Option<Checkpoint>,
-}
-
-impl IdentityState {
-    pub(super) fn run_id(&self, run: u32) -> Option<Uuid> {
-        let own = self.runs.own(run).map(|own| self.identity.run_id(own));
-        let committed = self.checkpoint.as_ref().filter(|found| found.position.run() == run);
-        own.or_else(|| committed.map(|found| found.run_id))
-    }
-
-    pub(super) fn knows_run_id(&self, id: Uuid) -> bool {
-        let committed = self.checkpoint.as_ref().map(|found| found.run_id);
-        committed == Some(id) || self.runs.iter().any(|(_, own)| self.identity.run_id(own) == id)
-    }
-
-    /// The checkpoint that a forked identity begins with.
-    pub(super) fn forked_checkpoint(identity: &Identity, runs: &Runs) -> Option<Checkpoint> {
-        let position = identity.start?;
-        let run_id = runs.own(position.run()).map(|own| identity.run_id(own)).unwrap_or_default();
-        Some(Checkpoint { position, run_id, receipt: Uuid::nil(), cluster_id: String::new() })
-    }
-}
-
-/// How far the journal is in Kafka.
-#[derive(Debug)]
-pub(super) struct Committed {
-    pub(super) position: Position,
+pub(super) struct Watermarks {
+    /// What is durable.
+    pub(super) index: Index,
+    pub(super) committed: Position,
     /// The position before the last transaction. A broker that is killed may still forget its commit.
     confirmed: Position,
     /// A newer checkpoint that is not on disk yet.
     moved: Option<Checkpoint>,
-    /// The position of the checkpoint on disk, if there is one.
-    persisted: Option<Position>,
+    /// As it is on disk, or as a fork made it.
+    pub(super) checkpoint: Option<Checkpoint>,
     publisher_has_opened: bool,
+}
+
+impl Watermarks {
+    /// Durable records that are not committed.
+    pub(super) fn pending(&self) -> u64 {
+        self.index.count(self.committed, self.index.end)
+    }
+
+    /// Records before this position may be recycled, if they are not needed otherwise.
+    fn recyclable(&self) -> Option<Position> {
+        let checkpoint = self.checkpoint.as_ref().filter(|_| self.publisher_has_opened);
+        checkpoint.map(|checkpoint| checkpoint.position)
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) options: Options,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) run: u32,
-    /// The run's id as in its file.
-    pub(super) own_run_id: Uuid,
-    claim: Claim,
+    pub(super) claim: Claim,
     persist: Mutex<()>,
-    pub(super) who: RwLock<IdentityState>,
-    pub(super) committed: Mutex<Committed>,
+    pub(super) identity: RwLock<Identity>,
+    pub(super) runs: Runs,
+    pub(super) watermarks: Mutex<Watermarks>,
     /// Positions that were settled without a commit, the latest last.
     pub(super) set_aside: Mutex<VecDeque<Position>>,
     /// Sends the committed watermark to callers that wait for it.
     pub(super) committed_moved: watch::Sender<Position>,
-    pub(super) index: Mutex<Index>,
     pub(super) queue: Queue,
-    durable: Mutex<Position>,
+    /// Notified when the index's end has moved: the durable watermark.
     durable_moved: Condvar,
     pub(super) spares: Spares,
-    /// What the active segment has left, in bytes.
-    pub(super) active_left_bytes: AtomicU64,
-    pub(super) keeper: OnceLock<Thread>,
-    pub(super) is_stopping: AtomicBool,
     pub(super) failure: watch::Sender<Option<String>>,
     history: Mutex<History>,
 }
@@ -111,12 +87,12 @@ impl Shared {
     pub(super) fn open(
         options: Options,
         metrics: Arc<Metrics>,
-        lock: &Lock,
+        lock: &dyn DiskFile,
     ) -> Result<Self, OpenError> {
         let journal = options.directory();
         let at = || io_at(journal.path);
         journal.disk.create_directory(&segment::directory(journal.path)).map_err(at())?;
-        Runs::create_directory(journal).map_err(at())?;
+        journal.disk.create_directory(&Runs::directory(journal.path)).map_err(at())?;
         let identity = match Identity::read(journal)? {
             Some(identity) => identity,
             None => create_identity(&options).map_err(at())?,
@@ -124,179 +100,91 @@ impl Shared {
         let mut runs = Runs::read(journal)?;
         let found = Checkpoint::read(journal, identity.id)?;
         let history = History::read(journal)?;
-        let bases = segment::bases(journal).map_err(at())?;
-        let reached = found.as_ref().map(|found| found.position).or(identity.start);
-        bases.into_iter().chain(reached).for_each(|position| runs.add(position.run(), None));
+        let segments = journal.disk.list(&segment::directory(journal.path)).map_err(at())?;
+        let bases = segments.iter().filter_map(|path| segment::base_of(path));
+        let reached = found.as_ref().map_or(identity.start, |found| found.position);
+        bases.chain([reached]).for_each(|position| runs.add(position.run(), None));
         let run = runs.take(journal, options.random_uuid())?;
         let survey = Survey::make(journal, options.segment_bytes / MARKS_IN_SEGMENT);
         let mut survey = survey.inspect_err(|_| {
             // Nothing has changed: a start that is refused over and over takes no runs.
             journal.disk.remove(&Runs::path(journal.path, run)).ok();
         })?;
-        for Found { header, .. } in &survey.segments {
-            runs.add(header.base.run(), Some(header.run_id));
-        }
-        let checkpoint = found.or_else(|| IdentityState::forked_checkpoint(&identity, &runs));
+        survey.add_runs(&mut runs);
+        let checkpoint = found.or_else(|| identity.first_checkpoint(&runs));
         let committed = checkpoint.as_ref().map(|found| found.position);
         let verdict = Verdict::reach(&survey, &history, committed);
         recovery::repair(journal, run, &mut survey, &verdict, &metrics).map_err(at())?;
-        let needed: BTreeSet<_> = survey.bases().chain(committed).map(Position::run).collect();
-        runs.mend(journal, needed.first().copied().unwrap_or(run)).map_err(at())?;
+        let needed = survey.bases().chain(committed).min().map_or(run, Position::run);
+        runs.mend(journal, needed).map_err(at())?;
         let spares = Spares::adopt(&options, run, &survey.spares).map_err(at())?;
 
         let start = Position::new(run, 0);
-        let mut index = Index::new(start, options.segment_bytes / MARKS_IN_SEGMENT);
-        for Found { header, scan } in &survey.segments {
-            index.add_scanned(*header, scan);
-        }
-        let position = committed.unwrap_or_else(|| index.oldest());
-        let committed = Committed {
-            position,
-            confirmed: position,
+        let found = survey.segments.into_iter().map(|scan| scan.layout).collect();
+        let index = Index::new(found, start, options.segment_bytes / MARKS_IN_SEGMENT);
+        let committed = committed.unwrap_or_else(|| index.oldest());
+        let (bytes, recovered) = (index.bytes, index.count(committed, start));
+        metrics.callbacks_recovered_total.inc_by(recovered);
+        metrics.journal_capacity_bytes.set(options.max_bytes as i64);
+        let watermarks = Watermarks {
+            index,
+            committed,
+            confirmed: committed,
             moved: None,
-            persisted: committed,
+            checkpoint,
             publisher_has_opened: false,
         };
-        metrics.callbacks_recovered_total.inc_by(index.count(committed.position, start));
-        metrics.journal_capacity_bytes.set(options.max_bytes as i64);
-        // INVARIANT: `take` has just added it.
-        let own_run_id = runs.own(run).expect("the run that was taken");
-        let claim = Claim::new(journal, lock, run).map_err(at())?;
+        let claim = Claim::new(&options, lock, run).map_err(at())?;
         let shared = Self {
             claim,
-            queue: Queue::new(start, index.bytes()),
+            queue: Queue::new(start, bytes),
             options,
             metrics,
-            run,
-            own_run_id,
             persist: Mutex::default(),
-            who: RwLock::new(IdentityState { identity, runs, checkpoint }),
+            identity: RwLock::new(identity),
+            runs,
             set_aside: Mutex::default(),
-            committed_moved: watch::Sender::new(committed.position),
-            committed: Mutex::new(committed),
-            index: Mutex::new(index),
-            durable: Mutex::new(start),
+            committed_moved: watch::Sender::new(committed),
+            watermarks: Mutex::new(watermarks),
             durable_moved: Condvar::new(),
             spares,
-            active_left_bytes: AtomicU64::new(0),
-            keeper: OnceLock::new(),
-            is_stopping: AtomicBool::new(false),
             failure: watch::Sender::new(None),
             history: Mutex::new(verdict.history),
         };
-        shared.limit_bytes();
+        shared.limit_bytes(&shared.watermarks.lock());
         shared.limit_space();
         shared.refresh_metrics();
         Ok(shared)
     }
 
-    pub(super) fn durable(&self) -> Position {
-        *self.durable.lock()
-    }
-
-    pub(super) fn pending(&self) -> u64 {
-        let committed = self.committed.lock();
-        let index = self.index.lock();
-        index.count(committed.position, index.end())
-    }
-
     /// Records that have just become durable may be read from now on.
     pub(super) fn advance_durable(&self, positions: Range<Position>, bytes: u64) {
-        let end = positions.end;
-        self.index.lock().extend(positions, bytes);
-        *self.durable.lock() = end;
+        self.watermarks.lock().index.extend(positions, bytes);
         self.durable_moved.notify_all();
-    }
-
-    pub(super) fn wait_durable(&self, beyond: Position, timeout: Duration) -> bool {
-        let deadline = clock::now() + timeout;
-        let mut durable = self.durable.lock();
-        while *durable <= beyond {
-            if !clock::wait_until(&self.durable_moved, &mut durable, deadline) {
-                break;
-            }
-        }
-        *durable > beyond
-    }
-
-    pub(super) fn advance_committed(&self, checkpoint: Checkpoint) {
-        let mut committed = self.committed.lock();
-        if checkpoint.position < committed.position {
-            return;
-        }
-        committed.confirmed = committed.position;
-        committed.position = checkpoint.position;
-        self.committed_moved.send_replace(checkpoint.position);
-        committed.moved = Some(checkpoint);
-        drop(committed);
-        self.limit_bytes();
-    }
-
-    pub(super) fn reset_committed(&self, position: Position) -> u64 {
-        let mut committed = self.committed.lock();
-        committed.publisher_has_opened = true;
-        let (found_committed, _) = self.move_to(&mut committed, position);
-        drop(committed);
-        self.limit_bytes();
-        found_committed
     }
 
     /// Moves the committed watermark either way. Returns how many records are no longer pending,
     /// and how many are pending again.
-    fn move_to(&self, committed: &mut Committed, position: Position) -> (u64, u64) {
-        let index = self.index.lock();
-        let position = position.min(index.end());
-        let no_longer = index.count(committed.position, position);
-        let again = index.count(position, committed.position);
+    fn move_to(&self, watermarks: &mut Watermarks, position: Position) -> (u64, u64) {
+        let position = position.min(watermarks.index.end);
+        let no_longer = watermarks.index.count(watermarks.committed, position);
+        let again = watermarks.index.count(position, watermarks.committed);
         self.metrics.callbacks_recovered_total.inc_by(again);
-        committed.position = position;
-        committed.confirmed = position;
+        watermarks.committed = position;
+        watermarks.confirmed = position;
         self.committed_moved.send_replace(position);
+        self.limit_bytes(watermarks);
         (no_longer, again)
-    }
-
-    pub(super) fn take_fork(&self) -> io::Result<Option<Forked>> {
-        let journal = self.options.directory();
-        let _persist = self.persist.lock();
-        let Some(request) = Request::read(journal).map_err(io::Error::other)? else {
-            return Ok(None);
-        };
-        let mut who = self.who.write();
-        if who.identity.id == request.new_id {
-            // Taken up already; only the request could not be removed.
-            Request::remove(journal)?;
-            return Ok(None);
-        }
-        let (oldest, end) = {
-            let index = self.index.lock();
-            (index.oldest(), index.end())
-        };
-        let from = request.from.clamp(oldest, end);
-        let identity = Identity { id: request.new_id, label: request.label, start: Some(from) };
-        identity.write(journal)?;
-        who.checkpoint = IdentityState::forked_checkpoint(&identity, &who.runs);
-        who.identity = identity;
-        let mut committed = self.committed.lock();
-        let (left_out, repeated) = self.move_to(&mut committed, from);
-        committed.moved = None;
-        committed.persisted = Some(from);
-        drop((committed, who));
-        self.limit_bytes();
-        if let Err(error) = Request::remove(journal) {
-            tracing::warn!(%error, "a fork request that was taken up could not be removed");
-        }
-        Ok(Some(Forked { from, left_out, repeated }))
     }
 
     pub(super) fn write_checkpoint(&self) -> io::Result<()> {
         let _persist = self.persist.lock();
-        let id = self.who.read().identity.id;
-        let Some(checkpoint) = self.committed.lock().moved.clone() else { return Ok(()) };
+        let id = self.identity.read().id;
+        let Some(checkpoint) = self.watermarks.lock().moved.clone() else { return Ok(()) };
         checkpoint.write(self.options.directory(), id)?;
-        self.who.write().checkpoint = Some(checkpoint.clone());
-        let mut committed = self.committed.lock();
-        committed.persisted = Some(checkpoint.position);
-        committed.moved.take_if(|moved| *moved == checkpoint);
+        let mut watermarks = self.watermarks.lock();
+        watermarks.moved.take_if(|moved| *moved == checkpoint);
+        watermarks.checkpoint = Some(checkpoint);
         Ok(())
     }
 
@@ -304,82 +192,57 @@ impl Shared {
     /// If room is short, segments of the last transaction are recycled too.
     pub(super) fn recycle(&self) -> io::Result<()> {
         // Held until the files are ready, so that the writer waits for them instead of finding no room.
-        let _making = self.spares.making();
+        let _making = self.spares.making.lock();
         // Without room for another segment, accepting new records comes first.
         let is_short = self.spares.room_bytes() == 0;
-        let mut settled = Vec::new();
-        {
-            let committed = self.committed.lock();
-            let Some(persisted) = committed.persisted.filter(|_| committed.publisher_has_opened)
-            else {
-                return Ok(());
-            };
-            let limit =
-                persisted.min(if is_short { committed.position } else { committed.confirmed });
-            let mut index = self.index.lock();
-            let limit = if mutant::is("recycled too early") { index.end() } else { limit };
-            settled.extend(std::iter::from_fn(|| index.pop_before(limit)));
-        }
+        let mut watermarks = self.watermarks.lock();
+        let Some(limit) = watermarks.recyclable() else { return Ok(()) };
+        let limit = limit.min(if is_short { watermarks.committed } else { watermarks.confirmed });
+        let index = &mut watermarks.index;
+        let limit = if mutant::is("recycled too early") { index.end } else { limit };
+        let settled: Vec<_> = std::iter::from_fn(|| index.pop_before(limit)).collect();
+        drop(watermarks);
         self.spares.recycle(&settled)
     }
 
     /// Brings the limit of bytes up to date with what is committed.
-    fn limit_bytes(&self) {
-        let committed = self.committed.lock();
-        let index = self.index.lock();
-        let limit = index.bytes_before(committed.position).saturating_add(self.options.max_bytes);
+    fn limit_bytes(&self, watermarks: &Watermarks) {
+        let before = watermarks.index.bytes_before(watermarks.committed);
+        let limit = before.saturating_add(self.options.max_bytes);
         self.queue.bytes_limit.store(limit, Ordering::Relaxed);
-    }
-
-    /// Whether all records may be recycled, and the writer has a segment of them to recycle.
-    fn is_settled(&self) -> bool {
-        let committed = self.committed.lock();
-        let index = self.index.lock();
-        let persisted = committed.persisted.filter(|_| committed.publisher_has_opened);
-        index.is_appended_to()
-            && persisted.is_some_and(|persisted| {
-                index.count(persisted.min(committed.position), index.end()) == 0
-            })
     }
 
     /// Brings the limit of bytes up to date with what the file system has left.
     pub(super) fn limit_space(&self) {
         let room = self.spares.room_bytes();
-        let mut left = self.active_left_bytes.load(Ordering::Relaxed);
-        if room == 0 && self.is_settled() {
-            // The writer recycles the active segment itself.
-            left = left.max(self.options.segment_bytes - segment::HEADER_BYTES);
-        }
-        let written = self.index.lock().bytes();
-        let limit = written.saturating_add(left).saturating_add(room);
+        let watermarks = self.watermarks.lock();
+        let Watermarks { index, committed, .. } = &*watermarks;
+        let is_settled = || {
+            let limit = watermarks.recyclable().map(|limit| limit.min(*committed));
+            limit.is_some_and(|limit| index.count(limit, index.end) == 0)
+        };
+        let segment_bytes = self.options.segment_bytes;
+        let left = match index.open().map(|open| open.end) {
+            None => 0,
+            // The writer recycles the open segment itself.
+            Some(end) if room == 0 && end > HEADER_BYTES && is_settled() => {
+                segment_bytes - HEADER_BYTES
+            }
+            Some(end) => segment_bytes.saturating_sub(end),
+        };
+        let limit = index.bytes.saturating_add(left).saturating_add(room);
         self.queue.space_limit.store(limit, Ordering::Relaxed);
     }
 
     pub(super) fn refresh_metrics(&self) {
         let admitted = self.queue.admitted_bytes();
-        let committed = self.committed.lock();
-        let index = self.index.lock();
-        let metrics = &self.metrics;
-        let bytes = admitted.saturating_sub(index.bytes_before(committed.position));
-        metrics.journal_bytes.set(bytes as i64);
-        metrics.journal_segments.set((index.len() + self.spares.len()) as i64);
-        let pending = index.count(committed.position, index.end());
-        metrics.journal_pending_callbacks.set(pending as i64);
-    }
-
-    /// Lets the keeper begin its next round at once.
-    pub(super) fn wake_keeper(&self) {
-        if let Some(keeper) = self.keeper.get() {
-            keeper.unpark();
-        }
-    }
-
-    /// An error unless this process is the only one that has the journal.
-    pub(super) fn check_claim(&self) -> io::Result<()> {
-        if mutant::is("a second opening past the lock") {
-            return Ok(());
-        }
-        self.claim.check(&*self.options.disk)
+        let watermarks = self.watermarks.lock();
+        let Watermarks { index, committed, .. } = &*watermarks;
+        let bytes = admitted.saturating_sub(index.bytes_before(*committed));
+        self.metrics.journal_bytes.set(bytes as i64);
+        let segments = index.segments.len() + self.spares.len();
+        self.metrics.journal_segments.set(segments as i64);
+        self.metrics.journal_pending_callbacks.set(watermarks.pending() as i64);
     }
 
     /// Stops acknowledging for ever, and tells [`Journal::failed`](super::Journal::failed).
@@ -388,18 +251,105 @@ impl Shared {
         self.queue.abandon();
         self.failure.send_replace(Some(reason));
     }
+}
 
-    /// At a clean stop: the checkpoint, and how far this run got.
-    pub(super) fn write_last_words(&self) {
-        if let Err(error) = self.write_checkpoint() {
-            self.metrics.journal_errors_total.with_label_values(&["checkpoint"]).inc();
+impl Journal {
+    /// The first position that is not durable yet.
+    pub fn durable(&self) -> Position {
+        self.shared().watermarks.lock().index.end
+    }
+
+    /// Blocks until a record at or after `beyond` is durable. Returns false after `timeout`.
+    pub fn wait_durable(&self, beyond: Position, timeout: Duration) -> bool {
+        let deadline = clock::now() + timeout;
+        let mut watermarks = self.shared().watermarks.lock();
+        while watermarks.index.end <= beyond {
+            if !clock::wait_until(&self.shared().durable_moved, &mut watermarks, deadline) {
+                break;
+            }
+        }
+        watermarks.index.end > beyond
+    }
+
+    /// Moves the committed watermark forward; an earlier position is ignored. The keeper writes it to disk
+    /// within a second and then recycles segments before the previous watermark.
+    pub fn advance_committed(&self, checkpoint: Checkpoint) {
+        let mut watermarks = self.shared().watermarks.lock();
+        if checkpoint.position < watermarks.committed {
+            return;
+        }
+        watermarks.confirmed = watermarks.committed;
+        watermarks.committed = checkpoint.position;
+        self.shared().committed_moved.send_replace(checkpoint.position);
+        watermarks.moved = Some(checkpoint);
+        self.shared().limit_bytes(&watermarks);
+    }
+
+    /// Sets the committed watermark to Kafka's position, which may be earlier, and allows recycling. Call
+    /// it each time the publisher has opened.
+    ///
+    /// Returns how many pending records turn out to be committed. The caller must count them as settled.
+    /// Records that become pending again are counted as recovered here.
+    pub fn reset_committed(&self, position: Position) -> u64 {
+        let mut watermarks = self.shared().watermarks.lock();
+        watermarks.publisher_has_opened = true;
+        let (found_committed, _) = self.shared().move_to(&mut watermarks, position);
+        found_committed
+    }
+
+    /// Takes up the request that `journal fork` left, if there is one. The journal then has another id
+    /// and label, its runs have other ids, and publishing begins where the request says: all at once, and
+    /// durably. Call it while nothing is being published.
+    ///
+    /// # Errors
+    /// When the request cannot be read or the identity cannot be written. This process then keeps the old
+    /// identity.
+    pub fn take_fork(&self) -> io::Result<Option<Forked>> {
+        let shared = self.shared();
+        let journal = shared.options.directory();
+        let _persist = shared.persist.lock();
+        let request = sealed::read(journal, fork::NAME, fork::KIND, Identity::decode);
+        let Some(mut forked) = request.map_err(io::Error::other)? else { return Ok(None) };
+        let request = journal.path.join(fork::NAME);
+        let mut identity = shared.identity.write();
+        if identity.id == forked.id {
+            // Taken up already; only the request could not be removed.
+            journal.disk.remove_if_there(&request)?;
+            return Ok(None);
+        }
+        let (oldest, end) = (self.oldest(), self.durable());
+        forked.start = forked.start.clamp(oldest, end);
+        forked.write(journal)?;
+        let from = forked.start;
+        let mut watermarks = shared.watermarks.lock();
+        let (left_out, repeated) = shared.move_to(&mut watermarks, from);
+        watermarks.moved = None;
+        watermarks.checkpoint = forked.first_checkpoint(&shared.runs);
+        *identity = forked;
+        drop((watermarks, identity));
+        if let Err(error) = journal.disk.remove_if_there(&request) {
+            tracing::warn!(%error, "a fork request that was taken up could not be removed");
+        }
+        Ok(Some(Forked { from, left_out, repeated }))
+    }
+
+    /// Writes and syncs the queued records, stops the threads, writes the checkpoint and how far this run
+    /// got. Blocks. Later appends get [`AppendError::Failed`](super::AppendError); readers still work.
+    pub fn close(&self) {
+        let shared = self.shared();
+        shared.queue.close();
+        #[cfg(any(test, feature = "simulation"))]
+        while self.step_writer() {}
+        self.handle.join();
+        if let Err(error) = shared.write_checkpoint() {
+            shared.metrics.journal_errors_total.with_label_values(&["checkpoint"]).inc();
             tracing::error!(%error, "the checkpoint cannot be written; up to a second of callbacks may be published again");
         }
         let durable = self.durable();
-        let mut history = self.history.lock();
-        if self.failure.borrow().is_none() && durable.index() > 0 {
-            history.ends.insert(self.run, durable);
-            if let Err(error) = history.write(self.options.directory()) {
+        let mut history = shared.history.lock();
+        if shared.failure.borrow().is_none() && durable.index() > 0 {
+            history.ends.insert(durable.run(), durable);
+            if let Err(error) = history.write(shared.options.directory()) {
                 tracing::warn!(%error, "the end of this run cannot be written to the journal's history");
             }
         }
@@ -413,7 +363,8 @@ fn create_identity(options: &Options) -> io::Result<Identity> {
             "the journal's identity is lost; it gets another, and publishes from the oldest record that is left"
         );
     }
-    let identity = Identity::born(options);
+    let (id, label) = (options.random_uuid(), options.label.clone());
+    let identity = Identity { id, label, start: Position::MIN };
     identity.write(options.directory())?;
     Ok(identity)
 }

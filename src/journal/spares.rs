@@ -1,7 +1,7 @@
-//! Files for segments to come: written with zeros ahead, or recycled from settled segments.
+//! Files for segments to come: filled with zeros, or recycled from settled segments.
 //!
-//! Overwriting what a file has already is what makes a sync fast, and an append independent of
-//! everything else in the file system; and a full disk shows here, ahead of time.
+//! A sync is fast where only existing content is overwritten, and an append then depends on nothing else
+//! in the file system. A full disk shows here, ahead of time.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::{Options, disk, disk::Mode, segment, segment::Header};
 
@@ -22,26 +22,18 @@ const KEPT: usize = 3;
 pub(super) struct Spares {
     options: Options,
     files: Mutex<Vec<PathBuf>>,
-    /// Held while a file is made, so that who needs one waits for it instead of making another.
-    making: Mutex<()>,
+    /// Held while spares are made or recycled, so that the writer waits for them instead of making another.
+    pub(super) making: Mutex<()>,
     run: u32,
-    /// Numbers the names of this run's spares.
     next: AtomicU64,
 }
 
 impl Spares {
-    /// Takes over the spare files of an earlier run that are of use, and removes the others.
+    /// Takes over the usable spares of an earlier run, and removes the others.
     pub(super) fn adopt(options: &Options, run: u32, found: &[PathBuf]) -> io::Result<Self> {
-        let spares = Self {
-            options: options.clone(),
-            files: Mutex::default(),
-            making: Mutex::default(),
-            run,
-            next: AtomicU64::new(0),
-        };
-        for path in found {
-            spares.put(path)?;
-        }
+        let (options, (files, making, next)) = (options.clone(), Default::default());
+        let spares = Self { options, files, making, run, next };
+        found.iter().try_for_each(|path| spares.put(path))?;
         Ok(spares)
     }
 
@@ -55,12 +47,6 @@ impl Spares {
         ready().map_or_else(|| self.make(), Ok)
     }
 
-    /// No spare is made or put by while this is held.
-    pub(super) fn making(&self) -> MutexGuard<'_, ()> {
-        self.making.lock()
-    }
-
-    /// Makes the spares that should be ready.
     pub(super) fn prepare(&self) -> io::Result<()> {
         let _making = self.making.lock();
         while self.len() < READY {
@@ -70,10 +56,10 @@ impl Spares {
         Ok(())
     }
 
-    /// Makes files of settled segments ready for new ones. Their headers are overwritten only
-    /// when their new names are durable: a header never lies about a segment that has its name.
+    /// Makes spares of settled segments. Their headers are overwritten only after their new names are
+    /// durable, so that a segment's name and header always agree.
     pub(super) fn recycle(&self, settled: &[Header]) -> io::Result<()> {
-        // One that fails stays until the next start; it keeps no other.
+        // One that fails stays until the next start, and holds up no other.
         let put = |header: &Header| self.put(&segment::path(&self.options.directory, header.base));
         settled.iter().map(put).fold(Ok(()), Result::and)
     }
@@ -111,7 +97,7 @@ impl Spares {
         free.saturating_sub(*min_free_bytes) / segment_bytes
     }
 
-    /// Bytes of frames that there is room for in segments to come.
+    /// Bytes of frames that fit into segments to come.
     pub(super) fn room_bytes(&self) -> u64 {
         let segments = self.room().saturating_add(self.len() as u64);
         segments.saturating_mul(self.options.segment_bytes - segment::HEADER_BYTES)
@@ -128,7 +114,6 @@ impl Spares {
     }
 }
 
-/// Whether a file has the name of a spare.
 pub(super) fn is_spare(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     let numbers = name.and_then(|name| name.strip_prefix("spare-")?.split_once('-'));

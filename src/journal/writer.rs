@@ -3,15 +3,15 @@
 use std::{
     io,
     path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, atomic::Ordering, mpsc::SyncSender},
 };
 
 use prometheus::IntCounter;
 
 use super::{
     AppendError, Position,
-    batch::WriteBatch,
     disk::{self, DiskFile, Mode},
+    queue::WriteBatch,
     segment::{self, HEADER_BYTES, Header},
     shared::Shared,
 };
@@ -29,28 +29,28 @@ impl Trouble {
     fn disk(error: io::Error) -> Self {
         Self::Fatal(format!("the journal's disk failed: {error}"))
     }
+
+    /// There may only have been no room: then `undo` removes what was begun.
+    fn undone(error: io::Error, undo: impl FnOnce() -> io::Result<()>) -> Self {
+        if !disk::is_full(&error) {
+            return Self::disk(error);
+        }
+        undo().map_or_else(Self::disk, |()| Self::Full(error))
+    }
 }
 
-/// The segment that is written to.
-#[derive(Debug)]
-struct Active {
-    file: Box<dyn DiskFile>,
-    salt: u32,
-    /// Offset after the last durable frame.
-    end: u64,
-    capacity: u64,
-}
-
-/// The thread that makes records durable.
 #[derive(Debug)]
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    active: Option<Active>,
+    /// Lets the keeper begin its next round at once.
+    wake_keeper: SyncSender<()>,
+    /// The index's open segment.
+    file: Option<Box<dyn DiskFile>>,
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, active: None }
+    pub(super) fn new(shared: Arc<Shared>, wake_keeper: SyncSender<()>) -> Self {
+        Self { shared, wake_keeper, file: None }
     }
 
     pub(super) fn run(mut self) {
@@ -70,7 +70,6 @@ impl Writer {
             Trouble::Full(error) => {
                 tracing::error!(%error, "the disk has no room for the journal: callbacks are refused until there is room");
                 // The keeper computes the real limit in its next round.
-                self.shared.active_left_bytes.store(0, Ordering::Relaxed);
                 self.shared.queue.space_limit.store(0, Ordering::Relaxed);
                 self.shared.queue.refuse(batch, AppendError::Full);
             }
@@ -81,34 +80,36 @@ impl Writer {
         }
     }
 
-    /// Makes a batch durable.
     fn write(&mut self, batch: &mut WriteBatch) -> Result<(), Trouble> {
-        let mut active = match self.active.take() {
-            Some(active) if active.end + batch.whole as u64 <= active.capacity => active,
+        let capacity = self.shared.options.segment_bytes;
+        let open =
+            self.shared.watermarks.lock().index.open().map(|open| (open.header.salt, open.end));
+        let (file, salt, end) = match (self.file.take(), open) {
+            (Some(file), Some((salt, end))) if end + batch.whole as u64 <= capacity => {
+                (file, salt, end)
+            }
             _ => self.next_segment(batch.first)?,
         };
-        let frames = batch.seal(active.salt);
-        if let Err(error) = active.file.write_at(frames, active.end) {
-            // `active` is dropped: the next batch begins another segment.
-            self.shared.index.lock().close_last();
-            return Err(cut_back(&active, error));
+        if let Err(error) = file.write_at(batch.seal(salt), end) {
+            // `file` is dropped: the next batch begins another segment.
+            self.shared.watermarks.lock().index.last_is_open = false;
+            return Err(Trouble::undone(error, || {
+                file.set_len(end).and_then(|()| file.sync_all())
+            }));
         }
         let started = clock::now();
         if !mutant::is("data not synced") {
-            active.file.sync_data().map_err(Trouble::disk)?;
+            file.sync_data().map_err(Trouble::disk)?;
         }
         let took = clock::now() - started;
         self.shared.metrics.journal_sync_seconds.observe(took.as_secs_f64());
         // Before any caller is told.
-        self.shared.check_claim().map_err(|error| Trouble::Fatal(error.to_string()))?;
-        active.end += frames.len() as u64;
-        let left = active.capacity.saturating_sub(active.end);
-        self.shared.active_left_bytes.store(left, Ordering::Relaxed);
-        self.active = Some(active);
+        self.shared.claim.check().map_err(|error| Trouble::Fatal(error.to_string()))?;
+        self.file = Some(file);
         Ok(())
     }
 
-    /// Publishes a durable batch: counts its records, moves the durable watermark, wakes its callers.
+    /// Counts the records of a durable batch, moves the durable watermark, wakes the callers.
     fn acknowledge(&self, batch: WriteBatch) {
         let records = batch.accepted.len();
         self.shared.metrics.journal_batch_records.observe(records as f64);
@@ -119,11 +120,12 @@ impl Writer {
     }
 
     /// Begins a segment in a spare file, which gets the segment's name only after its header is durable.
-    fn next_segment(&self, base: Position) -> Result<Active, Trouble> {
+    /// Returns its salt and the offset of its first frame too.
+    fn next_segment(&self, base: Position) -> Result<(Box<dyn DiskFile>, u32, u64), Trouble> {
         let shared = &self.shared;
         // Close the full segment now. If the disk has no room for another, the only way to get space is to
         // recycle this one after it is committed.
-        shared.index.lock().close_last();
+        shared.watermarks.lock().index.last_is_open = false;
         let spare = shared.spares.take().or_else(|error| {
             let recycled = shared.recycle();
             shared.spares.take().map_err(|_| recycled.err().unwrap_or(error))
@@ -131,23 +133,14 @@ impl Writer {
         let spare = spare.map_err(Trouble::Full)?;
         let salt = (shared.options.random)() as u32;
         let salt = if mutant::is("salt not checked") { 0 } else { salt };
-        let header = Header { run_id: shared.own_run_id, base, salt };
-        let file = match self.name_segment(&spare, &header) {
-            Ok(file) => file,
-            Err(error) if disk::is_full(&error) => {
-                return Err(match shared.options.disk.remove(&spare) {
-                    Ok(()) => Trouble::Full(error),
-                    Err(error) => Trouble::disk(error),
-                });
-            }
-            Err(error) => return Err(Trouble::disk(error)),
-        };
-        shared.index.lock().add_empty(header);
-        let capacity = shared.options.segment_bytes;
-        // Before the keeper computes the room.
-        shared.active_left_bytes.store(capacity - HEADER_BYTES, Ordering::Relaxed);
-        shared.wake_keeper();
-        Ok(Active { file, salt: header.salt, end: HEADER_BYTES, capacity })
+        // INVARIANT: the opening took this run, and keeps its id.
+        let header = Header { run_id: shared.runs.own[&base.run()], base, salt };
+        let file = self.name_segment(&spare, &header);
+        let file =
+            file.map_err(|error| Trouble::undone(error, || shared.options.disk.remove(&spare)))?;
+        shared.watermarks.lock().index.add_empty(header);
+        self.wake_keeper.try_send(()).ok();
+        Ok((file, salt, HEADER_BYTES))
     }
 
     fn name_segment(&self, spare: &Path, header: &Header) -> io::Result<Box<dyn DiskFile>> {
@@ -160,24 +153,5 @@ impl Writer {
             journal.disk.sync_directory(&segment::directory(journal.path))?;
         }
         Ok(file)
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.shared.fail("the journal's writer panicked".to_owned());
-        }
-    }
-}
-
-/// Removes what a failed write may have left after the durable end.
-fn cut_back(active: &Active, error: io::Error) -> Trouble {
-    if !disk::is_full(&error) {
-        return Trouble::disk(error);
-    }
-    match active.file.set_len(active.end).and_then(|()| active.file.sync_all()) {
-        Ok(()) => Trouble::Full(error),
-        Err(error) => Trouble::disk(error),
     }
 }

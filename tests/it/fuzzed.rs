@@ -224,7 +224,7 @@ fn template() -> TempDir {
         let journal = Journal::open(options(directory.path()), Arc::default()).unwrap();
         let appended = (0..RECORDS).map(|at| append(&journal, &payload(run * RECORDS + at)));
         let positions: Vec<_> = appended.collect();
-        let run_id = journal.run_id(journal.current_run()).unwrap();
+        let run_id = journal.run_id(journal.durable().run()).unwrap();
         let (position, receipt, cluster_id) = (positions[3], run_id, "cluster".to_owned());
         journal.advance_committed(Checkpoint { position, run_id, receipt, cluster_id });
         journal.close();

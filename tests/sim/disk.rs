@@ -239,13 +239,7 @@ impl Disk for Mounted {
         }
         // Directories are not kept: one is there if something is in it, or if it is the journal's.
         if path.extension().is_none() && path.components().count() <= 3 {
-            return Ok(Metadata {
-                bytes: 0,
-                modified_ms: 0,
-                identity: (1, 0),
-                mode: 0o040_700,
-                group: 0,
-            });
+            return Ok(Metadata { bytes: 0, identity: (1, 0), mode: 0o040_700, group: 0 });
         }
         Err(ErrorKind::NotFound.into())
     }
@@ -307,7 +301,6 @@ impl Inner {
     fn metadata(&self, inode: u64) -> Metadata {
         Metadata {
             bytes: self.files.get(&inode).map_or(0, |file| file.bytes.len() as u64),
-            modified_ms: 0,
             identity: (1, inode),
             mode: 0o100_600,
             group: 0,

@@ -285,11 +285,11 @@ fn poll(_: &Process) {
 
 /// The operator gives the journal another identity.
 fn fork(journal: &Journal) {
-    let (new_id, from) = (Uuid::from_u128(world::random()), journal.committed());
-    trace(|| format!("the operator forks from {from}"));
-    let request = journal::fork::Request { new_id, from, label: String::new() };
+    let (id, start) = (Uuid::from_u128(world::random()), journal.committed());
+    trace(|| format!("the operator forks from {start}"));
+    let identity = journal::Identity { id, start, label: String::new() };
     // If it fails, it is found blocked again.
-    drop(request.write(journal.directory()));
+    drop(journal::fork::request(journal.directory(), &identity));
     on(|stage| stage.forked = true);
 }
 
@@ -361,7 +361,7 @@ fn process(full: bool) {
         let process =
             Process { journal, publisher: Rc::clone(&publisher), metrics: Arc::clone(&metrics) };
         on(|stage| stage.in_order = false);
-        trace(|| format!("a process begins run {}", process.journal.current_run()));
+        trace(|| format!("a process begins run {}", process.journal.durable().run()));
         // What was recycled before Kafka lost it cannot be published again: the promise ends there.
         let went_back_to = on(|stage| stage.broker.borrow_mut().went_back_to.take());
         if went_back_to.is_some_and(|to| full || process.journal.oldest().as_u64() > to) {

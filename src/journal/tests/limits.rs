@@ -216,7 +216,7 @@ fn in_front_of_a_disk_that_hangs_eight_batches_wait_and_more_is_refused() {
     let directory = directory();
     let journal = open(&directory);
     let (faults, accepted) = (faults(&journal), counter());
-    let record = vec![7; batch::BYTES_MAX / 2];
+    let record = vec![7; queue::BYTES_MAX / 2];
     let push = || journal.shared().queue.push(record.len(), &accepted, |out| out.extend(&record));
     let hang = faults.hang.lock();
     push().unwrap();

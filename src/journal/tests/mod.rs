@@ -14,7 +14,7 @@ use std::{
     io::{Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::atomic::AtomicU64,
+    sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, Waker},
 };
 
@@ -23,9 +23,8 @@ use tempfile::TempDir;
 
 use self::faulty::{Call, Faults, FaultyDisk};
 use super::{
-    batch::WriteBatch,
     disk::Real,
-    fork::Request,
+    queue::WriteBatch,
     segment::{HEADER_BYTES, Header},
     *,
 };
@@ -406,7 +405,7 @@ fn the_age_of_the_oldest_pending_record_is_read_from_it() {
     append(&journal, &u64::MAX.to_le_bytes()).unwrap();
     drop(journal);
     let journal = Journal::open(aged, Arc::default()).unwrap();
-    let mut keeper = Keeper::new(journal.handle.shared.clone());
+    let mut keeper = Keeper::new(journal.handle.shared.clone(), mpsc::channel().1);
     assert!((3600.0..3700.0).contains(&keeper.oldest_pending_age_seconds().unwrap()));
     journal.advance_committed(checkpoint(&journal, Position::new(1, 1)));
     assert_eq!(keeper.oldest_pending_age_seconds().unwrap(), 0.0);

@@ -64,20 +64,27 @@ fn nobody_else_may_read_what_is_in_a_journal() {
     }
 }
 
+/// A sealed text of a newer program.
+fn newer(kind: sealed::Kind) -> Vec<u8> {
+    let mut sealed = sealed::seal(kind, b"from the future");
+    sealed[12..16].copy_from_slice(&7_u32.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&sealed[8..20]), &sealed[24..]);
+    sealed[20..24].copy_from_slice(&crc.to_le_bytes());
+    sealed
+}
+
 #[test]
 fn a_newer_format_is_refused_with_the_reason() {
     let original = directory();
     append(&open(&original), b"one").unwrap();
-    let newer = sealed::seal_as(7, *b"idty", b"from the future");
     let directory = copy_of(&original);
-    fs::write(directory.path().join("identity"), newer).unwrap();
+    fs::write(directory.path().join("identity"), newer(*b"idty")).unwrap();
     let error = Journal::open(options(directory.path()), Arc::default()).unwrap_err();
     assert!(error.to_string().contains("identity has format version 7"), "{error}");
 
     let directory = copy_of(&original);
-    let newer = sealed::seal_as(7, *b"segm", b"from the future");
     let segment = File::options().write(true).open(&segments(&directory)[0]).unwrap();
-    segment.write_all_at(&newer, 0).unwrap();
+    segment.write_all_at(&newer(*b"segm"), 0).unwrap();
     let error = Journal::open(options(directory.path()), Arc::default()).unwrap_err();
     assert!(error.to_string().contains("segment has format version 7"), "{error}");
 }
@@ -88,7 +95,7 @@ fn every_opening_is_a_run_of_its_own_and_lost_run_files_come_back() {
     let mut ids = Vec::new();
     for run in 1..=4 {
         let journal = open(&directory);
-        assert_eq!(journal.current_run(), run);
+        assert_eq!(journal.durable().run(), run);
         ids.push(journal.run_id(run).unwrap());
         append(&journal, b"one").unwrap();
     }
@@ -96,7 +103,7 @@ fn every_opening_is_a_run_of_its_own_and_lost_run_files_come_back() {
     fs::remove_dir_all(directory.path().join("runs")).unwrap();
     for _ in 0..2 {
         let journal = open(&directory);
-        assert!(journal.current_run() > 4);
+        assert!(journal.durable().run() > 4);
         for (run, id) in (1..).zip(&ids) {
             assert_eq!((journal.run_id(run), journal.knows_run_id(*id)), (Some(*id), true));
         }
@@ -117,7 +124,7 @@ fn the_checkpoint_remembers_its_run_where_nothing_else_does() {
         fs::remove_dir_all(directory.path().join(lost)).unwrap();
     }
     let journal = open(&directory);
-    assert_eq!((journal.current_run(), journal.run_id(1)), (2, Some(id)));
+    assert_eq!((journal.durable().run(), journal.run_id(1)), (2, Some(id)));
     assert!(journal.knows_run_id(id));
 }
 
@@ -160,7 +167,8 @@ fn a_fork_changes_all_ids_at_once_and_publishing_begins_where_it_says() {
     assert_eq!(journal.take_fork().unwrap(), None);
 
     let (new_id, label) = (Uuid::from_u128(9), "new".to_owned());
-    Request { new_id, from: Position::new(1, 2), label }.write(here(&directory)).unwrap();
+    let identity = Identity { id: new_id, start: Position::new(1, 2), label };
+    fork::request(here(&directory), &identity).unwrap();
     assert!(directory.path().join(super::super::fork::NAME).exists());
     let forked = journal.take_fork().unwrap().unwrap();
     assert_eq!((forked.left_out, forked.repeated), (0, 4));
@@ -186,14 +194,14 @@ fn a_fork_that_leaves_records_out_says_how_many() {
     for payload in numbered(0..10) {
         append(&journal, &payload).unwrap();
     }
-    let (new_id, from) = (Uuid::from_u128(9), journal.durable());
-    let request = Request { new_id, from, label: String::new() };
-    request.write(here(&directory)).unwrap();
+    let (id, start) = (Uuid::from_u128(9), journal.durable());
+    let identity = Identity { id, start, label: String::new() };
+    fork::request(here(&directory), &identity).unwrap();
     let forked = journal.take_fork().unwrap().unwrap();
     assert_eq!((forked.left_out, forked.repeated, journal.pending()), (10, 0, 0));
     // A request whose file came back is not taken up twice.
     append(&journal, b"later").unwrap();
-    request.write(here(&directory)).unwrap();
+    fork::request(here(&directory), &identity).unwrap();
     assert_eq!((journal.take_fork().unwrap(), journal.pending()), (None, 1));
 }
 
