@@ -1,4 +1,4 @@
-# What one types most; each recipe is a few lines that work without `just`. `.ci/run` is the gate before a change lands.
+# Frequent commands. Each recipe is a few lines that also work without `just`. `.ci/run` must pass before a change lands.
 
 kafka := "127.0.0.1:" + env("BASE_PORT", "29092")
 found := env("CARGO_TARGET_DIR", "target") / "full/corpus"
@@ -7,7 +7,7 @@ found := env("CARGO_TARGET_DIR", "target") / "full/corpus"
 default:
     @just --list
 
-# Formatting, lints, documentation: what is wrong without running anything
+# Formatting, lints, documentation: checks that run no test
 check:
     cargo fmt --check
     cargo clippy --locked --all-targets -- -D warnings
@@ -33,15 +33,15 @@ kafka-down:
 test-kafka name="kafka::" *args:
     WENI_EDGE_TEST_KAFKA={{ kafka }} cargo test --locked --test it {{ name }} -- --include-ignored --test-threads=1 {{ args }}
 
-# The same for panics and hangs on purpose
+# Tests with deliberate panics and hangs on that Kafka
 test-failpoints *args:
     WENI_EDGE_TEST_KAFKA={{ kafka }} cargo test --locked --test it --features failpoints kafka::failpoints -- --include-ignored --test-threads=1 {{ args }}
 
-# The simulator for a minute; `--only SEED` tells one run, `--mutants` tests the simulator
+# The simulator for a minute; `--only SEED` prints the trace of one run, `--mutants` tests the simulator
 sim *args="--seconds 60 --coverage":
     cargo test --locked --features simulation --test sim -- {{ args }}
 
-# Fuzz one target of fuzz/ until Ctrl-C; what is found goes into target
+# Fuzz one target of fuzz/ until Ctrl-C; new inputs go into target/full/corpus
 fuzz target="normalize" *args:
     mkdir -p {{ found / target }}
     cargo +nightly fuzz run --sanitizer none {{ target }} {{ found / target }} fuzz/corpus/{{ target }} -- -max_len=4096 {{ args }}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the documents name is there: files, links and their sections, tests, constants, keys, recipes, steps.
+"""Checks that all files, links, sections, tests, constants, keys, recipes and steps that the documents name exist.
 
     tests/docs.py        the last line counts: `N passed, N failed`
 """
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# CHANGELOG.md is left out: it names what is gone.
+# CHANGELOG.md is left out, because it names removed things.
 DOCUMENTS = ["README*.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "deploy/*.md", "deploy/consumers/*/*.md", "src/ARCHITECTURE.md"]
 TOP = {".ci", ".github", "benches", "deploy", "docs", "fuzz", "src", "tests"}
 # Other programs' words that the code does not name.

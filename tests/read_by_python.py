@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Prints bodies, and the updates that Python's parser finds in them, a line each: the test
-`what_python_reads_as_updates_we_read_too` in src/normalize/tests.rs compares.
+"""Prints bodies, each on one line with the updates that Python's parser finds in it. The test
+`what_python_reads_as_updates_we_read_too` in src/normalize/tests.rs compares them with the edge's.
 
-The bodies are the fixtures, what fuzzing kept, and both with random edits. Left out is what Python's
-parser refuses, and objects that give a name twice, of which it keeps one value and we read all arrays.
+The bodies are the fixtures, the inputs that fuzzing kept, and both with random edits. Bodies that Python's
+parser refuses are left out. So are objects with a name given twice: Python keeps one value, the edge reads all
+arrays.
 
     read_by_python.py [SEED]
 """

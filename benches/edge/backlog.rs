@@ -18,15 +18,15 @@ use crate::{
 
 const ROUNDS: u32 = 3;
 const CONNECTIONS: u16 = 64;
-/// Calls between two looks at the journal's size.
+/// Calls between two reads of the journal's size.
 const CALLS: u64 = 25_000;
 const LOOK: Duration = Duration::from_millis(20);
 
 /// One outage, from the first call to the last commit.
 struct Absence {
-    /// Of the process that took the backlog in.
+    /// Of the process that accepted the backlog.
     memory: Memory,
-    /// With everything to be read from the disk, as on a machine that started again.
+    /// With nothing in the page cache, as after a restart of the machine.
     opened_cold: Duration,
     /// With everything in the page cache, as after a crash.
     opened_warm: Duration,
@@ -84,7 +84,7 @@ fn absence(effort: Effort, kafka: Kafka) -> anyhow::Result<Absence> {
         accepted += load.send(&edge.url())?.accepted;
     }
     let memory = edge.process().memory()?;
-    // Killed each time: what is opened has to be recovered.
+    // The process is killed each time, so that each opening has to recover the journal.
     drop(edge);
     home.drop_page_cache()?;
     let opened_cold = Edge::start_without_kafka(&home, &nowhere)?.opened_in;
@@ -108,7 +108,7 @@ fn absence(effort: Effort, kafka: Kafka) -> anyhow::Result<Absence> {
     Ok(Absence { memory, opened_cold, opened_warm, drained })
 }
 
-/// From the first commit that is seen to the last.
+/// From the first commit to the last.
 fn drain(edge: &Edge, kafka: &Kafka) -> anyhow::Result<Drained> {
     let all = edge.metrics()?.pending();
     let mut pending = all;
@@ -140,7 +140,7 @@ fn memory(size: &str, absences: &[Absence]) -> Row {
         measured: most.show(mib),
         met: Some(most.median <= limit),
         note: format!(
-            "the most that was resident while 64 connections filled it (VmHWM); {} in the end \
+            "most resident memory while 64 connections filled the journal (VmHWM); {} at the end \
              (VmRSS); at most {} while it was drained",
             bytes(|absence| absence.memory.now).show(mib),
             bytes(|absence| absence.drained.memory.most).show(mib)
@@ -160,8 +160,8 @@ fn opening(size: &str, absences: &[Absence]) -> Row {
         measured: format!("{} s", cold.show(decimals(2))),
         met: Some(cold.median <= 2.0),
         note: format!(
-            "after kill -9 and with nothing in the page cache, from the process's start until it \
-             listens; {} s with all of it there",
+            "after kill -9, with nothing in the page cache, from the process's start until it \
+             listens; {} s with all of it in the page cache",
             warm.show(decimals(2))
         ),
     }
@@ -178,7 +178,7 @@ fn draining(figure: String, absences: &[Absence]) -> Row {
         measured: format!("{} events/s", rate.show(thousands)),
         met: Some(rate.median >= 60_000.0),
         note: format!(
-            "the edge held to one core (taskset), Kafka free; {} events a second of the edge's CPU",
+            "the edge on one core (taskset), Kafka on any; {} events per second of the edge's CPU time",
             each(|drained| drained.events / drained.cpu_seconds).show(thousands)
         ),
     }

@@ -1,5 +1,5 @@
-//! What this program is when it was started by itself. Each ends with its standard input, that is,
-//! with the process that started it.
+//! What this program does as a child of itself. Each child ends when its standard input ends, and
+//! so together with its parent.
 
 use std::{
     io::{BufRead, Write, stdin, stdout},
@@ -30,7 +30,7 @@ pub(crate) enum Child {
     Acknowledged,
 }
 
-/// Runs until standard input ends; `bootstrap` is where those that publish find Kafka.
+/// Runs until standard input ends. Children that publish find Kafka at `bootstrap`.
 pub(crate) fn run(child: Child, bootstrap: &str) -> anyhow::Result<()> {
     match child {
         Child::Baseline => baseline(),
@@ -40,7 +40,7 @@ pub(crate) fn run(child: Child, bootstrap: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Starts a child, which says on its first line where it is.
+/// Starts a child. It prints its address as its first line.
 pub(crate) fn start(
     child: Child,
     bootstrap: &str,
@@ -71,7 +71,7 @@ pub(crate) struct Conversation {
 }
 
 impl Conversation {
-    /// Says a line and waits for the answer.
+    /// Sends a line and waits for the answer.
     pub(crate) fn ask(&mut self, line: &str) -> anyhow::Result<String> {
         writeln!(self.to, "{line}")?;
         self.listen()
@@ -92,7 +92,7 @@ fn baseline() -> anyhow::Result<()> {
     serve(Router::new().route("/hooks/bench", any(handler)), String::new)
 }
 
-/// Serves with all that is default, and answers each line on standard input with a `report`.
+/// Serves with axum's defaults, and answers each line on standard input with a `report`.
 pub(crate) fn serve(
     app: Router,
     report: impl Fn() -> String + Send + 'static,

@@ -1,4 +1,4 @@
-//! How soon publishing goes on when Kafka is back.
+//! How soon the edge publishes again after Kafka is back.
 
 use std::{
     thread,
@@ -16,14 +16,14 @@ use crate::{
 };
 
 const ROUNDS: u32 = 3;
-/// Long enough for every back-off to be at its longest.
+/// Long enough for every back-off to reach its longest pause.
 const AWAY: Duration = Duration::from_secs(30);
-/// Calls go on all the while.
+/// Calls go on meanwhile.
 const LOAD: Load =
     Load { connections: 8, amount: Amount::Time(Duration::from_secs(40)), rate: Some(100) };
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Both since Kafka was back.
+/// Both are measured from the moment when Kafka is back.
 struct Return {
     outside: Duration,
     ours: Duration,
@@ -48,7 +48,7 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
         progress(format_args!("Kafka back: outside client {outside:?}, first commit {ours:?}"));
         returns.push(Return { outside, ours });
     }
-    // The mock cluster also shows what was aborted when it went away.
+    // The mock cluster also counts records of the transactions that were aborted when it went away.
     let records = kafka.records()?;
     ensure!(records >= accepted, "{accepted} were accepted, {records} are in Kafka");
     Ok(vec![row(&returns)])
@@ -67,7 +67,7 @@ fn bring_back(kafka: &mut Kafka, edge: &Edge) -> anyhow::Result<Return> {
             thread::sleep(Duration::from_millis(5));
         }
         let ours = back.elapsed();
-        // INVARIANT: the thread returns its errors; a panic of it is one of this process.
+        // INVARIANT: the thread returns its errors. If it panics, this process may panic, too.
         Ok(Return { outside: outside.join().expect("no panic")?, ours })
     })
 }
@@ -76,7 +76,7 @@ fn row(returns: &[Return]) -> Row {
     let seconds = |figure: fn(&Return) -> f64| Spread::of(returns.iter().map(figure));
     let later = seconds(|found| found.ours.as_secs_f64() - found.outside.as_secs_f64());
     Row {
-        figure: "first commit after Kafka is back, behind an outside client's first success"
+        figure: "first commit after Kafka is back, after an outside client's first success"
             .to_owned(),
         target: "≤ 2 s",
         measured: format!("{} s", later.show(decimals(2))),

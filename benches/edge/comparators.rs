@@ -1,5 +1,5 @@
-//! What one might build instead of the edge, in a few lines: axum and rdkafka with their defaults,
-//! the body as it came into one topic, no journal. Not even the secret is checked.
+//! Simple bridges to compare with the edge: axum and rdkafka with their defaults, which write each
+//! body unchanged to one topic. They have no journal, and do not even check the secret.
 
 use std::sync::{
     Arc,
@@ -34,9 +34,9 @@ struct Bridge<C: ProducerContext + 'static> {
     accepted: AtomicU64,
 }
 
-/// Answers as soon as librdkafka has the record in memory: a crash loses it.
+/// Answers as soon as librdkafka has the record in memory. A crash loses it.
 pub(crate) fn from_memory(bootstrap: &str) -> anyhow::Result<()> {
-    // A queue for some seconds: none of these answers may be a 503.
+    // The queue holds some seconds of calls, because none may be answered 503.
     let config = ("queue.buffering.max.messages", "1000000");
     let bridge = Bridge::new(bootstrap, config, DefaultProducerContext)?;
     let handler = async |State(bridge): State<Arc<Bridge<DefaultProducerContext>>>, body: Bytes| {
@@ -45,7 +45,7 @@ pub(crate) fn from_memory(bootstrap: &str) -> anyhow::Result<()> {
     run(&bridge, any(handler))
 }
 
-/// Answers when Kafka has acknowledged the record: while Kafka is away, no call is answered.
+/// Answers when Kafka has acknowledged the record. While Kafka is away, it answers no call.
 pub(crate) fn acknowledged(bootstrap: &str) -> anyhow::Result<()> {
     let bridge = Bridge::new(bootstrap, ("linger.ms", "0"), Reports)?;
     let handler = async |State(bridge): State<Arc<Bridge<Reports>>>, body: Bytes| {
@@ -78,8 +78,8 @@ impl<C: ProducerContext> Bridge<C> {
     }
 }
 
-/// Says, for each line on standard input, how many records are not reported yet, and how many there
-/// were in all.
+/// Prints, for each line on standard input, how many records have no delivery report yet, and how
+/// many were accepted.
 fn run<C: ProducerContext + 'static>(
     bridge: &Arc<Bridge<C>>,
     handler: MethodRouter<Arc<Bridge<C>>>,

@@ -1,4 +1,4 @@
-//! `weni-edge serve` in a process of its own, and what it says of itself.
+//! `weni-edge serve` in another process, and its log and metrics.
 
 use std::{
     collections::BTreeMap,
@@ -21,18 +21,18 @@ use crate::{kafka::Kafka, machine, process::Process};
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_weni-edge");
 pub(crate) const HEADER: &str = "X-Token";
 pub(crate) const SECRET: &str = "a secret of the benchmark";
-/// Bytes that the journal may hold: more than any row puts there.
+/// Bytes that the journal may hold: more than any row needs.
 const CAPACITY: u64 = 4 << 30;
-/// How long opening or publishing may take before the run is given up.
+/// How long opening or publishing may take before the run fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Journal and configuration of one edge, on a disk; gone when dropped.
+/// Journal and configuration of one edge, on a disk. Dropping it removes them.
 #[derive(Debug)]
 pub(crate) struct Home(TempDir);
 
 impl Home {
     /// # Errors
-    /// Also when the build directory is in memory: that would measure no journal.
+    /// Also if the build directory is in memory, where a sync costs nothing.
     pub(crate) fn new(kafka: &Kafka) -> anyhow::Result<Self> {
         machine::file_system(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
         let home = Self(TempDir::with_prefix_in("bench-", env!("CARGO_TARGET_TMPDIR"))?);
@@ -56,7 +56,7 @@ impl Home {
         self.0.path().join("weni-edge.toml")
     }
 
-    /// Has the kernel forget what it keeps of the journal's files in memory.
+    /// Drops the journal's files from the page cache.
     pub(crate) fn drop_page_cache(&self) -> anyhow::Result<()> {
         for entry in fs::read_dir(self.journal())? {
             let path = entry?.path();
@@ -70,7 +70,7 @@ impl Home {
     }
 }
 
-/// A running edge; dropped, it is killed.
+/// A running edge. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Edge {
     process: Process,
@@ -80,7 +80,7 @@ pub(crate) struct Edge {
     pub(crate) opened_in: Duration,
 }
 
-/// What a line of the log says, if it is the one.
+/// The fields of the log's line `listening`.
 #[derive(Deserialize)]
 struct Listening {
     public: SocketAddr,
@@ -88,7 +88,7 @@ struct Listening {
 }
 
 impl Edge {
-    /// Starts it with the Kafka of its configuration.
+    /// Starts the edge with the Kafka of its configuration.
     pub(crate) fn start(home: &Home) -> anyhow::Result<Self> {
         Self::spawn(home, &mut Command::new(BINARY))
     }
@@ -98,18 +98,18 @@ impl Edge {
         Self::spawn(home, &mut Command::new(binary))
     }
 
-    /// Starts it with Kafka away.
+    /// Starts it with an address at which there is no Kafka.
     pub(crate) fn start_without_kafka(home: &Home, nowhere: &str) -> anyhow::Result<Self> {
         let variable = "WENI_EDGE__KAFKA__BOOTSTRAP_SERVERS";
         Self::spawn(home, Command::new(BINARY).env(variable, nowhere))
     }
 
-    /// Starts it so that all its threads share the first core.
+    /// Starts it with all its threads on the first core.
     pub(crate) fn start_on_one_core(home: &Home) -> anyhow::Result<Self> {
         Self::spawn(home, Command::new("taskset").args(["-c", "0", BINARY]))
     }
 
-    /// Starts it with answers that wait so long for Kafka.
+    /// Starts it with this `http.wait_for_kafka`.
     pub(crate) fn start_that_waits(home: &Home, wait: &str) -> anyhow::Result<Self> {
         let variable = "WENI_EDGE__HTTP__WAIT_FOR_KAFKA";
         Self::spawn(home, Command::new(BINARY).env(variable, wait))
@@ -139,7 +139,7 @@ impl Edge {
 
     pub(crate) fn metrics(&self) -> anyhow::Result<Metrics> {
         let mut stream = TcpStream::connect(self.admin)?;
-        // The version that has no chunks and ends with the connection.
+        // HTTP/1.0: the answer has no chunks and ends with the connection.
         write!(stream, "GET /metrics HTTP/1.0\r\nHost: edge\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
@@ -161,7 +161,8 @@ impl Edge {
         bail!("not everything was published within {PATIENCE:?}: {}", log_path().display())
     }
 
-    /// Proves that each of `accepted` callbacks is in Kafka once, and came there without detours.
+    /// Proves that each of `accepted` callbacks is in Kafka once, and that no transaction was
+    /// aborted or lost.
     pub(crate) fn prove(&self, kafka: &Kafka, accepted: u64) -> anyhow::Result<()> {
         let metrics = self.settle()?;
         let serving = metrics.sum("ready", "serving");
@@ -176,7 +177,7 @@ impl Edge {
     }
 }
 
-/// Where the logs of all edges of a run go.
+/// The file for the logs of all edges of a run.
 pub(crate) fn log_path() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-edge.log")
 }
@@ -188,7 +189,7 @@ fn follow(log: ChildStderr, listening: &mpsc::Sender<(Instant, Listening)>) {
         if line.contains("\"listening\"")
             && let Ok(found) = serde_json::from_str(&line)
         {
-            // The receiver is gone if the run was given up.
+            // The receiver is gone if the run has failed.
             listening.send((Instant::now(), found)).ok();
         }
         if let Some(file) = &mut copy {
@@ -197,7 +198,7 @@ fn follow(log: ChildStderr, listening: &mpsc::Sender<(Instant, Listening)>) {
     }
 }
 
-/// What `/metrics` said at one time: values by name and labels, without the prefix.
+/// One answer of `/metrics`: values by name and labels, without the prefix.
 #[derive(Debug)]
 pub(crate) struct Metrics(BTreeMap<String, f64>);
 
@@ -224,8 +225,8 @@ impl Metrics {
         self.0.iter().filter(|(series, _)| wanted(series)).map(|(_, value)| value).sum()
     }
 
-    /// A quantile of what a histogram counted since `before`, linear within its bucket as
-    /// Prometheus has it.
+    /// A quantile of what a histogram counted since `before`, linear within its bucket, as in
+    /// Prometheus.
     pub(crate) fn quantile(&self, before: &Self, name: &str, quantile: f64) -> anyhow::Result<f64> {
         let count = |metrics: &Self, bound: &str| metrics.sum(&format!("{name}_bucket"), bound);
         let mut bounds: Vec<(f64, f64)> = Vec::new();

@@ -8,9 +8,9 @@ pub(crate) struct Row {
     pub(crate) figure: String,
     pub(crate) target: &'static str,
     pub(crate) measured: String,
-    /// Whether the target is met; nothing was measured otherwise, or there is none.
+    /// Whether the target is met. `None` if there is no target, or nothing was measured.
     pub(crate) met: Option<bool>,
-    /// What the figure is made of, and what to know about it.
+    /// How the figure was measured, and its limits.
     pub(crate) note: String,
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn mib(bytes: f64) -> String {
     }
 }
 
-/// Says on standard error how far it is.
+/// Reports progress on standard error.
 pub(crate) fn progress(text: impl Display) {
     eprintln!("{text}");
 }

@@ -1,4 +1,4 @@
-//! The Kafka that is published to: the mock cluster in a process of its own, or a real one.
+//! The Kafka that the edge publishes to: the mock cluster in another process, or a real one.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +27,7 @@ use crate::{
 
 const CALL: Duration = Duration::from_secs(20);
 
-/// Where the real Kafka is, if there is one.
+/// The address of the real Kafka, if there is one.
 pub(crate) fn real() -> Option<String> {
     std::env::var("WENI_EDGE_TEST_KAFKA").ok()
 }
@@ -46,13 +46,13 @@ pub(crate) struct Kafka {
 }
 
 impl Kafka {
-    /// A mock cluster. It keeps 5 MiB a partition, and counts on.
+    /// A mock cluster. It keeps 5 MiB of each partition, but its offsets count all records.
     pub(crate) fn mock() -> anyhow::Result<Self> {
         let (process, conversation, bootstrap) = children::start(Child::Kafka, "")?;
         Ok(Self { bootstrap, prefix: MOCK_PREFIX.to_owned(), mock: Some((process, conversation)) })
     }
 
-    /// The real one; the edge creates its topics, and they are deleted when this is dropped.
+    /// The real one. The edge creates its topics. Dropping this deletes them.
     pub(crate) fn real(bootstrap: &str) -> Self {
         let name = Uuid::new_v4().simple().to_string();
         let prefix = format!("bench-{}", &name[..12]);
@@ -73,20 +73,21 @@ impl Kafka {
         text + &format!("position = \"{}\"\n", topic(&self.prefix, POSITION))
     }
 
-    /// What the mock cluster's process has taken.
+    /// Processor time of the mock cluster's process.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         self.mock.as_ref().map_or(Ok(Duration::ZERO), |(process, _)| process.cpu())
     }
 
-    /// Takes the mock cluster's broker away or brings it back.
+    /// Takes the mock cluster's broker down or up.
     pub(crate) fn set_up(&mut self, up: bool) -> anyhow::Result<()> {
         let (_, conversation) = self.mock.as_mut().context("a real Kafka is left alone")?;
         conversation.ask(if up { "up" } else { "down" })?;
         Ok(())
     }
 
-    /// Records of all event topics: by the ends of the mock cluster's partitions, where nothing else
-    /// is, and by reading what is committed of a real one, whose ends count transactions too.
+    /// Records of all event topics. On the mock cluster the sum of the partitions' ends, because
+    /// they hold nothing else. On a real Kafka, whose ends also count transaction markers, by
+    /// reading the committed records.
     pub(crate) fn records(&self) -> anyhow::Result<u64> {
         let consumer = self.consumer(&[("enable.partition.eof", "true")])?;
         let mut records = 0;
@@ -123,8 +124,8 @@ impl Kafka {
         partitions(&topic(&self.prefix, STATUSES), offset)
     }
 
-    /// How long until a new client of somebody else's has a record acknowledged with acks=all. It
-    /// tries as often as the edge does.
+    /// How long until a new client of another application has a record acknowledged with acks=all.
+    /// It tries as often as the edge does.
     pub(crate) fn first_outside_success(&self, limit: Duration) -> anyhow::Result<Duration> {
         let start = Instant::now();
         let acknowledged = Arc::new(Mutex::new(None));
@@ -163,12 +164,12 @@ impl Drop for Kafka {
                 pollster::block_on(admin.delete_topics(&names, &AdminOptions::new()))
             });
         if let Err(error) = deleted {
-            eprintln!("the topics {}.* are left behind: {error}", self.prefix);
+            eprintln!("the topics {}.* cannot be deleted: {error}", self.prefix);
         }
     }
 }
 
-/// Keeps when the first record was acknowledged.
+/// Notes when the first record was acknowledged.
 struct Outside(Arc<Mutex<Option<Instant>>>);
 
 impl ClientContext for Outside {}

@@ -1,4 +1,4 @@
-//! The load generator: `weni-edge send` in its own process.
+//! The load generator: `weni-edge send` in another process.
 
 use std::{
     io::Read,
@@ -14,7 +14,7 @@ use crate::{edge, process::Process};
 /// The share of one core above which the generator may limit the figures.
 const BOUND: f64 = 0.8;
 
-/// What is sent: statuses of 1 KB, each of another message.
+/// What it sends: statuses of 1 KB, each of another message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) connections: u16,
@@ -43,7 +43,7 @@ pub(crate) struct Summary {
 pub(crate) struct Running(Process);
 
 impl Load {
-    /// Begins to send.
+    /// Starts to send.
     pub(crate) fn start(self, url: &str) -> anyhow::Result<Running> {
         let mut command = Command::new(edge::BINARY);
         command

@@ -14,8 +14,8 @@ use anyhow::{Context, bail};
 
 /// File systems in memory, by the number that `statfs` gives: tmpfs and ramfs.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
-/// What is measured of the disk: syncs of writes of this size over allocated blocks, as the journal
-/// does it in recycled segments.
+/// The disk is measured by syncs of writes of this size to allocated blocks, as the journal makes
+/// them in recycled segments.
 const SYNCED_BYTES: usize = 64 << 10;
 const SYNCS: usize = 400;
 
@@ -31,10 +31,10 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Looks, and measures the disk.
+    /// Reads what the machine is, and measures the disk.
     ///
     /// # Errors
-    /// When the build directory, where journals will be, is not on a disk.
+    /// If the build directory, which will hold the journals, is not on a disk.
     pub(crate) fn look() -> anyhow::Result<Self> {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
@@ -68,13 +68,13 @@ impl fmt::Display for Machine {
 /// The name of the file system of a directory.
 ///
 /// # Errors
-/// When it is in memory: a sync would cost nothing there, and save nothing.
+/// If it is in memory, where a sync costs nothing and saves nothing.
 pub(crate) fn file_system(directory: &Path) -> anyhow::Result<String> {
     let directory = directory.canonicalize()?;
     let kind = rustix::fs::statfs(&directory)?.f_type;
     if IN_MEMORY.contains(&u64::try_from(kind)?) {
         bail!(
-            "{} is in memory, and a journal there is none: set CARGO_TARGET_DIR to a disk",
+            "{} is in memory, where a journal is not durable: set CARGO_TARGET_DIR to a disk",
             directory.display()
         );
     }

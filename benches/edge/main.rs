@@ -1,8 +1,9 @@
-//! What the table in the README is made with: `cargo bench`, or `cargo bench -- requests` for a part.
+//! Measures the table in the README: `cargo bench`, or `cargo bench -- requests` for a part.
 //!
-//! Server, Kafka and load generator are processes of their own on loopback; this one starts them,
-//! measures from outside (`/proc`, `/metrics`, the generator's summary) and ends them. The baseline,
-//! the comparators and Kafka's mock cluster are this same program, started with `--child`.
+//! Server, Kafka and load generator are separate processes on loopback. This process starts them,
+//! measures from outside (`/proc`, `/metrics`, the generator's summary) and ends them. The
+//! baseline, the comparators and Kafka's mock cluster are this same program, started with
+//! `--child`.
 //!
 //! **Invariant:** a run that lost, doubled or aborted anything gives no figure. Every row ends with
 //! [`Edge::prove`](edge::Edge::prove).
@@ -32,26 +33,26 @@ use clap::{Parser, ValueEnum};
 
 use self::{children::Child, figures::Row, machine::Machine};
 
-/// As in the edge: what is compared is not the allocator.
+/// The edge's allocator, so that servers do not differ by it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measures the edge and prints the table of the README (Markdown) to standard output
 ///
-/// The baseline 1.0 is plain axum::serve with a handler that reads the body. Kafka is librdkafka's
-/// mock cluster in a process of its own, with 12 partitions; the load generator is `weni-edge send`,
-/// and a row says "generator-bound" where it took more than 80 % of a core. Bodies have 1 KB and a
-/// message id each; everything is synced before the answer and published. Baseline and edge take
-/// turns; figures are medians of the rounds, with the least and the most in parentheses. The rows of
-/// `wrk` have another generator, an independent and cheap one, with one body of 1 KB and its
-/// Content-Length.
+/// The baseline, 1.0, is plain axum::serve with a handler that reads the body. Kafka is
+/// librdkafka's mock cluster in another process, with 12 partitions. The load generator is
+/// `weni-edge send`; a row says "generator-bound" if it took more than 80 % of a core. Each body
+/// has 1 KB and its own message id. Each callback is synced before its answer, and published.
+/// Baseline and edge take turns. Figures are medians of the rounds, with the least and the most in
+/// parentheses. For the rows of `wrk` the generator is wrk, which takes less CPU and sends one body
+/// of 1 KB with Content-Length.
 ///
-/// A run fails, without a table, when a call was not accepted, a transaction was aborted, a record is
+/// A run fails, without a table, if a call was not accepted, a transaction was aborted, a record is
 /// missing in Kafka or there twice, or the journal would not be on a disk.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo bench --")]
 struct Args {
-    /// What to measure; everything unless given
+    /// What to measure [default: everything]
     #[arg(value_enum)]
     rows: Vec<Rows>,
 
@@ -63,9 +64,9 @@ struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
 
-    /// Compares the edge with another build of it, in 12 pairs of rounds of wrk, and measures nothing
-    /// else (5 minutes). PATH may be a script that executes that build in an environment of its own:
-    /// 0.1.0 needs WENI_EDGE__DUPLICATES__ENTRIES=0, for wrk repeats one body
+    /// Only compares the edge with another build of it, in 12 pairs of rounds of wrk (5 minutes).
+    /// PATH may be a script that sets variables and executes that build: 0.1.0 needs
+    /// WENI_EDGE__DUPLICATES__ENTRIES=0, because wrk repeats one body
     #[arg(long, value_name = "PATH", conflicts_with = "rows")]
     against: Option<PathBuf>,
 
@@ -77,11 +78,11 @@ struct Args {
     #[arg(long, hide = true)]
     bench: bool,
 
-    /// What this process is when it was started by another one.
+    /// What this process does as a child of another one.
     #[arg(long, hide = true, value_enum)]
     child: Option<Child>,
 
-    /// Where that one finds Kafka.
+    /// Where that child finds Kafka.
     #[arg(long, hide = true, default_value = "")]
     bootstrap: String,
 }
@@ -90,19 +91,19 @@ struct Args {
 enum Rows {
     /// Requests a second at 64 and 256 connections, CPU a request, p99 of the answer (4 minutes)
     Requests,
-    /// What wrk gets of the baseline, of axum with rdkafka, and of the edge, at 16, 64 and 256
-    /// connections; CPU by thread (7 minutes; needs wrk)
+    /// Requests a second and CPU under wrk: the baseline, axum with rdkafka, and the edge, at 16,
+    /// 64 and 256 connections; the edge's CPU by thread (7 minutes; needs wrk)
     Wrk,
-    /// 1 GiB taken in while Kafka is away: memory, opening it again, draining it on one core
-    /// (5 minutes; again for the Kafka that WENI_EDGE_TEST_KAFKA names)
+    /// 1 GiB accepted while Kafka is away: memory, opening it again, draining it on one core
+    /// (5 minutes; a second time with the Kafka that WENI_EDGE_TEST_KAFKA names)
     Backlog,
-    /// First commit after Kafka was away for 30 s, against an outside client's first success (2
-    /// minutes)
+    /// First commit after Kafka was away for 30 s, compared with an outside client's first success
+    /// (2 minutes)
     Return,
     /// Accepted -> readable by a read_committed consumer, 1,000 a second; needs a real Kafka:
     /// WENI_EDGE_TEST_KAFKA=host:port (3 minutes)
     Latency,
-    /// What `wait_for_kafka` costs, on the real Kafka where there is one (2 minutes)
+    /// What `wait_for_kafka` costs, on a real Kafka if WENI_EDGE_TEST_KAFKA names one (2 minutes)
     Waiting,
 }
 
@@ -124,7 +125,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.child {
         Some(child) => children::run(child, &args.bootstrap),
-        // `cargo test --all-targets` starts benches too.
+        // `cargo test --all-targets` also starts benches.
         None if !args.bench => {
             println!("nothing measured: this is for `cargo bench`");
             Ok(())

@@ -1,4 +1,4 @@
-//! Processes that are measured, and that never outlive this one's interest in them.
+//! Processes that are measured. Dropping one kills it.
 
 use std::{
     collections::BTreeMap,
@@ -10,10 +10,10 @@ use std::{
 use anyhow::{Context, bail};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
-/// The unit of `/proc/<pid>/stat`: USER_HZ is 100 for user space whatever the kernel's own.
+/// The unit of `/proc/<pid>/stat`: USER_HZ, which is 100 whatever the kernel's HZ.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A running child; dropped, it is killed.
+/// A running child. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: &'static str,
@@ -29,7 +29,7 @@ pub(crate) struct Memory {
     pub(crate) most: u64,
 }
 
-/// What a thread has taken since it began.
+/// What a thread has used since it began.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Taken {
     pub(crate) cpu: Duration,
@@ -43,7 +43,7 @@ impl Process {
         Ok(Self { name, child })
     }
 
-    /// The child's end of a pipe that was asked for, once.
+    /// The pipe to the child's standard input, the first time.
     pub(crate) fn take_stdin(&mut self) -> anyhow::Result<ChildStdin> {
         self.child.stdin.take().with_context(|| format!("{} has no stdin", self.name))
     }
@@ -53,7 +53,7 @@ impl Process {
         self.child.stdout.take().with_context(|| format!("{} has no stdout", self.name))
     }
 
-    /// The child itself, for the pipes that only one caller knows.
+    /// The child itself, for its other pipes.
     pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.child
     }
@@ -63,13 +63,13 @@ impl Process {
         Ok(cpu(&self.proc("stat")?)?.1)
     }
 
-    /// What its threads have taken, by their names; those of one name together.
+    /// What its threads have used, by name. Threads with one name are added up.
     pub(crate) fn threads(&self) -> anyhow::Result<BTreeMap<String, Taken>> {
         let mut threads = BTreeMap::<String, Taken>::new();
         for entry in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
             let path = entry?.path();
             let read = |file| fs::read_to_string(path.join(file));
-            // One that ends meanwhile takes no more.
+            // A thread that ends meanwhile uses no more.
             let (Ok(stat), Ok(status)) = (read("stat"), read("status")) else { continue };
             let (name, cpu) = cpu(&stat)?;
             let waits =
@@ -93,10 +93,10 @@ impl Process {
         Ok(Memory { now: bytes("VmRSS:")?, most: bytes("VmHWM:")? })
     }
 
-    /// Waits for its end, which must be a success; what processor time it took in all.
+    /// Waits for its end, which must be a success, and returns its processor time.
     pub(crate) fn finish(mut self) -> anyhow::Result<Duration> {
         let pid = rustix::process::Pid::from_child(&self.child);
-        // It is left a zombie, whose times can still be read.
+        // It stays a zombie, whose times can still be read.
         waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
         let cpu = self.cpu()?;
         let status = self.child.wait()?;
@@ -127,7 +127,7 @@ fn cpu(stat: &str) -> anyhow::Result<(&str, Duration)> {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only for a child that has ended and was waited for.
+        // Both fail only if the child has already ended and been waited for.
         self.child.kill().ok();
         self.child.wait().ok();
     }

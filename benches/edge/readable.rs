@@ -1,4 +1,4 @@
-//! From acceptance until a consumer of committed records can read it, on a real Kafka.
+//! The time from acceptance until a `read_committed` consumer of a real Kafka has read the record.
 
 use std::{
     thread,
@@ -22,8 +22,8 @@ use crate::{
 
 const TARGET: &str = "p50 ≤ 100 ms, p99 ≤ 300 ms";
 const ROUNDS: u32 = 3;
-/// How long the broker may wait for more before it answers a consumer, in milliseconds: as one has
-/// it that wants to know soon, and librdkafka's default.
+/// How long the broker may wait for more records before it answers a consumer, in milliseconds: for
+/// a consumer that wants records soon, and librdkafka's default.
 const PROMPT: &str = "50";
 const DEFAULT: &str = "500";
 const RATE: u32 = 1000;
@@ -52,7 +52,7 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
     let mut measured = Vec::new();
     for wait_ms in [PROMPT, DEFAULT] {
         let mut reader = Reader::new(&kafka, wait_ms)?;
-        // It is connected when this is read, so the rounds hold no beginning of its.
+        // After this read it is connected, so that the rounds do not measure its start.
         reader.read(|| Ok(Some(accepted)))?;
         let mut rounds = Vec::new();
         for _ in 0..effort.rounds(ROUNDS) {
@@ -81,8 +81,8 @@ fn row(figure: String, prompt: (Spread, Spread), default: (Spread, Spread)) -> R
         met: Some(prompt.0.median <= 100.0 && prompt.1.median <= 300.0),
         note: format!(
             "from the record's timestamp, which is when the callback was received; a consumer with \
-             `fetch.wait.max.ms={PROMPT}`. With the default of {DEFAULT}, for which the broker may \
-             hold back what was committed meanwhile: {}",
+             `fetch.wait.max.ms={PROMPT}`. With the default of {DEFAULT} the broker may delay \
+             records by that long: {}",
             show(default)
         ),
     }
@@ -102,8 +102,8 @@ impl Reader {
         Ok(Self { consumer, seen: 0 })
     }
 
-    /// Reads until `accepted` records were seen in all: how long each was on its way, in
-    /// milliseconds. That number may be unknown at first.
+    /// Reads until it has seen `accepted` records in all; that number may be unknown at first.
+    /// Returns how long each record took, in milliseconds.
     fn read(
         &mut self,
         mut accepted: impl FnMut() -> anyhow::Result<Option<u64>>,
@@ -122,7 +122,7 @@ impl Reader {
         Ok(latency)
     }
 
-    /// The same while `load` sends.
+    /// Reads while `load` sends.
     fn read_along(&mut self, load: Running) -> anyhow::Result<Histogram<u64>> {
         let before = self.seen;
         thread::scope(|scope| {
@@ -130,7 +130,7 @@ impl Reader {
             let mut accepted = None;
             self.read(|| {
                 if let Some(ended) = load.take_if(|load| load.is_finished()) {
-                    // INVARIANT: it returns its errors; a panic of it is one of this process.
+                    // INVARIANT: it returns its errors. If it panics, this process may panic, too.
                     accepted = Some(before + ended.join().expect("no panic")?.accepted);
                 }
                 Ok(accepted)

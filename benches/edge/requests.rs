@@ -1,5 +1,5 @@
-//! Requests a second and processor time a request against the baseline, and p99 of the answer
-//! against that of the journal's append.
+//! Requests per second and processor time per request, compared with the baseline; p99 of the
+//! answer, compared with p99 of the journal's append.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,14 @@ use crate::{
 const ROUNDS: u32 = 5;
 /// Long enough for segments to be recycled and connections to Kafka to be made.
 const WARM_UP: Duration = Duration::from_secs(5);
-/// A publisher that needs more of a round's time after its end has left work out of it.
-const BEHIND: f64 = 0.1;
+/// If the publisher needs a larger share of a round's time after its end, the round's figures lack
+/// a part of its work.
+const PUBLISH_LAG_MAX: f64 = 0.1;
 
 /// One turn of one server.
 struct Turn {
     summary: Summary,
-    /// Processor time of the server until all was done, a request.
+    /// Processor time of the server per request, until all was published.
     cpu_us: f64,
 }
 
@@ -32,8 +33,8 @@ struct EdgeTurn {
     append_p99_ms: f64,
     answer_p99_ms: f64,
     /// From the last answer until everything was published.
-    behind: Duration,
-    /// Of Kafka's mock cluster, a request.
+    publish_lag: Duration,
+    /// Of Kafka's mock cluster, per request.
     kafka_cpu_us: f64,
 }
 
@@ -76,7 +77,7 @@ fn take_turns(effort: Effort, connections: u16) -> anyhow::Result<(Vec<Turn>, Ve
             ours.kafka_cpu_us,
             ours.append_p99_ms,
             ours.turn.summary.latency_ms("p99")?,
-            ours.behind.as_secs_f64() * 1e3,
+            ours.publish_lag.as_secs_f64() * 1e3,
         ));
         baseline_turns.push(plain);
         edge_turns.push(ours);
@@ -98,13 +99,13 @@ fn edge_turn(load: Load, edge: &Edge, kafka: &Kafka) -> anyhow::Result<EdgeTurn>
     let summary = load.send(&edge.url())?;
     let end = Instant::now();
     let metrics = edge.settle()?;
-    let behind = end.elapsed();
+    let publish_lag = end.elapsed();
     let p99_ms =
         |name| Ok::<_, anyhow::Error>(metrics.quantile(&metrics_before, name, 0.99)? * 1e3);
     Ok(EdgeTurn {
         append_p99_ms: p99_ms("journal_append_seconds")?,
         answer_p99_ms: p99_ms("http_request_duration_seconds")?,
-        behind,
+        publish_lag,
         kafka_cpu_us: micros_each(kafka.cpu()? - kafka_before, &summary),
         turn: Turn { cpu_us: micros_each(edge.process().cpu()? - before, &summary), summary },
     })
@@ -114,7 +115,7 @@ fn micros_each(cpu: Duration, summary: &Summary) -> f64 {
     cpu.as_secs_f64() * 1e6 / summary.accepted as f64
 }
 
-/// Both in turn: the ratio of each round, so that what the machine does meanwhile cancels out.
+/// The ratio of each round. Both servers ran in it, so that other load of the machine cancels out.
 fn ratios(baseline: &[Turn], edge: &[EdgeTurn], figure: impl Fn(&Turn) -> f64) -> Spread {
     Spread::of(edge.iter().zip(baseline).map(|(ours, plain)| figure(&ours.turn) / figure(plain)))
 }
@@ -130,7 +131,7 @@ fn rate(
     let ratio = ratios(baseline, edge, per_second);
     let plain = Spread::of(baseline.iter().map(per_second));
     let ours = Spread::of(edge.iter().map(|ours| per_second(&ours.turn)));
-    let behind = Spread::of(edge.iter().map(|ours| ours.behind.as_secs_f64()));
+    let lag = Spread::of(edge.iter().map(|ours| ours.publish_lag.as_secs_f64()));
     let mut note = format!("{} of {} requests/s", ours.show(thousands), plain.show(thousands));
     for (name, bound) in [
         ("baseline", baseline.iter().any(|turn| turn.summary.is_generator_bound())),
@@ -140,8 +141,9 @@ fn rate(
             note += &format!("; {name} generator-bound");
         }
     }
-    if edge.iter().any(|ours| ours.behind > ours.turn.summary.time().mul_f64(BEHIND)) {
-        note += &format!("; the last is published {} s after its answer", behind.show(decimals(2)));
+    if edge.iter().any(|ours| ours.publish_lag > ours.turn.summary.time().mul_f64(PUBLISH_LAG_MAX))
+    {
+        note += &format!("; the last is published {} s after its answer", lag.show(decimals(2)));
     }
     Row {
         figure: format!("requests/s against the baseline, {connections} connections"),

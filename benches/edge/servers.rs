@@ -1,4 +1,4 @@
-//! Servers that `wrk` loads in turn, and what a turn has cost them.
+//! Servers that `wrk` loads in turn, and what each turn costs them.
 
 use std::{
     collections::BTreeMap,
@@ -21,21 +21,21 @@ use crate::{
 /// Long enough for segments to be recycled and connections to Kafka to be made.
 const WARM_UP: Duration = Duration::from_secs(5);
 
-/// A server, and the Kafka of its own that it publishes to.
+/// A server with its own Kafka.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) name: &'static str,
     kind: Kind,
     kafka: Option<Kafka>,
-    /// Calls that wrk saw answered.
+    /// Calls whose answer wrk has read.
     answered: u64,
-    /// Calls that may have been accepted without that: wrk ends in the middle of them.
+    /// Further calls that may have been accepted, because wrk ends in the middle of them.
     unanswered: u64,
 }
 
 #[derive(Debug)]
 enum Kind {
-    /// Its journal is there as long as it runs.
+    /// Keeps its journal's directory as long as it runs.
     Edge { edge: Edge, _home: Home },
     /// With its address.
     Child(Process, Conversation, String),
@@ -47,12 +47,12 @@ pub(crate) struct Turn {
     pub(crate) per_second: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
-    /// Of all threads until everything was published, a request.
+    /// Of all threads per request, until everything was published.
     pub(crate) cpu_us: f64,
     pub(crate) threads: BTreeMap<String, Share>,
 }
 
-/// What a request takes of a thread.
+/// What a thread uses per request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Share {
     pub(crate) cpu_us: f64,
@@ -97,7 +97,7 @@ impl Server {
         }
     }
 
-    /// Waits until everything is published; how many calls were accepted.
+    /// Waits until everything is published, and returns how many calls were accepted.
     fn settle(&mut self) -> anyhow::Result<u64> {
         let conversation = match &mut self.kind {
             Kind::Edge { edge, .. } => {
@@ -138,7 +138,7 @@ impl Server {
         Ok(turn)
     }
 
-    /// Proves that what was answered is in Kafka, and that each accepted call is there once.
+    /// Proves that all answered calls were accepted, and that each accepted call is in Kafka once.
     fn prove(&mut self) -> anyhow::Result<()> {
         let accepted = self.settle()?;
         let (answered, most) = (self.answered, self.answered + self.unanswered);
@@ -185,7 +185,8 @@ impl Turn {
     }
 }
 
-/// Loads all in turn, in another order each round: the turns of each server, as the servers stand.
+/// Loads all servers in turn, in another order each round. Returns the turns of each server, in the
+/// order of `servers`.
 pub(crate) fn take_turns(
     servers: &mut [Server],
     wrk: Wrk,

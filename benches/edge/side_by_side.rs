@@ -1,5 +1,4 @@
-//! What `wrk` gets of the edge, of the baseline and of what one might build instead; and of two
-//! builds of the edge.
+//! The edge, the baseline and simple bridges under `wrk`; and two builds of the edge under `wrk`.
 
 use std::path::Path;
 
@@ -15,9 +14,9 @@ use crate::{
 };
 
 const ROUNDS: u32 = 5;
-/// Of two builds: their difference is smaller.
+/// For two builds: more pairs, because they differ less.
 const PAIRS: u32 = 12;
-/// What another build may cost more, or give less.
+/// By how much the new build may cost more, or serve less.
 const TOLERANCE: f64 = 0.03;
 
 pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
@@ -47,7 +46,7 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The edge of this build against that of `old`.
+/// Compares the edge of this build with `old`.
 pub(crate) fn against(old: &Path, effort: Effort) -> anyhow::Result<Vec<Row>> {
     wrk::look()?;
     ensure!(old.is_file(), "--against {}: there is no such file", old.display());
@@ -61,7 +60,7 @@ pub(crate) fn against(old: &Path, effort: Effort) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// In turn: the ratio of each round, so that what the machine does meanwhile cancels out.
+/// The ratio of each round. Both servers ran in it, so that other load of the machine cancels out.
 fn ratio(before: &[Turn], after: &[Turn], figure: fn(&Turn) -> f64) -> Spread {
     Spread::of(after.iter().zip(before).map(|(after, before)| figure(after) / figure(before)))
 }
@@ -107,7 +106,7 @@ fn threads(connections: u16, turns: &[Turn]) -> Row {
         shares.push((cpu, waits, name));
     }
     let waits: f64 = shares.iter().map(|(_, waits, _)| waits).sum();
-    // Of the others there is nothing to say.
+    // Leaves out threads that use next to nothing.
     shares.retain(|(cpu, waits, _)| *cpu >= 0.05 || *waits >= 0.005);
     shares.sort_by(|(one, ..), (other, ..)| other.total_cmp(one));
     let shares: Vec<_> =

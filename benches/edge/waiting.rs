@@ -1,5 +1,5 @@
-//! What `http.wait_for_kafka` costs: answers that wait for their callback to be in Kafka, against
-//! those that do not.
+//! What `http.wait_for_kafka` costs: answers that wait until their callback is in Kafka, compared
+//! with answers that do not.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 const ROUNDS: u32 = 3;
-/// As long as the documentation has it.
+/// The value that the documentation uses.
 const WAIT: &str = "250ms";
 const CONNECTIONS: u16 = 64;
 const RATE: u32 = 1000;
@@ -25,7 +25,7 @@ struct Turn {
     p99: f64,
 }
 
-/// On the real Kafka that is named, else on the mock cluster.
+/// On the real Kafka if there is one, else on the mock cluster.
 pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
     let real = kafka::real();
     let kafka = real.as_deref().map_or_else(Kafka::mock, |real| Ok(Kafka::real(real)))?;
@@ -53,7 +53,7 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
 
 fn turn(edge: &Edge, round: Duration) -> anyhow::Result<(Turn, u64)> {
     let load = |rate| Load { connections: CONNECTIONS, amount: Amount::Time(round), rate };
-    // Its client is opened and its topics are there.
+    // Its client is open and its topics exist.
     let mut accepted = load(Some(RATE)).send(&edge.url())?.accepted;
     edge.settle()?;
     let full = load(None).send(&edge.url())?;

@@ -1,5 +1,5 @@
--- What wrk sends: one status of 1 KB with Content-Length, again and again. A body made for each call
--- would cost more than the server that is measured.
+-- What wrk sends: always the same status of 1 KB, with Content-Length. Making a body for each call would
+-- cost more than the server that is measured.
 
 local channel = '"messaging_product":"whatsapp","metadata":{"display_phone_number":"558233330000","phone_number_id":"118406294417035"}'
 local contact = '"contacts":[{"profile":{"name":"Caetano Lira"},"wa_id":"5582999990000"}]'

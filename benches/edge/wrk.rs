@@ -1,5 +1,5 @@
-//! The independent load generator: Debian's `wrk`, which costs the machine less than a server that
-//! reads the body does.
+//! An independent load generator: Debian's `wrk`, which uses less CPU than a server that reads the
+//! body.
 
 use std::{
     io::Read,
@@ -13,20 +13,20 @@ use serde::Deserialize;
 
 use crate::{edge, process::Process};
 
-/// Two, so that one of them is not what is measured.
+/// Two, so that wrk's thread is not the bottleneck.
 const THREADS: &str = "2";
 
-/// As many calls as there is room for.
+/// A load of as many calls as the server answers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wrk {
     pub(crate) connections: u16,
     pub(crate) time: Duration,
 }
 
-/// What `wrk.lua` printed in the end.
+/// What `wrk.lua` printed at the end.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Summary {
-    /// Calls that were answered. At the end wrk leaves one more on each connection, at most.
+    /// Calls that were answered. When wrk ends, at most one more is under way on each connection.
     pub(crate) requests: u64,
     pub(crate) seconds: f64,
     errors: u64,

@@ -1,4 +1,4 @@
-"""What Grafana's dashboards are made of, in the classic JSON schema: file provisioning refuses v2."""
+"""Parts of Grafana's dashboards, in the classic JSON schema because file provisioning refuses v2."""
 
 import re
 
@@ -6,15 +6,15 @@ DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 RUNBOOK = "https://github.com/weni-ai/weni-edge/blob/main/deploy/RUNBOOK.md"
 WIDTH = 24
 
-# One release at a time: staging must not hide production. Targets without these labels have them empty.
+# One release at a time, because staging must not hide production. For targets without these labels they are empty.
 RELEASE = 'job=~"$job", namespace=~"$namespace", release=~"$release"'
-# Every query selects by the variables: `@` within braces stands for them.
+# `@` within braces stands for the variables by which every query selects.
 SELECTOR = f'{RELEASE}, instance=~"$instance"'
 
 TOPIC = 'topic=~"$topic"'
 # Recorded series have no instance.
 RECORDED = f"{{{RELEASE}}}"
-# Many series stay at 0 for ever; a graph shows those that do not.
+# Graphs leave out series that are 0, because many always are.
 NONZERO = " > 0"
 
 
@@ -36,12 +36,12 @@ def quantiles(metric, by="", where=""):
 
 
 def most(series):
-    """The highest value of a gauge since the point before: what lasts seconds is seen in a day's view, too."""
+    """The highest value of a gauge since the previous point, so that a day's view shows what lasted seconds."""
     return f"max_over_time({series}[$__rate_interval])"
 
 
 def panel(title, description, unit, *targets, kind="timeseries", w=8, h=7, **more):
-    """`targets` are pairs of query and legend. What else there is: bad_above, min, max, stack, decimals."""
+    """`targets` are pairs of query and legend. `more` may be bad_above, bad_below, min, max, stack, decimals and others."""
     defaults = {"unit": unit, "custom": {}}
     if kind == "state-timeline":
         defaults["custom"] = {"fillOpacity": 80, "lineWidth": 0}
@@ -99,13 +99,13 @@ def stat(title, description, unit, *targets, w=4, h=4, **more):
 
 
 def timeline(title, description, target, **more):
-    """One lane a series that was above 0 in the range; a moment of it is seen in a month's view, too."""
+    """One lane for each series that was above 0 in the range. A month's view shows even a moment."""
     expr, legend = target
     return panel(title, description, "short", (f"({expr}) > 0", legend), kind="state-timeline", bad_above=1, **more)
 
 
 def table(title, description, unit, query, hide, **more):
-    """One line a series, without the columns that say nothing."""
+    """One line for each series, without the columns in `hide`."""
     excluded = dict.fromkeys(("Time", "__name__", "job", *hide), True)
     organize = {"id": "organize", "options": {"excludeByName": excluded}}
     return panel(title, description, unit, (query, ""), kind="table", transformations=[organize], **more)
@@ -116,7 +116,7 @@ def row(title, *panels):
 
 
 def layout(rows):
-    """Places panels from left to right, in the order in which they are given."""
+    """Places panels from left to right in the given order."""
     placed, y = [], 0
     for head, panels in rows:
         placed.append(head | {"gridPos": {"x": 0, "y": y, "w": WIDTH, "h": 1}})

@@ -5,7 +5,7 @@
     rules.py --check FILE         fail unless FILE is what would be printed
     rules.py --scale 60           every window, duration and age divided by 60, to see alerts in a test
 
-In expressions `$5m` stands for 300, so that ages are divided together with the windows.
+In expressions `$5m` stands for 300, so that `--scale` divides ages, too.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from pathlib import Path
 
 RUNBOOK = "https://github.com/weni-ai/weni-edge/blob/main/deploy/RUNBOOK.md"
 JOB = 'job="weni-edge"'
-# One Prometheus may scrape several releases (staging, production): each is judged apart. Where
-# targets have no such labels (Docker, systemd) they are empty, and all edges are one release.
+# One Prometheus may scrape several releases (staging, production). Each is judged alone. Targets
+# without these labels (Docker, systemd) are one release.
 RELEASE = "job, namespace, release"
 INSTANCE = f"{RELEASE}, instance"
 
@@ -43,12 +43,12 @@ def alert(name, severity, hold, expr, summary, description):
     }  # fmt: skip
 
 
-# Ratios are taken only where there is traffic: 0 / 0 is NaN, and one NaN makes every average, sum and
+# Ratios are recorded only when there is traffic: 0 / 0 is NaN, and one NaN makes every average, sum and
 # maximum over its window NaN.
 #
-# Calls with a wrong secret or a broken body are the caller's doing: they count neither as good nor
-# as bad. Rejections are exported from 0, http_requests_total{code!="200"} is not: so bad calls are
-# counted from rejections. A rejection that was slow, too, counts twice, which errs on the safe side.
+# Calls with a wrong secret or a broken body are the caller's fault: they count neither as good nor as
+# bad. Bad calls are counted from rejections, which are exported from 0 on;
+# http_requests_total{code!="200"} is not. A slow rejection counts twice, which errs on the safe side.
 def acceptance(window):
     duration = "weni_edge_http_request_duration_seconds"
     rejected = f"weni_edge_http_rejections_total{{{JOB}, source!=\"unknown\", reason=~\"%s\"}}[{window}]"
@@ -84,7 +84,7 @@ def month(kind, whole):
 
 
 def burn(factor, long, short):
-    """Both windows burn, and there is enough traffic that one failed call is not a page."""
+    """Both windows burn, and there were more than 500 calls, so that one failed call does not page."""
     ratio = "job:weni_edge_acceptance_bad:ratio_rate"
     return f"""\
         {ratio}{long} > {factor} * {ACCEPTANCE_BUDGET}
@@ -93,7 +93,7 @@ def burn(factor, long, short):
 
 
 def young(metric):
-    """A counter that counts at an opening may be above 0 at the first scrape: increase() is blind to that."""
+    """increase() does not see a counter that is above 0 at its first scrape, as those that count at an opening are."""
     return f"{metric}{{{JOB}}} > 0 and on ({INSTANCE}) time() - process_start_time_seconds{{{JOB}}} < $15m"
 
 
@@ -111,30 +111,30 @@ RECORDS = {
     ],
 }  # fmt: skip
 
-# Scraped in the last day and no target any more: a pod that is pending, lost or scaled away has no
-# `up`, so WeniEdgeDown stays silent.
+# Scraped in the last day and no longer a target: a pod that is pending, lost or scaled in has no `up`,
+# so WeniEdgeDown does not fire.
 GONE = f"max_over_time(up{{{JOB}}}[1d]) == 1\nunless on ({INSTANCE}) up{{{JOB}}}"
 LEFT_BEHIND = f"last_over_time(weni_edge_journal_pending_callbacks{{{JOB}}}[1d]) > 0"
 
 PAGES = [
     alert("WeniEdgeAcceptanceBurnFast", "page", "2m", burn(14.4, "1h", "5m"),
-          "Callbacks are lost or answered late, fast",
-          "{{ $value | humanizePercentage }} of the last hour's callbacks were refused or took longer "
-          "than 250 ms. At this rate the month's error budget is gone in two days."),
+          "Many calls are refused or answered late",
+          "{{ $value | humanizePercentage }} of the last hour's calls were refused or took longer than 250 ms. "
+          "At this rate the month's error budget is used up in two days."),
     alert("WeniEdgeAcceptanceBurnSlow", "page", "15m", burn(6, "6h", "30m"),
-          "Callbacks are lost or answered late, steadily",
-          "{{ $value | humanizePercentage }} of the last six hours' callbacks were refused or took "
-          "longer than 250 ms. At this rate the month's error budget is gone in five days."),
-    # Each instance has a journal of its own: one that is down keeps what it accepted from Kafka.
+          "Calls are steadily refused or answered late",
+          "{{ $value | humanizePercentage }} of the last six hours' calls were refused or took longer than "
+          "250 ms. At this rate the month's error budget is used up in five days."),
+    # Each instance has its own journal. While it is down, the callbacks in it stay out of Kafka.
     alert("WeniEdgeDown", "page", "2m", f"up{{{JOB}}} == 0 or absent(up{{{JOB}}})",
           "{{ with $labels.instance }}Edge {{ . }} is down{{ else }}No edge is up{{ end }}",
           "Prometheus cannot scrape {{ with $labels.instance }}{{ . }}{{ else }}any edge{{ end }}. "
-          "What its journal holds is not in Kafka."),
+          "The callbacks in its journal stay out of Kafka."),
     alert("WeniEdgeInstanceLost", "page", "5m", f"{LEFT_BEHIND}\nunless on ({INSTANCE}) up{{{JOB}}}",
-          "{{ $labels.instance }} is gone, and callbacks with it",
-          "{{ $labels.instance }} is no target of Prometheus any more. {{ $value | humanize }} callbacks waited in "
-          "its journal when it was last seen; they are not in Kafka."),
-    # The floor of 10 keeps one stray call to a quiet source from paging.
+          "{{ $labels.instance }} is gone, with callbacks in its journal",
+          "{{ $labels.instance }} is no longer a target of Prometheus. At its last scrape {{ $value | humanize }} "
+          "callbacks waited in its journal; they are not in Kafka."),
+    # More than 10, so that one stray call to a quiet source does not page.
     alert("WeniEdgeSecretsRejected", "page", "10m", f"""\
             sum by ({RELEASE}, source) (rate(weni_edge_http_rejections_total{{{JOB}, reason="auth"}}[10m]))
             / (sum by ({RELEASE}, source) (rate(weni_edge_http_request_duration_seconds_count{{{JOB}}}[10m])) > 0) > 0.05
@@ -153,20 +153,20 @@ PAGES = [
               and predict_linear(weni_edge_journal_bytes{{{JOB}}}[30m], $4h) > weni_edge_journal_capacity_bytes{{{JOB}}}
             )""",
           "The journal of {{ $labels.instance }} is filling up",
-          "{{ $value | humanizePercentage }} of the journal is used, and it is above 80 % or full within "
-          "four hours. A full journal refuses callbacks, and they are lost."),
+          "{{ $value | humanizePercentage }} of the journal is used: above 80 %, or at this rate full within four "
+          "hours. With a full journal the edge refuses calls, and they are lost."),
     alert("WeniEdgeJournalFull", "page", "1m", f'weni_edge_ready{{{JOB}, check="room"}} == 0',
           "The journal of {{ $labels.instance }} is full",
-          "{{ $labels.instance }} has no room for a call of the largest size that is allowed: it is not ready, and "
-          "calls that reach it are refused and lost."),
-    # A failed append ends the process, and its counter with it: `ready` may be the only trace.
+          "The journal of {{ $labels.instance }} has no room for the largest allowed call. The edge is not ready; "
+          "calls that find no room are refused and lost."),
+    # A failed append ends the process before its counter is scraped: `ready` may be the only trace.
     alert("WeniEdgeJournalFault", "page", None, f"""\
             increase(weni_edge_journal_errors_total{{{JOB}}}[5m]) > 0
             or ({young("weni_edge_journal_corrupt_bytes_total")})
             or weni_edge_ready{{{JOB}, check="journal"}} == 0""",
           "The journal of {{ $labels.instance }} has failed or was damaged",
           "{{ with $labels.op }}Operation {{ . }} failed.{{ else }}The journal had damaged bytes when it was "
-          "opened, or takes nothing any more.{{ end }} (value {{ $value | humanize }})"),
+          "opened, or accepts nothing more.{{ end }} (value {{ $value | humanize }})"),
     alert("WeniEdgePublishingStalled", "page", "2m", f"""\
             time() - weni_edge_last_publish_timestamp_seconds{{{JOB}}} > $2m
             and on ({INSTANCE}) weni_edge_journal_pending_callbacks{{{JOB}}} > 0""",
@@ -177,16 +177,16 @@ PAGES = [
             or increase(weni_edge_position_went_back_total{{{JOB}}}[5m]) > 0
             or ({young("weni_edge_position_went_back_total")})""",
           "The journal of {{ $labels.instance }} and Kafka disagree",
-          "{{ with $labels.reason }}Publishing waits for you: {{ . }}.{{ else }}Kafka's position went back: "
-          "events are repeated with the same event_id.{{ end }}"),
+          "{{ with $labels.reason }}Publishing waits for an operator: {{ . }}.{{ else }}Kafka's position went "
+          "back: events are repeated with the same event_id.{{ end }}"),
     alert("WeniEdgePublisherWedged", "page", None,
           f'weni_edge_publish_blocked{{{JOB}, reason="publisher_wedged"}} == 1',
           "The publisher of {{ $labels.instance }} is stuck",
-          "Several publishers of {{ $labels.instance }} in a row died or hung without a commit."),
+          "Several publishers of {{ $labels.instance }} in a row panicked or hung without a commit."),
     alert("WeniEdgeReadersHeld", "page", "1m",
           f"max by ({RELEASE}, topic) (weni_edge_kafka_stable_lag_seconds{{{JOB}}}) > $1m",
           "Readers of {{ $labels.topic }} are held",
-          "Consumers with read_committed have seen nothing new for {{ $value | humanizeDuration }}: a "
+          "Consumers with read_committed have seen nothing new for {{ $value | humanizeDuration }}, because a "
           "transaction is open."),
     alert("WeniEdgeNoBroker", "page", "5m",
           f'weni_edge_publish_blocked{{{JOB}, reason="no_broker"}} == 1',
@@ -197,31 +197,31 @@ PAGES = [
 TICKETS = [
     alert("WeniEdgeInstanceGone", "ticket", "15m", f"{GONE}\nunless on ({INSTANCE}) {LEFT_BEHIND}",
           "{{ $labels.instance }} is gone",
-          "{{ $labels.instance }} was scraped in the last day and is no target of Prometheus any more (value "
-          "{{ $value }}). Its journal was empty when it was last seen."),
-    # However quiet the source is; the accepted calls are counted from 0, so one of them ends it.
+          "{{ $labels.instance }} was scraped in the last day and is no longer a target of Prometheus (value "
+          "{{ $value }}). Its journal was empty at its last scrape."),
+    # For quiet sources, too. Accepted calls are exported from 0 on, so one of them ends the alert.
     alert("WeniEdgeSourceRefused", "ticket", "10m", f"""\
             sum by ({RELEASE}, source) (increase(weni_edge_http_rejections_total{{{JOB}, source!="unknown"}}[1h])) > 0
             unless sum by ({RELEASE}, source) (increase(weni_edge_callbacks_accepted_total{{{JOB}}}[1h])) > 0""",
           "All calls for source {{ $labels.source }} are refused",
           "{{ $value | humanize }} calls for {{ $labels.source }} were refused in the last hour, and none was accepted."),
-    # Not by the accepted callbacks: those of a source that a reload has taken away stay.
+    # Not callbacks_accepted_total, which stays after a reload has removed its source.
     alert("WeniEdgeNoTraffic", "ticket", "10m", f"""\
             sum by ({RELEASE}, source) (rate(weni_edge_http_requests_total{{{JOB}, code="200"}}[15m])) == 0
             and sum by ({RELEASE}, source) (rate(weni_edge_http_requests_total{{{JOB}, code="200"}}[15m] offset 1w)) > 0.1""",
           "Source {{ $labels.source }} has fallen silent",
-          "{{ $value | humanize }} accepted calls a second in 15 minutes; a week ago there were more than 0.1."),
+          "{{ $value | humanize }} accepted calls a second in 15 minutes. A week ago there were more than 0.1."),
     alert("WeniEdgeConnectionsNearLimit", "ticket", "5m",
           f"weni_edge_http_connections{{{JOB}}} / weni_edge_http_connections_max{{{JOB}}} > 0.9",
           "{{ $labels.instance }} is close to its limit of connections",
-          "{{ $value | humanizePercentage }} of the connections are taken. At the limit the one that was idle "
-          "longest is closed for a new one, and its next call may be lost."),
+          "{{ $value | humanizePercentage }} of the allowed connections are open. At the limit each new one closes an "
+          "idle one, and a call that begins on that at the same moment is lost."),
     alert("WeniEdgeSlowSync", "ticket", "10m", f"""\
             histogram_quantile(0.99,
               sum by ({INSTANCE}, le) (rate(weni_edge_journal_sync_seconds_bucket{{{JOB}}}[10m]))) > 0.25""",
           "The disk of {{ $labels.instance }} is slow",
-          "One sync in a hundred takes longer than {{ $value | humanizeDuration }}; each answer waits for one."),
-    # A single transaction may always be lost to a broker's restart: hence the floor of 3.
+          "One sync in a hundred takes longer than {{ $value | humanizeDuration }}. Each answer waits for a sync."),
+    # More than 3, because a broker's restart may cost a transaction at any time.
     alert("WeniEdgePublishErrors", "ticket", "10m", f"""\
             sum by ({RELEASE}) (rate(weni_edge_transactions_total{{{JOB}, outcome!="committed"}}[10m]))
             / (sum by ({RELEASE}) (rate(weni_edge_transactions_total{{{JOB}}}[10m])) > 0) > 0.01
@@ -234,27 +234,30 @@ TICKETS = [
           "Callbacks could not be read or published",
           "{{ $value | humanize }} in the last 30 minutes (stage {{ $labels.stage }}, reason "
           "{{ with $labels.reason }}{{ . }}{{ else }}refused even as a dead letter: in quarantine{{ end }})."),
-    # Against the day before: what comes with every callback is no news.
+    # Only if the day before had none: members that come with every callback are not news.
     alert("WeniEdgeRemainders", "ticket", None, f"""\
             sum by ({RELEASE}) (increase(weni_edge_callback_remainders_total{{{JOB}}}[1h])) > 0
             unless sum by ({RELEASE}) (increase(weni_edge_callback_remainders_total{{{JOB}}}[1d] offset 1h)) > 0""",
           "Callbacks have members that the edge does not know",
-          "{{ $value | humanize }} callbacks of the last hour, and none of the day before. They are published as remainders."),
+          "{{ $value | humanize }} callbacks of the last hour have such members, and none of the day before. The members "
+          "are published as events of kind remainder."),
     alert("WeniEdgeReloadFailed", "ticket", "5m", f"weni_edge_config_last_reload_successful{{{JOB}}} == 0",
           "{{ $labels.instance }} does not take up its configuration",
-          "A file of {{ $labels.instance }} is wrong or cannot be read; the edge goes on with what it had and would not start again."),
+          "A file of {{ $labels.instance }} is wrong or cannot be read. The edge goes on with its old "
+          "configuration. It would not start again."),
     alert("WeniEdgeCertificateExpires", "ticket", None,
           f"weni_edge_tls_certificate_not_after_seconds{{{JOB}}} - time() < 14 * 86400",
           "The certificate of {{ $labels.instance }} expires",
-          "It is valid for another {{ $value | humanizeDuration }}; after that no call is accepted."),
-    # Against its own week, because what is usual differs between senders; 5 % because Meta rates them.
+          "It is valid for another {{ $value | humanizeDuration }}. After that no call arrives."),
+    # Compared with the sender's own week, because senders differ; above 5 %, because Meta limits numbers
+    # whose messages fail.
     alert("WeniEdgeFailedShareHigh", "ticket", "10m", """\
             job:weni_edge_statuses_failed:ratio_rate1h > 0.05
             and job:weni_edge_statuses_failed:ratio_rate1h
               > 3 * avg_over_time(job:weni_edge_statuses_failed:ratio_rate1h[1w] offset 1h)""",
           "Far more messages fail than usual",
-          "{{ $value | humanizePercentage }} of the last hour's status updates are failed, more than three "
-          "times the week's average."),
+          "{{ $value | humanizePercentage }} of the last hour's status updates say failed: more than three times "
+          "the week's average."),
 ]  # fmt: skip
 
 
@@ -277,7 +280,7 @@ def expression(text, factor):
 
 
 def render_rule(rule, factor):
-    """A JSON string is a YAML string, too: that is all the quoting there is."""
+    """Strings are written as JSON, which is also YAML."""
     kind = "alert" if "alert" in rule else "record"
     yield f"      - {kind}: {rule[kind]}"
     yield "        expr: |"

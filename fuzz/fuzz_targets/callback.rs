@@ -1,5 +1,5 @@
 //! `cargo fuzz run callback`: no journal record makes reading it panic, and what is read is what was written.
-//! What it finds worth keeping lies in `fuzz/corpus/callback`, which `cargo test` replays.
+//! Inputs that are kept are in `fuzz/corpus/callback`; `cargo test` replays them.
 #![no_main]
 
 #[allow(dead_code, reason = "the other targets' parts")]

@@ -1,5 +1,5 @@
 //! `cargo fuzz run config`: no file makes reading the configuration panic.
-//! What it finds worth keeping lies in `fuzz/corpus/config`, which `cargo test` replays.
+//! Inputs that are kept are in `fuzz/corpus/config`; `cargo test` replays them.
 #![no_main]
 
 #[allow(dead_code, reason = "the other targets' parts")]

@@ -1,5 +1,5 @@
-//! `cargo fuzz run inspection`: no damage makes looking into a journal panic, or
-//! finds what was not written. Its corpus is that of `journal`, which opens one as well.
+//! `cargo fuzz run inspection`: no damage makes `journal show` panic, or find what was not written. It
+//! uses the corpus of the target `journal`.
 #![no_main]
 
 #[allow(dead_code, reason = "the other targets' parts")]

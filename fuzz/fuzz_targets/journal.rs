@@ -1,5 +1,5 @@
 //! `cargo fuzz run journal`: no damage makes opening a journal panic, or gives what was not appended.
-//! What it finds worth keeping lies in `fuzz/corpus/journal`, which `cargo test` replays.
+//! Inputs that are kept are in `fuzz/corpus/journal`; `cargo test` replays them.
 #![no_main]
 
 #[allow(dead_code, reason = "the other targets' parts")]

@@ -1,5 +1,5 @@
 //! `cargo fuzz run normalize`: no body makes normalizing panic or break the contract.
-//! What it finds worth keeping lies in `fuzz/corpus/normalize`, which `cargo test` replays.
+//! Inputs that are kept are in `fuzz/corpus/normalize`; `cargo test` replays them.
 #![no_main]
 
 #[allow(dead_code, reason = "the other targets' parts")]

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Cross-checks of the chart: what one rendered object says fits what the others say.
+"""Checks that the rendered objects of the chart fit together.
 
     chart.py MANIFESTS.yaml...     what `helm template` printed
 
-Prints what does not fit, a line each; the exit status is then 1.
+Prints one line for each misfit; the exit status is then 1.
 """
 
 import re

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The chart: rendered, judged, and refused where it is wrong. Sourced by run.
+# The chart: what it renders, and which values it refuses. Sourced by run.
 
 render() { # VALUES [ARGUMENT...]
   local values=$1
@@ -11,7 +11,7 @@ valid() { # FILE
   "$tools/kubeconform" -strict -schema-location "$target/schemas/{{.ResourceKind}}{{.KindSuffix}}.json" "$1"
 }
 
-# Whether the program takes this configuration, with addresses and paths of this machine.
+# Whether the program accepts this configuration, with addresses and paths of this machine.
 accepts() { # TOML
   local log=$work/accepts.log
   rm -rf "$work/accepts" "$log"

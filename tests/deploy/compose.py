@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Cross-checks of the compose file: what one file says fits what the others say.
+"""Checks that the services of the compose file fit together, and fit the files that they mount.
 
     compose.py MODEL.json     what `docker-compose --profile '*' config --format json` printed
 
-Prints what does not fit, a line each; the exit status is then 1.
+Prints one line for each misfit; the exit status is then 1.
 """
 
 import json

@@ -3,7 +3,7 @@
 
     schemas.py SWAGGER.json OUT [CRD.yaml…]
 
-SWAGGER.json is Kubernetes' own description of its API, a CRD brings its schema along.
+SWAGGER.json is Kubernetes' description of its API. A CRD contains its schema.
 """
 
 import json

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the tests of deploying need, of fixed versions. Sourced by run.
+# Tools that the tests in this directory need, in fixed versions. Sourced by run.
 
 as_root() {
   if [[ $(id -u) == 0 ]]; then "$@"; else sudo "$@"; fi

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Two edges behind a balancer, one replaced after the other under load. Sourced by run.
+# Two edges in a balancer, replaced one after the other under load. Sourced by run.
 
-# A balancer of calls (http) is what an ingress is, one of connections (tcp) what a Service is: there a
-# caller stays with an edge until that one tells it to leave.
+# A balancer of calls (http) is like an ingress, one of connections (tcp) like a Service: there a caller
+# stays with an edge until that edge closes the connection.
 haproxy_configuration() { # http|tcp
   cat <<CFG
 global

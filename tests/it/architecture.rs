@@ -1,4 +1,4 @@
-//! Who may import whom.
+//! Which room may import which.
 
 use std::{collections::BTreeMap, fs, path::Path};
 

@@ -1,5 +1,5 @@
-//! Callers who mean harm, or behave as if: whatever they do, others are served, and nothing is stored
-//! that was not answered 200.
+//! Callers who do harm, deliberately or not. Whatever they do, other callers are served, and nothing is
+//! stored that was not answered 200.
 
 use std::{
     convert::Infallible,

@@ -1,4 +1,4 @@
-//! A configuration that cannot work, and files that everyone may read, as an operator sees them.
+//! What an operator sees of a configuration that cannot work, and of files that every user may read.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,4 @@
-//! Holds records to the contract: to the form of their events, and to the schemas.
+//! Checks records against the contract: the form of the events, and the schemas.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command, sync::LazyLock};
 

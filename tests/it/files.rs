@@ -1,5 +1,5 @@
-//! Files that are read while the edge runs: certificate, key, configuration and secrets. They may be
-//! wrong, or no files at all; the edge goes on with what it has, says so, and recovers.
+//! Files that are read while the edge runs: certificate, key, configuration and secrets. If one is wrong,
+//! or not a regular file, the edge goes on with what it has, reports it, and recovers.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! What holds for any bytes that the program reads; fuzzing (`fuzz/fuzz_targets`) runs the same, and
-//! what it kept is replayed here.
+//! What must hold for any bytes that the program reads. The fuzz targets (`fuzz/fuzz_targets`) call these
+//! functions, and the tests replay the inputs that fuzzing kept.
 
 use std::{
     collections::BTreeMap,

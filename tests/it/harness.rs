@@ -1,4 +1,4 @@
-//! The real program as a process of its own, called over real sockets.
+//! The real program in another process, called over real sockets.
 //!
 //! **Invariant:** an edge that stops, or is dropped, has its accounts in balance, and has logged
 //! neither a secret nor a message id.

@@ -1,4 +1,4 @@
-//! The whole way on real Kafka: what is answered 200 is there once, in order, whatever is killed.
+//! From a call to a real Kafka: what is answered 200 is there once, in order, whatever is killed.
 
 mod brokers;
 mod copies;

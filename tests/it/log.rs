@@ -1,4 +1,4 @@
-//! The log is a neighbour like any other: it may stand still, and it says nothing that a caller words.
+//! A reader of the log may stop reading without harm, and callers cannot fill or forge the log.
 
 use std::{
     io::{PipeWriter, Read, Write, pipe},

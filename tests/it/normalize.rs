@@ -1,9 +1,9 @@
 //! The contract with consumers: what each callback yields, and what holds for any body.
 //!
-//! `tests/fixtures/contract` has pairs: `NAME.json` is a body, or an array of bodies that are called one
-//! after the other; `NAME.expect.json` lists every record that they have to yield: its topic, key,
-//! headers, fields (dotted paths; a path that begins with `/` is one key) and fields that are absent.
-//! One of the list may be `settings`: `raw` and `labels` of the source, `inbound_key` of the topics.
+//! `tests/fixtures/contract` has pairs. `NAME.json` is a body, or an array of bodies that are called one
+//! after the other. `NAME.expect.json` lists every record that they must yield: its topic, key, headers,
+//! fields (dotted paths; a path that begins with `/` is one key) and fields that must be absent. One
+//! entry of the list may be `settings`: `raw` and `labels` of the source, `inbound_key` of the topics.
 
 use std::{env, fs, path::Path};
 

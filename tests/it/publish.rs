@@ -1,5 +1,5 @@
-//! Publishing under injected errors, on librdkafka's mock cluster. It takes the transactional calls
-//! but keeps no position and shows aborted records: what is exactly once is proved on a real Kafka.
+//! Publishing under injected errors, on librdkafka's mock cluster. The mock accepts transactional calls,
+//! but keeps no position and shows aborted records. So exactly once is proved on a real Kafka instead.
 
 use std::{
     sync::Arc,

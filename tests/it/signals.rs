@@ -1,4 +1,4 @@
-//! Signals that come before the edge runs.
+//! Signals that arrive before the edge runs.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-"""One record that a callback has to become, and what the contract says must be in it."""
+"""One record that a callback must become, with the content that the contract requires."""
 
 import hashlib
 import re

@@ -1,7 +1,7 @@
 """A JSON reader that knows where each value begins and ends.
 
-Strict JSON readers refuse what Weni sends on: invalid UTF-8, lone surrogates, a key given twice, deep
-nesting. And none of them tells which bytes an element has.
+Strict JSON readers refuse what Weni passes on: invalid UTF-8, lone surrogates, a key given twice, deep
+nesting. None of them tells which bytes an element has.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""Says what is wrong with the records that an edge published for the calls it accepted.
+"""Reports what is wrong with the records that an edge published for the calls that it accepted.
 
-Pure: takes what was sent and what was found, returns sentences. No sentence means that every callback
-yielded what it must, once, in order, on the right topic and partition, and that nothing else is there.
+It takes what was sent and what was found, and returns sentences. No sentence means that every callback
+yielded the right records, once, in order, on the right topic and partition, and that nothing else is there.
 
-Not judged: callbacks that are one dead letter because they hold or would become too much.
+Not judged: callbacks that become one dead letter because of too many elements or amplification.
 """
 
 import base64

@@ -1,6 +1,6 @@
-"""Reads a callback's body as the contract says, on its own: no code of the edge is used.
+"""Reads a callback's body as the contract says, without any code of the edge.
 
-The result is a list of all events and dead letters that the callback has to become.
+The result is a list of all events and dead letters that the callback must become.
 """
 
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""The oracle is itself tested: it passes what is right and sees every way in which it is made wrong."""
+"""Tests the oracle: it must accept right records, and reject each way of making them wrong."""
 
 import base64
 import copy

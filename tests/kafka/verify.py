@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reads the edge's topics from a real Kafka and judges them: a client and a reading that are not ours.
+"""Reads the edge's topics from a real Kafka and judges them, with a client and a reader that are not the edge's.
 
     verify.py --bootstrap HOST:PORT --calls SOURCE METHOD RECEIPTS [--calls …] [--expected EXPECTED.jsonl]
     verify.py --self-test

@@ -1,7 +1,6 @@
-"""How loud each alert is, how long it waits, and its numbers: thresholds and windows, in order.
+"""Each alert's severity, its hold, and its numbers in order: thresholds and windows.
 
-They are here a second time, so that a slip of the pen in the rules is noticed. Whoever changes one on
-purpose changes both.
+They are repeated here so that a slip in the rules is noticed. Change both to change one.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The scripted incident: what goes wrong, and the alerts that have to say so.
+"""The scripted incident: faults, and the alerts that must fire.
 
 Each step causes a fault, waits until its alerts fire, and ends it. The rules' windows are scaled, so that
 an hour passes in a minute.

@@ -1,4 +1,4 @@
-"""Labels and their values: what rules and dashboards ask for is exported, under each release's own name."""
+"""Checks that the edge exports each label and value that rules and dashboards select, for each release."""
 
 import json
 import re

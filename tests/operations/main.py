@@ -1,4 +1,4 @@
-"""Runs the static checks, the incident, and the checks of what was seen."""
+"""Runs the static checks, the incident, and the checks after it."""
 
 import argparse
 import os

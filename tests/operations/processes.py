@@ -1,4 +1,4 @@
-"""Kafka, edge, Prometheus and senders as processes of their own. Whatever starts here ends here."""
+"""Kafka, edge, Prometheus and senders as separate processes. Each process that starts here ends here."""
 
 import http.server
 import json

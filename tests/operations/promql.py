@@ -1,4 +1,4 @@
-"""As much of PromQL as the checks need: selectors with their matchers, aggregations with their labels."""
+"""The part of PromQL that the checks need: selectors with their matchers, aggregations with their labels."""
 
 import re
 from dataclasses import dataclass

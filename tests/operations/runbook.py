@@ -1,4 +1,4 @@
-"""Every name in the runbook is one: metrics, panels, keys of the configuration, commands and their options."""
+"""Checks that every name in the runbook exists: metrics, panels, configuration keys, commands and options."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What a fresh edge exports: the closed sets of label values are all there, at 0, from the start."""
+"""What a fresh edge exports. All values of closed label sets are exported from the start, at 0."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What can be told from the files alone: rules, tests, runbook and dashboards fit together."""
+"""Checks of the files alone: rules, tests, runbook and dashboards fit together."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""After the incident: every query has had data, and every alert fired and resolved."""
+"""Checks after the incident: every query had data, and every alert that can be caused fired and resolved."""
 
 import re
 

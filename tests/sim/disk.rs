@@ -1,4 +1,4 @@
-//! A disk in memory. What was not synced may be lost in a crash, page by page; every call may fail.
+//! A disk in memory. A crash may lose any page that was not synced, and every call may fail.
 
 use std::{
     collections::BTreeMap,

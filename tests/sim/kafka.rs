@@ -1,5 +1,5 @@
-//! A Kafka cluster in memory: partitions, transactions with epochs, groups' offsets. Every call may
-//! fail, be done without an answer, or come late.
+//! A Kafka cluster in memory: partitions, transactions with epochs, groups' offsets. A call may fail, be
+//! done while its answer is lost, or come late.
 
 use std::{
     cell::RefCell,

@@ -1,4 +1,4 @@
-//! The simulator: the real journal, publisher and replay in a simulated world, thousands of runs a
+//! The simulator: the real journal, publisher and replay in a simulated world, several hundred runs a
 //! second. `cargo test --features simulation --test sim -- --help`.
 
 #![expect(unreachable_pub, reason = "a program of its own")]

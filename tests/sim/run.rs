@@ -1,5 +1,5 @@
-//! One run: callers append, the real journal and the real publisher work, processes and machines die, and
-//! in the end the judge looks at what a `read_committed` consumer sees.
+//! One run: callers append, the real journal and the real publisher work, processes and machines die. At
+//! the end the judge checks what a `read_committed` consumer sees.
 
 use std::{
     cell::RefCell,

@@ -1,4 +1,4 @@
-//! The world of one run: its time, its dice, its trace, and the faults that happen in it.
+//! The world of one run: its time, its random numbers, its trace, and its faults.
 
 use std::{
     cell::RefCell,

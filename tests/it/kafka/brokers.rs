@@ -1,4 +1,4 @@
-//! What may happen to the brokers, and what they may refuse.
+//! Faults of the brokers, and what they may refuse.
 
 use uuid::Uuid;
 

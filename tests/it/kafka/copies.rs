@@ -1,4 +1,4 @@
-//! Journals that are copied, set back or taken elsewhere, and positions that Kafka has lost.
+//! Journals that are copied, restored or moved, and positions that Kafka has lost.
 
 use super::*;
 

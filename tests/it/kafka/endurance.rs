@@ -1,7 +1,7 @@
-//! What shows only after a while: a long outage, a long load.
+//! A long outage and a long load.
 //!
-//! Short in `cargo test`; `.ci/full` gives them the times whose figures `deploy/RELIABILITY.md`
-//! shows, and holds them to what is promised there.
+//! They are short in `cargo test`. In `.ci/full` they take as long as `deploy/RELIABILITY.md` says, and
+//! must keep what it promises.
 
 use std::{fs, time::Instant};
 

@@ -1,4 +1,4 @@
-//! Panics and hangs, where only a build for it can cause them: `--features failpoints`.
+//! Panics and hangs. Only a build with `--features failpoints` can cause them.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! What causes faults: file systems of one's own, system calls that fail. Where a machine does not
-//! allow that, a test fails: none is ever skipped in silence.
+//! Causes faults: full or broken file systems in files, and system calls that fail. If the machine does
+//! not allow that, the test fails; it is never skipped silently.
 
 use std::{
     fs, io,

@@ -1,4 +1,4 @@
-//! Judges a run: what was answered 200 against what a reader of committed records finds.
+//! Judges a run: compares the calls answered 200 with what a `read_committed` consumer finds.
 
 use std::collections::{BTreeMap, BTreeSet};
 

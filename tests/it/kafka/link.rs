@@ -1,7 +1,7 @@
-//! A network between the edge and a broker: a TCP proxy that is slow, stands still, or is gone.
+//! The network between the edge and a broker: a TCP proxy that can be slow, deliver nothing, or be gone.
 //!
-//! **Invariant:** what the link has taken arrives, in order and however late, also when its client has
-//! given the connection up meanwhile; unless the link is closed.
+//! **Invariant:** unless the link is closed, all bytes that it has taken arrive in order, however late, also
+//! if their sender has closed the connection meanwhile.
 
 use std::{
     io::{Read, Write},

@@ -1,5 +1,5 @@
-//! What may happen between the edge and its brokers: a slow link, one on which nothing arrives, and
-//! addresses that change.
+//! Faults between the edge and its brokers: a slow link, a link on which nothing arrives, and addresses
+//! that change.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

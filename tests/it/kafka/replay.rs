@@ -1,4 +1,4 @@
-//! `weni-edge replay`: dead letters come into Kafka again, once.
+//! `weni-edge replay` publishes each dead letter again, once.
 
 use std::{fs, process::Output};
 

@@ -38,7 +38,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- else }}{{ mul $number (get (dict "s" 1 "m" 60 "h" 3600) $unit) }}{{ end }}
 {{- end }}
 
-{{/* How long a pod may take to end: until SIGTERM, accepting, calls in progress, the publisher's own 10 s, some room. */}}
+{{/* Seconds that a pod may take to end: preStop, drain, calls in progress, the publisher's 10 s, and a margin. */}}
 {{- define "weni-edge.grace" -}}
 {{- $http := .Values.config.http }}
 {{- add .Values.preStopSeconds (include "weni-edge.seconds" $http.drain) 10 (include "weni-edge.seconds" $http.body_timeout) 10 10 }}
@@ -48,7 +48,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- .Values.config.admin.listen | splitList ":" | last }}
 {{- end }}
 
-{{/* The volume's size, which has to hold the journal, what it leaves free, and two segments of 64 MiB. */}}
+{{/* The volume's size. It must hold the journal, min_free_bytes, and two segments of 64 MiB. */}}
 {{- define "weni-edge.volume" -}}
 {{- $size := .Values.persistence.size }}
 {{- $unit := get (dict "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776) (regexFind "[A-Za-z]+$" $size) }}
@@ -60,7 +60,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $size }}
 {{- end }}
 
-{{/* The ports that the NetworkPolicy opens: those of the brokers have to be among them. */}}
+{{/* The ports that the NetworkPolicy opens. Those of the brokers must be among them. */}}
 {{- define "weni-edge.kafkaPorts" -}}
 {{- $ports := .Values.networkPolicy.kafkaPorts }}
 {{- range $broker := splitList "," .Values.config.kafka.bootstrap_servers }}
@@ -71,7 +71,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- toJson $ports }}
 {{- end }}
 
-{{/* A value as TOML. Helm's own toToml makes floating-point numbers of whole ones. */}}
+{{/* A value as TOML. Helm's toToml turns whole numbers into floating-point ones. */}}
 {{- define "weni-edge.toml.value" -}}
 {{- if kindIs "map" . -}}
 { {{- range $i, $key := keys . | sortAlpha }}{{ if $i }},{{ end }} {{ include "weni-edge.toml.key" $key }} = {{ include "weni-edge.toml.value" (get $ $key) }}{{ end }} }
@@ -84,12 +84,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* A key as TOML: in quotes where it needs them. */}}
+{{/* A key as TOML, in quotes if it needs them. */}}
 {{- define "weni-edge.toml.key" -}}
 {{ regexMatch "^[A-Za-z0-9_-]+$" . | ternary . (toJson .) }}
 {{- end }}
 
-{{/* weni-edge.toml: values.config with what the chart knows itself. */}}
+{{/* weni-edge.toml: values.config and what the chart adds. */}}
 {{- define "weni-edge.toml" -}}
 {{- $config := deepCopy .Values.config }}
 {{- $_ := set $config.journal "directory" "/var/lib/weni-edge" }}
