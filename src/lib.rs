@@ -17,4 +17,4 @@ pub mod publish;
 mod quarantine;
 pub mod replay;
 pub mod serve;
-pub mod tail;
+mod tail;

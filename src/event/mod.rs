@@ -9,9 +9,9 @@ mod kept_letter;
 pub mod schema;
 mod write;
 
-use std::{borrow::Cow, cell::OnceCell, fmt::Write};
+use std::{borrow::Cow, cell::OnceCell};
 
-use jiff::Timestamp;
+use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use sha2::{Digest, Sha256};
 
 use crate::callback::Callback;
@@ -260,16 +260,16 @@ impl Time {
 
     /// RFC 3339; none after the year 9999.
     pub fn rfc3339(self) -> Option<String> {
-        match self {
-            Self::Seconds(seconds) => Timestamp::from_second(seconds).ok().map(|at| at.to_string()),
-            Self::Millis(millis) => {
-                let time = Timestamp::from_millisecond(millis).ok()?;
-                let mut text = String::with_capacity(24);
-                // INVARIANT: writing into a string does not fail.
-                write!(text, "{time:.3}").expect("a string");
-                Some(text)
+        const SECONDS: DateTimePrinter = DateTimePrinter::new();
+        const MILLIS: DateTimePrinter = SECONDS.precision(Some(3));
+        Some(match self {
+            Self::Seconds(seconds) => {
+                SECONDS.timestamp_to_string(&Timestamp::from_second(seconds).ok()?)
             }
-        }
+            Self::Millis(millis) => {
+                MILLIS.timestamp_to_string(&Timestamp::from_millisecond(millis).ok()?)
+            }
+        })
     }
 }
 
@@ -421,8 +421,8 @@ impl<'a> Event<'a> {
         let time = time.unwrap_or_else(|| rfc3339_millis(self.callback.received_at_ms));
         each("ce_specversion", b"1.0");
         each("ce_id", &hex::<16, 32>(self.event_id()));
-        each("ce_type", format!("ai.weni.{}.v1", self.kind.as_str()).as_bytes());
-        each("ce_source", format!("/hooks/{}", self.callback.source).as_bytes());
+        each("ce_type", ["ai.weni.", self.kind.as_str(), ".v1"].concat().as_bytes());
+        each("ce_source", ["/hooks/", self.callback.source].concat().as_bytes());
         each("ce_time", time.as_bytes());
         each("ce_dataschema", schema::urn(self.topic()).as_bytes());
         each("content-type", b"application/json");

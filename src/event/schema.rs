@@ -10,7 +10,7 @@ use super::{
 
 /// What names the contract of a topic: the header `ce_dataschema`, and the `$id` of the schema.
 pub fn urn(topic: Topic) -> String {
-    format!("urn:weni-edge:{}", topic.as_str())
+    ["urn:weni-edge:", topic.as_str()].concat()
 }
 
 /// The JSON Schema (2020-12) of a topic's values. The values of dead letters are any bytes: theirs is

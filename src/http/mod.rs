@@ -38,6 +38,7 @@ use crate::{config::Config, journal::Journal, metrics::Metrics};
 /// How far the process is on its way to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// Accepting.
     Serving,
     /// Still accepting, and telling callers to go elsewhere: `Connection: close`, GOAWAY.
     Draining,
@@ -49,6 +50,8 @@ pub enum Phase {
 pub struct State {
     /// Changes of its sources are taken up. The limits are those of the start.
     pub config: Arc<ArcSwap<Config>>,
+    /// Where accepted callbacks go.
     pub journal: Journal,
+    /// Where calls are counted.
     pub metrics: Arc<Metrics>,
 }

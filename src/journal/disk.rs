@@ -20,7 +20,9 @@ const ALLOCATION_STEP: usize = 1 << 20;
 /// How a file is opened. All but `Read` also write, and make a missing file for its owner alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
+    /// Only to read.
     Read,
+    /// Keeps what is there.
     Create,
     /// An error if the file is there.
     CreateNew,
@@ -31,11 +33,13 @@ pub enum Mode {
 /// Of a file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metadata {
+    /// Length.
     pub bytes: u64,
     /// Device and inode: two paths with the same are the same file.
     pub identity: (u64, u64),
     /// Type and permissions, as in `st_mode`.
     pub mode: u32,
+    /// The id of the group that owns it.
     pub group: u32,
 }
 
@@ -50,6 +54,7 @@ pub struct FileSystem {
 
 /// A file system. The last component of a path is never followed if it is a symbolic link.
 pub trait Disk: Any + fmt::Debug + Send + Sync {
+    /// Opens a file.
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Box<dyn DiskFile>>;
     /// Makes a directory, and those above it, for its owner alone. No error if it is there.
     fn create_directory(&self, path: &Path) -> io::Result<()>;
@@ -57,12 +62,15 @@ pub trait Disk: Any + fmt::Debug + Send + Sync {
     fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>>;
     /// Makes the names in a directory durable.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
+    /// Of what is at the path.
     fn metadata(&self, path: &Path) -> io::Result<Metadata>;
     /// Replaces what is at `to`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Gives a file a second name, at which there must be none.
     fn link(&self, file: &Path, name: &Path) -> io::Result<()>;
+    /// Takes a file's name away.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Of what is at the path.
     fn file_system(&self, path: &Path) -> io::Result<FileSystem>;
 }
 
@@ -76,9 +84,11 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
     /// Makes content and all metadata durable.
     fn sync_all(&self) -> io::Result<()>;
+    /// Cuts the file, or extends it with zeros.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
     /// Takes the blocks for `bytes` without changing the length.
     fn reserve(&self, bytes: u64) -> io::Result<()>;
+    /// Of the file.
     fn metadata(&self) -> io::Result<Metadata>;
     /// Takes the exclusive lock; false if another opening of the file has it.
     fn try_lock(&self) -> io::Result<bool>;
@@ -121,7 +131,9 @@ impl dyn Disk {
 /// A journal's directory on its disk.
 #[derive(Debug, Clone, Copy)]
 pub struct Directory<'a> {
+    /// The file system that it is on.
     pub disk: &'a dyn Disk,
+    /// Where it is.
     pub path: &'a Path,
 }
 

@@ -6,6 +6,7 @@ use std::{
 use super::sealed;
 
 /// Why a journal cannot be opened.
+#[expect(missing_docs, reason = "the messages say what each holds")]
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("the journal in {directory} is in use by {}", match pid {

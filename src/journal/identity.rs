@@ -34,7 +34,9 @@ const RUNS_KEPT: u32 = 1024;
 /// What a journal gets when it is created. A fork replaces it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
+    /// Random. Positions are committed under ids that are made of it.
     pub id: Uuid,
+    /// What the journal keeps of the configuration.
     pub label: String,
     /// Where publishing begins while this identity has no checkpoint. [`Position::MIN`] stands for none.
     pub start: Position,

@@ -12,7 +12,9 @@ use super::{
 /// What is in a journal.
 #[derive(Debug, Clone)]
 pub struct Inspection {
+    /// Its identity since the last fork.
     pub id: Uuid,
+    /// What it keeps of the configuration.
     pub label: String,
     /// Those that are known, oldest first.
     pub runs: Vec<Run>,
@@ -20,6 +22,7 @@ pub struct Inspection {
     pub oldest: Position,
     /// The position after the last record. A journal in use may have got more since.
     pub end: Position,
+    /// The last one on disk.
     pub checkpoint: Option<Checkpoint>,
     spans: Vec<Range<Position>>,
 }
@@ -27,6 +30,7 @@ pub struct Inspection {
 /// One opening of a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
+    /// Counted from the first opening.
     pub number: u32,
     /// The id under which its positions are committed.
     pub id: Uuid,

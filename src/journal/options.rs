@@ -22,6 +22,7 @@ pub struct Options {
     /// When a record was accepted, in milliseconds since 1970, read from its bytes. For the metric of
     /// the oldest one.
     pub accepted_at_ms: fn(&[u8]) -> Option<u64>,
+    /// The file system of the directory.
     pub disk: Arc<dyn Disk>,
     /// Where ids and salts come from.
     pub random: fn() -> u128,

@@ -10,9 +10,12 @@ use super::{
     shared::Shared,
 };
 
+/// One record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
+    /// Its place in the journal.
     pub position: Position,
+    /// Its bytes.
     pub payload: &'a [u8],
 }
 

@@ -302,8 +302,7 @@ impl Journal {
     /// durably. Call it while nothing is being published.
     ///
     /// # Errors
-    /// When the request cannot be read or the identity cannot be written. This process then keeps the old
-    /// identity.
+    /// When the request cannot be read. When the identity cannot be written, the journal has failed.
     pub fn take_fork(&self) -> io::Result<Option<Forked>> {
         let shared = self.shared();
         let journal = shared.options.directory();
@@ -319,7 +318,12 @@ impl Journal {
         }
         let (oldest, end) = (self.oldest(), self.durable());
         forked.start = forked.start.clamp(oldest, end);
-        forked.write(journal)?;
+        if let Err(error) = forked.write(journal) {
+            // The new identity may be on disk, and the next opening begins where it says. What this process
+            // published under the old one would be published again.
+            shared.fail(format!("the new identity of a fork cannot be written: {error}"));
+            return Err(error);
+        }
         let from = forked.start;
         let mut watermarks = shared.watermarks.lock();
         let (left_out, repeated) = shared.move_to(&mut watermarks, from);

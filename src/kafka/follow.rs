@@ -23,11 +23,11 @@ const CALL: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(50);
 
 /// An offset for each partition of each topic.
-pub type Offsets = BTreeMap<(String, i32), i64>;
+pub(crate) type Offsets = BTreeMap<(String, i32), i64>;
 
 /// A place in all partitions.
 #[derive(Debug, Clone, Copy)]
-pub enum Point {
+pub(crate) enum Point {
     Beginning,
     /// The first record of this time or later, in milliseconds since 1970.
     Time(i64),
@@ -36,27 +36,27 @@ pub enum Point {
 
 /// A record as it is in Kafka. An absent key or value is empty.
 #[derive(Debug, Clone, Default)]
-pub struct Followed {
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
-    pub timestamp_ms: i64,
-    pub key: Vec<u8>,
+pub(crate) struct Followed {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) timestamp_ms: i64,
+    pub(crate) key: Vec<u8>,
     /// Names and values.
-    pub headers: Vec<(String, Vec<u8>)>,
-    pub value: Vec<u8>,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+    pub(crate) value: Vec<u8>,
 }
 
 /// Where readers have been held, and since when.
 #[derive(Debug, Default)]
-pub struct Held(lag::Held);
+pub(crate) struct Held(lag::Held);
 
 impl Cluster {
     /// Where a point lies in each of these partitions. After the last record it lies at the end.
     ///
     /// # Errors
     /// No broker answers, or the topics may not be read.
-    pub fn offsets(
+    pub(crate) fn offsets(
         &self,
         view: View,
         partitions: &[(String, i32)],
@@ -97,7 +97,7 @@ impl Cluster {
     ///
     /// # Errors
     /// No broker answers.
-    pub fn held(
+    pub(crate) fn held(
         &self,
         held: &mut Held,
         partitions: &[(String, i32)],
@@ -117,7 +117,7 @@ impl Cluster {
     ///
     /// # Errors
     /// The client refuses the assignment.
-    pub fn follow(
+    pub(crate) fn follow(
         &self,
         from: &Offsets,
         mut ends: Offsets,
@@ -149,7 +149,7 @@ impl Cluster {
 }
 
 /// Reads partitions of topics.
-pub struct Follower {
+pub(crate) struct Follower {
     consumers: Vec<(String, BaseConsumer<Context>)>,
     turn: usize,
     /// The ends of partitions that have not been read to them.
@@ -159,7 +159,7 @@ pub struct Follower {
 
 impl Follower {
     /// Whether all partitions have been read to their ends.
-    pub fn has_caught_up(&self) -> bool {
+    pub(crate) fn has_caught_up(&self) -> bool {
         self.unread.is_empty()
     }
 
@@ -167,7 +167,7 @@ impl Follower {
     ///
     /// # Errors
     /// The cluster refuses. A lost connection is no error: the client reconnects.
-    pub fn poll(&mut self) -> Result<Option<Followed>, Obstacle> {
+    pub(crate) fn poll(&mut self) -> Result<Option<Followed>, Obstacle> {
         let count = self.consumers.len();
         let from = self.turn;
         self.turn += 1;
@@ -208,7 +208,7 @@ impl Follower {
     }
 
     /// The connections' own error since the last call.
-    pub fn take_trouble(&self) -> Option<Obstacle> {
+    pub(crate) fn take_trouble(&self) -> Option<Obstacle> {
         let troubles = self.consumers.iter().map(|(_, consumer)| consumer.context().take_trouble());
         // A missing right to the group is none.
         let of_connection = [Blocked::NoBroker, Blocked::NotAuthorized, Blocked::Tls];

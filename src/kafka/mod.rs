@@ -5,7 +5,7 @@
 mod admin;
 mod context;
 pub mod error;
-pub mod follow;
+pub(crate) mod follow;
 pub(crate) mod lag;
 pub mod librdkafka;
 mod producer;

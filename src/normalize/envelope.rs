@@ -174,11 +174,11 @@ impl<'a> Walk<'a> {
             };
         }
         for (key, member) in value.members() {
-            let pointer = join(pointer, &key);
+            let pointer = || join(pointer, &key);
             match &*key {
-                "object" => self.known_text(member, pointer),
-                "entry" => self.each(member, &pointer, &scope, Self::entry)?,
-                _ => self.rest.push((pointer, member)),
+                "object" if is_text(member) => {}
+                "entry" => self.each(member, &pointer(), &scope, Self::entry)?,
+                _ => self.rest.push((pointer(), member)),
             }
         }
         Ok(())
@@ -189,11 +189,11 @@ impl<'a> Walk<'a> {
         scope.channel.waba_id = value.filled("id");
         scope.entry_time = value.filled("time");
         for (key, member) in value.members() {
-            let pointer = join(pointer, &key);
+            let pointer = || join(pointer, &key);
             match &*key {
-                "id" | "time" => self.known_text(member, pointer),
-                "changes" => self.each(member, &pointer, &scope, Self::change)?,
-                _ => self.rest.push((pointer, member)),
+                "id" | "time" if is_text(member) => {}
+                "changes" => self.each(member, &pointer(), &scope, Self::change)?,
+                _ => self.rest.push((pointer(), member)),
             }
         }
         Ok(())
@@ -203,13 +203,13 @@ impl<'a> Walk<'a> {
         let mut scope = scope.clone();
         scope.field = value.get("field").and_then(Value::text);
         for (key, member) in value.members() {
-            let pointer = join(pointer, &key);
+            let pointer = || join(pointer, &key);
             match &*key {
-                "field" => self.known_text(member, pointer),
+                "field" if is_text(member) => {}
                 "value" if member.is_null() => {}
-                "value" if member.is_object() => self.value(member, &pointer, scope.clone())?,
-                "value" => self.dead(member, scope.context(pointer))?,
-                _ => self.rest.push((pointer, member)),
+                "value" if member.is_object() => self.value(member, &pointer(), scope.clone())?,
+                "value" => self.dead(member, scope.context(pointer()))?,
+                _ => self.rest.push((pointer(), member)),
             }
         }
         Ok(())
@@ -281,13 +281,6 @@ impl<'a> Walk<'a> {
             });
         }
         Ok(())
-    }
-
-    /// A known member: nothing is left of it if it is text.
-    fn known_text(&mut self, member: Value<'a>, pointer: String) {
-        if !is_text(member) {
-            self.rest.push((pointer, member));
-        }
     }
 
     fn dead(&mut self, value: Value<'a>, context: ElementContext<'a>) -> Result<(), Reason> {

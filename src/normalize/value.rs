@@ -110,11 +110,11 @@ impl<'a> Inside<'a> {
     ) -> Result<(), Reason> {
         let metadata = value.get("metadata");
         for (key, member) in value.members() {
-            let pointer = join(pointer, &key);
+            let pointer = || join(pointer, &key);
             let field = self.field.as_deref().filter(|field| *field != "history");
             let array = Array::named(&key, field.filter(|_| member.is_array()));
             match (&*key, in_standby) {
-                ("contacts", _) => self.contacts(member, &pointer),
+                ("contacts", _) => self.contacts(member, &pointer()),
                 ("messaging_product" | "metadata" | "standby" | "history", _)
                     if member.is_null() => {}
                 ("messaging_product", false) if is_text(member) => {}
@@ -123,18 +123,18 @@ impl<'a> Inside<'a> {
                     let known = if is_same(member, metadata) { &known[..] } else { &[] };
                     self.unknown.extend(unknown_in(member, pointer, known));
                 }
-                ("standby", false) if member.is_object() => self.read(member, &pointer, true)?,
+                ("standby", false) if member.is_object() => self.read(member, &pointer(), true)?,
                 ("history", false) if member.is_array() || member.is_object() => {
                     self.is_split = true;
-                    self.history(member, &pointer)?;
+                    self.history(member, &pointer())?;
                 }
                 _ => match array {
                     Some(_) if member.is_null() => {}
                     Some(array) => {
                         self.is_split = true;
-                        self.split(array, in_standby, member, &pointer, None)?;
+                        self.split(array, in_standby, member, &pointer(), None)?;
                     }
-                    None => self.others.push((pointer, member)),
+                    None => self.others.push((pointer(), member)),
                 },
             }
         }
@@ -229,17 +229,22 @@ pub(super) fn of_array<'a>(
     let alone = (!array.is_array() && !array.is_null()).then(|| (array, pointer.to_owned()));
     let pointer = pointer.to_owned();
     let inside = array.elements().enumerate();
-    alone.into_iter().chain(inside.map(move |(at, value)| (value, format!("{pointer}/{at}"))))
+    let of = move |at| join(&pointer, itoa::Buffer::new().format(at));
+    alone.into_iter().chain(inside.map(move |(at, value)| (value, of(at))))
 }
 
 /// What is not known of an object of texts: all of it, if it is no object.
-fn unknown_in<'a>(object: Value<'a>, pointer: String, known: &[&str]) -> Vec<(String, Value<'a>)> {
+fn unknown_in<'a>(
+    object: Value<'a>,
+    pointer: impl Fn() -> String,
+    known: &[&str],
+) -> Vec<(String, Value<'a>)> {
     if !object.is_object() {
-        return if object.is_null() { Vec::new() } else { vec![(pointer, object)] };
+        return if object.is_null() { Vec::new() } else { vec![(pointer(), object)] };
     }
     let is_known = |key: &str, member| known.contains(&key) && is_text(member);
     (object.members().filter(|(key, member)| !is_known(key, *member)))
-        .map(|(key, member)| (join(&pointer, &key), member))
+        .map(|(key, member)| (join(&pointer(), &key), member))
         .collect()
 }
 
@@ -253,7 +258,7 @@ pub(super) fn unknown_of<'a>(contact: Value<'a>, pointer: &str) -> Vec<(String, 
     let mut unknown = Vec::new();
     let (profile, own) = (contact.get("profile"), contact.filled("username"));
     for (key, member) in contact.members() {
-        let pointer = join(pointer, &key);
+        let pointer = || join(pointer, &key);
         match &*key {
             "wa_id" | "user_id" | "parent_user_id" | "username" | "identity_key_hash"
                 if is_text(member) => {}
@@ -267,7 +272,7 @@ pub(super) fn unknown_of<'a>(contact: Value<'a>, pointer: &str) -> Vec<(String, 
                 };
                 unknown.extend(unknown_in(member, pointer, known));
             }
-            _ => unknown.push((pointer, member)),
+            _ => unknown.push((pointer(), member)),
         }
     }
     unknown
@@ -280,7 +285,7 @@ pub(super) fn is_text(value: Value<'_>) -> bool {
 /// A JSON pointer to a member (RFC 6901).
 pub(super) fn join(pointer: &str, key: &str) -> String {
     match key.contains(['~', '/']) {
-        true => format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1")),
-        false => format!("{pointer}/{key}"),
+        true => [pointer, "/", &key.replace('~', "~0").replace('/', "~1")].concat(),
+        false => [pointer, "/", key].concat(),
     }
 }

@@ -124,8 +124,8 @@ pub(crate) fn take_up_fork(journal: &Journal, metrics: &Metrics) {
                 "the journal was forked: it publishes under a new identity now");
         }
         Err(error) => tracing::error!(%error,
-            "the fork that was asked for cannot be read and is not taken up: run `weni-edge \
-             journal fork` again as the edge's user, and restart the edge"),
+            "the fork that was asked for is not taken up: run `weni-edge journal fork` again as the \
+             edge's user, and restart the edge"),
     }
 }
 
@@ -292,6 +292,7 @@ pub struct Stepped(Shared);
 
 #[cfg(feature = "simulation")]
 impl Stepped {
+    /// Takes up a fork, as a start does.
     pub fn new(config: Arc<ArcSwap<Config>>, journal: Journal, metrics: Arc<Metrics>) -> Self {
         take_up_fork(&journal, &metrics);
         Self(Shared::new(config, journal, metrics))

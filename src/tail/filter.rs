@@ -7,19 +7,19 @@ use crate::event::{Fault, form::AnyEvent};
 
 /// An empty list selects all. Of a list, one has to fit.
 #[derive(Debug, Default)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// Ids of messages, whole or as they are shown.
-    pub messages: Vec<String>,
+    pub(crate) messages: Vec<String>,
     /// Phone numbers, ids of users, or user keys.
-    pub recipients: Vec<String>,
-    pub sources: Vec<String>,
-    pub statuses: Vec<String>,
-    pub codes: Vec<i64>,
-    pub faults: Vec<Fault>,
+    pub(crate) recipients: Vec<String>,
+    pub(crate) sources: Vec<String>,
+    pub(crate) statuses: Vec<String>,
+    pub(crate) codes: Vec<i64>,
+    pub(crate) faults: Vec<Fault>,
 }
 
 impl Filter {
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         let Self { messages, recipients, sources, statuses, codes, faults } = self;
         [messages, recipients, sources, statuses].iter().all(|list| list.is_empty())
             && codes.is_empty()
@@ -27,7 +27,7 @@ impl Filter {
     }
 
     /// Whether the record is about these messages, people and sources.
-    pub fn is_about(&self, item: &Item) -> bool {
+    pub(crate) fn is_about(&self, item: &Item) -> bool {
         let fits = |list: &[String], fits: &dyn Fn(&str) -> bool| {
             list.is_empty() || list.iter().any(|asked| fits(asked))
         };
@@ -51,7 +51,7 @@ impl Filter {
     }
 
     /// Whether the record has one of these statuses, codes and faults.
-    pub fn has_outcome(&self, item: &Item) -> bool {
+    pub(crate) fn has_outcome(&self, item: &Item) -> bool {
         let Self { statuses, codes, faults, .. } = self;
         let Some(event) = item.event() else {
             return statuses.is_empty() && codes.is_empty() && faults.is_empty();

@@ -6,7 +6,7 @@ mod print;
 mod state;
 mod stats;
 
-pub use self::{
+pub(crate) use self::{
     filter::Filter,
     print::{Span, json, line},
     state::State,
@@ -22,13 +22,13 @@ const SCHEMA_VERSION: u64 = 1;
 
 /// A record, and what it holds.
 #[derive(Debug)]
-pub struct Item {
-    pub record: Followed,
-    pub content: Content,
+pub(crate) struct Item {
+    pub(crate) record: Followed,
+    pub(crate) content: Content,
 }
 
 #[derive(Debug)]
-pub enum Content {
+pub(crate) enum Content {
     Event(Box<AnyEvent>),
     DeadLetter,
     /// Why the event cannot be read.
@@ -36,7 +36,7 @@ pub enum Content {
 }
 
 impl Item {
-    pub fn read(record: Followed) -> Self {
+    pub(crate) fn read(record: Followed) -> Self {
         // A dead letter may be JSON as well. It has no event's headers.
         let content = match header(&record.headers, "ce_id") {
             Some(_) => event(&record.value).map_or_else(Content::Unreadable, Content::Event),
@@ -48,7 +48,7 @@ impl Item {
         Self { record, content }
     }
 
-    pub fn event(&self) -> Option<&AnyEvent> {
+    pub(crate) fn event(&self) -> Option<&AnyEvent> {
         match &self.content {
             Content::Event(event) => Some(event),
             _ => None,

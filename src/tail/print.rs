@@ -19,9 +19,9 @@ const DIM: &str = "2";
 
 /// Text of a caller, and the ANSI code of its colour, if it has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Span {
-    pub text: String,
-    pub colour: &'static str,
+pub(crate) struct Span {
+    pub(crate) text: String,
+    pub(crate) colour: &'static str,
 }
 
 fn span(text: impl Into<String>, colour: &'static str) -> Span {
@@ -29,7 +29,7 @@ fn span(text: impl Into<String>, colour: &'static str) -> Span {
 }
 
 /// When, what, who, which message, which source, and more. Control characters are still in it.
-pub fn line(item: &Item, is_personal: bool) -> Vec<Span> {
+pub(crate) fn line(item: &Item, is_personal: bool) -> Vec<Span> {
     let what = format!("{:<20}", item.what());
     let source = span(item.source(), DIM);
     match &item.content {
@@ -129,7 +129,7 @@ fn start(value: &[u8], is_personal: bool) -> String {
 }
 
 /// The record, as it is in Kafka or masked.
-pub fn json(item: &Item, is_personal: bool) -> Json {
+pub(crate) fn json(item: &Item, is_personal: bool) -> Json {
     let record = &item.record;
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let header = |(name, value): &(String, Vec<u8>)| {

@@ -11,14 +11,14 @@ type Key = (String, String);
 
 /// The states of the messages that changed last, each with what is to be shown of it.
 #[derive(Debug)]
-pub struct State<T> {
+pub(crate) struct State<T> {
     /// Bounds the memory.
     messages_max: usize,
     messages: HashMap<Key, Current<T>>,
     /// From the message that changed first.
     order: BTreeMap<u64, Key>,
     changes: u64,
-    pub forgotten: u64,
+    pub(crate) forgotten: u64,
 }
 
 #[derive(Debug)]
@@ -30,13 +30,13 @@ struct Current<T> {
 }
 
 impl<T> State<T> {
-    pub fn new(messages_max: usize) -> Self {
+    pub(crate) fn new(messages_max: usize) -> Self {
         let (messages, order) = (HashMap::new(), BTreeMap::new());
         Self { messages_max, messages, order, changes: 0, forgotten: 0 }
     }
 
     /// Takes an event in. Returns whether the state of its message is another one now.
-    pub fn update(&mut self, event: &AnyEvent, shown: T) -> bool {
+    pub(crate) fn update(&mut self, event: &AnyEvent, shown: T) -> bool {
         let Some((key, level)) = update(event) else { return false };
         if let Some(current) = self.messages.get_mut(&key) {
             if level <= current.level {
@@ -61,7 +61,7 @@ impl<T> State<T> {
     }
 
     /// What is to be shown of each message, the one that changed last at the end.
-    pub fn shown(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn shown(&self) -> impl Iterator<Item = &T> {
         self.order.values().filter_map(|key| Some(&self.messages.get(key)?.shown))
     }
 }

@@ -14,7 +14,7 @@ const ROWS_MAX: usize = 500;
 
 /// Counts by what happened and source.
 #[derive(Debug, Default)]
-pub struct Stats {
+pub(crate) struct Stats {
     rows: BTreeMap<(String, String), Row>,
     seconds: usize,
 }
@@ -32,7 +32,7 @@ impl Row {
 }
 
 impl Stats {
-    pub fn count(&mut self, item: &Item) {
+    pub(crate) fn count(&mut self, item: &Item) {
         self.add(item.what(), item);
         for error in
             item.event().and_then(|event| event.envelope.errors.as_ref()).into_iter().flatten()
@@ -53,14 +53,14 @@ impl Stats {
     }
 
     /// Another second has begun.
-    pub fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         self.seconds += 1;
         let now = self.seconds % SECONDS;
         self.rows.values_mut().for_each(|row| row.recent[now] = 0);
     }
 
     /// One line for each row.
-    pub fn table(&self) -> Vec<String> {
+    pub(crate) fn table(&self) -> Vec<String> {
         let heading =
             format!("{:<32} {:<16} {:>12} {:>10}", "what", "source", "events", "per second");
         let row = |((what, source), row): (&(String, String), &Row)| {
@@ -70,7 +70,7 @@ impl Stats {
         [heading].into_iter().chain(self.rows.iter().map(row)).collect()
     }
 
-    pub fn json(&self) -> Json {
+    pub(crate) fn json(&self) -> Json {
         let row = |((what, source), row): (&(String, String), &Row)| {
             json!({
                 "what": what, "source": source, "events": row.total,

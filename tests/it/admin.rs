@@ -1,6 +1,6 @@
 //! What probes and Prometheus get.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use serde_json::Value as Json;
@@ -53,25 +53,37 @@ async fn silent_connections_leave_room_for_probes_and_take_no_more_than_their_pl
     }
 }
 
-#[tokio::test]
-async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
-    let directory = TempDir::new().unwrap();
-    let metrics = Arc::new(Metrics::default());
-    let options =
-        Options { max_bytes: 50_000, allow_volatile: true, ..Options::new(directory.path()) };
-    let journal = Journal::open(options, Arc::clone(&metrics)).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (phase, watched) = watch::channel(Phase::Serving);
-    let state = admin::State {
-        journal: journal.clone(),
-        metrics: Arc::clone(&metrics),
-        phase: watched,
-        config: small_bodies(),
-    };
-    tokio::spawn(admin::serve(listener, state));
-    let call = async |method: &str, path: &str| {
-        let mut stream = TcpStream::connect(address).await.unwrap();
+/// A running admin listener.
+struct Served {
+    address: SocketAddr,
+    journal: Journal,
+    metrics: Arc<Metrics>,
+    phase: watch::Sender<Phase>,
+    _directory: TempDir,
+}
+
+impl Served {
+    async fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let options =
+            Options { max_bytes: 50_000, allow_volatile: true, ..Options::new(directory.path()) };
+        let journal = Journal::open(options, Arc::clone(&metrics)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (phase, watched) = watch::channel(Phase::Serving);
+        let state = admin::State {
+            journal: journal.clone(),
+            metrics: Arc::clone(&metrics),
+            phase: watched,
+            config: small_bodies(),
+        };
+        tokio::spawn(admin::serve(listener, state));
+        Self { address, journal, metrics, phase, _directory: directory }
+    }
+
+    async fn call(&self, method: &str, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
         let request = format!("{method} {path} HTTP/1.1\r\nHost: e\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -79,8 +91,14 @@ async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
         // A cache would tell of another time.
         assert!(answer.contains("\r\ncache-control: no-store\r\n"), "{path}: {answer}");
         answer
-    };
-    let get = async |path: &str| call("GET", path).await;
+    }
+}
+
+#[tokio::test]
+async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
+    let served = Served::start().await;
+    let get = async |path: &str| served.call("GET", path).await;
+    let Served { journal, metrics, phase, .. } = &served;
     assert!(get("/livez").await.starts_with("HTTP/1.1 200 "));
     assert!(get("/readyz").await.starts_with("HTTP/1.1 200 "));
     let text = get("/metrics").await;
@@ -95,24 +113,6 @@ async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
     ] {
         assert!(text.lines().any(|found| found.starts_with(line)), "{line}");
     }
-    let json = async |path: &str| -> Json {
-        let answer = get(path).await;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains("\r\ncontent-type: application/json\r\n"), "{path}: {head}");
-        serde_json::from_str(body).unwrap()
-    };
-    let document = json("/asyncapi.json").await;
-    assert_eq!(document["channels"]["message-status.v1"]["address"], "loja.status");
-    let messages = document["components"]["messages"].as_object().unwrap();
-    for (contract, message) in messages {
-        let path = message.get("payload").unwrap_or(&message["headers"])["$ref"].as_str().unwrap();
-        let schema = json(&format!("/{path}")).await;
-        assert_eq!(schema["$id"], format!("urn:weni-edge:{contract}"));
-    }
-    assert_eq!(messages.len(), 4);
-    assert!(get("/schemas/no.json").await.starts_with("HTTP/1.1 404 "));
-    let posted = call("POST", "/livez").await;
-    assert!(posted.starts_with("HTTP/1.1 405 ") && posted.contains("\r\nallow: GET, HEAD\r\n"));
     assert!(get("/no/such/path").await.starts_with("HTTP/1.1 404 "));
     phase.send_replace(Phase::Draining);
     let draining = get("/readyz").await;
@@ -132,4 +132,28 @@ async fn ready_means_open_with_room_and_serving_and_says_what_fails() {
     journal.append(500, &accepted, |record| record.extend([0; 500])).await.unwrap();
     let pending = format!("weni_edge_journal_pending_callbacks {}", accepted.get());
     assert!(get("/metrics").await.contains(&pending));
+}
+
+#[tokio::test]
+async fn programs_get_the_contract_and_may_only_ask() {
+    let served = Served::start().await;
+    let get = async |path: &str| served.call("GET", path).await;
+    let json = async |path: &str| -> Json {
+        let answer = get(path).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("\r\ncontent-type: application/json\r\n"), "{path}: {head}");
+        serde_json::from_str(body).unwrap()
+    };
+    let document = json("/asyncapi.json").await;
+    assert_eq!(document["channels"]["message-status.v1"]["address"], "loja.status");
+    let messages = document["components"]["messages"].as_object().unwrap();
+    for (contract, message) in messages {
+        let path = message.get("payload").unwrap_or(&message["headers"])["$ref"].as_str().unwrap();
+        let schema = json(&format!("/{path}")).await;
+        assert_eq!(schema["$id"], format!("urn:weni-edge:{contract}"));
+    }
+    assert_eq!(messages.len(), 4);
+    assert!(get("/schemas/no.json").await.starts_with("HTTP/1.1 404 "));
+    let posted = served.call("POST", "/livez").await;
+    assert!(posted.starts_with("HTTP/1.1 405 ") && posted.contains("\r\nallow: GET, HEAD\r\n"));
 }

@@ -484,6 +484,7 @@ pub struct Outcome {
 }
 
 /// One run; `allowed`: only these faults happen.
+#[expect(clippy::too_many_lines, reason = "the steps of one run, in their order")]
 pub fn run(seed: u64, allowed: Option<BTreeSet<u64>>, traced: bool) -> Outcome {
     world::replace(World::new(seed, allowed, traced));
     clock::enter(Some(Rc::new(Clock)));

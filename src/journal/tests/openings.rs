@@ -188,6 +188,32 @@ fn a_fork_changes_all_ids_at_once_and_publishing_begins_where_it_says() {
 }
 
 #[test]
+fn a_fork_that_the_disk_may_have_half_ends_the_process() {
+    for broken in [1, 2, 3, 4] {
+        let directory = directory();
+        let journal = open(&directory);
+        append(&journal, b"one").unwrap();
+        let identity =
+            Identity { id: Uuid::from_u128(9), start: Position::MIN, label: String::new() };
+        fork::request(here(&directory), &identity).unwrap();
+        // Two files, each with a name and its directory's sync.
+        let mut calls = 0;
+        faults(&journal).set(move |call, _| {
+            calls += u32::from([Call::Rename, Call::SyncDirectory].contains(&call));
+            if calls == broken { Err(io::Error::other("the disk is gone")) } else { Ok(()) }
+        });
+        assert!(journal.take_fork().is_err(), "{broken}");
+        assert!(block_on(journal.failed()).contains("the disk is gone"), "{broken}");
+        assert_eq!(append(&journal, b"two"), Err(AppendError::Failed));
+        drop(journal);
+        let journal = open(&directory);
+        // Taken up by the first process or by this one, and from the start.
+        journal.take_fork().unwrap();
+        assert_eq!((journal.id(), journal.pending()), (identity.id, 1), "{broken}");
+    }
+}
+
+#[test]
 fn a_fork_that_leaves_records_out_says_how_many() {
     let directory = directory();
     let journal = open(&directory);

@@ -203,8 +203,11 @@ impl<'a> Value<'a> {
     /// Whether this string's text is that; cheaper than to ask for the text.
     fn spells(self, text: &str) -> bool {
         let Note { start, end, escaped, .. } = self.note();
-        let inner = &self.document.bytes[start as usize + 1..end as usize - 1];
-        if escaped { self.string() == text } else { inner == text.as_bytes() }
+        if escaped {
+            return self.string() == text;
+        }
+        let inner = start as usize + 1..end as usize - 1;
+        inner.len() == text.len() && self.document.bytes[inner] == *text.as_bytes()
     }
 
     /// A string's text, or a number's or boolean's as it is written; none for null, `{}` and `[]`.
