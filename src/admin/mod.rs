@@ -5,12 +5,7 @@
 //!
 //! **Invariant:** the edge stays ready while Kafka is away.
 
-use std::{
-    io,
-    pin::pin,
-    sync::Arc,
-    task::{Context, Waker},
-};
+use std::{io, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -103,9 +98,8 @@ impl State {
 
     /// Names of the checks that fail. Updates the metric of each.
     fn failing_checks(&self) -> Vec<&'static str> {
-        let failed = pin!(self.journal.failed()).poll(&mut Context::from_waker(Waker::noop()));
         let checks = [
-            ("journal", failed.is_pending()),
+            ("journal", self.journal.failure().is_none()),
             ("room", self.journal.has_room(self.config.load().http.largest_record_bytes())),
             ("serving", *self.phase.borrow() == Phase::Serving),
         ];

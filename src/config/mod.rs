@@ -116,7 +116,7 @@ pub struct Secret(String);
 pub struct Journal {
     /// Holds nothing else.
     pub directory: PathBuf,
-    /// The most that all segments take.
+    /// The most that callbacks may take that are not in Kafka yet.
     pub max_bytes: u64,
     /// Bytes of the file system that the journal leaves free.
     pub min_free_bytes: u64,

@@ -61,6 +61,12 @@ impl Identity {
         sealed::write(journal, COPY, KIND, &self.encode())
     }
 
+    /// Whether the first of the two files has it.
+    pub(super) fn is_written(&self, journal: Directory<'_>) -> bool {
+        sealed::read(journal, NAME, KIND, Self::decode)
+            .is_ok_and(|found| found.as_ref() == Some(self))
+    }
+
     pub(super) fn read(journal: Directory<'_>) -> Result<Option<Self>, OpenError> {
         match sealed::read(journal, NAME, KIND, Self::decode)? {
             None => sealed::read(journal, COPY, KIND, Self::decode),

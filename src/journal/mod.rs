@@ -315,6 +315,11 @@ impl Journal {
         reason.clone().unwrap_or_default()
     }
 
+    /// The reason, if the journal has failed.
+    pub fn failure(&self) -> Option<String> {
+        self.shared().failure.borrow().clone()
+    }
+
     /// Writes and syncs one batch, if one waits. For a [`stepped`](Options::stepped) journal.
     #[cfg(any(test, feature = "simulation"))]
     pub fn step_writer(&self) -> bool {

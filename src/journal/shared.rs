@@ -1,7 +1,7 @@
 //! What callers, the writer and the keeper share: the watermarks, and what follows from them.
 //!
 //! Locks are taken in this order: `persist` or the spares' `making`, `identity`, `watermarks`, then the
-//! queue's. Only `persist`, `making`, `history` and, in a fork, `identity` are held during file I/O.
+//! spares' `files`. The queue's is taken alone. Only `persist`, `making`, `history` and, in a fork, `identity` are held during file I/O.
 
 use std::{
     collections::VecDeque,
@@ -302,7 +302,8 @@ impl Journal {
     /// durably. Call it while nothing is being published.
     ///
     /// # Errors
-    /// When the request cannot be read. When the identity cannot be written, the journal has failed.
+    /// When the request cannot be read, or the identity cannot be written. The journal has failed if the
+    /// new identity may be on disk.
     pub fn take_fork(&self) -> io::Result<Option<Forked>> {
         let shared = self.shared();
         let journal = shared.options.directory();
@@ -312,16 +313,19 @@ impl Journal {
         let request = journal.path.join(fork::NAME);
         let mut identity = shared.identity.write();
         if identity.id == forked.id {
-            // Taken up already; only the request could not be removed.
+            // Taken up already. The copy may be missing, and the request is still there.
+            identity.write(journal)?;
             journal.disk.remove_if_there(&request)?;
             return Ok(None);
         }
         let (oldest, end) = (self.oldest(), self.durable());
         forked.start = forked.start.clamp(oldest, end);
         if let Err(error) = forked.write(journal) {
-            // The new identity may be on disk, and the next opening begins where it says. What this process
+            // If the new identity may be on disk, the next opening begins where it says. What this process
             // published under the old one would be published again.
-            shared.fail(format!("the new identity of a fork cannot be written: {error}"));
+            if !Identity::is_written(&identity, journal) {
+                shared.fail(format!("the new identity of a fork cannot be written: {error}"));
+            }
             return Err(error);
         }
         let from = forked.start;

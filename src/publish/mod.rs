@@ -124,8 +124,8 @@ pub(crate) fn take_up_fork(journal: &Journal, metrics: &Metrics) {
                 "the journal was forked: it publishes under a new identity now");
         }
         Err(error) => tracing::error!(%error,
-            "the fork that was asked for is not taken up: run `weni-edge journal fork` again as the \
-             edge's user, and restart the edge"),
+            "the fork that was asked for is not taken up: mend that, or run `weni-edge journal fork` \
+             again as the edge's user, and restart the edge"),
     }
 }
 

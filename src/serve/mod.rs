@@ -186,6 +186,9 @@ fn open_journal(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<Journa
     // it.
     let journal = Journal::open(options, Arc::clone(&metrics))?;
     crate::publish::take_up_fork(&journal, &metrics);
+    if let Some(why) = journal.failure() {
+        bail!("the journal failed: {why}");
+    }
     if journal.label() != label {
         bail!(
             "the journal was created with kafka.identity_prefix and topics.position {:?}, but the \
