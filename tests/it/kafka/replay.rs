@@ -5,7 +5,7 @@ use std::{fs, process::Output};
 use serde_json::Value;
 
 use super::*;
-use crate::cluster::Written;
+use crate::cluster::{STRANGER, Written};
 
 /// What the command says as JSON.
 fn summary(output: &Output) -> Value {
@@ -243,7 +243,7 @@ fn a_callback_that_is_read_today_leaves_what_is_not_as_a_letter_of_its_own() {
     let edge = Edge::start(&settings(&bootstrap, &topics));
     let good = status("wamid.good", 5, "");
     let body = statuses(&[good.clone(), r#"{"status":"read"}"#.to_owned(), "7".to_owned()]);
-    let strange: &[_] = &[("reason", "mine")];
+    let strange: &[_] = &[("reason", "mine"), STRANGER];
     let letters: [Written<'_>; 3] =
         [(&LETTER, body.as_bytes()), (&LETTER, b"{}"), (strange, b"somebody else's")];
     topics.write("dead_letter", &letters);
