@@ -197,10 +197,10 @@ class Test:
         producer.flush()
         return delivered[-1]
 
-    def order(self):
+    def order(self, orders):
         producer = Producer({"bootstrap.servers": self.kafka.address})
         producer.produce("orders", None, "deleted", partition=0)
-        for number, (hours, name) in stream.ORDERS.items():
+        for number, (hours, name) in orders.items():
             producer.produce("orders", json.dumps({"order_id": number, "phone": stream.spelt(name, number)}),
                              timestamp=int((time.time() - hours * 3600) * 1000))  # fmt: skip
         producer.flush()
@@ -261,7 +261,7 @@ class Test:
 
     def go(self):
         self.prepare()
-        self.order()
+        self.order(stream.ORDERS)
         message_state, order_state = Table(self.kafka, "message-state"), Table(self.kafka, "order-message-state")
         first, streams = self.consumer("consumer-1"), self.streams("streams-1")
         self.send(0)
@@ -303,6 +303,7 @@ class Test:
             self.report.same("nothing is late while a partition lags", found, {k: v for k, v in wanted.items() if v == "failed"})
             self.database.execute(lag, (1, STATUSES))
             self.until("SMS are planned", lambda: len(self.rows("SELECT 1 FROM sms_outbox")) >= len(wanted), worker)
+            self.order(stream.ORDERS_LATER)
             self.send(3)
             self.until("round 3 is stored", lambda: self.stored(3), consumer)
             withdrawn = "SELECT 1 FROM sms_outbox WHERE withdrawn_at IS NOT NULL"

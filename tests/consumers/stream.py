@@ -125,10 +125,13 @@ ORDERS = {
     "order-3": (1, "late-sent"),
     "order-none": (1, "silent"),
 }
+# One from just before round 3, in which an older message of its recipient is repeated.
+ORDERS_LATER = {"order-4": (0, "repeated")}
 JOINED = {
     ("order-1", "in-order"): "read",
     ("order-2", "in-order"): "read",
     ("order-3", "late-sent"): "delivered",
+    ("order-4", "repeated"): "delivered",
 }
 
 
