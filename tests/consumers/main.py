@@ -82,11 +82,17 @@ def postgres(work):
 
 @contextlib.contextmanager
 def sms_provider():
-    """Accepts SMS, and remembers their keys. Until `release` is set it leaves senders without an answer."""
-    received, release = [], threading.Event()
+    """Accepts SMS, and remembers their keys. Until `repaired` is set it answers with nonsense, and until `release` is set
+    it leaves senders without an answer."""
+    refused, received, repaired, release = [], [], threading.Event(), threading.Event()
 
     class Provider(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
+            if not repaired.is_set():
+                refused.append(self.headers["Idempotency-Key"])
+                self.rfile.read(int(self.headers["Content-Length"]))  # otherwise the sender may see a reset connection
+                self.wfile.write(b"nonsense\r\n\r\n")
+                return
             received.append(self.headers["Idempotency-Key"])
             release.wait()
             with contextlib.suppress(OSError):  # the sender was killed
@@ -99,7 +105,7 @@ def sms_provider():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Provider)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", received, release
+        yield f"http://127.0.0.1:{server.server_port}", refused, received, repaired, release
     finally:
         release.set()
         server.shutdown()
@@ -144,9 +150,9 @@ class Test:
         return self.run(name, "java", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp",
                         f"{folder}/classes:{folder}/lib/*", "MessageState", STATE_DIR=str(self.work / "streams"))  # fmt: skip
 
-    def worker(self, name, url, grace):
+    def worker(self, name, url, grace, timeout="30"):
         return self.run(name, sys.executable, CONSUMERS / "fallback-outbox/worker.py",
-                        SMS_URL=url, TIMEOUT_MINUTES="30", GRACE_MINUTES=grace)  # fmt: skip
+                        SMS_URL=url, TIMEOUT_MINUTES=timeout, GRACE_MINUTES=grace)  # fmt: skip
 
     def until(self, what, condition, *processes):
         """Waits for a condition, and that the processes live."""
@@ -175,7 +181,7 @@ class Test:
         aborted = newer | {"event_id": "aborted", "message_id": "wamid.in-order", "status": "played", "status_rank": 40}
         producer = Producer({"bootstrap.servers": self.kafka.address, "transactional.id": "by-hand"})
         producer.init_transactions()
-        last = self.transaction(producer, json.dumps(newer), json.dumps(unreadable), "{")
+        last = self.transaction(producer, json.dumps(newer), json.dumps(unreadable), None, "{")
         producer.commit_transaction()
         self.transaction(producer, json.dumps(aborted))
         producer.abort_transaction()
@@ -191,9 +197,10 @@ class Test:
         producer.flush()
         return delivered[-1]
 
-    def order(self):
+    def order(self, orders):
         producer = Producer({"bootstrap.servers": self.kafka.address})
-        for number, (hours, name) in stream.ORDERS.items():
+        producer.produce("orders", None, "deleted", partition=0)
+        for number, (hours, name) in orders.items():
             producer.produce("orders", json.dumps({"order_id": number, "phone": stream.spelt(name, number)}),
                              timestamp=int((time.time() - hours * 3600) * 1000))  # fmt: skip
         producer.flush()
@@ -254,7 +261,7 @@ class Test:
 
     def go(self):
         self.prepare()
-        self.order()
+        self.order(stream.ORDERS)
         message_state, order_state = Table(self.kafka, "message-state"), Table(self.kafka, "order-message-state")
         first, streams = self.consumer("consumer-1"), self.streams("streams-1")
         self.send(0)
@@ -285,30 +292,48 @@ class Test:
     def fall_back(self, consumer):
         wanted = {f"wamid.{name}": reason for name, (_, reason, _) in stream.OUTGOING.items() if reason}
         sent = sorted(f"wamid.{name}" for name, (*_, sent) in stream.OUTGOING.items() if sent)
-        with sms_provider() as (url, received, release):
-            worker = self.worker("worker-1", url, "600")
+        lag = "UPDATE consumer_offset SET received_at = received_at + %s * interval '1 hour' WHERE topic = %s AND partition = 0"
+        with sms_provider() as (url, refused, received, repaired, release):
+            worker = self.worker("worker-0", url, "0", timeout="60")
+            self.report.same("a time limit of an hour is refused", (worker.process.wait(PATIENCE), "below 60" in worker.log()), (1, True))
+            self.database.execute(lag, (-1, STATUSES))
+            worker = self.worker("worker-1", url, "59")
+            self.until("a worker has planned", lambda: "planned: " in worker.log(), worker)
+            found = dict(self.rows("SELECT message_id, reason FROM sms_outbox"))
+            self.report.same("nothing is late while a partition lags", found, {k: v for k, v in wanted.items() if v == "failed"})
+            self.database.execute(lag, (1, STATUSES))
             self.until("SMS are planned", lambda: len(self.rows("SELECT 1 FROM sms_outbox")) >= len(wanted), worker)
+            self.order(stream.ORDERS_LATER)
             self.send(3)
             self.until("round 3 is stored", lambda: self.stored(3), consumer)
             withdrawn = "SELECT 1 FROM sms_outbox WHERE withdrawn_at IS NOT NULL"
             self.until("late deliveries withdraw", lambda: len(self.rows(withdrawn)) >= len(wanted) - len(sent), worker)
             self.report.same("a worker ends at SIGTERM", worker.end(signal.SIGTERM), 0)
-            self.report.same("no SMS is sent before its time", received, [])
+            self.report.same("no SMS is sent before its time", refused, [])
+            # This one is too old to be sent.
+            self.database.execute("INSERT INTO sms_outbox VALUES ('wamid.forgotten', 'timeout', now() - interval '1 hour')")
             worker = self.worker("worker-2", url, "0")
+            self.until("each SMS is refused", lambda: {*refused} >= {*sent}, worker)
+            time.sleep(3)
+            self.report.same("a refused SMS waits for its next attempt", sorted(refused), sent)
+            repaired.set()
+            self.database.execute("UPDATE sms_outbox SET planned_at = planned_at - interval '1 minute'")
             self.until("an SMS is under way", lambda: received, worker)
             worker.end(signal.SIGKILL)
             release.set()
             workers = [self.worker(f"worker-{n}", url, "0") for n in (3, 4)]
             for worker in workers:
                 self.until(f"{worker.path.stem} works", lambda: "timeout" in worker.log(), worker)
-            unsent = "SELECT 1 FROM sms_outbox WHERE sent_at IS NULL AND withdrawn_at IS NULL"
-            self.until("all SMS are sent", lambda: not self.rows(unsent), *workers)
+            unsent = "SELECT message_id FROM sms_outbox WHERE sent_at IS NULL AND withdrawn_at IS NULL"
+            self.until("all SMS are sent", lambda: self.rows(unsent) == [("wamid.forgotten",)], *workers)
             self.report.same("the killed worker's SMS comes again with its key, and no other", sorted(received), sorted(sent + received[:1]))
             for worker in workers:
                 self.report.same(f"{worker.path.stem} ends at SIGTERM", worker.end(signal.SIGTERM), 0)
-        self.report.same("SMS by reason", dict(self.rows("SELECT message_id, reason FROM sms_outbox")), wanted)
+        self.report.same("SMS by reason", dict(self.rows("SELECT message_id, reason FROM sms_outbox")), wanted | {"wamid.forgotten": "timeout"})
         rows = self.rows("SELECT message_id FROM sms_outbox WHERE sent_at IS NOT NULL AND withdrawn_at IS NULL ORDER BY 1")
         self.report.same("SMS sent", [row[0] for row in rows], sent)
+        self.database.execute("UPDATE outgoing SET message_id = 'wamid.again', sent_at = now() WHERE message_id = 'wamid.failed'")
+        self.report.same("an SMS moves with its message", len(self.rows("SELECT 1 FROM sms_outbox WHERE message_id = 'wamid.again'")), 1)
 
     def check_database(self):
         wanted = stream.states()
@@ -355,7 +380,8 @@ class Test:
         words = {
             "consumer": ["is a dead letter: invalid_json", "is a dead letter: missing_id", "status 'snoozed' is unknown",
                          "schema_version 2 is newer", "cannot be read, and is left out: KeyError",
-                         "cannot be read, and is left out: JSONDecodeError"],
+                         "cannot be read, and is left out: JSONDecodeError",
+                         "cannot be read, and is left out: TypeError"],
             "streams": ["dead letter", "status \"snoozed\" is unknown", "schema_version 2 is newer", "cannot be read, and is left out",
                         "Exception caught during Deserialization"],
         }  # fmt: skip
@@ -363,6 +389,8 @@ class Test:
             log = "".join(p.log() for p in self.processes if p.path.stem.startswith(kind))
             for text in texts:
                 self.report.that(f"the log of {kind} has: {text}", text in log, log[-1000:])
+            counts = [p.log().count("snoozed") for p in self.processes if p.path.stem.startswith(kind)]
+            self.report.that(f"{kind} says once what it does not know", max(counts) == 1, counts)
 
     def compare(self, what, found, wanted):
         different = {key: f"{found.get(key)}, not {wanted.get(key)}" for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)}

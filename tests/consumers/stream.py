@@ -45,6 +45,7 @@ fresh          | sent@1              |                           |              
 forgotten      | sent@1              |                           |                      |
 failed-then-ok | failed@1!131026     |                           |                      | delivered@2
 slow-then-ok   | sent@1              |                           |                      | read@3
+slow-stopped   | sent@1              |                           |                      | failed@1!131050
 nul            | sent@1              |                           |                      |
 """
 
@@ -80,6 +81,7 @@ fresh          |               | sent      | 1 | -
 forgotten      |               | sent      | 1 | -
 failed-then-ok |               | delivered | 2 | -
 slow-then-ok   |               | read      | 3 | -
+slow-stopped   |               | failed    | 1 | -
 nul            |               | sent      | 1 | -
 newer          |               | delivered | 2 | -
 """
@@ -91,7 +93,7 @@ FUNNEL = {
     "utility": (11, 10, 3, 0),
     "marketing": (2, 2, 1, 0),
     "service": (1, 1, 0, 0),
-    None: (17 + FILLER, 6 + FILLER, 3 + FILLER, 6),
+    None: (18 + FILLER, 6 + FILLER, 3 + FILLER, 7),
 }
 # By category: messages and what they cost, at 0.01 for utility and 0.06 for marketing.
 COST = {"utility": (10, 0.1), "marketing": (2, 0.12), "service": (1, 0), None: (6 + FILLER, 0)}
@@ -111,6 +113,7 @@ OUTGOING = {
     "forgotten": (120, None, False),
     "failed-then-ok": (0, "failed", False),
     "slow-then-ok": (40, "timeout", False),
+    "slow-stopped": (40, "timeout", False),
 }
 
 # Hours since the order, and whose it is; the phone is spelt in more than one way.
@@ -122,10 +125,13 @@ ORDERS = {
     "order-3": (1, "late-sent"),
     "order-none": (1, "silent"),
 }
+# One from just before round 3, in which an older message of its recipient is repeated.
+ORDERS_LATER = {"order-4": (0, "repeated")}
 JOINED = {
     ("order-1", "in-order"): "read",
     ("order-2", "in-order"): "read",
     ("order-3", "late-sent"): "delivered",
+    ("order-4", "repeated"): "delivered",
 }
 
 

@@ -33,8 +33,9 @@ WHERE (excluded.status_rank, excluded.happened_at) > (s.status_rank, s.happened_
 """
 # A member that lost its partition may still store its last batch. It must not move the new owner's offset back.
 OFFSET = """
-INSERT INTO consumer_offset AS o (topic, partition, next_offset) VALUES (%s, %s, %s)
-ON CONFLICT (topic, partition) DO UPDATE SET next_offset = greatest(o.next_offset, excluded.next_offset)
+INSERT INTO consumer_offset AS o (topic, partition, next_offset, received_at) VALUES (%s, %s, %s, %s)
+ON CONFLICT (topic, partition) DO UPDATE SET next_offset = greatest(o.next_offset, excluded.next_offset),
+  received_at = greatest(o.received_at, excluded.received_at)
 """
 
 log = logging.getLogger("consumer")
@@ -85,13 +86,17 @@ def columns(event):
 
 
 def store(database, messages):
-    rows = [columns for columns in map(row, messages) if columns]
-    # Each partition's last record of the batch.
-    offsets = {(m.topic(), m.partition()): m.offset() + 1 for m in messages}
+    rows, offsets, newest = [], {}, {}
+    for message in messages:
+        partition = message.topic(), message.partition()
+        offsets[partition] = message.offset() + 1
+        if columns := row(message):
+            rows.append(columns)
+            newest[partition] = max(columns["received_at"], newest.get(partition, columns["received_at"]))
     with database.transaction(), database.cursor() as cursor:
         cursor.executemany(UPDATE, rows)
         cursor.executemany(STATE, [columns for columns in rows if columns["status_rank"] is not None])
-        cursor.executemany(OFFSET, [(*partition, offset) for partition, offset in offsets.items()])
+        cursor.executemany(OFFSET, [(*p, offset, newest.get(p)) for p, offset in offsets.items()])
 
 
 def main():

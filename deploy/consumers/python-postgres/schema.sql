@@ -1,4 +1,4 @@
--- What consumer.py writes, and views on it. Apply once: psql -f schema.sql
+-- What consumer.py writes, and views on it. Apply once: psql -v ON_ERROR_STOP=1 -f schema.sql
 
 CREATE TABLE message_update (                    -- each update once
   event_id text PRIMARY KEY,
@@ -16,7 +16,6 @@ CREATE TABLE message_update (                    -- each update once
   errors jsonb                                   -- [{"code": 131026, "retry": "never", "fault": "recipient"}]
 );
 CREATE INDEX ON message_update (message_id, participant);
-CREATE INDEX ON message_update (received_at);
 
 CREATE TABLE message_state (                     -- the update with the highest rank
   message_id text, participant text,
@@ -27,6 +26,7 @@ CREATE TABLE message_state (                     -- the update with the highest 
 
 CREATE TABLE consumer_offset (                   -- where the consumer goes on; to read all again, delete its rows
   topic text, partition int, next_offset bigint NOT NULL,
+  received_at timestamptz,                       -- of the newest update read; null: none yet
   PRIMARY KEY (topic, partition)
 );
 

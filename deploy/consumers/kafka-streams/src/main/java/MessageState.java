@@ -8,6 +8,8 @@ import java.time.Duration;
 import java.time.Instant;
 import java.util.List;
 import java.util.Properties;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
 import org.apache.kafka.common.errors.SerializationException;
 import org.apache.kafka.common.serialization.Serde;
@@ -38,6 +40,7 @@ import org.slf4j.LoggerFactory;
  */
 public final class MessageState {
     private static final Logger LOG = LoggerFactory.getLogger(MessageState.class);
+    private static final Set<String> WARNINGS = ConcurrentHashMap.newKeySet();
     private static final ObjectMapper MAPPER = new ObjectMapper();
     private static final Serde<JsonNode> JSON = 
             Serdes.serdeFrom((topic, node) -> write(node), (topic, bytes) -> read(bytes));
@@ -81,7 +84,7 @@ public final class MessageState {
     }
 
     private static KStream<String, JsonNode> byPhone(KStream<String, JsonNode> stream) {
-        return stream.filter((key, value) -> value.hasNonNull("phone"))
+        return stream.filter((key, value) -> value != null && value.hasNonNull("phone"))
                 .selectKey((key, value) -> phone(value.get("phone").asText()));
     }
 
@@ -92,14 +95,17 @@ public final class MessageState {
 
     /** The state that an update stands for; nothing if it takes no part in the state. */
     private static List<JsonNode> state(String id, JsonNode event) {
+        if (event == null) {
+            return List.of();
+        }
         if (event.path("schema_version").asInt() > 1) {
-            LOG.warn("schema_version {} is newer than this consumer", event.path("schema_version"));
+            warnOnce("schema_version " + event.path("schema_version") + " is newer than this consumer");
         }
         if (!event.path("event_kind").asText().equals("message_status")) {
             return List.of();
         }
         if (!event.path("status_known").asBoolean()) {
-            LOG.warn("status {} is unknown: no state", event.path("status"));
+            warnOnce("status " + event.path("status") + " is unknown: no state");
         }
         if (!event.path("status_rank").isInt()) {
             return List.of();
@@ -109,6 +115,12 @@ public final class MessageState {
         } catch (IllegalArgumentException | DateTimeException error) {
             LOG.error("an event cannot be read, and is left out: {}", error.getMessage());
             return List.of();
+        }
+    }
+
+    private static void warnOnce(String text) {
+        if (WARNINGS.size() < 1000 && WARNINGS.add(text)) {
+            LOG.warn(text);
         }
     }
 
