@@ -5,17 +5,32 @@ use std::io::{self, IsTerminal, Write, stdin, stdout};
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
-/// Escapes control characters, which could control a terminal. A string of JSON keeps its meaning.
+/// Escapes characters that could control a terminal, or that are invisible or reorder the others. A
+/// string of JSON keeps its meaning.
 pub(super) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {
-        if letter.is_control() {
+        if letter.is_control() || is_hidden(letter) {
             shown.push_str(&format!("\\u{:04x}", u32::from(letter)));
         } else {
             shown.push(letter);
         }
     }
     shown
+}
+
+/// Of no width, or a control of direction.
+fn is_hidden(letter: char) -> bool {
+    matches!(
+        letter,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+    )
 }
 
 /// Prints one whole line to standard output.
@@ -53,9 +68,13 @@ mod tests {
 
     #[test]
     fn no_control_character_is_left_and_json_means_the_same() {
-        let all: String = (0..=0x2ff).filter_map(char::from_u32).collect();
+        let all: String = (0..=0xffff).filter_map(char::from_u32).collect();
         let shown = visible(&all);
         assert!(!shown.contains(char::is_control));
+        for hidden in "\u{ad}\u{61c}\u{200b}\u{200f}\u{202e}\u{2066}\u{feff}\u{fffb}".chars() {
+            assert!(!shown.contains(hidden));
+            assert_eq!(visible(&hidden.to_string()), format!("\\u{:04x}", u32::from(hidden)));
+        }
         assert!(shown.contains("\\u001b") && shown.contains("\\u009b") && shown.contains('é'));
         let json = visible(&serde_json::json!(all).to_string());
         assert!(!json.contains(char::is_control));

@@ -1,4 +1,5 @@
-//! The form of a record, member by member: what `tail` reads, and what the schemas are made from.
+//! The form of a record, member by member: what the schemas are made from. What `tail` shows of events
+//! are members of it.
 //!
 //! The edge itself writes events by hand (`write`). Tests hold that each of them reads into this form
 //! without a loss.
@@ -18,9 +19,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value as Json};
 
 use super::{EventKind, Fault, Format, Reason, Retry, Stage};
-
-/// An event of any topic. Members of other kinds are absent.
-pub type AnyEvent = Form<Details>;
 
 /// The members that all events have, and those of one topic.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

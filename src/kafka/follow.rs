@@ -1,9 +1,6 @@
 //! Reads topics as they grow: a `read_committed` consumer that joins no group and commits nothing.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{
     Message, Offset, TopicPartitionList,
@@ -15,7 +12,6 @@ use rdkafka::{
 use super::{
     Blocked, Code, Fault, Obstacle, View, classify,
     context::Context,
-    lag::{self, held_for},
     librdkafka::{Cluster, consumer},
 };
 
@@ -47,9 +43,13 @@ pub(crate) struct Followed {
     pub(crate) value: Vec<u8>,
 }
 
-/// Where readers have been held, and since when.
-#[derive(Debug, Default)]
-pub(crate) struct Held(lag::Held);
+impl Followed {
+    /// About what it takes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len() + 48);
+        self.topic.len() + self.key.len() + self.value.len() + headers.sum::<usize>() + 128
+    }
+}
 
 impl Cluster {
     /// Where a point lies in each of these partitions. After the last record it lies at the end.
@@ -91,26 +91,6 @@ impl Cluster {
             offsets.append(&mut self.offsets(view, &at_end, Point::End)?);
         }
         Ok(offsets)
-    }
-
-    /// Where the last stable offset is below the end and has stood still for so long.
-    ///
-    /// # Errors
-    /// No broker answers.
-    pub(crate) fn held(
-        &self,
-        held: &mut Held,
-        partitions: &[(String, i32)],
-        at_least: Duration,
-    ) -> Result<Offsets, Obstacle> {
-        let ends = self.offsets(View::Unstable, partitions, Point::End)?;
-        let mut stable = self.offsets(View::Stable, partitions, Point::End)?;
-        let now = Instant::now();
-        stable.retain(|place, offset| {
-            let end = ends.get(place).copied().unwrap_or(*offset);
-            held_for(&mut held.0, place.clone(), *offset, end, now) >= at_least.as_secs_f64()
-        });
-        Ok(stable)
     }
 
     /// Reads partitions, each from an offset: up to these ends, or beyond them.

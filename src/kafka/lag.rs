@@ -18,7 +18,7 @@ use crate::{config::Config, event::Topic, metrics::Metrics};
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Where readers of one partition have been held, and since when.
-pub(super) type Held = HashMap<(String, i32), (i64, Instant)>;
+type Held = HashMap<(String, i32), (i64, Instant)>;
 
 /// Measures whenever `wait` returns true, and ends when it returns false. A measurement that fails
 /// is left out: the publisher reports the obstacle.
@@ -84,13 +84,7 @@ fn lag(
     Ok(longest)
 }
 
-pub(super) fn held_for(
-    held: &mut Held,
-    key: (String, i32),
-    stable: i64,
-    end: i64,
-    now: Instant,
-) -> f64 {
+fn held_for(held: &mut Held, key: (String, i32), stable: i64, end: i64, now: Instant) -> f64 {
     if stable >= end {
         held.remove(&key);
         return 0.0;

@@ -1,83 +1,104 @@
 //! Which records are shown.
 
+use clap::builder::PossibleValuesParser;
 use memchr::memmem;
+use serde_json::Value as Json;
 
-use super::{Content, Item, mask};
-use crate::event::{Fault, form::AnyEvent};
+use super::{Item, errors, mask, text};
+use crate::event::Fault;
 
 /// An empty list selects all. Of a list, one has to fit.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Filter {
-    /// Ids of messages, whole or as they are shown.
+    /// Only events of this message; may be repeated
+    #[arg(short, long = "message", value_name = "ID")]
     pub(crate) messages: Vec<String>,
-    /// Phone numbers, ids of users, or user keys.
+
+    /// Only events of this phone number, user id or user_key; may be repeated
+    #[arg(short, long = "recipient", value_name = "USER")]
     pub(crate) recipients: Vec<String>,
-    pub(crate) sources: Vec<String>,
+
+    /// Only events with this status; may be repeated
+    #[arg(long = "status", value_name = "STATUS")]
     pub(crate) statuses: Vec<String>,
+
+    /// Only events of this source; may be repeated
+    #[arg(long = "source", value_name = "SOURCE")]
+    pub(crate) sources: Vec<String>,
+
+    /// Only events with this error code of Meta; may be repeated
+    #[arg(long = "code", value_name = "CODE")]
     pub(crate) codes: Vec<i64>,
-    pub(crate) faults: Vec<Fault>,
+
+    /// Only events with an error that is this one's fault; may be repeated
+    #[arg(long = "fault", value_name = "FAULT", value_parser = faults())]
+    pub(crate) faults: Vec<String>,
 }
+
+fn faults() -> PossibleValuesParser {
+    PossibleValuesParser::new(Fault::ALL.map(Fault::as_str))
+}
+
+/// Where the names of the users stand that an event is about.
+const PEOPLE: [&str; 16] = [
+    "/recipient/id",
+    "/recipient/user_id",
+    "/recipient/parent_user_id",
+    "/recipient/participant_id",
+    "/recipient/participant_user_id",
+    "/recipient/participant_parent_user_id",
+    "/from/id",
+    "/from/user_id",
+    "/from/parent_user_id",
+    "/to/id",
+    "/to/user_id",
+    "/to/parent_user_id",
+    "/contact/wa_id",
+    "/contact/user_id",
+    "/contact/parent_user_id",
+    "/user_key",
+];
 
 impl Filter {
     pub(crate) fn is_empty(&self) -> bool {
         let Self { messages, recipients, sources, statuses, codes, faults } = self;
-        [messages, recipients, sources, statuses].iter().all(|list| list.is_empty())
+        [messages, recipients, sources, statuses, faults].iter().all(|list| list.is_empty())
             && codes.is_empty()
-            && faults.is_empty()
     }
 
     /// Whether the record is about these messages, people and sources.
     pub(crate) fn is_about(&self, item: &Item) -> bool {
-        let fits = |list: &[String], fits: &dyn Fn(&str) -> bool| {
-            list.is_empty() || list.iter().any(|asked| fits(asked))
-        };
-        if !fits(&self.sources, &|asked| asked == item.source()) {
+        let Self { messages, recipients, sources, .. } = self;
+        if !fits(sources, |asked| asked == item.source()) {
             return false;
         }
-        match &item.content {
-            Content::Event(event) => {
-                let id = event.envelope.message_id.as_deref().unwrap_or_default();
-                let people: Vec<_> = people(event).map(number).collect();
-                fits(&self.messages, &|asked| asked == id || asked == mask::message_id(id))
-                    && fits(&self.recipients, &|asked| people.contains(&number(asked)))
-            }
+        let Some(event) = item.event() else {
             // Nothing is known of it but its bytes.
-            _ => {
-                let has =
-                    |asked: &str| memmem::find(&item.record.value, asked.as_bytes()).is_some();
-                fits(&self.messages, &has) && fits(&self.recipients, &has)
-            }
-        }
+            let has = |asked: &str| memmem::find(&item.record.value, asked.as_bytes()).is_some();
+            return fits(messages, has) && fits(recipients, has);
+        };
+        let id = text(event, "/message_id").unwrap_or_default();
+        let people = || PEOPLE.into_iter().filter_map(|at| text(event, at)).map(number);
+        fits(messages, |asked| asked == id || asked == mask::message_id(id))
+            && fits(recipients, |asked| people().any(|person| person == number(asked)))
     }
 
     /// Whether the record has one of these statuses, codes and faults.
     pub(crate) fn has_outcome(&self, item: &Item) -> bool {
         let Self { statuses, codes, faults, .. } = self;
-        let Some(event) = item.event() else {
-            return statuses.is_empty() && codes.is_empty() && faults.is_empty();
-        };
-        let errors = || event.envelope.errors.iter().flatten();
-        let status = event.details.status.status.as_ref();
-        (statuses.is_empty() || status.is_some_and(|status| statuses.contains(status)))
-            && (codes.is_empty()
-                || errors().filter_map(|error| error.code).any(|code| codes.contains(&code)))
-            && (faults.is_empty() || errors().any(|error| faults.contains(&error.fault)))
+        let event = item.event().unwrap_or(&Json::Null);
+        let status = text(event, "/status").unwrap_or_default();
+        let has_code =
+            |error: &Json| error["code"].as_i64().is_some_and(|code| codes.contains(&code));
+        let has_fault = |asked: &str| errors(event).any(|error| error["fault"] == asked);
+        fits(statuses, |asked| !status.is_empty() && asked.eq_ignore_ascii_case(status))
+            && (codes.is_empty() || errors(event).any(has_code))
+            && fits(faults, has_fault)
     }
 }
 
-/// All names of the users that an event is about.
-fn people(event: &AnyEvent) -> impl Iterator<Item = &str> {
-    let recipient = event.details.status.recipient.iter().flat_map(|of| {
-        [&of.id, &of.user_id, &of.parent_user_id, &of.participant_id]
-            .into_iter()
-            .chain([&of.participant_user_id, &of.participant_parent_user_id])
-    });
-    let parties = [&event.details.message.from, &event.details.message.to].into_iter().flatten();
-    let parties = parties.flat_map(|of| [&of.id, &of.user_id, &of.parent_user_id]);
-    let contact = event.envelope.contact.iter();
-    let contact = contact.flat_map(|of| [&of.wa_id, &of.user_id, &of.parent_user_id]);
-    let all = recipient.chain(parties).chain(contact).chain([&event.envelope.user_key]);
-    all.filter_map(|id| id.as_deref())
+fn fits(list: &[String], fits: impl Fn(&str) -> bool) -> bool {
+    list.is_empty() || list.iter().any(|asked| fits(asked))
 }
 
 /// A phone number without its punctuation, and a Brazilian one without its ninth digit, which some

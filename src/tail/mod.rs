@@ -6,19 +6,20 @@ mod print;
 mod state;
 mod stats;
 
+use std::borrow::Cow;
+
+use serde_json::Value as Json;
+
 pub(crate) use self::{
     filter::Filter,
-    print::{Span, json, line},
-    state::State,
+    print::{json, line},
+    state::{Shown, State},
     stats::Stats,
 };
-use crate::{
-    event::{EventKind, form::AnyEvent, header},
-    kafka::follow::Followed,
-};
+use crate::{event::header, kafka::follow::Followed};
 
 /// The newest version of events that this program knows.
-const SCHEMA_VERSION: u64 = 1;
+pub(crate) const SCHEMA_VERSION: u64 = 1;
 
 /// A record, and what it holds.
 #[derive(Debug)]
@@ -29,30 +30,41 @@ pub(crate) struct Item {
 
 #[derive(Debug)]
 pub(crate) enum Content {
-    Event(Box<AnyEvent>),
+    /// An object. Later versions add members and values, and may write others than this one knows.
+    Event(Json),
     DeadLetter,
-    /// Why the event cannot be read.
-    Unreadable(String),
+    Unreadable,
 }
 
 impl Item {
     pub(crate) fn read(record: Followed) -> Self {
         // A dead letter may be JSON as well. It has no event's headers.
-        let content = match header(&record.headers, "ce_id") {
-            Some(_) => event(&record.value).map_or_else(Content::Unreadable, Content::Event),
-            None if header(&record.headers, "reason").is_some() => Content::DeadLetter,
-            None => {
-                Content::Unreadable("it has the headers of neither event nor dead letter".into())
-            }
+        let is_letter = header(&record.headers, "ce_id").is_none()
+            && header(&record.headers, "reason").is_some();
+        let content = match serde_json::from_slice(&record.value) {
+            _ if is_letter => Content::DeadLetter,
+            Ok(event @ Json::Object(_)) => Content::Event(event),
+            _ => Content::Unreadable,
         };
         Self { record, content }
     }
 
-    pub(crate) fn event(&self) -> Option<&AnyEvent> {
+    pub(crate) fn event(&self) -> Option<&Json> {
         match &self.content {
             Content::Event(event) => Some(event),
             _ => None,
         }
+    }
+
+    /// What may be shown of the event.
+    pub(crate) fn shown(&self, is_personal: bool) -> Option<Cow<'_, Json>> {
+        let event = self.event()?;
+        if is_personal {
+            return Some(Cow::Borrowed(event));
+        }
+        let mut event = event.clone();
+        mask::retain("", &mut event);
+        Some(Cow::Owned(event))
     }
 
     fn header(&self, name: &str) -> &str {
@@ -68,38 +80,30 @@ impl Item {
     }
 
     /// What happened, in a word or two.
-    fn what(&self) -> String {
-        let event = match &self.content {
-            Content::Event(event) => event,
-            Content::DeadLetter => return format!("dead_letter {}", self.header("reason")),
-            Content::Unreadable(_) => return "unreadable".to_owned(),
+    pub(crate) fn what(&self, shown: Option<&Json>) -> String {
+        let event = match (shown, &self.content) {
+            (Some(event), _) => event,
+            (_, Content::DeadLetter) => return format!("dead_letter {}", self.header("reason")),
+            _ => return "unreadable".to_owned(),
         };
-        let (kind, details) = (event.envelope.event_kind, &event.details);
-        let call = details.call.as_ref().and_then(|call| call.event.as_ref());
-        let known = [details.status.status.as_ref(), details.message.r#type.as_ref(), call];
-        let state = known.into_iter().flatten().chain(&event.envelope.field).next();
-        let state = state.map_or("", String::as_str);
-        match kind {
-            EventKind::MessageStatus => state.to_owned(),
-            EventKind::InboundMessage => format!("inbound {state}"),
-            EventKind::ChannelEvent if !state.is_empty() => state.to_owned(),
-            _ => format!("{} {state}", kind.as_str()),
+        let state = ["/status", "/type", "/call/event", "/field"];
+        let state = state.into_iter().find_map(|at| text(event, at)).unwrap_or_default();
+        match text(event, "/event_kind").unwrap_or_default() {
+            "message_status" => state.to_owned(),
+            "inbound_message" => format!("inbound {state}"),
+            "channel_event" if !state.is_empty() => state.to_owned(),
+            kind => format!("{kind} {state}"),
         }
     }
 }
 
-fn event(value: &[u8]) -> Result<Box<AnyEvent>, String> {
-    let json: serde_json::Value =
-        serde_json::from_slice(value).map_err(|error| format!("it is not JSON: {error}"))?;
-    match json["schema_version"].as_u64() {
-        Some(version) if version > SCHEMA_VERSION => Err(format!(
-            "its schema_version is {version}, and this program knows {SCHEMA_VERSION}: use a newer \
-             weni-edge"
-        )),
-        _ => serde_json::from_value(json).map_err(|error| {
-            format!("it is not as the contract says: {}", mask::text(&error.to_string()))
-        }),
-    }
+/// The text at a JSON pointer.
+fn text<'e>(event: &'e Json, at: &str) -> Option<&'e str> {
+    event.pointer(at)?.as_str()
+}
+
+fn errors(event: &Json) -> impl Iterator<Item = &Json> {
+    event["errors"].as_array().into_iter().flatten()
 }
 
 #[cfg(test)]

@@ -3,40 +3,49 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
+use serde_json::Value as Json;
 
-use crate::event::{EventKind, form::AnyEvent};
+use super::text;
 
 /// Message id and participant.
 type Key = (String, String);
 
-/// The states of the messages that changed last, each with what is to be shown of it.
+/// The states of the messages that changed last.
 #[derive(Debug)]
-pub(crate) struct State<T> {
+pub(crate) struct State {
     /// Bounds the memory.
     messages_max: usize,
-    messages: HashMap<Key, Current<T>>,
+    messages: HashMap<Key, Current>,
     /// From the message that changed first.
     order: BTreeMap<u64, Key>,
     changes: u64,
     pub(crate) forgotten: u64,
 }
 
+/// What is to be shown of a message's state.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    pub(crate) line: String,
+    pub(crate) what: String,
+    pub(crate) is_wanted: bool,
+}
+
 #[derive(Debug)]
-struct Current<T> {
+struct Current {
     /// Rank and time.
     level: (i64, Option<Timestamp>),
     change: u64,
-    shown: T,
+    shown: Shown,
 }
 
-impl<T> State<T> {
+impl State {
     pub(crate) fn new(messages_max: usize) -> Self {
         let (messages, order) = (HashMap::new(), BTreeMap::new());
         Self { messages_max, messages, order, changes: 0, forgotten: 0 }
     }
 
     /// Takes an event in. Returns whether the state of its message is another one now.
-    pub(crate) fn update(&mut self, event: &AnyEvent, shown: T) -> bool {
+    pub(crate) fn update(&mut self, event: &Json, shown: Shown) -> bool {
         let Some((key, level)) = update(event) else { return false };
         if let Some(current) = self.messages.get_mut(&key) {
             if level <= current.level {
@@ -61,22 +70,20 @@ impl<T> State<T> {
     }
 
     /// What is to be shown of each message, the one that changed last at the end.
-    pub(crate) fn shown(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn shown(&self) -> impl Iterator<Item = &Shown> {
         self.order.values().filter_map(|key| Some(&self.messages.get(key)?.shown))
     }
 }
 
 /// What an event says of a message's state; nothing without a rank.
-fn update(event: &AnyEvent) -> Option<(Key, (i64, Option<Timestamp>))> {
-    let status = &event.details.status;
-    let rank = status.status_rank.flatten()?;
-    if event.envelope.event_kind != EventKind::MessageStatus {
+fn update(event: &Json) -> Option<(Key, (i64, Option<Timestamp>))> {
+    let rank = event["status_rank"].as_i64()?;
+    if event["event_kind"] != "message_status" {
         return None;
     }
-    let participant = status.recipient.as_ref().and_then(|recipient| {
-        recipient.participant_user_id.as_ref().or(recipient.participant_id.as_ref())
-    });
-    let key = (event.envelope.message_id.clone()?, participant.cloned().unwrap_or_default());
-    let time = event.envelope.occurred_at.as_ref().unwrap_or(&event.envelope.received_at);
-    Some((key, (rank, time.parse().ok())))
+    let either = |one, other| text(event, one).or(text(event, other));
+    let participant = either("/recipient/participant_user_id", "/recipient/participant_id");
+    let key = (text(event, "/message_id")?.to_owned(), participant.unwrap_or_default().to_owned());
+    let time = either("/occurred_at", "/received_at");
+    Some((key, (rank, time.and_then(|time| time.parse().ok()))))
 }

@@ -1,7 +1,7 @@
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 use super::*;
-use crate::event::Fault;
+use crate::event::{Topic, schema};
 
 const PHONE: &str = "5582999990000";
 const MESSAGE: &str = "wamid.HBgNNTU4Mjk5OTk5MDAwMBUCABEYEjNBNTM2REMzM0JEQ0I0NDJDQQA=";
@@ -42,8 +42,8 @@ fn letter(detail: &str, value: &[u8]) -> Item {
     Item::read(record(&[&headers[..], &[("contact", PHONE), ("thread", PHONE)]].concat(), value))
 }
 
-fn text(item: &Item, is_personal: bool) -> String {
-    line(item, is_personal).into_iter().map(|span| span.text).collect::<Vec<_>>().join(" ")
+fn printed(item: &Item, is_personal: bool) -> String {
+    line(item, is_personal).0.join(" ")
 }
 
 #[test]
@@ -56,15 +56,21 @@ fn numbers_and_ids_show_their_end_only() {
     assert_eq!(mask::message_id("wamid.é"), "….é");
     // Of the on-premise API: the number is in its characters 4 to 12.
     assert_eq!(mask::message_id("gBEGkYiEB1VXAglK1ZEqA1YKPrU"), "…EqA1YKPrU");
-    for (told, shown) in [
-        ("to 5582999990000, late", "to …0000, late"),
-        ("+55 (82) 99999-0000", "…0000"),
-        ("code 131026 at 12:30", "code 131026 at 12:30"),
-        ("whatsapp_business_account", "whatsapp_business_account"),
-        (&format!("\"{MESSAGE}\""), "\"wamid.…Q0I0NDJDQQA=\""),
-        ("gBEGkYiEB1VXAglK1ZEqA1YKPrU", "…EqA1YKPrU"),
-    ] {
-        assert_eq!(mask::text(told), shown);
+}
+
+#[test]
+fn what_is_shown_is_in_the_contract() {
+    for path in [mask::SHOWN, mask::WORDS, mask::MASKED].concat() {
+        let is_in = |topic: &Topic| {
+            let schema = schema::schema(*topic);
+            let step = |at: &Json, name: &str| {
+                let at = at.get("items").unwrap_or(at);
+                at["properties"].get(name).cloned()
+            };
+            path.split('.').try_fold(schema, |at, name| step(&at, name)).is_some()
+        };
+        let events = [Topic::MessageStatus, Topic::InboundMessage, Topic::ChannelEvent];
+        assert!(events.iter().any(is_in), "{path}");
     }
 }
 
@@ -81,21 +87,61 @@ fn nothing_personal_is_shown_unless_it_is_asked_for() {
         "reply_id": "SECRET", "response_json": "SECRET", "system": {"new_id": PHONE, "new_user_id": PHONE},
         "context": {"id": MESSAGE, "from": PHONE}, "referral": {"a": "SECRET"},
         "call": {"from": PHONE, "to": PHONE}, "payment": {"reference_id": "SECRET"},
-        "errors": [{"code": 1, "title": PHONE, "message": PHONE, "details": PHONE, "retry": "never", "fault": "meta"}],
+        "errors": [{"code": 1, "title": PHONE, "message": PHONE, "details": "SECRET of Ana", "error_data": "SECRET",
+            "retry": "never", "fault": "meta", "href": "SECRET"}],
         "a_member_of_a_later_program": "SECRET",
     }));
     assert!(all.event().is_some(), "{:?}", all.content);
-    for item in
-        [all, letter(PHONE, format!("{{\"to\":\"{PHONE}\",\"id\":\"{MESSAGE}\"").as_bytes())]
-    {
-        for shown in [text(&item, false), json(&item, false).to_string()] {
-            for hidden in ["SECRET", PHONE, MESSAGE, "NNTU4Mjk5OTk5MDAwMB"] {
+    let dead =
+        letter(PHONE, format!("{{\"to\":\"{PHONE}\",\"id\":\"{MESSAGE}\", SECRET").as_bytes());
+    let neither = Item::read(record(&[("ce_id", "00"), ("status", PHONE)], "\"SECRET\""));
+    for item in [all, dead, neither] {
+        let mut stats = Stats::default();
+        stats.count(&item, false);
+        let table = stats.table(1.0).join(" ");
+        for shown in [printed(&item, false), json(&item, false).to_string(), table] {
+            for hidden in ["SECRET", "Ana", PHONE, MESSAGE, "NNTU4Mjk5OTk5MDAwMB"] {
                 assert!(!shown.contains(hidden), "{hidden}: {shown}");
             }
         }
         assert!(json(&item, true).to_string().contains(PHONE));
-        assert!(text(&item, true).contains(PHONE));
     }
+    // The sender's free text is shown only where it is a word.
+    for told in [
+        "Ana Silva",
+        "55.82.99999.0000",
+        "55\u{a0}82\u{a0}99999\u{a0}0000",
+        "٥٥٨٢٩٩٩٩٩٠٠٠٠",
+        PHONE,
+        "x_5582999990000",
+        "wamid.HBgN=",
+        &"a".repeat(41),
+    ] {
+        let members = json!({"status": told, "status_raw": told, "type": told, "field": told,
+            "callback_data": told, "text": told, "unknown": {"a": [told]}, "timestamp_raw": told,
+            "errors": [{"details": told, "message": told, "error_data": {"details": told}}]});
+        let item = item(members);
+        for shown in [printed(&item, false), json(&item, false).to_string()] {
+            assert!(!shown.contains(told), "{told}: {shown}");
+        }
+        let shown = json(&item, false);
+        let shown = &shown["event"];
+        assert_eq!((&shown["status"], shown.get("unknown")), (&"…".into(), None));
+        assert_eq!(shown.get("errors"), None, "nothing is left of it");
+    }
+}
+
+#[test]
+fn an_absent_member_stays_absent_and_a_harmless_one_as_it_is() {
+    let errors = json!([{"code": 131026, "title": "Message undeliverable", "retry": "never", "fault": "recipient"}]);
+    let members = json!({"errors": errors, "status_raw": "Failed", "labels": {"team": "a b"}});
+    let mut item = status("failed", None, members);
+    let shown = json(&item, false)["event"].take();
+    let Content::Event(event) = &mut item.content else { panic!("{item:?}") };
+    event["recipient"] = json!({"id": "…0000", "type": "individual", "user_id": "…7743"});
+    event["user_key"] = "…0000".into();
+    event["message_id"] = "…Q0I0NDJDQQA=".into();
+    assert_eq!(shown, *event);
 }
 
 #[test]
@@ -111,27 +157,31 @@ fn a_record_is_shown_as_it_is_in_kafka_when_all_is_asked_for() {
 
 #[test]
 fn a_long_dead_letter_is_cut() {
-    let item = letter("no JSON", &[b'a'; 10_000]);
-    let start = json(&item, true)["value_start"].as_str().unwrap().to_owned();
-    assert_eq!(start, "a".repeat(80) + "…");
-    // The cut does not make a number short enough to be shown.
-    let number = "x ".repeat(36) + "5582999990000";
-    assert!(!json(&letter("", number.as_bytes()), false).to_string().contains("558299"));
+    let letter = letter("no JSON", &[b'a'; 10_000]);
+    assert!(printed(&letter, true).ends_with(&format!(" {}…", "a".repeat(80))));
+    assert!(printed(&letter, false).ends_with(" 10000 bytes"));
 }
 
 #[test]
-fn what_cannot_be_read_says_why() {
-    for (item, why) in [
-        (item(json!({"schema_version": 2})), "its schema_version is 2"),
-        (item(json!({"event_kind": "dream"})), "unknown variant `dream`"),
-        (Item::read(record(&[("ce_id", "00")], "not JSON")), "not JSON"),
-        (Item::read(record(&[("ce_id", "00")], "[]")), "invalid type"),
-        (Item::read(record(&[], "{}")), "neither event nor dead letter"),
-    ] {
-        let Content::Unreadable(said) = &item.content else { panic!("{item:?}") };
-        assert!(said.contains(why), "{said}");
-        assert!(text(&item, false).contains(why));
-        assert_eq!(json(&item, false)["unreadable"], said.as_str());
+fn what_a_later_version_writes_is_shown() {
+    let errors = json!([{"code": 1, "retry": "tomorrow", "fault": "moon"}]);
+    let later = item(json!({"schema_version": 2, "event_kind": "dream", "errors": errors}));
+    let shown = printed(&later, false);
+    assert!(shown.contains("dream") && shown.contains("1 fault=moon retry=tomorrow"), "{shown}");
+    assert_eq!(json(&later, false)["event"]["schema_version"], 2);
+    // Of an object's members none is needed.
+    assert!(printed(&Item::read(record(&[], "{}")), false).starts_with("1970-01-01T00:00:00Z"));
+}
+
+#[test]
+fn what_is_no_object_is_named_and_not_quoted() {
+    for value in ["not JSON", "[\"Ana\"]", "\"Ana\"", ""] {
+        let item = Item::read(record(&[("ce_id", "00")], value));
+        assert!(matches!(item.content, Content::Unreadable), "{item:?}");
+        assert!(
+            printed(&item, false).ends_with("weni.message-status.v1/0@0: it is no JSON object")
+        );
+        assert_eq!(json(&item, false)["unreadable"], "it is no JSON object");
     }
 }
 
@@ -166,12 +216,17 @@ fn a_filter_selects_by_each_of_its_lists() {
     assert_eq!(of(&|filter| filter.statuses = list(&["read"])), [false, false]);
     assert_eq!(of(&|filter| filter.codes = vec![131_026]), [true, false]);
     assert_eq!(of(&|filter| filter.codes = vec![1]), [false, false]);
-    assert_eq!(of(&|filter| filter.faults = vec![Fault::Recipient]), [true, false]);
-    assert_eq!(of(&|filter| filter.faults = vec![Fault::Meta]), [false, false]);
+    assert_eq!(of(&|filter| filter.statuses = list(&["FAILED"])), [true, false]);
+    assert_eq!(of(&|filter| filter.faults = list(&["recipient"])), [true, false]);
+    assert_eq!(of(&|filter| filter.faults = list(&["meta"])), [false, false]);
 }
 
-fn update(state: &mut State<String>, item: &Item, shown: &str) -> bool {
-    state.update(item.event().unwrap(), shown.to_owned())
+fn update(state: &mut State, item: &Item, shown: &str) -> bool {
+    state.update(item.event().unwrap(), Shown { line: shown.to_owned(), ..Shown::default() })
+}
+
+fn lines(state: &State) -> Vec<&str> {
+    state.shown().map(|shown| shown.line.as_str()).collect()
 }
 
 #[test]
@@ -182,12 +237,12 @@ fn the_state_of_a_message_is_the_highest_rank_in_any_order() {
     assert!(update(&mut state, &status("delivered", Some(20), at(2)), "delivered"));
     assert!(!update(&mut state, &status("sent", Some(10), at(1)), "late"));
     assert!(!update(&mut state, &status("delivered", Some(20), at(2)), "with more detail"));
-    assert_eq!(state.shown().collect::<Vec<_>>(), ["with more detail"]);
+    assert_eq!(lines(&state), ["with more detail"]);
     assert!(!update(&mut state, &status("delivered", Some(20), at(1)), "earlier"));
     assert!(update(&mut state, &status("delivered", Some(20), at(3)), "later"));
     assert!(!update(&mut state, &status("snoozed", None, at(9)), "null never overwrites"));
     assert!(update(&mut state, &status("read", Some(30), at(4)), "read"));
-    assert_eq!(state.shown().collect::<Vec<_>>(), ["read"]);
+    assert_eq!(lines(&state), ["read"]);
     // Without a time of Meta's, that of the acceptance counts.
     let without_time = status("read", Some(30), json!({"occurred_at": null}));
     assert!(update(&mut state, &without_time, "at 20 s"));
@@ -199,7 +254,7 @@ fn the_state_of_a_message_is_the_highest_rank_in_any_order() {
     assert!(update(&mut state, &one_of("a"), "a"));
     assert!(update(&mut state, &one_of("b"), "b"));
     assert!(!update(&mut state, &item(json!({"event_kind": "inbound_message"})), "no status"));
-    assert_eq!(state.shown().collect::<Vec<_>>(), ["at 20 s", "a", "b"]);
+    assert_eq!(lines(&state), ["at 20 s", "a", "b"]);
 }
 
 #[test]
@@ -211,26 +266,32 @@ fn the_states_that_changed_first_are_forgotten() {
     }
     assert_eq!(state.forgotten, 0);
     assert!(update(&mut state, &of("3", 10), "3"));
-    assert_eq!(state.shown().collect::<Vec<_>>(), ["1", "3"]);
+    assert_eq!(lines(&state), ["1", "3"]);
     assert_eq!(state.forgotten, 1);
 }
 
 #[test]
-fn rates_are_those_of_the_last_ten_seconds() {
+fn rates_are_those_since_the_last_table() {
     let mut stats = Stats::default();
     let errors = json!([{"retry": "never", "fault": "recipient"}]);
     for _ in 0..20 {
-        stats.count(&status("failed", Some(15), json!({"errors": errors})));
-        stats.tick();
+        stats.count(&status("failed", Some(15), json!({"errors": errors})), false);
     }
-    stats.count(&letter("", b""));
-    let rows = &stats.json()["rows"];
-    let row = |what: &str, events: u64, rate: f64| json!({"what": what, "source": "loja", "events": events, "per_second": rate});
-    let expected = [
-        row("- fault recipient", 20, 0.9),
-        row("dead_letter invalid_json", 1, 0.1),
-        row("failed", 20, 0.9),
+    stats.count(&letter("", b""), false);
+    let mut rows = |seconds| -> Vec<String> {
+        let table = stats.table(seconds).into_iter().skip(1);
+        table.map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    };
+    let first = [
+        "- fault recipient loja 20 2.0",
+        "dead_letter invalid_json loja 1 0.1",
+        "failed loja 20 2.0",
     ];
-    assert_eq!(rows, &json!(expected));
-    assert_eq!(stats.table().len(), 4);
+    assert_eq!(rows(10.0), first);
+    let then = [
+        "- fault recipient loja 20 0.0",
+        "dead_letter invalid_json loja 1 0.0",
+        "failed loja 20 0.0",
+    ];
+    assert_eq!(rows(10.0), then);
 }

@@ -6,19 +6,17 @@ mod topics;
 use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context, bail};
-use clap::{
-    ValueEnum,
-    builder::{PossibleValuesParser, TypedValueParser},
-};
+use clap::ValueEnum;
 use jiff::Timestamp;
 
 use self::session::Session;
 use super::{ConfigFile, Output};
 use crate::{
     config::parse_duration,
-    event::{Fault, Topic},
+    event::Topic,
     kafka::{Blocked, Obstacle, librdkafka::Cluster},
     serve::signals::stop_flag,
+    tail::Filter,
 };
 
 const EXAMPLES: &str = "\
@@ -34,19 +32,21 @@ Examples:
   Rates, and failures by fault:
     weni-edge tail --bootstrap kafka:9092 --topic all --stats
 
-Columns: time (Meta's, in UTC), status or kind, user, message, source, and errors or prices. They
-are coloured on a terminal, unless NO_COLOR is set. Notes go to standard error.
+Columns: time (Meta's, in UTC), status or kind, user, message, source, and errors or prices. The
+second is coloured on a terminal, unless NO_COLOR is set. Notes go to standard error.
 
 Without --show-personal only the end of a phone number, of a user's id and of a message's id is
-shown: a message's id begins with the phone number in base64. Names, texts and the original element
-are left out, also of --output json. --message takes an id as it is shown, too, and event_id and
-receipt are always whole. Of a dead letter's bytes the first 80 characters are shown, numbers and
-ids masked.
+shown: a message's id begins with the phone number in base64. Names, texts, the original element,
+members that this program does not know, and all of an error but its code, title, fault and retry are
+left out, also of --output json. A status, type or field that is no plain word is shown as …. Of a
+dead letter its headers are shown and the number of its bytes, without detail, contact and thread.
+--message takes an id as it is shown, too. event_id and receipt are always whole.
 
 tail reads committed events only. It joins no consumer group and commits no offsets, so it disturbs
 no consumer. It needs the rights to describe and to read the topics.
 
-The exit code is 0 when it was stopped or came to the end, and 2 when it could not read.";
+The exit code is 0 when it was stopped or came to the end, 2 when it could not read, and 143 when it
+was stopped while the reader of its output stood still.";
 
 /// Clients need a name of a group. Nothing joins it, and nothing is committed for it.
 const GROUP: &str = "weni-edge-tail";
@@ -67,32 +67,11 @@ pub(super) struct Args {
     #[arg(short, long = "topic", value_enum, default_value = "status")]
     topics: Vec<Which>,
 
-    /// Only events of this message; may be repeated
-    #[arg(short, long = "message", value_name = "ID")]
-    messages: Vec<String>,
+    #[command(flatten)]
+    filter: Filter,
 
-    /// Only events of this phone number, user id or user_key; may be repeated
-    #[arg(short, long = "recipient", value_name = "USER")]
-    recipients: Vec<String>,
-
-    /// Only events with this status; may be repeated
-    #[arg(long = "status", value_name = "STATUS")]
-    statuses: Vec<String>,
-
-    /// Only events of this source; may be repeated
-    #[arg(long = "source", value_name = "SOURCE")]
-    sources: Vec<String>,
-
-    /// Only events with this error code of Meta; may be repeated
-    #[arg(long = "code", value_name = "CODE")]
-    codes: Vec<i64>,
-
-    /// Only events with an error that is this one's fault; may be repeated
-    #[arg(long = "fault", value_name = "FAULT", value_parser = fault())]
-    faults: Vec<Fault>,
-
-    /// Begin with what reached Kafka at this time: 10m or 2h ago, or such as 2026-11-22T20:00:00Z
-    /// [default: now; with --no-follow the oldest event]
+    /// Begin with what the edge accepted at this time (Kafka's timestamp): 10m or 2h ago, or such as
+    /// 2026-11-22T20:00:00Z [default: now; with --no-follow the oldest event]
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<Timestamp>,
 
@@ -105,8 +84,8 @@ pub(super) struct Args {
     #[arg(long, conflicts_with_all = ["topics", "stats"])]
     state: bool,
 
-    /// Count events and their rate by status or kind, source, and fault
-    #[arg(long)]
+    /// Count events and their rate by status or kind, source, and fault: a table every 10 seconds
+    #[arg(long, conflicts_with = "output")]
     stats: bool,
 
     /// Show phone numbers, ids, names and texts
@@ -141,13 +120,6 @@ impl Which {
             Self::All => true,
         }
     }
-}
-
-fn fault() -> impl TypedValueParser<Value = Fault> {
-    // INVARIANT: the parser accepts only names of faults.
-    PossibleValuesParser::new(Fault::ALL.map(Fault::as_str)).map(|name| {
-        Fault::ALL.into_iter().find(|fault| fault.as_str() == name).expect("a fault of that name")
-    })
 }
 
 fn since(text: &str) -> Result<Timestamp, String> {

@@ -1,14 +1,17 @@
 //! One run of `tail`: reads, shows, and says why it shows nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     io::{self, ErrorKind, IsTerminal, stdout},
+    mem,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 
 use super::{
     super::{
@@ -16,54 +19,48 @@ use super::{
         terminal::{print_line, visible},
     },
     Args,
-    topics::{HELD, held_texts, partitions, present_ends},
+    topics::{HELD, held, held_text, partitions, present_ends},
 };
 use crate::{
     config::Config,
     kafka::{
-        Cluster as _, Obstacle, View,
-        follow::{Followed, Follower, Held, Point},
+        Obstacle, View,
+        follow::{Followed, Follower, Offsets, Point},
         librdkafka::Cluster,
     },
-    tail::{Content, Filter, Item, State, Stats, json, line},
+    tail::{Content, Item, SCHEMA_VERSION, Shown, State, Stats, json, line},
 };
 
 /// The memory of a small pod has room for so many states.
 const STATES_MAX: usize = 10_000;
 /// Records that wait for older ones of other partitions.
 const WAITING_MAX: usize = 5_000;
+const WAITING_BYTES_MAX: usize = 32 << 20;
 /// After so long without a line a note says why.
 const SILENCE: Duration = Duration::from_secs(3);
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Two looks apart, an offset that stands still is held.
+const LOOK_EVERY: Duration = HELD;
 const SECOND: Duration = Duration::from_secs(1);
-/// Between two prints of the rates where there is no terminal.
-const PRINT_STATS_EVERY: u64 = 10;
+/// Between two tables of rates on a terminal, and elsewhere.
+const RATES_EVERY: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 
 pub(super) struct Session<'a> {
     args: &'a Args,
     cluster: &'a Cluster,
     partitions: Vec<(String, i32)>,
     follower: Follower,
-    filter: Filter,
-    state: State<Shown>,
+    state: State,
     stats: Stats,
-    /// The rates on a terminal.
-    table: Option<ProgressBar>,
-    is_coloured: bool,
+    is_terminal: bool,
     read: u64,
     shown: u64,
-    held: Held,
+    held: Offsets,
     said: HashSet<String>,
+    /// They stand below the rates on a terminal.
+    notes: Vec<String>,
     started: Instant,
     next_look: Instant,
-    seconds: u64,
-}
-
-/// What is shown of a message's state.
-struct Shown {
-    line: String,
-    status: String,
-    is_wanted: bool,
+    last_rates: Instant,
 }
 
 impl<'a> Session<'a> {
@@ -92,22 +89,18 @@ impl<'a> Session<'a> {
             None => ends.clone(),
         };
         let follower = cluster.follow(&from, ends, !args.no_follow)?;
-        let is_terminal = stdout().is_terminal();
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let table = args.stats && is_terminal && args.output == Output::Human;
         let now = Instant::now();
         Ok(Self {
-            filter: filter(args),
             state: State::new(STATES_MAX),
             stats: Stats::default(),
-            table: table.then(live_table),
-            is_coloured: is_terminal && !no_colour,
+            is_terminal: stdout().is_terminal(),
             read: 0,
             shown: 0,
-            held: Held::default(),
+            held: Offsets::new(),
+            notes: Vec::new(),
             started: now,
             next_look: now + LOOK_EVERY,
-            seconds: 0,
+            last_rates: now,
             args,
             cluster,
             partitions,
@@ -123,19 +116,24 @@ impl<'a> Session<'a> {
     pub(super) fn run(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
         // What is there comes one partition after the other, and is put in the order of time.
         let mut waiting = BTreeMap::new();
+        let mut bytes = 0;
+        let mut last = Instant::now();
         while !stop.load(Ordering::Relaxed) {
             match self.follower.poll()? {
                 Some(record) => {
                     self.read += 1;
+                    bytes += record.bytes();
+                    last = Instant::now();
                     waiting.insert((record.timestamp_ms, self.read), record);
                 }
                 None => reader_is_there()?,
             }
             let has_caught_up = self.follower.has_caught_up();
-            let room = if has_caught_up { 0 } else { WAITING_MAX };
-            while waiting.len() > room
+            let room = if has_caught_up || last.elapsed() > SECOND { 0 } else { WAITING_MAX };
+            while (waiting.len() > room || bytes > WAITING_BYTES_MAX)
                 && let Some((_, oldest)) = waiting.pop_first()
             {
+                bytes -= oldest.bytes();
                 self.take(oldest)?;
             }
             if has_caught_up && self.args.no_follow {
@@ -143,25 +141,20 @@ impl<'a> Session<'a> {
             }
             self.look()?;
         }
-        waiting.into_values().try_for_each(|record| self.take(record))?;
+        if self.args.state || self.args.stats {
+            waiting.into_values().try_for_each(|record| self.take(record))?;
+        }
         Ok(())
     }
 
     fn take(&mut self, record: Followed) -> io::Result<()> {
         self.said.remove("trouble");
         let item = Item::read(record);
-        if let Content::Unreadable(why) = &item.content
-            && (self.args.state || self.args.stats || !self.filter.is_empty())
-        {
-            let topic = &item.record.topic;
-            let text =
-                format!("an event of topic {topic} cannot be read, and there may be more: {why}");
-            self.note(&format!("unreadable {topic}"), &text);
-        }
-        if !self.filter.is_about(&item) {
+        self.say_what_is_unknown(&item);
+        if !self.args.filter.is_about(&item) {
             return Ok(());
         }
-        let is_wanted = self.filter.has_outcome(&item);
+        let is_wanted = self.args.filter.has_outcome(&item);
         if self.args.state {
             return self.take_state(&item, is_wanted);
         }
@@ -170,18 +163,41 @@ impl<'a> Session<'a> {
         }
         self.shown += 1;
         if self.args.stats {
-            self.stats.count(&item);
+            self.stats.count(&item, self.args.show_personal);
             return Ok(());
         }
         print_line(&self.text(&item))
     }
 
+    fn say_what_is_unknown(&mut self, item: &Item) {
+        let topic = &item.record.topic;
+        let is_left_out = self.args.state || self.args.stats || !self.args.filter.is_empty();
+        match &item.content {
+            Content::Unreadable if is_left_out => {
+                let text = format!("topic {topic} has records that are no JSON object");
+                self.note(&format!("unreadable {topic}"), &text);
+            }
+            Content::Event(event) if event["schema_version"].as_u64() > Some(SCHEMA_VERSION) => {
+                let text = format!(
+                    "topic {topic} has events of schema_version {}, of which this program may not \
+                     know all: use a newer weni-edge",
+                    event["schema_version"]
+                );
+                self.note(&format!("version {topic}"), &text);
+            }
+            _ => {}
+        }
+    }
+
     fn take_state(&mut self, item: &Item, is_wanted: bool) -> io::Result<()> {
         let Some(event) = item.event() else { return Ok(()) };
         let line = self.text(item);
-        let status = event.details.status.status.clone().unwrap_or_default();
-        let kept = if self.args.no_follow { line.clone() } else { String::new() };
-        let is_changed = self.state.update(event, Shown { line: kept, status, is_wanted });
+        let mut shown = Shown { is_wanted, ..Shown::default() };
+        if self.args.no_follow {
+            shown.line.clone_from(&line);
+            shown.what = item.what(item.shown(self.args.show_personal).as_deref());
+        }
+        let is_changed = self.state.update(event, shown);
         if self.state.forgotten > 0 {
             let text = format!(
                 "there are more than {STATES_MAX} messages: the states that changed first are forgotten"
@@ -201,22 +217,20 @@ impl<'a> Session<'a> {
         if self.args.output == Output::Json {
             return visible(&json(item, is_personal).to_string());
         }
-        let paint = |span: crate::tail::Span| match visible(&span.text) {
-            text if self.is_coloured && !span.colour.is_empty() => {
-                format!("\x1b[{}m{text}\x1b[0m", span.colour)
-            }
-            text => text,
-        };
-        line(item, is_personal).into_iter().map(paint).collect::<Vec<_>>().join("  ")
+        let (mut columns, colour) = line(item, is_personal);
+        columns.iter_mut().for_each(|column| *column = visible(column));
+        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if self.is_terminal && !no_colour {
+            columns[1] = format!("\x1b[{colour}m{}\x1b[0m", columns[1]);
+        }
+        columns.join("  ")
     }
 
     /// What is due by time.
     fn look(&mut self) -> io::Result<()> {
-        let elapsed = self.started.elapsed();
-        if elapsed.as_secs() > self.seconds {
-            self.seconds += 1;
-            self.stats.tick();
-            self.show_rates()?;
+        let every = RATES_EVERY[usize::from(!self.is_terminal)];
+        if self.args.stats && self.last_rates.elapsed() >= every {
+            self.print_rates()?;
         }
         if Instant::now() < self.next_look {
             return Ok(());
@@ -229,50 +243,33 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         self.say_what_is_held();
-        self.say_what_grew();
-        let is_silent = self.shown == 0 && elapsed > SILENCE && self.follower.has_caught_up();
+        let is_silent =
+            self.shown == 0 && self.started.elapsed() > SILENCE && self.follower.has_caught_up();
         if is_silent && !self.args.no_follow {
             self.say_why_nothing();
         }
         Ok(())
     }
 
-    fn show_rates(&self) -> io::Result<()> {
-        if let Some(table) = &self.table {
-            table.set_message(visible_lines(&self.stats).join("\n"));
-        } else if self.args.stats && self.seconds.is_multiple_of(PRINT_STATS_EVERY) {
-            self.print_rates()?;
-        }
-        Ok(())
-    }
-
-    fn print_rates(&self) -> io::Result<()> {
-        match self.args.output {
-            Output::Human => {
-                visible_lines(&self.stats).iter().try_for_each(|line| print_line(line))
-            }
-            Output::Json => print_line(&visible(&self.stats.json().to_string())),
-        }
+    fn print_rates(&mut self) -> io::Result<()> {
+        let seconds = self.last_rates.elapsed().as_secs_f64();
+        self.last_rates = Instant::now();
+        let table = self.stats.table(seconds);
+        let lines: Vec<_> = table.iter().chain(&self.notes).map(|line| visible(line)).collect();
+        let home = if self.is_terminal { "\x1b[H\x1b[J" } else { "" };
+        print_line(&format!("{home}{}", lines.join("\n")))
     }
 
     fn say_what_is_held(&mut self) {
         // Without an answer the connection's own error follows.
-        let Ok(held) = self.cluster.held(&mut self.held, &self.partitions, HELD) else { return };
-        self.said.retain(|about| !about.starts_with("held ") || !held.is_empty());
-        for (topic, text) in held_texts(&held) {
-            self.note(&format!("held {topic}"), &format!("{text} is shown when it ends"));
-        }
-    }
-
-    fn say_what_grew(&mut self) {
-        let topics: BTreeSet<_> = self.partitions.iter().map(|(topic, _)| topic.clone()).collect();
-        for topic in topics {
-            let known = self.partitions.iter().filter(|(of, _)| *of == topic).count();
-            let Ok(present) = self.cluster.partitions(&topic) else { return };
-            if present.len() > known {
-                let text =
-                    format!("topic {topic} has more partitions now: start tail again to see them");
-                self.note(&format!("grown {topic}"), &text);
+        let Ok(now) = held(self.cluster, &self.partitions) else { return };
+        let before = mem::replace(&mut self.held, now.clone());
+        let is_new = |about: &String| now.keys().all(|place| *about != held_name(place));
+        self.said.retain(|about| !about.starts_with("held ") || !is_new(about));
+        for (place, offset) in now {
+            if before.get(&place) == Some(&offset) {
+                let text = held_text(&place.0, place.1, offset);
+                self.note(&held_name(&place), &format!("{text} is shown when it ends"));
             }
         }
     }
@@ -307,9 +304,9 @@ impl<'a> Session<'a> {
     /// Says something once.
     fn note(&mut self, about: &str, text: &str) {
         if self.said.insert(about.to_owned()) {
-            match &self.table {
-                Some(table) => table.println(format!("note: {text}")),
-                None => say(text),
+            match self.args.stats && self.is_terminal {
+                true => self.notes.push(format!("note: {text}")),
+                false => say(text),
             }
         }
     }
@@ -319,9 +316,6 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The reader of standard output has gone.
     pub(super) fn end(&mut self) -> anyhow::Result<()> {
-        if let Some(table) = &self.table {
-            table.finish_and_clear();
-        }
         if self.args.stats {
             self.print_rates()?;
         }
@@ -329,7 +323,7 @@ impl<'a> Session<'a> {
             let mut counts = BTreeMap::<&str, u64>::new();
             for shown in self.state.shown().filter(|shown| shown.is_wanted) {
                 print_line(&shown.line)?;
-                *counts.entry(&shown.status).or_default() += 1;
+                *counts.entry(&shown.what).or_default() += 1;
             }
             self.shown = counts.values().sum();
             if self.shown > 0 {
@@ -345,36 +339,22 @@ impl<'a> Session<'a> {
     }
 }
 
-fn filter(args: &Args) -> Filter {
-    Filter {
-        messages: args.messages.clone(),
-        recipients: args.recipients.clone(),
-        sources: args.sources.clone(),
-        statuses: args.statuses.clone(),
-        codes: args.codes.clone(),
-        faults: args.faults.clone(),
-    }
+fn held_name((topic, partition): &(String, i32)) -> String {
+    format!("held {topic} {partition}")
 }
 
 pub(super) fn say(text: &str) {
     log::say(&visible(&format!("note: {text}")));
 }
 
-fn visible_lines(stats: &Stats) -> Vec<String> {
-    stats.table().iter().map(|line| visible(line)).collect()
-}
-
-fn live_table() -> ProgressBar {
-    // INVARIANT: the template is valid; a run on a terminal shows it.
-    let style = ProgressStyle::with_template("{msg}").expect("a template");
-    ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()).with_style(style)
-}
-
 /// Without a record there is nothing to write, and a closed pipe would not be noticed.
 fn reader_is_there() -> io::Result<()> {
     let stdout = stdout();
     let mut asked = [PollFd::new(&stdout, PollFlags::empty())];
-    poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    match poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+        Err(error) if error != Errno::INTR => return Err(error.into()),
+        _ => {}
+    }
     match asked[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
         true => Err(ErrorKind::BrokenPipe.into()),
         false => Ok(()),

@@ -1,12 +1,10 @@
 //! The topics that `tail` reads: which are there, where they end, and what holds their readers.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     thread,
     time::{Duration, Instant},
 };
-
-use jiff::Timestamp;
 
 use super::{Args, session::say};
 use crate::{
@@ -65,8 +63,8 @@ pub(super) fn present_ends(
         let mut held = stable.clone();
         held.retain(|place, at| ends.get(place) > Some(at));
         if held.is_empty() || start.elapsed() >= HELD {
-            for text in held_texts(&held).into_values() {
-                say(&format!("{text} is not shown"));
+            for ((topic, partition), offset) in &held {
+                say(&format!("{} is not shown", held_text(topic, *partition, *offset)));
             }
             return Ok(stable);
         }
@@ -74,22 +72,17 @@ pub(super) fn present_ends(
     }
 }
 
-/// By topic. All of them have been held for [`HELD`] at least.
-pub(super) fn held_texts(held: &Offsets) -> BTreeMap<&str, String> {
-    let since = Timestamp::now().as_second() - HELD.as_secs() as i64;
-    let since = Timestamp::from_second(since).unwrap_or_default();
-    let mut places = BTreeMap::<&str, Vec<String>>::new();
-    for ((topic, partition), offset) in held {
-        places.entry(topic).or_default().push(format!("{partition}@{offset}"));
-    }
-    let mut texts = BTreeMap::new();
-    for (topic, places) in places {
-        let text = format!(
-            "an open transaction has held all readers of topic {topic} since {since} or longer, at {} \
-             (partition@offset): what comes after it",
-            places.join(", ")
-        );
-        texts.insert(topic, text);
-    }
-    texts
+/// Where the last stable offset is below the end.
+pub(super) fn held(cluster: &Cluster, partitions: &[(String, i32)]) -> Result<Offsets, Obstacle> {
+    let ends = cluster.offsets(View::Unstable, partitions, Point::End)?;
+    let mut stable = cluster.offsets(View::Stable, partitions, Point::End)?;
+    stable.retain(|place, at| ends.get(place) > Some(at));
+    Ok(stable)
+}
+
+pub(super) fn held_text(topic: &str, partition: i32, offset: i64) -> String {
+    format!(
+        "an open transaction holds all readers of topic {topic} at {partition}@{offset} \
+         (partition@offset): what comes after it"
+    )
 }
