@@ -40,23 +40,13 @@ fn faults() -> PossibleValuesParser {
 }
 
 /// Where the names of the users stand that an event is about.
+#[rustfmt::skip]
 const PEOPLE: [&str; 16] = [
-    "/recipient/id",
-    "/recipient/user_id",
-    "/recipient/parent_user_id",
-    "/recipient/participant_id",
-    "/recipient/participant_user_id",
-    "/recipient/participant_parent_user_id",
-    "/from/id",
-    "/from/user_id",
-    "/from/parent_user_id",
-    "/to/id",
-    "/to/user_id",
-    "/to/parent_user_id",
-    "/contact/wa_id",
-    "/contact/user_id",
-    "/contact/parent_user_id",
-    "/user_key",
+    "/recipient/id", "/recipient/user_id", "/recipient/parent_user_id",
+    "/recipient/participant_id", "/recipient/participant_user_id",
+    "/recipient/participant_parent_user_id", "/from/id", "/from/user_id", "/from/parent_user_id",
+    "/to/id", "/to/user_id", "/to/parent_user_id", "/contact/wa_id", "/contact/user_id",
+    "/contact/parent_user_id", "/user_key",
 ];
 
 impl Filter {

@@ -6,97 +6,38 @@
 use serde_json::Value as Json;
 
 /// What the edge, its configuration or Meta alone writes. Of objects all of it.
+#[rustfmt::skip]
 pub(super) const SHOWN: &[&str] = &[
-    "schema_version",
-    "event_id",
-    "event_kind",
-    "source",
-    "receipt",
-    "received_at",
-    "occurred_at",
-    "format",
-    "element",
-    "labels",
-    "channel.waba_id",
-    "channel.phone_number_id",
-    "channel.display_phone_number",
-    "errors.code",
-    "errors.retry",
-    "errors.fault",
-    "status_known",
-    "status_rank",
-    "recipient.type",
-    "conversation.expires_at",
-    "pricing.billable",
-    "media.voice",
-    "permission.expires_at",
-    "call.started_at",
-    "call.ended_at",
-    "call.duration_seconds",
+    "schema_version", "event_id", "event_kind", "source", "receipt", "received_at", "occurred_at",
+    "format", "element", "labels", "channel.waba_id", "channel.phone_number_id",
+    "channel.display_phone_number", "errors.code", "errors.retry", "errors.fault", "status_known",
+    "status_rank", "recipient.type", "conversation.expires_at", "pricing.billable", "media.voice",
+    "permission.expires_at", "call.started_at", "call.ended_at", "call.duration_seconds",
 ];
 
 /// Text of the sender, which should be a word: shown if it is one.
+#[rustfmt::skip]
 pub(super) const WORDS: &[&str] = &[
-    "field",
-    "status",
-    "status_raw",
-    "type",
-    "edited_type",
-    "interactive_type",
-    "errors.title",
-    "conversation.origin",
-    "pricing.model",
-    "pricing.type",
-    "pricing.category",
-    "permission.response",
-    "system.type",
-    "call.event",
-    "call.direction",
-    "call.status",
+    "field", "status", "status_raw", "type", "edited_type", "interactive_type", "errors.title",
+    "conversation.origin", "pricing.model", "pricing.type", "pricing.category",
+    "permission.response", "system.type", "call.event", "call.direction", "call.status",
 ];
 
 /// Of these texts the end is shown.
+#[rustfmt::skip]
 pub(super) const MASKED: &[&str] = &[
-    "message_id",
-    "related_message_id",
-    "context.id",
-    "context.from",
-    "user_key",
-    "group_id",
-    "recipient.id",
-    "recipient.user_id",
-    "recipient.parent_user_id",
-    "recipient.participant_id",
-    "recipient.participant_user_id",
-    "recipient.participant_parent_user_id",
-    "from.id",
-    "from.user_id",
-    "from.parent_user_id",
-    "to.id",
-    "to.user_id",
-    "to.parent_user_id",
-    "system.new_id",
-    "system.new_user_id",
-    "call.from",
-    "call.to",
+    "message_id", "related_message_id", "context.id", "context.from", "user_key", "group_id",
+    "recipient.id", "recipient.user_id", "recipient.parent_user_id", "recipient.participant_id",
+    "recipient.participant_user_id", "recipient.participant_parent_user_id", "from.id",
+    "from.user_id", "from.parent_user_id", "to.id", "to.user_id", "to.parent_user_id",
+    "system.new_id", "system.new_user_id", "call.from", "call.to",
 ];
 
 /// Headers that are shown.
+#[rustfmt::skip]
 const HEADERS: &[&str] = &[
-    "ce_specversion",
-    "ce_id",
-    "ce_type",
-    "ce_source",
-    "ce_time",
-    "ce_dataschema",
-    "receipt",
-    "phone_number_id",
-    "replayed-from",
-    "reason",
-    "stage",
-    "source",
-    "received_at",
-    "element",
+    "ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "ce_dataschema", "receipt",
+    "phone_number_id", "replayed-from", "reason", "stage", "source", "received_at", "element",
     "topic",
 ];
 
