@@ -11,7 +11,9 @@ pub(super) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {
         if letter.is_control() || is_hidden(letter) {
-            shown.push_str(&format!("\\u{:04x}", u32::from(letter)));
+            for unit in letter.encode_utf16(&mut [0; 2]) {
+                shown.push_str(&format!("\\u{unit:04x}"));
+            }
         } else {
             shown.push(letter);
         }
@@ -25,11 +27,14 @@ fn is_hidden(letter: char) -> bool {
         letter,
         '\u{ad}'
             | '\u{61c}'
+            | '\u{180e}'
             | '\u{200b}'..='\u{200f}'
             | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}'
             | '\u{feff}'
             | '\u{fff9}'..='\u{fffb}'
+            // Tags: letters that are not seen.
+            | '\u{e0000}'..='\u{e007f}'
     )
 }
 
@@ -68,13 +73,14 @@ mod tests {
 
     #[test]
     fn no_control_character_is_left_and_json_means_the_same() {
-        let all: String = (0..=0xffff).filter_map(char::from_u32).collect();
+        let all: String = (0..=0xf_ffff).filter_map(char::from_u32).collect();
         let shown = visible(&all);
         assert!(!shown.contains(char::is_control));
         for hidden in "\u{ad}\u{61c}\u{200b}\u{200f}\u{202e}\u{2066}\u{feff}\u{fffb}".chars() {
             assert!(!shown.contains(hidden));
             assert_eq!(visible(&hidden.to_string()), format!("\\u{:04x}", u32::from(hidden)));
         }
+        assert_eq!(visible("\u{180e}\u{e0041}"), "\\u180e\\udb40\\udc41");
         assert!(shown.contains("\\u001b") && shown.contains("\\u009b") && shown.contains('é'));
         let json = visible(&serde_json::json!(all).to_string());
         assert!(!json.contains(char::is_control));

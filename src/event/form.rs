@@ -4,8 +4,8 @@
 //! The edge itself writes events by hand (`write`). Tests hold that each of them reads into this form
 //! without a loss.
 //!
-//! **Invariant:** a member that is absent is left out, never null. Only `occurred_at` and
-//! `status_rank` can be null.
+//! **Invariant:** of a record, a member that is absent is left out and never null. Only `occurred_at`
+//! and `status_rank` can be null. Here an absent member is `None`.
 
 #![expect(
     missing_docs,
@@ -21,7 +21,7 @@ use serde_json::{Map, Value as Json};
 use super::{EventKind, Fault, Format, Reason, Retry, Stage};
 
 /// The members that all events have, and those of one topic.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Form<D> {
     #[serde(flatten)]
     pub envelope: Envelope,
@@ -30,7 +30,7 @@ pub struct Form<D> {
 }
 
 /// The members of all kinds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Envelope {
     /// Stays 1: the contract only grows.
     #[schemars(extend("const" = 1))]
@@ -75,7 +75,7 @@ pub struct Envelope {
 }
 
 /// The business's number.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Channel {
     pub waba_id: Option<String>,
     pub phone_number_id: Option<String>,
@@ -83,7 +83,7 @@ pub struct Channel {
 }
 
 /// The user, as the callback lists the contact.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Contact {
     /// Phone number.
     pub wa_id: Option<String>,
@@ -95,7 +95,7 @@ pub struct Contact {
 }
 
 /// One of Meta's errors. `retry` and `fault` are the edge's judgement of its code.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct MetaError {
     pub code: Option<i64>,
     pub title: Option<String>,
@@ -109,7 +109,7 @@ pub struct MetaError {
 }
 
 /// The members of statuses.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Trimmed and in lower case.
     pub status: Option<String>,
@@ -128,7 +128,7 @@ pub struct Status {
 }
 
 /// Whom a status is about.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Recipient {
     /// Phone number, or the group's id.
     pub id: Option<String>,
@@ -142,7 +142,7 @@ pub struct Recipient {
     pub participant_parent_user_id: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Conversation {
     pub id: Option<String>,
     pub origin: Option<String>,
@@ -150,7 +150,7 @@ pub struct Conversation {
     pub expires_at: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Pricing {
     /// Deprecated by Meta: count by type and category.
     pub billable: Option<bool>,
@@ -160,7 +160,7 @@ pub struct Pricing {
 }
 
 /// The members of messages.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Message {
     pub r#type: Option<String>,
     pub from: Option<Party>,
@@ -187,7 +187,7 @@ pub struct Message {
 }
 
 /// One side of a message.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Party {
     /// Phone number.
     pub id: Option<String>,
@@ -195,7 +195,7 @@ pub struct Party {
     pub parent_user_id: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Media {
     pub id: Option<String>,
     pub mime_type: Option<String>,
@@ -208,7 +208,7 @@ pub struct Media {
 }
 
 /// The answer to a request to call.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Permission {
     pub response: Option<String>,
     #[schemars(extend("format" = "date-time"))]
@@ -216,7 +216,7 @@ pub struct Permission {
 }
 
 /// The user has another number or id.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct System {
     pub r#type: Option<String>,
     pub new_id: Option<String>,
@@ -224,14 +224,14 @@ pub struct System {
 }
 
 /// The message that is answered.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Context {
     pub id: Option<String>,
     pub from: Option<String>,
 }
 
 /// The members of channel events, which include those of statuses and messages.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Details {
     #[serde(flatten)]
     pub status: Status,
@@ -241,7 +241,7 @@ pub struct Details {
     pub payment: Option<Payment>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Call {
     pub event: Option<String>,
     /// `USER_INITIATED` or `BUSINESS_INITIATED`.
@@ -256,7 +256,7 @@ pub struct Call {
     pub duration_seconds: Option<i64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Payment {
     pub reference_id: Option<String>,
     /// JSON as Meta wrote it.
@@ -267,7 +267,7 @@ pub struct Payment {
 }
 
 /// The headers of an event's record. Values are text.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, JsonSchema)]
 pub struct EventHeaders {
     /// CloudEvents, binary mode.
     #[schemars(extend("const" = "1.0"))]
@@ -301,7 +301,7 @@ pub struct EventHeaders {
 
 /// The headers of a dead letter. Its value is the original bytes: the whole body, or one element.
 /// Values are text.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, JsonSchema)]
 pub struct DeadLetterHeaders {
     pub reason: Reason,
     pub stage: Stage,

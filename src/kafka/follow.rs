@@ -6,13 +6,13 @@ use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
-    message::{BorrowedMessage, Headers as _},
+    message::BorrowedMessage,
 };
 
 use super::{
-    Blocked, Code, Fault, Obstacle, View, classify,
+    Blocked, Code, Obstacle, View,
     context::Context,
-    librdkafka::{Cluster, consumer},
+    librdkafka::{Cluster, consumer, headers_of, is_passing, owned},
 };
 
 const CALL: Duration = Duration::from_secs(5);
@@ -169,7 +169,7 @@ impl Follower {
                 Some(Err(error)) => match error.rdkafka_error_code() {
                     // librdkafka asks for the group's coordinator, which nothing here needs.
                     Some(Code::GroupAuthorizationFailed) => {}
-                    Some(code) if is_passing(code) => {}
+                    _ if is_passing(&error) => {}
                     _ => return Err(Obstacle::kafka(error)),
                 },
             }
@@ -196,21 +196,14 @@ impl Follower {
     }
 }
 
-/// The client goes on by itself.
-fn is_passing(code: Code) -> bool {
-    matches!(classify(code), Fault::Time | Fault::Shared(Blocked::NoBroker))
-}
-
 fn followed(message: &BorrowedMessage<'_>) -> Followed {
-    let owned = |value: Option<&[u8]>| value.unwrap_or_default().to_vec();
-    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
     Followed {
         topic: message.topic().to_owned(),
         partition: message.partition(),
         offset: message.offset(),
         timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
         key: owned(message.key()),
-        headers: headers.map(|header| (header.key.to_owned(), owned(header.value))).collect(),
+        headers: headers_of(message),
         value: owned(message.payload()),
     }
 }

@@ -208,19 +208,29 @@ impl super::Reader for Reader {
 fn fetched(polled: KafkaResult<BorrowedMessage<'_>>) -> Result<Option<(i32, Fetched)>, Obstacle> {
     match polled {
         Ok(message) => {
-            let owned = |value: Option<&[u8]>| value.unwrap_or_default().to_vec();
-            let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-            let headers =
-                headers.map(|header| (header.key.to_owned(), owned(header.value))).collect();
             let (offset, value) = (message.offset(), owned(message.payload()));
-            let fetched = Fetched::Record { offset, headers, value };
+            let fetched = Fetched::Record { offset, headers: headers_of(&message), value };
             Ok(Some((message.partition(), fetched)))
         }
         Err(KafkaError::PartitionEOF(partition)) => Ok(Some((partition, Fetched::End))),
-        // The client reconnects by itself.
-        Err(error) => match error.rdkafka_error_code().map(classify) {
-            Some(Fault::Time | Fault::Shared(Blocked::NoBroker)) => Ok(None),
-            _ => Err(Obstacle::kafka(error)),
-        },
+        Err(error) if is_passing(&error) => Ok(None),
+        Err(error) => Err(Obstacle::kafka(error)),
     }
+}
+
+/// The client reconnects by itself.
+pub(super) fn is_passing(error: &KafkaError) -> bool {
+    let fault = error.rdkafka_error_code().map(classify);
+    matches!(fault, Some(Fault::Time | Fault::Shared(Blocked::NoBroker)))
+}
+
+/// Names and values.
+pub(super) fn headers_of(message: &BorrowedMessage<'_>) -> Vec<(String, Vec<u8>)> {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    headers.map(|header| (header.key.to_owned(), owned(header.value))).collect()
+}
+
+/// A key or a value; empty if there is none.
+pub(super) fn owned(bytes: Option<&[u8]>) -> Vec<u8> {
+    bytes.unwrap_or_default().to_vec()
 }

@@ -2,17 +2,18 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::OsStr,
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::Output,
 };
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weni_edge::config::Config;
 
-use crate::harness::await_exit;
+use crate::harness::{self, said};
 
 const SECRET: &str = "s3cr3t-s3cr3t-s3cr3t";
 
@@ -43,21 +44,8 @@ impl Place {
 
 /// Runs a command to its end, which has to come.
 fn run(command: &[&str], config: &Path) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_weni-edge"))
-        .args(command)
-        .arg("--config")
-        .arg(config)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    await_exit(&mut child);
-    child.wait_with_output().unwrap()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+    let arguments = command.iter().map(OsStr::new);
+    harness::run(arguments.chain([OsStr::new("--config"), config.as_os_str()]))
 }
 
 #[test]

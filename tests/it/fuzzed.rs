@@ -92,7 +92,36 @@ pub(crate) fn normalize(body: &[u8]) {
         all
     };
     assert_eq!(written(), written());
+    leaves_out_only_what_is_typed(&callback);
     assert_eq!(statuses, [Json::Null; 0], "statuses that were not read");
+}
+
+/// With `raw = "untyped"` an event is the same, or lacks `raw` alone.
+fn leaves_out_only_what_is_typed(callback: &Callback<'_>) {
+    let events = |raw| -> Vec<Json> {
+        let callback = Callback { raw, ..*callback };
+        let decoded = normalize::decode(&callback, 1_000_000);
+        let document = normalize::parse(&decoded);
+        let json = |item: &Item<'_>| match item {
+            Item::Event(event) => {
+                let mut out = Vec::new();
+                event.write_json(&mut out);
+                serde_json::from_slice(&out).unwrap()
+            }
+            Item::DeadLetter(_) => Json::Null,
+        };
+        normalize::items(&callback, SETTINGS, &document).iter().map(json).collect()
+    };
+    let (all, untyped) = (events(true), events(false));
+    assert_eq!(all.len(), untyped.len());
+    for (mut whole, event) in all.into_iter().zip(untyped) {
+        if event.get("raw").is_none()
+            && let Some(whole) = whole.as_object_mut()
+        {
+            whole.remove("raw");
+        }
+        assert_eq!(event, whole);
+    }
 }
 
 /// Its topic's form reads all of an event, and an event of any topic too.

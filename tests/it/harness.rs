@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
@@ -53,6 +54,29 @@ pub(crate) fn await_exit(child: &mut Child) -> ExitStatus {
         }
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Begins the program, with its output in pipes.
+pub(crate) fn begin<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Child {
+    Command::new(PROGRAM)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Runs the program to its end, which has to come.
+pub(crate) fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Output {
+    let mut child = begin(arguments);
+    await_exit(&mut child);
+    child.wait_with_output().unwrap()
+}
+
+/// What it said on standard error.
+pub(crate) fn said(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 /// Certificate and key for localhost, in PEM.

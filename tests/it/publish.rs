@@ -233,6 +233,14 @@ fn a_cluster_that_allows_only_shorter_transactions_gets_them() {
         assert_eq!(blocked.get(), 0);
         edge.is_settled()
     });
+
+    // One that refuses any time is named: halves come to an end, and the same time again would not.
+    edge.stop();
+    edge.cluster.request_errors(RDKafkaApiKey::InitProducerId, &[too_long; 20]);
+    edge.accept_statuses(10..20);
+    edge.start();
+    edge.wait_blocked("no_transactions");
+    edge.wait_settled();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Output},
     time::{Duration, Instant},
 };
 
@@ -11,29 +11,15 @@ use serde_json::Value;
 
 use crate::{
     dev::Dev,
-    harness::{PROGRAM, await_exit},
+    harness::{self, await_exit, said},
 };
 
 fn begin(arguments: &[&str]) -> Child {
-    Command::new(PROGRAM)
-        .arg("tail")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+    harness::begin(["tail"].iter().chain(arguments))
 }
 
-/// Runs it to its end, which has to come.
 fn tail(arguments: &[&str]) -> Output {
-    let mut child = begin(arguments);
-    await_exit(&mut child);
-    child.wait_with_output().unwrap()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+    harness::run(["tail"].iter().chain(arguments))
 }
 
 #[test]

@@ -52,6 +52,7 @@ pub(super) struct Session<'a> {
     state: State,
     stats: Stats,
     is_terminal: bool,
+    is_coloured: bool,
     read: u64,
     shown: u64,
     held: Offsets,
@@ -90,10 +91,13 @@ impl<'a> Session<'a> {
         };
         let follower = cluster.follow(&from, ends, !args.no_follow)?;
         let now = Instant::now();
+        let is_terminal = stdout().is_terminal();
+        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Ok(Self {
             state: State::new(STATES_MAX),
             stats: Stats::default(),
-            is_terminal: stdout().is_terminal(),
+            is_terminal,
+            is_coloured: is_terminal && !no_colour,
             read: 0,
             shown: 0,
             held: Offsets::new(),
@@ -219,8 +223,7 @@ impl<'a> Session<'a> {
         }
         let (mut columns, colour) = line(item, is_personal);
         columns.iter_mut().for_each(|column| *column = visible(column));
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        if self.is_terminal && !no_colour {
+        if self.is_coloured {
             columns[1] = format!("\x1b[{colour}m{}\x1b[0m", columns[1]);
         }
         columns.join("  ")
