@@ -1,19 +1,13 @@
 //! `healthcheck`: asks a running edge's probes. The edge's image has neither curl nor a shell.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    process::ExitCode,
-    str::FromStr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, process::ExitCode, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use tokio::time::timeout;
 
-use super::{ConfigFile, log};
+use super::{ConfigFile, from_this_machine, log};
 use crate::caller::{Target, WeniClient};
 
 /// A healthy edge answers at once.
@@ -53,19 +47,14 @@ impl FromStr for Admin {
         if port.is_none() || authority.contains(['/', '@', '?']) {
             return Err("use a URL such as http://localhost:9090".into());
         }
-        Ok(authority.parse().map_or_else(|_| Self(authority.into()), Self::listening_at))
+        let address = authority.parse::<SocketAddr>();
+        Ok(address.map_or_else(|_| Self(authority.into()), Self::from))
     }
 }
 
-impl Admin {
-    /// The address to call on the same machine: loopback, if the edge listens on every address.
-    fn listening_at(mut listen: SocketAddr) -> Self {
-        match listen.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
-            IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
-            _ => {}
-        }
-        Self(listen.to_string())
+impl From<SocketAddr> for Admin {
+    fn from(listen: SocketAddr) -> Self {
+        Self(from_this_machine(listen).to_string())
     }
 }
 
@@ -83,7 +72,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn check(args: Args) -> anyhow::Result<()> {
     let Admin(authority) = match args.admin {
         Some(admin) => admin,
-        None => Admin::listening_at(args.config.load()?.admin.listen),
+        None => args.config.load()?.admin.listen.into(),
     };
     let path = if args.live { "/livez" } else { "/readyz" };
     let target = Target::new(&format!("http://{authority}{path}"), Method::GET, &[], None)?;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    Secret, client,
+    HIDDEN, Secret, client,
     document::{Node, Value},
     file,
     section::{Section, flag},
@@ -81,9 +81,20 @@ const NOT_BUILT_IN: &str = "is not built in: OIDC (OAUTHBEARER), MSK IAM (AWS_MS
 const OF_NOT_BUILT_IN: [&str; 4] =
     ["sasl.oauthbearer.", "enable.sasl.oauthbearer.", "sasl.kerberos.", "https.ca."];
 
-/// Properties that are a secret, and properties that name a file with a secret.
-const SECRETS: [&str; 4] =
-    ["sasl.password", "ssl.key.password", "ssl.key.pem", "ssl.keystore.password"];
+/// Properties of logins and TLS that are no secret. All others are taken for one, also those that a
+/// later librdkafka adds.
+const NO_SECRETS: [&str; 9] = [
+    "sasl.mechanism",
+    "sasl.mechanisms",
+    "sasl.username",
+    "ssl.ca.pem",
+    "ssl.certificate.pem",
+    "ssl.cipher.suites",
+    "ssl.curves.list",
+    "ssl.endpoint.identification.algorithm",
+    "ssl.sigalgs.list",
+];
+/// Properties that name a file with a secret.
 const SECRET_LOCATIONS: [&str; 2] = ["ssl.key.location", "ssl.keystore.location"];
 
 /// The value of a property, and where it was written.
@@ -92,6 +103,9 @@ struct Given {
     variable: bool,
     origin: String,
     path: String,
+    /// As it was written, unless it is a secret.
+    shown: toml::Value,
+    from_file: bool,
 }
 
 /// Reads `[kafka.properties]`: `"sasl.password" = "…"`, or `"sasl.password_file" = "…"` for a value
@@ -107,11 +121,14 @@ pub(super) fn read(mut section: Section<'_>) -> BTreeMap<String, Secret> {
     let mut wrong = false;
     for (key, node) in nodes {
         let path = section.path_of(&key);
-        match property(&key, &node, &all) {
-            Ok((name, value)) => {
-                let variable = matches!(node.value, Value::Variable(_));
-                note_secret(&section, &name, &key, &node, &value);
-                all.insert(name, Given { value, variable, origin: node.origin, path });
+        let variable = matches!(node.value, Value::Variable(_));
+        let (name, from_file) = name(&key, variable);
+        match property(&name, from_file, &node, &all) {
+            Ok(value) => {
+                note_secret(&section, &name, from_file, &node, &value);
+                let shown = shown(&name, from_file, &node.value);
+                let origin = node.origin;
+                all.insert(name, Given { value, variable, origin, path, shown, from_file });
             }
             Err(why) => {
                 section.report(&node.origin, &path, &why);
@@ -135,13 +152,31 @@ pub(super) fn read(mut section: Section<'_>) -> BTreeMap<String, Secret> {
             None => section.problem(&why),
         }
     }
+    for (mut key, Given { shown, from_file, origin, .. }) in all {
+        key.push_str(if from_file { "_file" } else { "" });
+        section.in_effect(&key, shown, origin);
+    }
     properties
 }
 
+fn is_secret(name: &str) -> bool {
+    let login_or_tls = name.starts_with("sasl.") || name.starts_with("ssl.");
+    login_or_tls && !name.ends_with(".location") && !NO_SECRETS.contains(&name)
+}
+
+fn shown(name: &str, from_file: bool, value: &Value) -> toml::Value {
+    match value {
+        _ if is_secret(name) && !from_file => HIDDEN.into(),
+        Value::Typed(value) => value.clone(),
+        Value::Variable(text) => text.as_str().into(),
+        // None is left: keys are joined.
+        Value::Table(_) => HIDDEN.into(),
+    }
+}
+
 /// Notes which file holds a secret.
-fn note_secret(section: &Section<'_>, name: &str, key: &str, node: &Node, value: &Secret) {
-    let from_file = key.ends_with("_file");
-    let secret = SECRETS.contains(&name);
+fn note_secret(section: &Section<'_>, name: &str, from_file: bool, node: &Node, value: &Secret) {
+    let secret = is_secret(name);
     match &node.value {
         Value::Variable(path) | Value::Typed(toml::Value::String(path)) if secret && from_file => {
             section.holds_secret(Path::new(path));
@@ -152,32 +187,35 @@ fn note_secret(section: &Section<'_>, name: &str, key: &str, node: &Node, value:
     }
 }
 
-/// The property that `key` gives, and its value.
+/// The value of the property `name`.
 fn property(
-    key: &str,
+    name: &str,
+    from_file: bool,
     node: &Node,
     before: &BTreeMap<String, Given>,
-) -> Result<(String, Secret), String> {
+) -> Result<Secret, String> {
     let variable = matches!(node.value, Value::Variable(_));
-    let (name, from_file) = name(key, variable);
     if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
         return Err(format!("is not for you to set: it {why}; leave it out"));
     }
     if OF_NOT_BUILT_IN.iter().any(|prefix| name.starts_with(prefix)) {
         return Err(format!("is of a login that {NOT_BUILT_IN}"));
     }
-    if before.get(&name).is_some_and(|before| before.variable == variable) {
+    if before.get(name).is_some_and(|before| before.variable == variable) {
         return Err(format!("gives {name} a second time; leave one of them out"));
     }
     let value = value(node, from_file)?;
     if name.starts_with("sasl.mechanism") && !MECHANISMS.contains(&value.as_str()) {
         return Err(format!("names a login that {NOT_BUILT_IN}"));
     }
+    if is_secret(name) && value == HIDDEN {
+        return Err(format!("is \"{HIDDEN}\", which stands for a secret: put the secret back"));
+    }
     if name.starts_with("ssl.") && name.ends_with(".location") {
-        readable(&name, Path::new(&value))
+        readable(name, Path::new(&value))
             .map_err(|error| format!("names a file that cannot be read: {error}"))?;
     }
-    Ok((name, Secret::new(value)))
+    Ok(Secret::new(value))
 }
 
 /// Contradictions between properties that librdkafka does not report.
