@@ -3,7 +3,14 @@
 //! The Kafka is librdkafka's mock cluster in this process, and the journal a temporary directory.
 //! Everything else is what `serve` runs.
 
-use std::{net::SocketAddr, path::Path, process::ExitCode, sync::Arc, thread, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use anyhow::Context;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -18,7 +25,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{
-    Output,
+    Output, from_this_machine,
     terminal::{print_line, visible},
 };
 use crate::{
@@ -33,12 +40,20 @@ const HEADER: &str = "X-Token";
 const PARTITIONS: i32 = 3;
 /// Between two calls of the demo, so that a person can follow it.
 const STEP: Duration = Duration::from_millis(700);
+/// The demo's last call. It becomes a dead letter.
+const NOT_JSON: &[u8] = b"not JSON at all";
+/// The port of the advice to listen on all addresses.
+const LISTEN_PORT: u16 = 8080;
+const YOUR_ADDRESS: &str = "https://YOUR-PUBLIC-ADDRESS";
+const DEMO_ENDED: &str = "\nThe demo has ended, and the edge goes on: call it as shown above, or end it \
+                          with Ctrl-C.\n";
 
 /// Try the edge with an embedded Kafka: no configuration, nothing kept
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     weni-edge dev --demo            watch the life of a few messages\n  \
-    weni-edge dev                   then paste the URL into Weni, or use the printed curl\n  \
+    weni-edge dev                   then call it with the printed curl\n  \
+    weni-edge dev --listen 0.0.0.0:8080     for Weni, behind a tunnel to port 8080\n  \
     weni-edge dev --output json     one line of JSON for each record\n\n\
     This Kafka is for trying out and keeps nothing. Ctrl-C ends it.")]
 pub(super) struct Args {
@@ -75,13 +90,16 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let edge = Edge::start(config, metrics).await?;
-        let hooks = format!("http://{}/hooks/{SOURCE}", edge.public);
-        let admin = format!("http://{}", edge.admin);
+        let hooks = format!("http://{}/hooks/{SOURCE}", from_this_machine(edge.public));
+        let admin = format!("http://{}", from_this_machine(edge.admin));
         print_line(&match args.output {
-            Output::Human => welcome(&hooks, &secret, &admin, &kafka, &topics),
+            Output::Human => {
+                let weni = for_weni(edge.public, &secret);
+                format!("{weni}{}", by_hand(&hooks, &secret, &admin, &kafka, &topics))
+            }
             Output::Json => ready(&hooks, &secret, &admin, &kafka, &topics).to_string(),
         })?;
-        print_records(&kafka, &topics, args.output)?;
+        print_records(&kafka, &topics, &args)?;
         if args.demo {
             tokio::spawn(async move {
                 tokio::select! {
@@ -135,13 +153,44 @@ fn ready(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics) -
     })
 }
 
-fn welcome(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics) -> String {
-    let statuses = &topics.message_status;
+fn for_weni(public: SocketAddr, secret: &str) -> String {
+    let ip = public.ip();
+    let cannot_reach = format!(
+        "  Weni cannot reach {ip}. Start `weni-edge dev --listen 0.0.0.0:{LISTEN_PORT}` instead.\n"
+    );
+    let (url, how) = match ip.is_unspecified() {
+        true => (YOUR_ADDRESS.to_owned(), tunnel(public.port())),
+        false if is_public(ip) => (format!("http://{public}"), String::new()),
+        false => (YOUR_ADDRESS.to_owned(), cannot_reach + &tunnel(LISTEN_PORT)),
+    };
     format!(
         "weni-edge dev: this Kafka is for trying out and keeps nothing. Ctrl-C ends it.\n\n\
-         In Weni's webhook settings (Weni must be able to reach this machine):\n  \
-           Método          POST\n  URL do webhook  {hooks}\n  Cabeçalhos      Chave {HEADER}, Valor {secret}\n\n\
-         Or by hand:\n  \
+         In Weni's webhook settings:\n  \
+           Método          POST\n  URL do webhook  {url}/hooks/{SOURCE}\n  \
+           Cabeçalhos      Chave {HEADER}, Valor {secret}\n{how}\n"
+    )
+}
+
+fn tunnel(port: u16) -> String {
+    format!(
+        "  YOUR-PUBLIC-ADDRESS is that of a tunnel or proxy of your choice, which takes https:// calls\n  \
+           from the internet to port {port} of this machine. Each start makes a new secret.\n"
+    )
+}
+
+/// Whether the internet may reach it.
+fn is_public(ip: IpAddr) -> bool {
+    let is_local = match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    };
+    !is_local && !ip.is_unspecified()
+}
+
+fn by_hand(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics) -> String {
+    let statuses = &topics.message_status;
+    format!(
+        "By hand, in another terminal:\n  \
            curl -H '{HEADER}: {secret}' {hooks} \\\n    \
              -d '{{\"statuses\":[{{\"id\":\"wamid.test\",\"status\":\"read\",\"timestamp\":\"1763842385\",\"recipient_id\":\"5511900000001\"}}]}}'\n\n\
          Or as Weni does:\n  weni-edge send {hooks} -H '{HEADER}: {secret}'\n\n\
@@ -152,7 +201,9 @@ fn welcome(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics)
 }
 
 /// Starts a thread that prints every record of the four topics until the process ends.
-fn print_records(kafka: &str, topics: &Topics, output: Output) -> anyhow::Result<()> {
+fn print_records(kafka: &str, topics: &Topics, args: &Args) -> anyhow::Result<()> {
+    let output = args.output;
+    let mut tells_end = args.demo && output == Output::Human;
     let consumer: BaseConsumer = rdkafka::ClientConfig::new()
         .set("bootstrap.servers", kafka)
         .set("group.id", "weni-edge-dev")
@@ -168,16 +219,23 @@ fn print_records(kafka: &str, topics: &Topics, output: Output) -> anyhow::Result
     consumer.assign(&all)?;
     thread::Builder::new().name("print".to_owned()).spawn(move || {
         for record in &consumer {
-            let line = match (record, output) {
-                (Ok(record), Output::Human) => as_text(&record),
-                (Ok(record), Output::Json) => as_json(&record).to_string(),
-                (Err(error), _) => {
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => {
                     tracing::warn!(%error, "the embedded Kafka cannot be read");
                     continue;
                 }
             };
+            let mut line = visible(&match output {
+                Output::Human => as_text(&record),
+                Output::Json => as_json(&record).to_string(),
+            });
+            if tells_end && record.payload() == Some(NOT_JSON) {
+                line = format!("{line}\n{DEMO_ENDED}");
+                tells_end = false;
+            }
             // The reader of standard output has gone. The edge goes on.
-            if print_line(&visible(&line)).is_err() {
+            if print_line(&line).is_err() {
                 return;
             }
         }
@@ -247,7 +305,6 @@ async fn play(hooks: &str, secret: &str) -> anyhow::Result<()> {
             tokio::time::sleep(STEP).await;
         }
     }
-    // Text that is not JSON becomes a dead letter.
-    client.call("not JSON at all".into()).await.context("cannot call the edge")?;
+    client.call(NOT_JSON.into()).await.context("cannot call the edge")?;
     Ok(())
 }

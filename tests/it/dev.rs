@@ -22,6 +22,17 @@ impl Dev {
         Self { process, lines, ready }
     }
 
+    fn for_people(arguments: &[&str]) -> Self {
+        let (process, lines) = spawn("human", arguments);
+        Self { process, lines, ready: Value::Null }
+    }
+
+    /// The rest of the next line for people that begins so, blanks left out.
+    fn after(&mut self, beginning: &str) -> String {
+        let rest = |line: String| line.trim().strip_prefix(beginning).map(str::to_owned);
+        self.lines.find_map(|line| rest(line.unwrap())).unwrap().trim().to_owned()
+    }
+
     pub(crate) fn next(&mut self) -> Value {
         serde_json::from_str(&self.lines.next().unwrap().unwrap()).unwrap()
     }
@@ -136,18 +147,44 @@ fn what_it_prints_of_a_call_does_not_command_the_terminal() {
     assert_eq!(record["key"], "wamid.\u{1b}[2J\u{7}\n\u{7f}\u{9b}31m");
     assert!(dev.interrupt());
 
-    let (process, lines) = spawn("human", &[]);
-    let mut dev = Dev { process, lines, ready: Value::Null };
-    let mut named = |name: &str| {
-        let line =
-            dev.lines.find_map(|line| line.unwrap().trim().strip_prefix(name).map(str::to_owned));
-        line.unwrap().trim().to_owned()
-    };
-    let (hooks, secret) = (named("URL do webhook"), named("Cabeçalhos      Chave X-Token, Valor "));
-    named("Every event");
-    call_hostile(&hooks, &secret);
+    let mut dev = Dev::for_people(&[]);
+    let secret = dev.after("Cabeçalhos      Chave X-Token, Valor ");
+    let command = dev.after("weni-edge send ");
+    dev.after("Every event");
+    call_hostile(command.split(' ').next().unwrap(), &secret);
     let line = dev.lines.next().unwrap().unwrap();
     assert!(!line.contains(char::is_control), "{line:?}");
     assert!(line.ends_with(r"wamid.\u001b[2J\u0007\u000a\u007f\u009b31m"), "{line:?}");
+    assert!(dev.interrupt());
+}
+
+#[test]
+fn a_newcomer_is_told_how_weni_reaches_this_machine() {
+    let mut dev = Dev::for_people(&[]);
+    assert_eq!(dev.after("URL do webhook"), "https://YOUR-PUBLIC-ADDRESS/hooks/demo");
+    let advice = dev.after("Weni cannot reach 127.0.0.1. Start `weni-edge dev --listen ");
+    assert_eq!(advice, "0.0.0.0:8080` instead.");
+    assert!(dev.after("from the internet to port ").starts_with("8080 of this machine."));
+
+    let mut dev = Dev::for_people(&["--listen", "0.0.0.0:0"]);
+    assert_eq!(dev.after("URL do webhook"), "https://YOUR-PUBLIC-ADDRESS/hooks/demo");
+    let advice = dev.after("from the internet to port ");
+    // What is printed can be called from this machine.
+    let called = dev.after("weni-edge send http://127.0.0.1:");
+    let port = called.split('/').next().unwrap();
+    assert!(advice.starts_with(&format!("{port} of this machine.")), "{advice}");
+}
+
+#[test]
+fn the_demo_says_when_it_has_ended_and_goes_on() {
+    let mut dev = Dev::for_people(&["--demo"]);
+    dev.after("Every event");
+    let lines = dev.lines.by_ref().map(Result::unwrap);
+    let records: Vec<_> =
+        lines.take_while(|line| !line.starts_with("The demo has ended")).collect();
+    let records: Vec<_> = records.iter().filter(|line| !line.is_empty()).collect();
+    assert!(records.len() > 5, "{records:?}");
+    assert!(records.last().unwrap().contains("dead_letter"), "{records:?}");
+    assert!(dev.process.try_wait().unwrap().is_none(), "it goes on");
     assert!(dev.interrupt());
 }
