@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     caller::{LIFE, MessageId, Sample, Target, Template, WeniClient},
-    config::{Config, Secret, Source, Topics},
+    config::{Config, LogFormat, Secret, Source, Topics},
     metrics::Metrics,
     serve::Edge,
 };
@@ -127,6 +127,9 @@ fn config(args: &Args, kafka: &str, secret: &str, journal: &Path) -> Config {
     config.journal.allow_volatile = true;
     config.kafka.bootstrap_servers = kafka.to_owned();
     config.log.level = "warn".to_owned();
+    if args.output == Output::Human {
+        config.log.format = LogFormat::Human;
+    }
     let source = Source {
         header: HEADER.to_owned(),
         secrets: vec![Secret::new(secret)],
@@ -154,9 +157,9 @@ fn ready(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics) -
 }
 
 fn for_weni(public: SocketAddr, secret: &str) -> String {
-    let ip = public.ip();
+    let (ip, program) = (public.ip(), program());
     let cannot_reach = format!(
-        "  Weni cannot reach {ip}. Start `weni-edge dev --listen 0.0.0.0:{LISTEN_PORT}` instead.\n"
+        "  Weni cannot reach {ip}. Start `{program} dev --listen 0.0.0.0:{LISTEN_PORT}` instead.\n"
     );
     let (url, how) = match ip.is_unspecified() {
         true => (YOUR_ADDRESS.to_owned(), tunnel(public.port())),
@@ -167,7 +170,7 @@ fn for_weni(public: SocketAddr, secret: &str) -> String {
         "weni-edge dev: this Kafka is for trying out and keeps nothing. Ctrl-C ends it.\n\n\
          In Weni's webhook settings:\n  \
            Método          POST\n  URL do webhook  {url}/hooks/{SOURCE}\n  \
-           Cabeçalhos      Chave {HEADER}, Valor {secret}\n{how}\n"
+           Cabeçalhos      Chave {HEADER}, Valor {secret}\n\n{how}\n"
     )
 }
 
@@ -187,14 +190,20 @@ fn is_public(ip: IpAddr) -> bool {
     !is_local && !ip.is_unspecified()
 }
 
+/// This program as it was called. After `cargo run` no shell finds it by its name alone.
+fn program() -> String {
+    let name = std::env::args_os().next().unwrap_or("weni-edge".into());
+    visible(&name.to_string_lossy())
+}
+
 fn by_hand(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics) -> String {
-    let statuses = &topics.message_status;
+    let (program, statuses) = (program(), &topics.message_status);
     format!(
         "By hand, in another terminal:\n  \
            curl -H '{HEADER}: {secret}' {hooks} \\\n    \
              -d '{{\"statuses\":[{{\"id\":\"wamid.test\",\"status\":\"read\",\"timestamp\":\"1763842385\",\"recipient_id\":\"5511900000001\"}}]}}'\n\n\
-         Or as Weni does:\n  weni-edge send {hooks} -H '{HEADER}: {secret}'\n\n\
-         Kafka   {kafka}   (weni-edge tail -b {kafka}; kcat -b {kafka} -C -t {statuses})\n\
+         Or as Weni does:\n  {program} send {hooks} -H '{HEADER}: {secret}'\n\n\
+         Kafka   {kafka}   ({program} tail -b {kafka}; kcat -b {kafka} -C -t {statuses})\n\
          Metrics {admin}/metrics\n\n\
          Every event as it reaches Kafka:"
     )

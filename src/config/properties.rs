@@ -97,15 +97,13 @@ const NO_SECRETS: [&str; 9] = [
 /// Properties that name a file with a secret.
 const SECRET_LOCATIONS: [&str; 2] = ["ssl.key.location", "ssl.keystore.location"];
 
-/// The value of a property, and where it was written.
-struct Given {
-    value: Secret,
-    variable: bool,
-    origin: String,
-    path: String,
-    /// As it was written, unless it is a secret.
-    shown: toml::Value,
+/// A property as it was written.
+struct Written {
+    name: String,
+    /// The value is in a file, and this names it.
     from_file: bool,
+    node: Node,
+    path: String,
 }
 
 /// Reads `[kafka.properties]`: `"sasl.password" = "…"`, or `"sasl.password_file" = "…"` for a value
@@ -116,27 +114,25 @@ pub(super) fn read(mut section: Section<'_>) -> BTreeMap<String, Secret> {
         flatten(key, node, &mut nodes);
     }
     // Variables come last, because they override the file.
-    nodes.sort_by_key(|(_, node)| matches!(node.value, Value::Variable(_)));
-    let mut all: BTreeMap<String, Given> = BTreeMap::new();
+    nodes.sort_by_key(|(_, node)| node.is_variable());
+    let mut all: BTreeMap<String, Written> = BTreeMap::new();
+    let mut properties = BTreeMap::new();
     let mut wrong = false;
     for (key, node) in nodes {
-        let path = section.path_of(&key);
-        let variable = matches!(node.value, Value::Variable(_));
-        let (name, from_file) = name(&key, variable);
-        match property(&name, from_file, &node, &all) {
+        let (name, from_file) = name(&key, node.is_variable());
+        let written = Written { name, from_file, node, path: section.path_of(&key) };
+        match value(&written, all.get(&written.name)) {
             Ok(value) => {
-                note_secret(&section, &name, from_file, &node, &value);
-                let shown = shown(&name, from_file, &node.value);
-                let origin = node.origin;
-                all.insert(name, Given { value, variable, origin, path, shown, from_file });
+                note_secret(&section, &written, &value);
+                properties.insert(written.name.clone(), value);
+                all.insert(written.name.clone(), written);
             }
             Err(why) => {
-                section.report(&node.origin, &path, &why);
+                section.report(&written.node.origin, &written.path, &why);
                 wrong = true;
             }
         }
     }
-    let properties = all.iter().map(|(name, given)| (name.clone(), given.value.clone())).collect();
     let refusals = match conflicts(&properties) {
         // A refused property is missing here, and another may be refused because of that.
         _ if wrong => Vec::new(),
@@ -148,15 +144,29 @@ pub(super) fn read(mut section: Section<'_>) -> BTreeMap<String, Secret> {
     };
     for (name, why) in refusals {
         match name.and_then(|name| all.get(&name)) {
-            Some(given) => section.report(&given.origin, &given.path, &why),
+            Some(written) => section.report(&written.node.origin, &written.path, &why),
             None => section.problem(&why),
         }
     }
-    for (mut key, Given { shown, from_file, origin, .. }) in all {
-        key.push_str(if from_file { "_file" } else { "" });
-        section.in_effect(&key, shown, origin);
+    for written in all.into_values() {
+        let shown = written.shown();
+        let key = written.name + if written.from_file { "_file" } else { "" };
+        section.in_effect(&key, shown, written.node.origin);
     }
     properties
+}
+
+impl Written {
+    /// What may be said of it.
+    fn shown(&self) -> toml::Value {
+        match &self.node.value {
+            _ if is_secret(&self.name) && !self.from_file => HIDDEN.into(),
+            Value::Typed(value) => value.clone(),
+            Value::Variable(text) => text.as_str().into(),
+            // None is left: keys are joined.
+            Value::Table(_) => HIDDEN.into(),
+        }
+    }
 }
 
 fn is_secret(name: &str) -> bool {
@@ -164,47 +174,35 @@ fn is_secret(name: &str) -> bool {
     login_or_tls && !name.ends_with(".location") && !NO_SECRETS.contains(&name)
 }
 
-fn shown(name: &str, from_file: bool, value: &Value) -> toml::Value {
-    match value {
-        _ if is_secret(name) && !from_file => HIDDEN.into(),
-        Value::Typed(value) => value.clone(),
-        Value::Variable(text) => text.as_str().into(),
-        // None is left: keys are joined.
-        Value::Table(_) => HIDDEN.into(),
-    }
-}
-
 /// Notes which file holds a secret.
-fn note_secret(section: &Section<'_>, name: &str, from_file: bool, node: &Node, value: &Secret) {
+fn note_secret(section: &Section<'_>, written: &Written, value: &Secret) {
+    let Written { name, from_file, node, .. } = written;
     let secret = is_secret(name);
     match &node.value {
-        Value::Variable(path) | Value::Typed(toml::Value::String(path)) if secret && from_file => {
+        Value::Variable(path) | Value::Typed(toml::Value::String(path)) if secret && *from_file => {
             section.holds_secret(Path::new(path));
         }
         Value::Typed(_) if secret => section.holds_secret_itself(),
-        _ if SECRET_LOCATIONS.contains(&name) => section.holds_secret(Path::new(value.expose())),
+        _ if SECRET_LOCATIONS.contains(&name.as_str()) => {
+            section.holds_secret(Path::new(value.expose()));
+        }
         _ => {}
     }
 }
 
-/// The value of the property `name`.
-fn property(
-    name: &str,
-    from_file: bool,
-    node: &Node,
-    before: &BTreeMap<String, Given>,
-) -> Result<Secret, String> {
-    let variable = matches!(node.value, Value::Variable(_));
-    if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+/// The value of a property, which may have been written `before`.
+fn value(written: &Written, before: Option<&Written>) -> Result<Secret, String> {
+    let Written { name, from_file, node, .. } = written;
+    if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| refused == name) {
         return Err(format!("is not for you to set: it {why}; leave it out"));
     }
     if OF_NOT_BUILT_IN.iter().any(|prefix| name.starts_with(prefix)) {
         return Err(format!("is of a login that {NOT_BUILT_IN}"));
     }
-    if before.get(name).is_some_and(|before| before.variable == variable) {
+    if before.is_some_and(|before| before.node.is_variable() == node.is_variable()) {
         return Err(format!("gives {name} a second time; leave one of them out"));
     }
-    let value = value(node, from_file)?;
+    let value = content(node, *from_file)?;
     if name.starts_with("sasl.mechanism") && !MECHANISMS.contains(&value.as_str()) {
         return Err(format!("names a login that {NOT_BUILT_IN}"));
     }
@@ -271,7 +269,7 @@ fn name(key: &str, variable: bool) -> (String, bool) {
     (if variable { name.replace('_', ".") } else { name.into() }, from_file)
 }
 
-fn value(node: &Node, from_file: bool) -> Result<String, String> {
+fn content(node: &Node, from_file: bool) -> Result<String, String> {
     let value = match &node.value {
         Value::Variable(text) | Value::Typed(toml::Value::String(text)) => text.clone(),
         Value::Typed(toml::Value::Integer(number)) => number.to_string(),
