@@ -2,7 +2,7 @@
 
 use std::{io::Write, process::ExitCode};
 
-use super::{ConfigFile, Output};
+use super::{ConfigFile, Output, terminal::visible};
 use crate::config::{Config, DEFAULT_FILE, to_toml};
 
 /// Show the configuration in effect, and where each value comes from
@@ -36,9 +36,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (config, values) = Config::load_effective(args.config.path.as_deref())?;
     let text = match args.output {
         Output::Human => to_toml(&values),
-        Output::Json => serde_json::to_string(&values)? + "\n",
+        Output::Json => serde_json::to_string(&values)?,
     };
-    stdout.write_all(text.as_bytes())?;
+    for line in text.lines() {
+        writeln!(stdout, "{}", visible(line))?;
+    }
     config.ready_to_serve()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -15,12 +15,7 @@ use std::{
 use anyhow::Context;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, Method};
-use rdkafka::{
-    Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
-    message::{BorrowedMessage, Headers},
-    mocking::MockCluster,
-};
+use rdkafka::mocking::MockCluster;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -31,8 +26,14 @@ use super::{
 use crate::{
     caller::{LIFE, MessageId, Sample, Target, Template, WeniClient},
     config::{Config, LogFormat, Secret, Source, Topics},
+    event::{Topic, header},
+    kafka::{
+        follow::{Followed, Offsets},
+        librdkafka::Cluster,
+    },
     metrics::Metrics,
     serve::Edge,
+    tail::{Content, Item},
 };
 
 const SOURCE: &str = "demo";
@@ -79,8 +80,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let secret = Uuid::new_v4().simple().to_string();
     let config = config(&args, &kafka, &secret, journal.path());
     let topics = config.topics.clone();
-    for name in event_topics(&topics) {
-        cluster.create_topic(name, PARTITIONS, 1)?;
+    for topic in Topic::ALL {
+        cluster.create_topic(topics.name(topic), PARTITIONS, 1)?;
     }
     cluster.create_topic(&topics.position, 1, 1)?;
     // The consumer would report a cluster that ends before the process does.
@@ -89,7 +90,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     super::log::init(&config.log, metrics.log_lines_dropped_total.clone())?;
 
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let edge = Edge::start(config, metrics).await?;
+        let edge = Edge::start(config.clone(), metrics).await?;
         let hooks = format!("http://{}/hooks/{SOURCE}", from_this_machine(edge.public));
         let admin = format!("http://{}", from_this_machine(edge.admin));
         print_line(&match args.output {
@@ -99,7 +100,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
             Output::Json => ready(&hooks, &secret, &admin, &kafka, &topics).to_string(),
         })?;
-        print_records(&kafka, &topics, &args)?;
+        print_records(Arc::new(config), &args)?;
         if args.demo {
             tokio::spawn(async move {
                 tokio::select! {
@@ -126,6 +127,8 @@ fn config(args: &Args, kafka: &str, secret: &str, journal: &Path) -> Config {
     config.journal.min_free_bytes = 0;
     config.journal.allow_volatile = true;
     config.kafka.bootstrap_servers = kafka.to_owned();
+    // The mock cluster does not answer earlier when a record comes.
+    config.kafka.properties.insert("fetch.wait.max.ms".to_owned(), Secret::new("50"));
     config.log.level = "warn".to_owned();
     if args.output == Output::Human {
         config.log.format = LogFormat::Human;
@@ -139,13 +142,8 @@ fn config(args: &Args, kafka: &str, secret: &str, journal: &Path) -> Config {
     config
 }
 
-fn event_topics(topics: &Topics) -> [&str; 4] {
-    let Topics { message_status, inbound_message, channel_event, dead_letter, .. } = topics;
-    [message_status, inbound_message, channel_event, dead_letter]
-}
-
 fn ready(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics) -> Value {
-    let [message_status, inbound_message, channel_event, dead_letter] = event_topics(topics);
+    let Topics { message_status, inbound_message, channel_event, dead_letter, .. } = topics;
     json!({
         "ready": true, "hooks": hooks, "method": "POST", "headers": {HEADER: secret},
         "admin": admin, "kafka": kafka,
@@ -210,93 +208,73 @@ fn by_hand(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics)
 }
 
 /// Starts a thread that prints every record of the four topics until the process ends.
-fn print_records(kafka: &str, topics: &Topics, args: &Args) -> anyhow::Result<()> {
+fn print_records(config: Arc<Config>, args: &Args) -> anyhow::Result<()> {
     let output = args.output;
     let mut tells_end = args.demo && output == Output::Human;
-    let consumer: BaseConsumer = rdkafka::ClientConfig::new()
-        .set("bootstrap.servers", kafka)
-        .set("group.id", "weni-edge-dev")
-        .set("enable.auto.commit", "false")
-        .set("fetch.wait.max.ms", "50")
-        .create()?;
-    let mut all = TopicPartitionList::new();
-    for name in event_topics(topics) {
-        for partition in 0..PARTITIONS {
-            all.add_partition_offset(name, partition, Offset::Beginning)?;
-        }
+    let mut beginnings = Offsets::new();
+    for topic in Topic::ALL.map(|topic| config.topics.name(topic).to_owned()) {
+        beginnings.extend((0..PARTITIONS).map(|partition| ((topic.clone(), partition), 0)));
     }
-    consumer.assign(&all)?;
+    let cluster = Cluster::new(config, "weni-edge-dev".to_owned(), Arc::default())?;
+    let mut follower = cluster.follow(&beginnings, Offsets::new(), true)?;
+    let mut print = move |record| {
+        let item = Item::read(record);
+        let mut line = visible(&match output {
+            Output::Human => as_text(&item),
+            Output::Json => as_json(&item).to_string(),
+        });
+        if tells_end && item.record.value == NOT_JSON {
+            line = format!("{line}\n{DEMO_ENDED}");
+            tells_end = false;
+        }
+        print_line(&line)
+    };
     thread::Builder::new().name("print".to_owned()).spawn(move || {
-        for record in &consumer {
-            let record = match record {
-                Ok(record) => record,
+        loop {
+            match follower.poll().map(|record| record.map_or(Ok(()), &mut print)) {
+                Ok(Ok(())) => {}
+                // The reader of standard output has gone. The edge goes on.
+                Ok(Err(_)) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "the embedded Kafka cannot be read");
-                    continue;
+                    return tracing::warn!(%error, "the embedded Kafka cannot be read");
                 }
-            };
-            let mut line = visible(&match output {
-                Output::Human => as_text(&record),
-                Output::Json => as_json(&record).to_string(),
-            });
-            if tells_end && record.payload() == Some(NOT_JSON) {
-                line = format!("{line}\n{DEMO_ENDED}");
-                tells_end = false;
-            }
-            // The reader of standard output has gone. The edge goes on.
-            if print_line(&line).is_err() {
-                return;
             }
         }
     })?;
     Ok(())
 }
 
-fn headers(record: &BorrowedMessage<'_>) -> Map<String, Value> {
-    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-    record
-        .headers()
-        .into_iter()
-        .flat_map(|headers| headers.iter())
-        .map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default()).into()))
-        .collect()
-}
-
-fn as_json(record: &BorrowedMessage<'_>) -> Value {
-    let payload = record.payload().unwrap_or_default();
-    let key = String::from_utf8_lossy(record.key().unwrap_or_default());
+fn as_json(item: &Item) -> Value {
+    let Followed { topic, partition, offset, timestamp_ms, key, headers, value } = &item.record;
+    let text = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes));
+    let headers = headers.iter().map(|(name, value)| (name.clone(), text(value)));
     let mut line = json!({
-        "topic": record.topic(), "partition": record.partition(), "offset": record.offset(),
-        "timestamp": record.timestamp().to_millis(), "key": key, "headers": headers(record),
+        "topic": topic, "partition": partition, "offset": offset, "timestamp": timestamp_ms,
+        "key": text(key), "headers": headers.collect::<Map<_, _>>(),
     });
-    // A dead letter's bytes may be JSON, but they are no event.
-    let event = headers(record).contains_key("ce_id");
-    match serde_json::from_slice::<Value>(payload) {
-        Ok(value) if event => line["value"] = value,
-        _ => line["value_base64"] = STANDARD.encode(payload).into(),
+    match &item.content {
+        Content::Event(event) => line["value"] = event.clone(),
+        _ => line["value_base64"] = STANDARD.encode(value).into(),
     }
     line
 }
 
-fn as_text(record: &BorrowedMessage<'_>) -> String {
-    let key = String::from_utf8_lossy(record.key().unwrap_or_default());
-    let headers = headers(record);
-    let header = |name: &str| headers.get(name).and_then(Value::as_str).unwrap_or_default();
-    let value: Value =
-        serde_json::from_slice(record.payload().unwrap_or_default()).unwrap_or_default();
-    let field = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
-    let what = match field("event_kind") {
-        "" => format!("dead_letter      {:<14}", header("reason")),
-        "inbound_message" => format!("{:<16} {:<14}", "inbound_message", field("type")),
-        kind => {
-            let detail = if field("status").is_empty() { field("field") } else { field("status") };
-            format!("{kind:<16} {detail:<14}")
+fn as_text(item: &Item) -> String {
+    let Followed { topic, partition, offset, timestamp_ms, key, headers, .. } = &item.record;
+    let (kind, detail) = match &item.content {
+        Content::Event(event) => {
+            let field = |name: &str| event[name].as_str();
+            match field("event_kind").unwrap_or_default() {
+                kind @ "inbound_message" => (kind, field("type")),
+                kind => (kind, field("status").or(field("field"))),
+            }
         }
+        _ => ("dead_letter", header(headers, "reason")),
     };
-    let time = jiff::Timestamp::from_millisecond(record.timestamp().to_millis().unwrap_or(0))
-        .unwrap_or_default();
-    let (topic, partition, offset) = (record.topic(), record.partition(), record.offset());
-    format!("{} {what} {topic}[{partition}]@{offset}  {key}", time.strftime("%H:%M:%S%.3f"))
+    let (detail, key) = (detail.unwrap_or_default(), String::from_utf8_lossy(key));
+    let time = jiff::Timestamp::from_millisecond(*timestamp_ms).unwrap_or_default();
+    let time = time.strftime("%H:%M:%S%.3f");
+    format!("{time} {kind:<16} {detail:<14} {topic}[{partition}]@{offset}  {key}")
 }
 
 /// Calls the edge as Weni would.

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use toml::{Table, Value};
+use serde_json::json;
+use toml::Value;
 
 /// The origin of a value that nobody wrote.
 pub(super) const DEFAULT: &str = "default";
@@ -33,14 +34,24 @@ pub fn to_toml(values: &[EffectiveValue]) -> String {
     values.sort_by_key(|value| first[&value.section]);
     let mut text = String::new();
     for section in values.chunk_by(|one, next| one.section == next.section) {
-        let around = |inner, name: &String| Table::from_iter([(name.clone(), Value::Table(inner))]);
-        let header = section[0].section.iter().rev().fold(Table::new(), around);
-        text += &format!("{}{header}", if text.is_empty() { "" } else { "\n" });
+        let path: Vec<_> = section[0].section.iter().map(|name| quoted(name)).collect();
+        text += &format!("{}[{}]\n", if text.is_empty() { "" } else { "\n" }, path.join("."));
         for EffectiveValue { key, value, origin, .. } in section {
-            let line = Table::from_iter([(key.clone(), value.clone())]).to_string();
+            let line = format!("{} = {}", quoted(key), written(value));
             // A name of a file may have a line's end.
-            text += &format!("{:<COLUMN$} # {}\n", line.trim_end(), origin.escape_debug());
+            let origin = origin.replace(char::is_control, "?");
+            text += &format!("{line:<COLUMN$} # {origin}\n");
         }
     }
     text
+}
+
+fn quoted(key: &str) -> String {
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    if !key.is_empty() && key.bytes().all(is_bare) { key.into() } else { written(&key.into()) }
+}
+
+/// Texts, numbers, flags and lists are written as in JSON, in one line.
+fn written(value: &Value) -> String {
+    json!(value).to_string().replace('\u{7f}', "\\u007f")
 }

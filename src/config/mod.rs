@@ -39,7 +39,7 @@ use serde::{Serialize, Serializer};
 
 use crate::event::{Settings, Topic};
 
-/// A file with every key, its default and what it means. `ready_to_serve` accepts it.
+/// A file with every key, its default and what it means. It lacks only a secret that is long enough.
 pub const DEFAULT_FILE: &str = include_str!("../../deploy/weni-edge.toml");
 
 /// What is shown instead of a secret. As a secret of a source it would be too short.

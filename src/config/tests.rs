@@ -5,7 +5,6 @@ use tempfile::TempDir;
 
 use super::*;
 
-const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/weni-edge.toml");
 const SECRET: &str = "s3cr3t-s3cr3t-s3cr3t";
 const SOURCE: &str = "[sources.loja]\nheader = \"X-Token\"\nsecrets = [\"s3cr3t-s3cr3t-s3cr3t\"]\n";
 
@@ -62,23 +61,30 @@ pub(super) fn refusal(text: &str) -> String {
     error
 }
 
+/// The default file with a secret.
+fn example() -> String {
+    DEFAULT_FILE.replace("16 or more here", SECRET)
+}
+
 #[test]
-fn the_example_names_every_default() {
+fn the_example_names_every_default_and_waits_for_a_secret() {
+    assert!(refusal(DEFAULT_FILE).contains("sources.loja.secrets has a secret of fewer than 16"));
+    let place = Place::new();
+    let config = place.load(&example(), &[]).unwrap();
     let expected = Config {
         sources: [(
             "loja".to_string(),
             Source {
                 header: "X-Token".into(),
-                secrets: vec![Secret::new("put 16 random characters, or more, here")],
+                secrets: vec![Secret::new(SECRET)],
                 ..Source::default()
             },
         )]
         .into(),
         kafka: Kafka { bootstrap_servers: "localhost:9092".into(), ..Kafka::default() },
-        secret_files: [EXAMPLE.into()].into(),
+        secret_files: [place.0.path().join("weni-edge.toml")].into(),
         ..Config::default()
     };
-    let config = load_from(Some(EXAMPLE.as_ref()), std::iter::empty()).unwrap();
     assert_eq!(config, expected);
     assert_eq!(config.ready_to_serve(), Ok(()));
     assert_eq!(load("").unwrap(), Config::default());
@@ -100,7 +106,7 @@ fn the_example_has_every_key_and_no_other() {
         assert!(found.iter().any(|key| DEFAULT_FILE.contains(key)), "{key}");
     }
     // What is commented out are keys as well: nothing but missing files is complained about.
-    let uncommented: String = DEFAULT_FILE
+    let uncommented: String = example()
         .lines()
         .map(|line| match line.strip_prefix('#') {
             Some(key) if !key.starts_with(' ') && !key.is_empty() => format!("{key}\n"),
@@ -459,12 +465,10 @@ fn everything(place: &Place) -> String {
 #[test]
 fn what_is_in_effect_can_be_loaded_again_once_its_secrets_are_put_back() {
     let place = Place::new();
-    for text in [&everything(&place), DEFAULT_FILE, SOURCE, ""] {
+    for text in [&everything(&place), &example(), SOURCE, ""] {
         let (printed, config) = place.effective(text, &[]);
-        assert!(!printed.contains("s3cr3t") && !printed.contains("put 16"), "{printed}");
-        let secret =
-            if text == DEFAULT_FILE { "put 16 random characters, or more, here" } else { SECRET };
-        let again = place.load(&printed.replace(HIDDEN, secret), &[]);
+        assert!(!printed.contains("s3cr3t"), "{printed}");
+        let again = place.load(&printed.replace(HIDDEN, SECRET), &[]);
         assert_eq!(again.as_ref(), Ok(&config), "{printed}");
         // A file whose secrets are still hidden is not taken for one that has them.
         assert_eq!(place.load(&printed, &[]).is_ok(), !printed.contains(HIDDEN), "{printed}");

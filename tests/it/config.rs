@@ -122,7 +122,9 @@ fn the_default_file_is_the_one_of_the_repository() {
     let file = fs::read("deploy/weni-edge.toml").unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), String::from_utf8(file).unwrap());
     let place = Place::new();
-    assert!(run(&["config"], &place.file("weni-edge.toml", DEFAULT_FILE, 0o600)).status.success());
+    let with_secret = DEFAULT_FILE.replace("16 or more here", SECRET);
+    let with_secret = place.file("weni-edge.toml", &with_secret, 0o600);
+    assert!(run(&["config"], &with_secret).status.success());
 }
 
 #[test]
