@@ -38,9 +38,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Output::Human => to_toml(&values),
         Output::Json => serde_json::to_string(&values)?,
     };
-    for line in text.lines() {
-        writeln!(stdout, "{}", visible(line))?;
-    }
+    let text: String = text.lines().map(|line| visible(line) + "\n").collect();
+    stdout.write_all(text.as_bytes())?;
     config.ready_to_serve()?;
     Ok(ExitCode::SUCCESS)
 }
