@@ -1,39 +1,22 @@
 //! The table of all keys: names, defaults, and permitted values.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
-use http::{HeaderName, HeaderValue, header};
 use tracing_subscriber::filter::Targets;
 
 use super::{
-    Admin, Config, CreateTopics, Http, Journal, Kafka, Log, LogFormat, Secret, Source, Tls, Topics,
+    Admin, Config, CreateTopics, Http, Journal, Kafka, Log, LogFormat, Source, Tls, Topics,
     document::{self, Node, Value},
-    file, properties,
-    section::{Findings, Section, flag, text, texts},
+    effective::{DEFAULT, EffectiveValue},
+    properties,
+    section::{Findings, Section, flag, path, text},
+    sources::{source, sources},
 };
-
-/// Labels of a source, and bytes of their names and values together.
-const LABELS_MAX: usize = 16;
-const LABELS_BYTES_MAX: usize = 1024;
-const SECRET_CHARS_MIN: usize = 16;
-
-/// Headers that HTTP uses or the journal stores, so none of them can carry a secret.
-const HEADERS_REFUSED: [HeaderName; 9] = [
-    header::ACCEPT_ENCODING,
-    header::CONNECTION,
-    header::CONTENT_ENCODING,
-    header::CONTENT_LENGTH,
-    header::CONTENT_TYPE,
-    header::HOST,
-    header::TRANSFER_ENCODING,
-    header::USER_AGENT,
-    HeaderName::from_static("traceparent"),
-];
 
 /// Everything that is wrong with a configuration.
 ///
@@ -51,6 +34,14 @@ impl Config {
     /// # Errors
     /// All problems: files that cannot be read, unknown keys, impossible values.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Ok(Self::load_effective(path)?.0)
+    }
+
+    /// As [`load`](Self::load), and returns every value in effect, in the order of the sections.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn load_effective(path: Option<&Path>) -> Result<(Self, Vec<EffectiveValue>), ConfigError> {
         // All of our variables are UTF-8.
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -61,17 +52,17 @@ impl Config {
     pub(super) fn load_from(
         path: Option<&Path>,
         variables: impl Iterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<(Self, Vec<EffectiveValue>), ConfigError> {
         let document = document::read(path, variables)
             .map_err(|problem| ConfigError { problems: vec![problem] })?;
         let findings = Findings::default();
-        let config = config(Section::new(String::new(), document, &findings));
-        match findings.problems.into_inner() {
-            problems if problems.is_empty() => {
-                Ok(Self { secret_files: findings.secret_files.into_inner(), ..config })
-            }
-            problems => Err(ConfigError { problems }),
+        let config = config(Section::root(document, &findings));
+        let problems = findings.problems.into_inner();
+        if !problems.is_empty() {
+            return Err(ConfigError { problems });
         }
+        let config = Self { secret_files: findings.secret_files.into_inner(), ..config };
+        Ok((config, findings.effective.into_inner()))
     }
 
     /// Checks that the configuration has what `serve` needs beyond other commands.
@@ -121,7 +112,7 @@ impl Default for Kafka {
 
 /// What `read` makes of a section without keys.
 fn default_of<T>(read: impl FnOnce(Section<'_>) -> T) -> T {
-    read(Section::new(String::new(), Node::empty("default"), &Findings::default()))
+    read(Section::root(Node::empty(DEFAULT), &Findings::default()))
 }
 
 fn config(mut root: Section<'_>) -> Config {
@@ -154,12 +145,12 @@ fn http(mut section: Section<'_>) -> Http {
     const DRAIN: &str = "stopping would take too long";
     const SECOND: Duration = Duration::from_secs(1);
     let times = SECOND / 10..=60 * SECOND;
+    let listen = section.value_or("listen", (Ipv4Addr::UNSPECIFIED, 8080), address);
     let max_body_bytes = section.number("max_body_bytes", 1_000_000, 1024..=16_777_216, SIZE);
     let memory = max_body_bytes.max(67_108_864);
     let least_memory = max_body_bytes..=1 << 40;
-    let all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080));
     Http {
-        listen: section.value("listen", address).unwrap_or(all),
+        listen,
         max_body_bytes,
         max_memory_bytes: section.number("max_memory_bytes", memory, least_memory, MEMORY),
         max_connections: section.number("max_connections", 10_000, 1..=1_000_000, CONNECTIONS),
@@ -194,143 +185,13 @@ fn tls(mut section: Section<'_>) -> Option<Tls> {
 }
 
 fn admin(mut section: Section<'_>, http: &Http) -> Admin {
-    let listen = section.value("listen", |value| match address(value)? {
+    let listen = |value: &Value| match address(value)? {
         same if same == http.listen && same.port() != 0 => Err(format!(
             "is {same}, as http.listen: probes and metrics need an address of their own"
         )),
         other => Ok(other),
-    });
-    Admin { listen: listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9090))) }
-}
-
-fn sources(mut section: Section<'_>) -> BTreeMap<String, Source> {
-    let mut sources = BTreeMap::new();
-    for (name, node) in section.drain() {
-        let path = section.path_of(&name);
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        let named = matches!(name.len(), 1..=64)
-            && name.bytes().all(|byte| plain(byte) || b"._-".contains(&byte))
-            && name.bytes().next().is_some_and(plain);
-        if !named || name == crate::metrics::UNKNOWN_SOURCE {
-            let why = "cannot be a source: its name is part of the URL, 1 to 64 of a-z, 0-9, '.', \
-                       '_', '-', a letter or digit first, and not \"unknown\"";
-            section.report(&node.origin, &path, why);
-        }
-        let source = source(section.nested(path, node));
-        sources.insert(name, source);
-    }
-    sources
-}
-
-fn source(mut section: Section<'_>) -> Source {
-    let has = |key| section.peek(key).is_some();
-    let (has_header, has_secret) = (has("header"), has("secrets") || has("secrets_file"));
-    let header = section.value("header", |value| text(value).and_then(header_name));
-    let variable = matches!(section.peek("secrets"), Some(Value::Variable(_)));
-    let listed = section.value("secrets", |value| {
-        let secrets = texts(value)?;
-        let checked = secrets.into_iter().enumerate().map(|(at, secret)| {
-            secret_of(secret).map_err(|why| format!("has {why} at place {}", at + 1))
-        });
-        checked.collect::<Result<Vec<_>, _>>()
-    });
-    if listed.is_some() && !variable {
-        section.holds_secret_itself();
-    }
-    let file = section.value("secrets_file", |value| {
-        let file = path(value)?;
-        Ok((secrets_of_file(&file)?, file))
-    });
-    let allow_unauthenticated = section.value("allow_unauthenticated", flag).unwrap_or_default();
-    let raw = section.value("raw", raw).unwrap_or(true);
-    let labels = section.table("labels").map(labels).unwrap_or_default();
-    match (allow_unauthenticated, has_header, has_secret) {
-        (false, false, _) => section
-            .problem("has no header: name the one that carries the secret: header = \"X-Token\""),
-        (false, true, false) => section.problem(
-            "has no secret: give secrets or secrets_file, or say allow_unauthenticated = true \
-             instead of the header",
-        ),
-        (true, false, false) | (false, true, true) => {}
-        (true, ..) => section.problem(
-            "says allow_unauthenticated = true and has a header or secrets: leave out one of the two",
-        ),
-    }
-    let (more, secrets_file) = file.unzip();
-    secrets_file.iter().for_each(|file| section.holds_secret(file));
-    let mut secrets = listed.unwrap_or_default();
-    secrets.extend(more.unwrap_or_default());
-    let header = header.unwrap_or_default();
-    Source { header, secrets, secrets_file, allow_unauthenticated, raw, labels }
-}
-
-fn raw(value: &Value) -> Result<bool, String> {
-    const CHOICES: &str = "write \"all\", or \"untyped\" to leave out what is in typed fields";
-    match text(value).as_deref() {
-        Ok("all") => Ok(true),
-        Ok("untyped") => Ok(false),
-        Ok(other) => Err(format!("is \"{other}\": {CHOICES}")),
-        Err(_) => Err(format!("is no longer true or false: {CHOICES}")),
-    }
-}
-
-/// Every event carries them: they are few and short.
-fn labels(mut section: Section<'_>) -> String {
-    let mut labels = BTreeMap::new();
-    for (name, node) in section.drain() {
-        match text(&node.value) {
-            Ok(label) => drop(labels.insert(name, label)),
-            Err(why) => section.report(&node.origin, &section.path_of(&name), &why),
-        }
-    }
-    let bytes: usize = labels.iter().map(|(name, label)| name.len() + label.len()).sum();
-    if labels.len() > LABELS_MAX || bytes > LABELS_BYTES_MAX {
-        section.problem(&format!(
-            "has {} labels of {bytes} bytes together: at most {LABELS_MAX} and {LABELS_BYTES_MAX} \
-             bytes, for each event carries them",
-            labels.len()
-        ));
-    }
-    match labels.is_empty() {
-        true => String::new(),
-        false => serde_json::json!(labels).to_string(),
-    }
-}
-
-fn header_name(name: String) -> Result<String, String> {
-    match HeaderName::try_from(&name) {
-        Err(_) => Err("is not the name of a header; use one such as X-Token".into()),
-        Ok(parsed) if HEADERS_REFUSED.contains(&parsed) => {
-            Err(format!("is {parsed}, which is not secret in transit; use one such as X-Token"))
-        }
-        Ok(_) => Ok(name),
-    }
-}
-
-fn secret_of(secret: String) -> Result<Secret, String> {
-    if secret.chars().count() < SECRET_CHARS_MIN {
-        Err(format!("a secret of fewer than {SECRET_CHARS_MIN} characters"))
-    } else if secret.trim() != secret || HeaderValue::from_str(&secret).is_err() {
-        Err("a secret with blanks around it or characters that no header can carry".into())
-    } else {
-        Ok(Secret::new(secret))
-    }
-}
-
-fn secrets_of_file(path: &Path) -> Result<Vec<Secret>, String> {
-    let name = path.display();
-    let text = file::read(path).map_err(|error| format!("names {name}: {error}"))?;
-    let secret = |(line, secret): (usize, &str)| {
-        secret_of(secret.into())
-            .map_err(|why| format!("names {name}, which has {why} in line {}", line + 1))
     };
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    match lines.map(secret).collect::<Result<Vec<_>, _>>()? {
-        secrets if secrets.is_empty() => {
-            Err(format!("names {name}, which is empty: it holds one secret a line"))
-        }
-        secrets => Ok(secrets),
-    }
+    Admin { listen: section.value_or("listen", (Ipv4Addr::LOCALHOST, 9090), listen) }
 }
 
 fn journal(mut section: Section<'_>, http: &Http) -> Journal {
@@ -343,7 +204,7 @@ fn journal(mut section: Section<'_>, http: &Http) -> Journal {
                               answered 200; delete the line";
     section.removed("durability", DURABILITY);
     Journal {
-        directory: section.value("directory", path).unwrap_or("/var/lib/weni-edge".into()),
+        directory: section.value_or("directory", "/var/lib/weni-edge", path),
         max_bytes: section.number("max_bytes", 10_737_418_240, least..=1 << 50, BYTES),
         min_free_bytes: section.number(
             "min_free_bytes",
@@ -351,15 +212,14 @@ fn journal(mut section: Section<'_>, http: &Http) -> Journal {
             0..=1 << 50,
             "no file system is that large",
         ),
-        allow_volatile: section.value("allow_volatile", flag).unwrap_or(false),
+        allow_volatile: section.value_or("allow_volatile", false, flag),
     }
 }
 
 fn kafka(mut section: Section<'_>) -> Kafka {
-    let create_topics = create_topics(&mut section);
     Kafka {
-        bootstrap_servers: section.text("bootstrap_servers", "", servers),
-        create_topics,
+        bootstrap_servers: section.value("bootstrap_servers", servers).unwrap_or_default(),
+        create_topics: create_topics(&mut section),
         identity_prefix: section.text("identity_prefix", "weni-edge.", |prefix| {
             if is_plain(prefix, 100) {
                 return Ok(());
@@ -379,10 +239,11 @@ fn kafka(mut section: Section<'_>) -> Kafka {
 fn create_topics(section: &mut Section<'_>) -> Option<CreateTopics> {
     const TABLE: &str = "{ partitions = 12, replication_factor = 3 }";
     const REFUSED: &str = "Kafka does not take it";
-    let written = section.peek("create_topics").map(flag);
-    if let Some(Ok(created)) = written {
-        let read = |_: &Value| if created { Err(format!("is true: say {TABLE}")) } else { Ok(()) };
-        section.value("create_topics", read);
+    if section.peek("create_topics").is_none_or(|value| flag(value).is_ok()) {
+        section.value_or("create_topics", false, |value| match flag(value)? {
+            true => Err(format!("is true: say {TABLE}")),
+            false => Ok(false),
+        });
         return None;
     }
     let mut section = section.table("create_topics")?;
@@ -395,7 +256,8 @@ fn create_topics(section: &mut Section<'_>) -> Option<CreateTopics> {
     })
 }
 
-fn servers(servers: &str) -> Result<(), String> {
+fn servers(value: &Value) -> Result<String, String> {
+    let servers = text(value)?;
     let server = |server: &str| {
         let address = server.rsplit_once("://").map_or(server, |(_, address)| address);
         let (host, port) = match address.rsplit_once(':') {
@@ -406,7 +268,7 @@ fn servers(servers: &str) -> Result<(), String> {
         !host.is_empty() && !host.contains(char::is_whitespace) && port.is_some()
     };
     if servers.split(',').map(str::trim).all(server) {
-        return Ok(());
+        return Ok(servers);
     }
     Err(format!("is \"{servers}\": use host:port, several with commas between them"))
 }
@@ -419,11 +281,8 @@ fn topics(mut section: Section<'_>) -> Topics {
         channel_event: topic("channel_event", "weni.channel-event.v1"),
         dead_letter: topic("dead_letter", "weni.dead-letter.v1"),
         position: topic("position", "weni.edge-position.v1"),
-        key_by_conversation: section.choice(
-            "inbound_key",
-            false,
-            &[("message", false), ("conversation", true)],
-        ),
+        key_by_conversation: section
+            .choice("inbound_key", &[("message", false), ("conversation", true)]),
     };
     // The dead letters' topic can replace an event topic that does not exist yet.
     let mut taken = BTreeSet::from([&topics.dead_letter]);
@@ -460,10 +319,7 @@ fn is_plain(text: &str, len_max: usize) -> bool {
 fn log(mut section: Section<'_>) -> Log {
     let formats =
         [("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)];
-    Log {
-        format: section.choice("format", LogFormat::Auto, &formats),
-        level: section.text("level", "info", level),
-    }
+    Log { format: section.choice("format", &formats), level: section.text("level", "info", level) }
 }
 
 /// `Targets` would take a misspelt level for a module's name, and silence everything else.
@@ -481,11 +337,4 @@ fn address(value: &Value) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!("is \"{text}\": use an address and a port, as in \"0.0.0.0:8080\" or \"[::]:8080\"")
     })
-}
-
-fn path(value: &Value) -> Result<PathBuf, String> {
-    match text(value)? {
-        empty if empty.is_empty() => Err("is empty: name a file".into()),
-        path => Ok(path.into()),
-    }
 }
