@@ -63,12 +63,13 @@ fn every_command_refuses_what_cannot_work_and_shows_no_value() {
          \"sasl.pasword\"\n",
         config.display()
     );
-    let commands: [&[&str]; 6] = [
+    let commands: [&[&str]; 7] = [
         &["serve"],
         &["replay", "--dry-run"],
         &["journal", "show"],
         &["healthcheck"],
         &["tail"],
+        &["check"],
         &["schema", "asyncapi"],
     ];
     for command in commands {
