@@ -50,7 +50,12 @@ struct Process {
 impl Process {
     fn of(running: Option<Holder>) -> Self {
         let proc = running.and_then(|holder| Some(format!("/proc/{}", holder.pid?)));
-        match proc.filter(|proc| fs::read(format!("{proc}/limits")).is_ok()) {
+        // In another container the id may be another program's.
+        let is_edge = |proc: &String| {
+            let name = fs::read_to_string(format!("{proc}/comm")).unwrap_or_default();
+            name.trim() == "weni-edge" && fs::read(format!("{proc}/limits")).is_ok()
+        };
+        match proc.filter(is_edge) {
             Some(proc) => Self { proc, who: "the running edge" },
             None => Self { proc: "/proc/self".to_owned(), who: "this process" },
         }

@@ -110,7 +110,7 @@ impl Finding {
 }
 
 /// A webhook of a running edge that is to be called, and the header that lets a call in.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Webhook {
     /// Such as `https://edge.example.com/hooks/loja`.
     pub url: String,
@@ -119,7 +119,6 @@ pub struct Webhook {
 }
 
 /// What is looked at.
-#[derive(Debug)]
 pub struct Subject {
     config: Arc<Config>,
     webhook: Option<Webhook>,

@@ -22,6 +22,11 @@ pub(super) fn judge(
         Ok(None) => return vec![missing(config, name, is_position)],
         Ok(Some(state)) => state,
     };
+    if is_position {
+        let found =
+            format!("{name} is there, and stays empty: the group's offsets are the position");
+        return vec![Finding::ok(ASPECT, found)];
+    }
     let mut findings = judge_copies(name, &state);
     match &state.settings {
         None => findings.push(Finding::warning(
@@ -30,8 +35,6 @@ pub(super) fn judge(
             "give the user DescribeConfigs on the topic, or look at retention, max.message.bytes, \
              min.insync.replicas and cleanup.policy by hand",
         )),
-        // It stays empty.
-        Some(_) if is_position => {}
         Some(_) => findings.extend(judge_settings(config, name, &state)),
     }
     if findings.is_empty() {

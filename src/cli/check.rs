@@ -80,7 +80,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             let report = json!({ "severity": worst, "findings": findings });
             print_line(&visible(&report.to_string()))?;
         }
-        Output::Human => print_table(&findings)?,
+        Output::Human => print_line(&table(&findings))?,
     }
     Ok(if worst == Severity::Problem { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -109,29 +109,33 @@ fn webhook(
     Ok(Webhook { url, secret: secret.transpose()? })
 }
 
-fn print_table(findings: &[Finding]) -> std::io::Result<()> {
-    let width = |text: &dyn Fn(&Finding) -> &'static str| {
+/// A line for each finding, and one below it for what to do.
+fn table(findings: &[Finding]) -> String {
+    let width = |text: fn(&Finding) -> &'static str| {
         findings.iter().map(|finding| text(finding).len()).max().unwrap_or_default()
     };
-    let first = width(&|finding| finding.severity.as_str());
-    let second = width(&|finding| finding.check.as_str());
+    let first = width(|finding| finding.severity.as_str());
+    let second = width(|finding| finding.check.as_str());
     let is_coloured = is_coloured();
+    let mut table = String::new();
     for Finding { check, severity, found, remedy } in findings {
         let word = format!("{:first$}", severity.as_str());
-        let word = match (is_coloured, severity) {
-            (false, _) => word,
-            (true, Severity::Ok) => format!("\x1b[32m{word}\x1b[0m"),
-            (true, Severity::Warning) => format!("\x1b[33m{word}\x1b[0m"),
-            (true, Severity::Problem) => format!("\x1b[31m{word}\x1b[0m"),
+        let colour = match severity {
+            Severity::Ok => 32,
+            Severity::Warning => 33,
+            Severity::Problem => 31,
         };
-        print_line(&format!("{word}  {:second$}  {}", check.as_str(), visible(found)))?;
+        table += &match is_coloured {
+            true => format!("\x1b[{colour}m{word}\x1b[0m"),
+            false => word,
+        };
+        table += &format!("  {:second$}  {}\n", check.as_str(), visible(found));
         if let Some(remedy) = remedy {
-            print_line(&format!("{:1$}→ {2}", "", first + second + 4, visible(remedy)))?;
+            table += &format!("{:1$}→ {2}\n", "", first + second + 4, visible(remedy));
         }
     }
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let [problems, warnings] = [Severity::Problem, Severity::Warning].map(count);
-    let plural =
-        |count, word| if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") };
-    print_line(&format!("\n{}, {}", plural(problems, "problem"), plural(warnings, "warning")))
+    let plural = |count, word| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    table + &format!("\n{}, {}", plural(problems, "problem"), plural(warnings, "warning"))
 }
