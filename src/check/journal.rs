@@ -233,7 +233,7 @@ fn judge_room(limits: &config::Journal, Room { free, own }: Room) -> Finding {
 fn bytes(count: u64) -> String {
     match count {
         0..1_048_576 => format!("{count} bytes"),
-        0..1_073_741_824 => format!("{} MiB", count >> 20),
+        1_048_576..1_073_741_824 => format!("{} MiB", count >> 20),
         _ => format!("{:.1} GiB", count as f64 / 1_073_741_824.0),
     }
 }

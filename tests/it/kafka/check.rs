@@ -29,7 +29,9 @@ fn all_is_well_until_a_setting_loses_or_refuses_events() {
     edge.accept(&Load::body(0, 0));
     edge.settle();
     let report = check(&edge);
-    assert_eq!((report.code, report.judged("warning")), (0, vec!["public_url"]), "{report:?}");
+    // The test's configuration is a file that every user may read.
+    let warned = vec!["configuration", "public_url"];
+    assert_eq!((report.code, report.judged("warning")), (0, warned), "{report:?}");
     report.assert("kafka_version", "ok", "Apache Kafka 4.4: proved");
     assert_eq!(report.about("kafka_topic").len(), 5);
     report.assert("kafka_transaction", "ok", "wrote to 4 topics, committed a position, aborted");
@@ -101,16 +103,22 @@ fn a_login_or_right_that_is_missing_is_named() {
     assert_eq!(check(&edge).judged("problem"), [""; 0]);
     let prefix = "weni-edge.*";
     let status = topics.names["message_status"].as_str();
-    for (kind, name, words) in [
-        ("topic", status, "TopicAuthorizationFailed"),
-        ("transactional_id", prefix, "TransactionalIdAuthorizationFailed"),
-        ("group", prefix, "GroupAuthorizationFailed"),
+    for (kind, name, words, remedy) in [
+        ("topic", status, "TopicAuthorizationFailed", "Write and Describe on the four topics"),
+        (
+            "transactional_id",
+            prefix,
+            "Transactional Id authorization failed",
+            "on transactional ids with the prefix kafka.identity_prefix",
+        ),
+        ("group", prefix, "Group authorization failed", "Read on groups with the prefix"),
     ] {
         cluster.run(&["deny", kind, name]);
         let report = check(&edge);
         let problems = report.findings.iter().filter(|finding| finding["severity"] == "problem");
         let problems: Vec<_> = problems.map(Value::to_string).collect();
-        assert!(problems.iter().any(|said| said.contains(words)), "{kind}: {report:?}");
+        let is_named = |said: &String| said.contains(words) && said.contains(remedy);
+        assert!(problems.iter().any(is_named), "{kind}: {problems:?}");
         cluster.run(&["allow", kind, name]);
     }
     let directory = tempfile::TempDir::new().unwrap();
