@@ -47,10 +47,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("serve", &["admin", "callback", "config", "http", "journal", "metrics", "publish"]),
+    ("check", &["caller", "config", "event", "http", "journal", "kafka", "serve"]),
     ("tail", &["event", "kafka"]),
     (
         "cli",
-        &["caller", "config", "event", "journal", "kafka", "metrics", "replay", "serve", "tail"],
+        &[
+            "caller", "check", "config", "event", "journal", "kafka", "metrics", "replay", "serve",
+            "tail",
+        ],
     ),
     ("main", &["cli", "serve"]),
 ];
@@ -66,6 +70,7 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
     ("caller", &["rdkafka"]),
     ("publish", &["rdkafka", "Instant::now", "SystemTime"]),
     ("replay", &["rdkafka", "Instant::now", "SystemTime"]),
+    ("check", &["rdkafka"]),
     ("tail", &["rdkafka", "tokio", "std::fs", "Instant::now", "SystemTime"]),
 ];
 
