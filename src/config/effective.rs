@@ -75,7 +75,7 @@ mod tests {
         format!(
             "[http]\nlisten = \"127.0.0.1:81\"\nmax_body_bytes = 2_000_000\nmax_memory_bytes = 2_000_001\n\
          max_connections = 7\nheader_timeout = \"100ms\"\nbody_timeout = \"1s\"\nidle_timeout = \"1h\"\n\
-         wait_for_kafka = \"5s\"\ndrain = \"0s\"\n\
+         wait_for_kafka = \"5s\"\ndrain = \"0s\"\npublic_url = \"https://edge.example.com\"\n\
          [http.tls]\ncertificate_file = \"a b\"\nkey_file = \"it's \\\"one\\\"\"\n\
          [admin]\nlisten = \"[::]:81\"\n\
          [sources.\"a.b-c\"]\nheader = \"X-Token\"\nsecrets = [\"{SECRET}\", \"{SECRET}\"]\n\
