@@ -1,7 +1,7 @@
 //! Tries from the outside in what an edge needs: what callers reach, the certificate, the ports, the
 //! journal, Kafka, and the machine. Also beside a running edge.
 //!
-//! Each [`Probe`] looks at one thing and returns findings. All probes run at once, each on a thread, and
+//! Each probe looks at one thing and returns findings. All probes run at once, each on a thread, and
 //! a probe that hangs is given up. What is found is judged by pure functions.
 //!
 //! **Invariant:** nothing is left behind: no file, no committed record, no committed offset. No client
