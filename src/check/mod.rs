@@ -33,7 +33,7 @@ use crate::{
     journal::{Directory, Holder, disk, holder},
 };
 
-/// No check takes longer. It is more than the network steps of any probe together.
+/// No check takes longer, because a person waits for it.
 const LIMIT: Duration = Duration::from_secs(28);
 
 named! {
