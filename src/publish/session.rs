@@ -31,6 +31,10 @@ use crate::{
 /// How often an idle edge commits its position, so that the group's offsets do not expire.
 const IDLE_COMMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long brokers may take to complete a transaction after its commit. librdkafka (2.12.1,
+/// `rd_kafka_txn_handle_AddPartitionsToTxn`) tries 20 ms later again if the next one begins before that.
+const COMPLETION: Duration = Duration::from_millis(5);
+
 /// How a session ended.
 #[derive(Debug)]
 pub(super) enum Ended {
@@ -128,20 +132,20 @@ impl<'a, P: Producer> Session<'a, P> {
             let begun = clock::now();
             match self.transaction(begun) {
                 Ok(true) => {}
-                Ok(false) => next = begun + self.interval(),
+                Ok(false) => next = self.next(begun),
                 Err(ended) => return ended,
             }
         }
     }
 
-    /// From the beginning of a transaction to that of the next. Callers who wait for Kafka wait for the
-    /// next transaction: it begins at once.
-    fn interval(&self) -> Duration {
+    /// When the transaction after one that was `begun` then and is committed now begins. Callers who wait
+    /// for Kafka wait for it, so it begins soon.
+    fn next(&self, begun: Instant) -> Instant {
         let config = self.shared.config.load();
         if config.http.wait_for_kafka.is_zero() {
-            config.kafka.commit_interval
+            begun + config.kafka.commit_interval
         } else {
-            Duration::ZERO
+            clock::now() + COMPLETION
         }
     }
 
