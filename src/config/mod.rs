@@ -3,8 +3,8 @@
 //! The file is TOML. A variable such as `WENI_EDGE__KAFKA__BOOTSTRAP_SERVERS` overrides it (two
 //! underscores between levels). All problems are reported at once, each with the line of the file
 //! or the name of the variable, and with the remedy. `document` knows where a value was written,
-//! `section` takes values out of it, `load` is the table of all keys with their defaults, and
-//! `properties` checks those of librdkafka.
+//! `section` takes values out of it, `load` is the table of all keys with their defaults, `sources`
+//! the table of those of a source, and `properties` checks those of librdkafka.
 //!
 //! **Invariant:** neither `Debug` nor an error shows the text of a [`Secret`].
 
@@ -15,6 +15,7 @@ mod file;
 mod load;
 mod properties;
 mod section;
+mod sources;
 #[cfg(test)]
 mod tests;
 

@@ -251,6 +251,14 @@ pub(super) fn flag(value: &Value) -> Result<bool, String> {
     }
 }
 
+/// A path that is not empty.
+pub(super) fn path(value: &Value) -> Result<PathBuf, String> {
+    match text(value)? {
+        empty if empty.is_empty() => Err("is empty: name a file".into()),
+        path => Ok(path.into()),
+    }
+}
+
 fn number(value: &Value) -> Result<i64, String> {
     match value {
         Value::Typed(toml::Value::Integer(number)) => Ok(*number),

@@ -1,0 +1,161 @@
+//! Sources and their secrets: `[sources.NAME]`.
+
+use std::{collections::BTreeMap, path::Path};
+
+use http::{HeaderName, HeaderValue, header};
+
+use super::{
+    Secret, Source,
+    document::Value,
+    file,
+    section::{Section, flag, path, text, texts},
+};
+
+/// Labels of a source, and bytes of their names and values together.
+const LABELS_MAX: usize = 16;
+const LABELS_BYTES_MAX: usize = 1024;
+const SECRET_CHARS_MIN: usize = 16;
+
+/// Headers that HTTP uses or the journal stores, so none of them can carry a secret.
+const HEADERS_REFUSED: [HeaderName; 9] = [
+    header::ACCEPT_ENCODING,
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::HOST,
+    header::TRANSFER_ENCODING,
+    header::USER_AGENT,
+    HeaderName::from_static("traceparent"),
+];
+
+/// A section for each.
+pub(super) fn sources(mut section: Section<'_>) -> BTreeMap<String, Source> {
+    let mut sources = BTreeMap::new();
+    for (name, node) in section.drain() {
+        let path = section.path_of(&name);
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let named = matches!(name.len(), 1..=64)
+            && name.bytes().all(|byte| plain(byte) || b"._-".contains(&byte))
+            && name.bytes().next().is_some_and(plain);
+        if !named || name == crate::metrics::UNKNOWN_SOURCE {
+            let why = "cannot be a source: its name is part of the URL, 1 to 64 of a-z, 0-9, '.', \
+                       '_', '-', a letter or digit first, and not \"unknown\"";
+            section.report(&node.origin, &path, why);
+        }
+        let source = source(section.nested(path, node));
+        sources.insert(name, source);
+    }
+    sources
+}
+
+pub(super) fn source(mut section: Section<'_>) -> Source {
+    let has = |key| section.peek(key).is_some();
+    let (has_header, has_secret) = (has("header"), has("secrets") || has("secrets_file"));
+    let header = section.value("header", |value| text(value).and_then(header_name));
+    let variable = matches!(section.peek("secrets"), Some(Value::Variable(_)));
+    let listed = section.value("secrets", |value| {
+        let secrets = texts(value)?;
+        let checked = secrets.into_iter().enumerate().map(|(at, secret)| {
+            secret_of(secret).map_err(|why| format!("has {why} at place {}", at + 1))
+        });
+        checked.collect::<Result<Vec<_>, _>>()
+    });
+    if listed.is_some() && !variable {
+        section.holds_secret_itself();
+    }
+    let file = section.value("secrets_file", |value| {
+        let file = path(value)?;
+        Ok((secrets_of_file(&file)?, file))
+    });
+    let allow_unauthenticated = section.value("allow_unauthenticated", flag).unwrap_or_default();
+    let raw = section.value("raw", raw).unwrap_or(true);
+    let labels = section.table("labels").map(labels).unwrap_or_default();
+    match (allow_unauthenticated, has_header, has_secret) {
+        (false, false, _) => section
+            .problem("has no header: name the one that carries the secret: header = \"X-Token\""),
+        (false, true, false) => section.problem(
+            "has no secret: give secrets or secrets_file, or say allow_unauthenticated = true \
+             instead of the header",
+        ),
+        (true, false, false) | (false, true, true) => {}
+        (true, ..) => section.problem(
+            "says allow_unauthenticated = true and has a header or secrets: leave out one of the two",
+        ),
+    }
+    let (more, secrets_file) = file.unzip();
+    secrets_file.iter().for_each(|file| section.holds_secret(file));
+    let mut secrets = listed.unwrap_or_default();
+    secrets.extend(more.unwrap_or_default());
+    let header = header.unwrap_or_default();
+    Source { header, secrets, secrets_file, allow_unauthenticated, raw, labels }
+}
+
+fn raw(value: &Value) -> Result<bool, String> {
+    const CHOICES: &str = "write \"all\", or \"untyped\" to leave out what is in typed fields";
+    match text(value).as_deref() {
+        Ok("all") => Ok(true),
+        Ok("untyped") => Ok(false),
+        Ok(other) => Err(format!("is \"{other}\": {CHOICES}")),
+        Err(_) => Err(format!("is no longer true or false: {CHOICES}")),
+    }
+}
+
+/// Every event carries them: they are few and short.
+fn labels(mut section: Section<'_>) -> String {
+    let mut labels = BTreeMap::new();
+    for (name, node) in section.drain() {
+        match text(&node.value) {
+            Ok(label) => drop(labels.insert(name, label)),
+            Err(why) => section.report(&node.origin, &section.path_of(&name), &why),
+        }
+    }
+    let bytes: usize = labels.iter().map(|(name, label)| name.len() + label.len()).sum();
+    if labels.len() > LABELS_MAX || bytes > LABELS_BYTES_MAX {
+        section.problem(&format!(
+            "has {} labels of {bytes} bytes together: at most {LABELS_MAX} and {LABELS_BYTES_MAX} \
+             bytes, for each event carries them",
+            labels.len()
+        ));
+    }
+    match labels.is_empty() {
+        true => String::new(),
+        false => serde_json::json!(labels).to_string(),
+    }
+}
+
+fn header_name(name: String) -> Result<String, String> {
+    match HeaderName::try_from(&name) {
+        Err(_) => Err("is not the name of a header; use one such as X-Token".into()),
+        Ok(parsed) if HEADERS_REFUSED.contains(&parsed) => {
+            Err(format!("is {parsed}, which is not secret in transit; use one such as X-Token"))
+        }
+        Ok(_) => Ok(name),
+    }
+}
+
+fn secret_of(secret: String) -> Result<Secret, String> {
+    if secret.chars().count() < SECRET_CHARS_MIN {
+        Err(format!("a secret of fewer than {SECRET_CHARS_MIN} characters"))
+    } else if secret.trim() != secret || HeaderValue::from_str(&secret).is_err() {
+        Err("a secret with blanks around it or characters that no header can carry".into())
+    } else {
+        Ok(Secret::new(secret))
+    }
+}
+
+fn secrets_of_file(path: &Path) -> Result<Vec<Secret>, String> {
+    let name = path.display();
+    let text = file::read(path).map_err(|error| format!("names {name}: {error}"))?;
+    let secret = |(line, secret): (usize, &str)| {
+        secret_of(secret.into())
+            .map_err(|why| format!("names {name}, which has {why} in line {}", line + 1))
+    };
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    match lines.map(secret).collect::<Result<Vec<_>, _>>()? {
+        secrets if secrets.is_empty() => {
+            Err(format!("names {name}, which is empty: it holds one secret a line"))
+        }
+        secrets => Ok(secrets),
+    }
+}
