@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use http::Uri;
 use tracing_subscriber::filter::Targets;
 
 use super::{
@@ -142,6 +143,7 @@ fn http(mut section: Section<'_>) -> Http {
     let all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080));
     Http {
         listen: section.value("listen", address).unwrap_or(all),
+        public_url: section.value("public_url", public_url),
         max_body_bytes,
         max_memory_bytes: section.number("max_memory_bytes", memory, least_memory, MEMORY),
         max_connections: section.number("max_connections", 10_000, 1..=1_000_000, CONNECTIONS),
@@ -161,6 +163,28 @@ fn http(mut section: Section<'_>) -> Http {
         ),
         drain: section.duration("drain", 20 * SECOND, Duration::ZERO..=600 * SECOND, DRAIN),
         tls: section.table("tls").and_then(tls),
+    }
+}
+
+fn public_url(value: &Value) -> Result<String, String> {
+    const WHOLE: &str = "use scheme and host alone, as in \"https://edge.example.com\": the path \
+                         /hooks/ and the source's name follow it";
+    let written = text(value)?;
+    if written.contains('@') {
+        // The text is not repeated: it may hold a password.
+        return Err(format!("has a login in it: {WHOLE}"));
+    }
+    // `Uri` leaves out what follows '#', and takes any number for a port.
+    let is_base = |uri: &Uri| {
+        let Some(authority) = uri.authority() else { return false };
+        let is_host = authority.host() == authority.as_str() || authority.port_u16().is_some();
+        let is_http = matches!(uri.scheme_str(), Some("https" | "http"));
+        let is_alone = uri.path() == "/" && !written.contains(['?', '#']);
+        is_http && !authority.host().is_empty() && is_host && is_alone
+    };
+    match written.parse().ok().filter(is_base) {
+        Some(_) => Ok(written.trim_end_matches('/').to_owned()),
+        None => Err(format!("is \"{written}\": {WHOLE}")),
     }
 }
 

@@ -54,6 +54,9 @@ pub struct Config {
 pub struct Http {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where callers reach it: scheme and host as they are pasted into Weni, without a path and
+    /// without a slash at the end. None: not known.
+    pub public_url: Option<String>,
     /// The largest accepted body, in bytes.
     pub max_body_bytes: usize,
     /// Bodies, heads and unsent answers together, in bytes.

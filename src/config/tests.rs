@@ -163,6 +163,39 @@ fn a_key_of_an_earlier_version_is_refused_with_what_became_of_it() {
 }
 
 #[test]
+fn the_public_url_is_a_scheme_and_a_host() {
+    for (written, expected) in [
+        ("https://edge.example.com", "https://edge.example.com"),
+        ("https://edge.example.com/", "https://edge.example.com"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("https://[2001:db8::1]:8443/", "https://[2001:db8::1]:8443"),
+    ] {
+        let config = load(&format!("[http]\npublic_url = \"{written}\"")).unwrap();
+        assert_eq!(config.http.public_url.as_deref(), Some(expected));
+    }
+    for written in [
+        "",
+        "edge.example.com",
+        "edge.example.com:443",
+        "ftp://edge.example.com",
+        "https://",
+        "https://:443",
+        "https://edge.example.com:70000",
+        "https://edge.example.com/hooks/loja",
+        "https://edge.example.com//",
+        "https://edge.example.com?token=1",
+        "https://edge.example.com#top",
+        "https://edge example.com",
+    ] {
+        let error = refusal(&format!("[http]\npublic_url = \"{written}\""));
+        let expected = format!("weni-edge.toml:2: http.public_url is \"{written}\": use scheme");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+    let error = refusal("[http]\npublic_url = \"https://edge:s3cr3t@example.com\"");
+    assert!(error.contains("has a login") && !error.contains("s3cr3t"), "{error}");
+}
+
+#[test]
 fn impossible_values_are_refused() {
     for text in [
         "http = 1",
