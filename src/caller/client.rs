@@ -9,6 +9,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -88,6 +89,12 @@ impl Target {
         headers.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static("gzip"));
         let host = host.trim_start_matches('[').trim_end_matches(']').to_string();
         Ok(Self { port: uri.port_u16().unwrap_or(port), host, tls, method, headers, uri })
+    }
+
+    /// The same webhook at another address: for a name that leads elsewhere.
+    #[must_use]
+    pub fn at(self, address: SocketAddr) -> Self {
+        Self { host: address.ip().to_string(), port: address.port(), ..self }
     }
 
     fn request(&self, version: http::Version, body: Bytes) -> Request<Body> {

@@ -8,4 +8,4 @@ mod samples;
 pub use bodies::Bodies;
 pub use client::{Answer, Failure, Target, WeniClient};
 pub use outcomes::{Outcomes, Summary};
-pub use samples::{LIFE, MessageId, SAMPLES, Sample, Template};
+pub use samples::{EDGE_TEST, LIFE, MessageId, SAMPLES, Sample, Template};

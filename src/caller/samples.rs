@@ -96,6 +96,14 @@ pub const SAMPLES: [Sample; 9] = [
     },
 ];
 
+/// A call that tests a running edge. It becomes a channel event, and is no status of any message.
+pub static EDGE_TEST: Sample = Sample {
+    name: "edge-test",
+    about: "a test of the edge",
+    field: Some("edge_test"),
+    value: r#"{"test":"<id>","timestamp":"<time>"}"#,
+};
+
 impl Sample {
     /// The sample of that name.
     pub fn named(name: &str) -> Option<&'static Self> {

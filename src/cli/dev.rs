@@ -127,7 +127,7 @@ fn ready(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics) -
     let [message_status, inbound_message, channel_event, dead_letter] = event_topics(topics);
     json!({
         "ready": true, "hooks": hooks, "method": "POST", "headers": {HEADER: secret},
-        "admin": admin, "kafka": kafka,
+        "admin": admin, "inspector": format!("{admin}/inspector"), "kafka": kafka,
         "topics": {
             "message_status": message_status, "inbound_message": inbound_message,
             "channel_event": channel_event, "dead_letter": dead_letter,
@@ -146,7 +146,8 @@ fn welcome(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics)
              -d '{{\"statuses\":[{{\"id\":\"wamid.test\",\"status\":\"read\",\"timestamp\":\"1763842385\",\"recipient_id\":\"5511900000001\"}}]}}'\n\n\
          Or as Weni does:\n  weni-edge send {hooks} -H '{HEADER}: {secret}'\n\n\
          Kafka   {kafka}   (weni-edge tail -b {kafka}; kcat -b {kafka} -C -t {statuses})\n\
-         Metrics {admin}/metrics\n\n\
+         Metrics {admin}/metrics\n\
+         Inspector {admin}/inspector   (what to paste, and each call as it arrives)\n\n\
          Every event as it reaches Kafka:"
     )
 }

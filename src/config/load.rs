@@ -1,7 +1,7 @@
 //! The table of all keys: names, defaults, and permitted values.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     time::Duration,
@@ -15,7 +15,7 @@ use super::{
     document::{self, Node, Value},
     properties,
     section::{Findings, Section, flag, path, text},
-    sources::{source, sources},
+    sources::{secrets_of_file, source, sources},
 };
 
 /// Everything that is wrong with a configuration.
@@ -206,7 +206,17 @@ fn admin(mut section: Section<'_>, http: &Http) -> Admin {
         )),
         other => Ok(other),
     });
-    Admin { listen: listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9090))) }
+    let file = section.value("token_file", |value| {
+        let file = path(value)?;
+        Ok((secrets_of_file(&file)?, file))
+    });
+    let (tokens, token_file) = file.unzip();
+    token_file.iter().for_each(|file| section.holds_secret(file));
+    Admin {
+        listen: listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9090))),
+        tokens: tokens.unwrap_or_default(),
+        token_file,
+    }
 }
 
 fn journal(mut section: Section<'_>, http: &Http) -> Journal {

@@ -144,7 +144,7 @@ fn secret_of(secret: String) -> Result<Secret, String> {
     }
 }
 
-fn secrets_of_file(path: &Path) -> Result<Vec<Secret>, String> {
+pub(super) fn secrets_of_file(path: &Path) -> Result<Vec<Secret>, String> {
     let name = path.display();
     let text = file::read(path).map_err(|error| format!("names {name}: {error}"))?;
     let secret = |(line, secret): (usize, &str)| {

@@ -249,9 +249,14 @@ impl Journal {
         let mut committed = self.shared().committed_moved.subscribe();
         // INVARIANT: `self` holds the sender while this waits.
         committed.wait_for(|committed| position < *committed).await.expect("the sender lives");
-        if self.shared().set_aside.lock().contains(&position) {
+        if self.is_set_aside(position) {
             std::future::pending().await
         }
+    }
+
+    /// Whether the record was [set aside](Self::set_aside), as far as that is remembered.
+    pub fn is_set_aside(&self, position: Position) -> bool {
+        self.shared().set_aside.lock().contains(&position)
     }
 
     /// Marks records that will be settled without being in Kafka. Call it before their commit.

@@ -13,6 +13,7 @@ mod fuzzed;
 mod harness;
 mod healthcheck;
 mod http;
+mod inspector;
 mod kafka;
 mod log;
 mod normalize;
