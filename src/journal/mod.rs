@@ -16,6 +16,7 @@
 //! segments/spare-<run>-<n>   allocated, for segments to come       (spares.rs)
 //! quarantine/                damaged bytes that recovery found     (recovery.rs)
 //! fork                       a request for a new identity          (fork.rs)
+//! arrivals                   not the journal's: last arrivals      (serve)
 //! ```
 //!
 //! A [`Position`] is `run << 40 | index`. A *run* is one opening of the journal. Every run starts a new

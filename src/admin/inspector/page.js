@@ -259,7 +259,7 @@ async function details(item, source, call) {
   if (found.body_is_changed) place.append(make("p", text.body_changed));
 }
 
-function takeCalls({ source, skipped, initial, calls: fresh }) {
+function takeCalls({ source, skipped, initial, seen_ms, calls: fresh }) {
   if (!calls.has(source)) calls.set(source, new Map());
   const of = calls.get(source);
   for (const call of fresh) {
@@ -269,6 +269,7 @@ function takeCalls({ source, skipped, initial, calls: fresh }) {
       continue;
     }
     of.set(call.number, call);
+    if (!initial && call.accepted?.kafka === "committed") call.settled_ms = seen_ms;
     if (of.size > KEPT) of.delete(of.keys().next().value);
     showCall(source, call);
     if (!initial) unsaid.count++;

@@ -61,6 +61,8 @@ struct NewCalls<'a> {
     skipped: u64,
     /// The page was opened after these calls.
     initial: bool,
+    /// Now, in milliseconds since 1970. Calls that are in Kafka came there before.
+    seen_ms: u64,
     calls: Vec<ShownCall>,
 }
 
@@ -170,7 +172,7 @@ impl Follower {
             })
             .collect();
         calls.reverse();
-        write_event(events, "calls", &NewCalls { source, skipped, initial, calls });
+        write_event(events, "calls", &NewCalls { source, skipped, initial, seen_ms: now_ms(), calls });
         let pending = new.iter().filter_map(|call| match &call.outcome {
             CallOutcome::Accepted(accepted) if accepted.position >= committed => {
                 Some((accepted.position, source.to_owned(), call.number))
@@ -202,8 +204,7 @@ impl Follower {
             false
         });
         if !settled.is_empty() {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let event = json!({"at_ms": now.as_millis() as u64, "sources": settled});
+            let event = json!({"at_ms": now_ms(), "sources": settled});
             write_event(events, "settled", &event);
         }
     }
@@ -224,6 +225,10 @@ fn describe(
         Ok(None) => Described::unread(Unread::Recycled),
         Err(_) => Described::unread(Unread::Damaged),
     }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 fn write_event(events: &mut String, name: &str, data: &impl Serialize) {

@@ -17,7 +17,7 @@ export function make(name, content, attributes = {}) {
   return element;
 }
 
-export const fromTemplate = (id) => $(id).content.firstElementChild.cloneNode(true);
+export const fromTemplate = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
 
 export function post(path, body) {
   return fetch(`/inspector/${path}`, {
