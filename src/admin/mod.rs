@@ -1,4 +1,4 @@
-//! Probes, metrics, the contract with consumers for programs, and the [`inspector`] for people, on
+//! Probes, metrics, the contract with consumers for programs, and the inspector for people, on
 //! their own listener.
 //!
 //! Live means that the process answers. Ready means that a callback would be accepted: the journal

@@ -127,7 +127,7 @@ pub enum Slip {
         /// What makes the value wrong, if a right secret is in it.
         excess: Option<Excess>,
     },
-    /// The path names no source. It is cut after [`TEXT_BYTES_MAX`] bytes.
+    /// The path names no source. Its first 120 bytes are kept.
     Path(String),
     /// The body is larger than this many bytes.
     Size(usize),

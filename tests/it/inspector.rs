@@ -186,7 +186,7 @@ impl Events {
     /// Reads until `found` finds something in all that came, or the end.
     async fn until<T>(&mut self, what: &str, found: impl Fn(&str) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
-        let mut buffer = [0; 16384];
+        let mut buffer = vec![0; 16384];
         loop {
             if let Some(found) = found(&self.text) {
                 return found;
@@ -490,7 +490,7 @@ async fn a_test_callback_goes_through_the_public_door_and_is_no_status() {
     // A public URL at which nothing listens.
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let mut config = (**served.config.load()).clone();
-    config.http.public_url = Some(format!("http://{closed}"));
+    config.http.public_url = Some(format!("https://{closed}"));
     served.config.store(Arc::new(config));
     let results = served.post("/inspector/test", &[], json!({"source": "loja"})).await.json();
     assert_eq!(

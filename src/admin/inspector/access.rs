@@ -128,10 +128,12 @@ impl Access {
     ) -> Result<String, Problem> {
         let Some(token) = among(&self.token_hashes(), hash(token.trim())) else {
             self.count("wrong");
+            tracing::warn!("a login to the inspector with a wrong token");
             tokio::time::sleep(DELAY).await;
             return Err(Problem::WrongToken);
         };
         self.count("accepted");
+        tracing::info!("a login to the inspector");
         let id = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
         let until = Instant::now() + SESSION;
         let mut logins = self.logins.lock();
@@ -139,7 +141,7 @@ impl Access {
             logins.pop_front();
         }
         logins.push_back(Login { session: hash(&id), token, until });
-        let secure = is_from_https(headers).then_some("; Secure").unwrap_or_default();
+        let secure = if is_from_https(headers) { "; Secure" } else { "" };
         let seconds = SESSION.as_secs();
         Ok(format!("{}={id}; Max-Age={seconds}; {}{secure}", self.cookie, Self::ATTRIBUTES))
     }

@@ -1,6 +1,6 @@
 //! What a call was: its record in the journal, read as the publisher reads it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, panic};
 
 use http::Response;
 use serde::Serialize;
@@ -113,8 +113,9 @@ impl Described {
 
     /// Reads a record. In a list, the sender's ids are masked.
     pub(super) fn of(record: &[u8], config: &Config) -> Self {
-        described(record, config, LISTED, true)
-            .map_or(Self::unread(Unread::Damaged), |(what, _)| what)
+        // The publisher makes a dead letter of a callback that normalizing panics on.
+        let read = panic::catch_unwind(|| described(record, config, LISTED, true));
+        read.ok().flatten().map_or(Self::unread(Unread::Damaged), |(what, _)| what)
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
     describe::{Described, KafkaState, ShownCall, Unread, kafka_state, shown},
 };
 use crate::{
-    calls::{AcceptedCall, CALLS_KEPT, CallOutcome},
+    calls::{CALLS_KEPT, CallOutcome, RecentCall},
     config::Config,
     http::RequestGuard,
     journal::{Position, Reader},
@@ -39,7 +39,7 @@ const SHOWN_MAX: usize = 20;
 /// A look that has made so many bytes leaves the other sources to the next look.
 const EVENTS_BYTES: usize = 256 << 10;
 /// Bytes of bodies that one look reads. Later bodies are read when a person asks for one.
-const READ_BYTES_MAX: usize = 4 << 20;
+const READ_BYTES_MAX: usize = 512 << 10;
 
 /// What one page has seen.
 struct Follower {
@@ -160,19 +160,24 @@ impl Follower {
         *next = last.number + 1;
         let sources = self.config.sources.keys().map(String::as_str);
         let mut reader = state.journal.reader(committed);
-        // The newest are described first.
-        let mut calls: Vec<_> = new
-            .iter()
-            .rev()
-            .map(|call| {
-                shown(call, sources.clone(), |accepted| {
-                    let kafka = kafka_state(&state.journal, committed, accepted.position);
-                    (kafka, describe(&mut reader, accepted, &self.config, bytes_left))
-                })
+        // The newest calls are described if not all can be. Reading goes up, as the journal does.
+        let unread = new.iter().rposition(|call| !take_bytes(call, bytes_left));
+        let calls = new.iter().enumerate().map(|(at, call)| {
+            shown(call, sources.clone(), |accepted| {
+                let kafka = kafka_state(&state.journal, committed, accepted.position);
+                let what = match unread {
+                    Some(unread) if at <= unread => Described::unread(Unread::Busy),
+                    _ => describe(&mut reader, accepted.position, &self.config),
+                };
+                (kafka, what)
             })
-            .collect();
-        calls.reverse();
-        write_event(events, "calls", &NewCalls { source, skipped, initial, seen_ms: now_ms(), calls });
+        });
+        let calls = calls.collect();
+        write_event(
+            events,
+            "calls",
+            &NewCalls { source, skipped, initial, seen_ms: now_ms(), calls },
+        );
         let pending = new.iter().filter_map(|call| match &call.outcome {
             CallOutcome::Accepted(accepted) if accepted.position >= committed => {
                 Some((accepted.position, source.to_owned(), call.number))
@@ -210,17 +215,16 @@ impl Follower {
     }
 }
 
-fn describe(
-    reader: &mut Reader,
-    call: &AcceptedCall,
-    config: &Config,
-    bytes_left: &mut usize,
-) -> Described {
-    match bytes_left.checked_sub(call.body_bytes as usize) {
-        None => return Described::unread(Unread::Busy),
-        Some(left) => *bytes_left = left,
-    }
-    match reader.at(call.position) {
+/// Takes what reading a call takes of `bytes_left`, if there is as much.
+fn take_bytes(call: &RecentCall, bytes_left: &mut usize) -> bool {
+    let CallOutcome::Accepted(accepted) = &call.outcome else { return true };
+    let left = bytes_left.checked_sub(accepted.body_bytes as usize);
+    *bytes_left = left.unwrap_or(*bytes_left);
+    left.is_some()
+}
+
+fn describe(reader: &mut Reader, position: Position, config: &Config) -> Described {
+    match reader.at(position) {
         Ok(Some(record)) => Described::of(record, config),
         Ok(None) => Described::unread(Unread::Recycled),
         Err(_) => Described::unread(Unread::Damaged),

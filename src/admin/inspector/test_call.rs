@@ -60,8 +60,8 @@ impl Inspector {
         }
         if results.iter().all(|result| result.status != Some(200)) {
             let address = reachable(self.state.public);
-            let scheme = if config.http.tls.is_some() { "https" } else { "http" };
-            let direct = || format!("{scheme}://{address}/hooks/{}", request.source);
+            let scheme = if config.http.tls.is_some() { "https://" } else { "http://" };
+            let direct = || format!("{scheme}{address}/hooks/{}", request.source);
             // Over TLS the certificate's name counts, wherever the connection goes.
             let url = url.url.filter(|url| url.starts_with(scheme)).unwrap_or_else(direct);
             results.push(call(Way::Listener, &url, Some(address), &headers).await);
