@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # CHANGELOG.md is left out, because it names removed things.
-DOCUMENTS = ["README*.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "deploy/*.md", "deploy/consumers/*/*.md", "src/ARCHITECTURE.md"]
+DOCUMENTS = ["README*.md", "AGENTS.md", "llms.txt", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "deploy/*.md", "deploy/consumers/*/*.md", "src/ARCHITECTURE.md"]
 TOP = {".ci", ".github", "benches", "deploy", "docs", "fuzz", "src", "tests"}
 # Other programs' words that the code does not name.
 FOREIGN = {"abort_transaction", "commit_transaction", "exactly_once_v2"}

@@ -14,6 +14,7 @@ use crate::{
     kafka::{self, Kafka},
     load::{Amount, Load},
     process::Memory,
+    topics::PARTITIONS,
 };
 
 const ROUNDS: u32 = 3;
@@ -65,7 +66,7 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
         Some(bootstrap) => {
             let mut absences = Vec::new();
             for _ in 0..rounds {
-                absences.push(absence(effort, Kafka::real(&bootstrap))?);
+                absences.push(absence(effort, Kafka::real(&bootstrap, PARTITIONS))?);
             }
             draining(figure, &absences)
         }

@@ -42,6 +42,7 @@ pub(crate) fn nowhere() -> anyhow::Result<String> {
 pub(crate) struct Kafka {
     pub(crate) bootstrap: String,
     prefix: String,
+    partitions: i32,
     mock: Option<(Process, Conversation)>,
 }
 
@@ -49,22 +50,23 @@ impl Kafka {
     /// A mock cluster. It keeps 5 MiB of each partition, but its offsets count all records.
     pub(crate) fn mock() -> anyhow::Result<Self> {
         let (process, conversation, bootstrap) = children::start(Child::Kafka, "")?;
-        Ok(Self { bootstrap, prefix: MOCK_PREFIX.to_owned(), mock: Some((process, conversation)) })
+        let (prefix, mock) = (MOCK_PREFIX.to_owned(), Some((process, conversation)));
+        Ok(Self { bootstrap, prefix, partitions: PARTITIONS, mock })
     }
 
-    /// The real one. The edge creates its topics. Dropping this deletes them.
-    pub(crate) fn real(bootstrap: &str) -> Self {
+    /// The real one. The edge creates its topics, with so many partitions. Dropping this deletes them.
+    pub(crate) fn real(bootstrap: &str, partitions: i32) -> Self {
         let name = Uuid::new_v4().simple().to_string();
         let prefix = format!("bench-{}", &name[..12]);
-        Self { bootstrap: bootstrap.to_owned(), prefix, mock: None }
+        Self { bootstrap: bootstrap.to_owned(), prefix, partitions, mock: None }
     }
 
     /// Sections `kafka` and `topics` of the edge's configuration.
     pub(crate) fn section(&self) -> String {
         let mut text = format!(
             "[kafka]\nbootstrap_servers = \"{}\"\n\
-             create_topics = {{ partitions = {PARTITIONS}, replication_factor = 1 }}\n[topics]\n",
-            self.bootstrap
+             create_topics = {{ partitions = {}, replication_factor = 1 }}\n[topics]\n",
+            self.bootstrap, self.partitions
         );
         for name in EVENTS {
             let key = name.replace('-', "_");
@@ -94,10 +96,10 @@ impl Kafka {
         for name in EVENTS {
             let name = topic(&self.prefix, name);
             if self.mock.is_none() {
-                records += read(&consumer, &name)?;
+                records += self.read(&consumer, &name)?;
                 continue;
             }
-            for partition in 0..PARTITIONS {
+            for partition in 0..self.partitions {
                 let (_, end) = consumer.fetch_watermarks(&name, partition, CALL)?;
                 records += u64::try_from(end)?;
             }
@@ -121,7 +123,32 @@ impl Kafka {
 
     /// All partitions of the statuses, from `offset` on.
     pub(crate) fn statuses(&self, offset: Offset) -> anyhow::Result<TopicPartitionList> {
-        partitions(&topic(&self.prefix, STATUSES), offset)
+        self.partitions(&topic(&self.prefix, STATUSES), offset)
+    }
+
+    fn partitions(&self, topic: &str, offset: Offset) -> anyhow::Result<TopicPartitionList> {
+        let mut list = TopicPartitionList::new();
+        for partition in 0..self.partitions {
+            list.add_partition_offset(topic, partition, offset)?;
+        }
+        Ok(list)
+    }
+
+    /// Counts the committed records of a topic.
+    fn read(&self, consumer: &BaseConsumer, topic: &str) -> anyhow::Result<u64> {
+        consumer.assign(&self.partitions(topic, Offset::Beginning)?)?;
+        let mut unread: BTreeSet<i32> = (0..self.partitions).collect();
+        let mut records = 0;
+        while !unread.is_empty() {
+            match consumer.poll(CALL).with_context(|| format!("{topic} cannot be read"))? {
+                Ok(_) => records += 1,
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    ensure!(unread.remove(&partition), "{topic} grows while it is read");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(records)
     }
 
     /// How long until a new client of another application has a record acknowledged with acks=all.
@@ -182,29 +209,4 @@ impl ProducerContext for Outside {
             self.0.lock().get_or_insert_with(Instant::now);
         }
     }
-}
-
-fn partitions(topic: &str, offset: Offset) -> anyhow::Result<TopicPartitionList> {
-    let mut list = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        list.add_partition_offset(topic, partition, offset)?;
-    }
-    Ok(list)
-}
-
-/// Counts the committed records of a topic.
-fn read(consumer: &BaseConsumer, topic: &str) -> anyhow::Result<u64> {
-    consumer.assign(&partitions(topic, Offset::Beginning)?)?;
-    let mut unread: BTreeSet<i32> = (0..PARTITIONS).collect();
-    let mut records = 0;
-    while !unread.is_empty() {
-        match consumer.poll(CALL).with_context(|| format!("{topic} cannot be read"))? {
-            Ok(_) => records += 1,
-            Err(KafkaError::PartitionEOF(partition)) => {
-                ensure!(unread.remove(&partition), "{topic} grows while it is read");
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(records)
 }

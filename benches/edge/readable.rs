@@ -18,9 +18,10 @@ use crate::{
     figures::{Row, Spread, decimals, progress},
     kafka::{self, Kafka},
     load::{Amount, Load, Running},
+    topics::PARTITIONS,
 };
 
-const TARGET: &str = "p50 ≤ 100 ms, p99 ≤ 300 ms";
+const TARGET: &str = "p50 ≤ 30 ms, p99 ≤ 60 ms";
 const ROUNDS: u32 = 3;
 /// How long the broker may wait for more records before it answers a consumer, in milliseconds: for
 /// a consumer that wants records soon, and librdkafka's default.
@@ -42,7 +43,7 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
         let measured = "not measured".to_owned();
         return Ok(vec![Row { figure, target: TARGET, measured, met: None, note }]);
     };
-    let kafka = Kafka::real(&bootstrap);
+    let kafka = Kafka::real(&bootstrap, PARTITIONS);
     let home = Home::new(&kafka)?;
     let edge = Edge::start(&home)?;
     let load = |amount, rate| Load { connections: CONNECTIONS, amount, rate };
@@ -78,7 +79,7 @@ fn row(figure: String, prompt: (Spread, Spread), default: (Spread, Spread)) -> R
         figure,
         target: TARGET,
         measured: show(prompt),
-        met: Some(prompt.0.median <= 100.0 && prompt.1.median <= 300.0),
+        met: Some(prompt.0.median <= 30.0 && prompt.1.median <= 60.0),
         note: format!(
             "from the record's timestamp, which is when the callback was received; a consumer with \
              `fetch.wait.max.ms={PROMPT}`. With the default of {DEFAULT} the broker may delay \

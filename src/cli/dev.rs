@@ -3,29 +3,37 @@
 //! The Kafka is librdkafka's mock cluster in this process, and the journal a temporary directory.
 //! Everything else is what `serve` runs.
 
-use std::{net::SocketAddr, path::Path, process::ExitCode, sync::Arc, thread, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use anyhow::Context;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, Method};
-use rdkafka::{
-    Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
-    message::{BorrowedMessage, Headers},
-    mocking::MockCluster,
-};
+use rdkafka::mocking::MockCluster;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{
-    Output,
+    Output, from_this_machine,
     terminal::{print_line, visible},
 };
 use crate::{
     caller::{LIFE, MessageId, Sample, Target, Template, WeniClient},
-    config::{Config, Secret, Source, Topics},
+    config::{Config, LogFormat, Secret, Source, Topics},
+    event::{Topic, header},
+    kafka::{
+        follow::{Followed, Offsets},
+        librdkafka::Cluster,
+    },
     metrics::Metrics,
     serve::Edge,
+    tail::{Content, Item},
 };
 
 const SOURCE: &str = "demo";
@@ -33,12 +41,20 @@ const HEADER: &str = "X-Token";
 const PARTITIONS: i32 = 3;
 /// Between two calls of the demo, so that a person can follow it.
 const STEP: Duration = Duration::from_millis(700);
+/// The demo's last call. It becomes a dead letter.
+const NOT_JSON: &[u8] = b"not JSON at all";
+/// The port of the advice to listen on all addresses.
+const LISTEN_PORT: u16 = 8080;
+const YOUR_ADDRESS: &str = "https://YOUR-PUBLIC-ADDRESS";
+const DEMO_ENDED: &str = "\nThe demo has ended, and the edge goes on: call it as shown above, or end it \
+                          with Ctrl-C.\n";
 
 /// Try the edge with an embedded Kafka: no configuration, nothing kept
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     weni-edge dev --demo            watch the life of a few messages\n  \
-    weni-edge dev                   then paste the URL into Weni, or use the printed curl\n  \
+    weni-edge dev                   then call it with the printed curl\n  \
+    weni-edge dev --listen 0.0.0.0:8080     for Weni, behind a tunnel to port 8080\n  \
     weni-edge dev --output json     one line of JSON for each record\n\n\
     This Kafka is for trying out and keeps nothing. Ctrl-C ends it.")]
 pub(super) struct Args {
@@ -64,8 +80,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let secret = Uuid::new_v4().simple().to_string();
     let config = config(&args, &kafka, &secret, journal.path());
     let topics = config.topics.clone();
-    for name in event_topics(&topics) {
-        cluster.create_topic(name, PARTITIONS, 1)?;
+    for topic in Topic::ALL {
+        cluster.create_topic(topics.name(topic), PARTITIONS, 1)?;
     }
     cluster.create_topic(&topics.position, 1, 1)?;
     // The consumer would report a cluster that ends before the process does.
@@ -74,14 +90,17 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     super::log::init(&config.log, metrics.log_lines_dropped_total.clone())?;
 
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let edge = Edge::start(config, metrics).await?;
-        let hooks = format!("http://{}/hooks/{SOURCE}", edge.public);
-        let admin = format!("http://{}", edge.admin);
+        let edge = Edge::start(config.clone(), metrics).await?;
+        let hooks = format!("http://{}/hooks/{SOURCE}", from_this_machine(edge.public));
+        let admin = format!("http://{}", from_this_machine(edge.admin));
         print_line(&match args.output {
-            Output::Human => welcome(&hooks, &secret, &admin, &kafka, &topics),
+            Output::Human => {
+                let weni = for_weni(edge.public, &secret);
+                format!("{weni}{}", by_hand(&hooks, &secret, &admin, &kafka, &topics))
+            }
             Output::Json => ready(&hooks, &secret, &admin, &kafka, &topics).to_string(),
         })?;
-        print_records(&kafka, &topics, args.output)?;
+        print_records(Arc::new(config), &args)?;
         if args.demo {
             tokio::spawn(async move {
                 tokio::select! {
@@ -108,7 +127,12 @@ fn config(args: &Args, kafka: &str, secret: &str, journal: &Path) -> Config {
     config.journal.min_free_bytes = 0;
     config.journal.allow_volatile = true;
     config.kafka.bootstrap_servers = kafka.to_owned();
+    // The mock cluster does not answer earlier when a record comes.
+    config.kafka.properties.insert("fetch.wait.max.ms".to_owned(), Secret::new("50"));
     config.log.level = "warn".to_owned();
+    if args.output == Output::Human {
+        config.log.format = LogFormat::Human;
+    }
     let source = Source {
         header: HEADER.to_owned(),
         secrets: vec![Secret::new(secret)],
@@ -118,13 +142,8 @@ fn config(args: &Args, kafka: &str, secret: &str, journal: &Path) -> Config {
     config
 }
 
-fn event_topics(topics: &Topics) -> [&str; 4] {
-    let Topics { message_status, inbound_message, channel_event, dead_letter, .. } = topics;
-    [message_status, inbound_message, channel_event, dead_letter]
-}
-
 fn ready(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics) -> Value {
-    let [message_status, inbound_message, channel_event, dead_letter] = event_topics(topics);
+    let Topics { message_status, inbound_message, channel_event, dead_letter, .. } = topics;
     json!({
         "ready": true, "hooks": hooks, "method": "POST", "headers": {HEADER: secret},
         "admin": admin, "inspector": format!("{admin}/inspector"), "kafka": kafka,
@@ -135,17 +154,54 @@ fn ready(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics) -
     })
 }
 
-fn welcome(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics) -> String {
-    let statuses = &topics.message_status;
+fn for_weni(public: SocketAddr, secret: &str) -> String {
+    let (ip, program) = (public.ip(), program());
+    let cannot_reach = format!(
+        "  Weni cannot reach {ip}. Start `{program} dev --listen 0.0.0.0:{LISTEN_PORT}` instead.\n"
+    );
+    let (url, how) = match ip.is_unspecified() {
+        true => (YOUR_ADDRESS.to_owned(), tunnel(public.port())),
+        false if is_public(ip) => (format!("http://{public}"), String::new()),
+        false => (YOUR_ADDRESS.to_owned(), cannot_reach + &tunnel(LISTEN_PORT)),
+    };
     format!(
         "weni-edge dev: this Kafka is for trying out and keeps nothing. Ctrl-C ends it.\n\n\
-         In Weni's webhook settings (Weni must be able to reach this machine):\n  \
-           Método          POST\n  URL do webhook  {hooks}\n  Cabeçalhos      Chave {HEADER}, Valor {secret}\n\n\
-         Or by hand:\n  \
+         In Weni's webhook settings:\n  \
+           Método          POST\n  URL do webhook  {url}/hooks/{SOURCE}\n  \
+           Cabeçalhos      Chave {HEADER}, Valor {secret}\n\n{how}\n"
+    )
+}
+
+fn tunnel(port: u16) -> String {
+    format!(
+        "  YOUR-PUBLIC-ADDRESS is that of a tunnel or proxy of your choice, which takes https:// calls\n  \
+           from the internet to port {port} of this machine. Each start makes a new secret.\n"
+    )
+}
+
+/// Whether the internet may reach it.
+fn is_public(ip: IpAddr) -> bool {
+    let is_local = match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    };
+    !is_local && !ip.is_unspecified()
+}
+
+/// This program as it was called. After `cargo run` no shell finds it by its name alone.
+fn program() -> String {
+    let name = std::env::args_os().next().unwrap_or("weni-edge".into());
+    visible(&name.to_string_lossy())
+}
+
+fn by_hand(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics) -> String {
+    let (program, statuses) = (program(), &topics.message_status);
+    format!(
+        "By hand, in another terminal:\n  \
            curl -H '{HEADER}: {secret}' {hooks} \\\n    \
              -d '{{\"statuses\":[{{\"id\":\"wamid.test\",\"status\":\"read\",\"timestamp\":\"1763842385\",\"recipient_id\":\"5511900000001\"}}]}}'\n\n\
-         Or as Weni does:\n  weni-edge send {hooks} -H '{HEADER}: {secret}'\n\n\
-         Kafka   {kafka}   (weni-edge tail -b {kafka}; kcat -b {kafka} -C -t {statuses})\n\
+         Or as Weni does:\n  {program} send {hooks} -H '{HEADER}: {secret}'\n\n\
+         Kafka   {kafka}   ({program} tail -b {kafka}; kcat -b {kafka} -C -t {statuses})\n\
          Metrics {admin}/metrics\n\
          Inspector {admin}/inspector   (what to paste, and each call as it arrives)\n\n\
          Every event as it reaches Kafka:"
@@ -153,84 +209,73 @@ fn welcome(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics)
 }
 
 /// Starts a thread that prints every record of the four topics until the process ends.
-fn print_records(kafka: &str, topics: &Topics, output: Output) -> anyhow::Result<()> {
-    let consumer: BaseConsumer = rdkafka::ClientConfig::new()
-        .set("bootstrap.servers", kafka)
-        .set("group.id", "weni-edge-dev")
-        .set("enable.auto.commit", "false")
-        .set("fetch.wait.max.ms", "50")
-        .create()?;
-    let mut all = TopicPartitionList::new();
-    for name in event_topics(topics) {
-        for partition in 0..PARTITIONS {
-            all.add_partition_offset(name, partition, Offset::Beginning)?;
-        }
+fn print_records(config: Arc<Config>, args: &Args) -> anyhow::Result<()> {
+    let output = args.output;
+    let mut tells_end = args.demo && output == Output::Human;
+    let mut beginnings = Offsets::new();
+    for topic in Topic::ALL.map(|topic| config.topics.name(topic).to_owned()) {
+        beginnings.extend((0..PARTITIONS).map(|partition| ((topic.clone(), partition), 0)));
     }
-    consumer.assign(&all)?;
+    let cluster = Cluster::new(config, "weni-edge-dev".to_owned(), Arc::default())?;
+    let mut follower = cluster.follow(&beginnings, Offsets::new(), true)?;
+    let mut print = move |record| {
+        let item = Item::read(record);
+        let mut line = visible(&match output {
+            Output::Human => as_text(&item),
+            Output::Json => as_json(&item).to_string(),
+        });
+        if tells_end && item.record.value == NOT_JSON {
+            line = format!("{line}\n{DEMO_ENDED}");
+            tells_end = false;
+        }
+        print_line(&line)
+    };
     thread::Builder::new().name("print".to_owned()).spawn(move || {
-        for record in &consumer {
-            let line = match (record, output) {
-                (Ok(record), Output::Human) => as_text(&record),
-                (Ok(record), Output::Json) => as_json(&record).to_string(),
-                (Err(error), _) => {
-                    tracing::warn!(%error, "the embedded Kafka cannot be read");
-                    continue;
+        loop {
+            match follower.poll().map(|record| record.map_or(Ok(()), &mut print)) {
+                Ok(Ok(())) => {}
+                // The reader of standard output has gone. The edge goes on.
+                Ok(Err(_)) => return,
+                Err(error) => {
+                    return tracing::warn!(%error, "the embedded Kafka cannot be read");
                 }
-            };
-            // The reader of standard output has gone. The edge goes on.
-            if print_line(&visible(&line)).is_err() {
-                return;
             }
         }
     })?;
     Ok(())
 }
 
-fn headers(record: &BorrowedMessage<'_>) -> Map<String, Value> {
-    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-    record
-        .headers()
-        .into_iter()
-        .flat_map(|headers| headers.iter())
-        .map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default()).into()))
-        .collect()
-}
-
-fn as_json(record: &BorrowedMessage<'_>) -> Value {
-    let payload = record.payload().unwrap_or_default();
-    let key = String::from_utf8_lossy(record.key().unwrap_or_default());
+fn as_json(item: &Item) -> Value {
+    let Followed { topic, partition, offset, timestamp_ms, key, headers, value } = &item.record;
+    let text = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes));
+    let headers = headers.iter().map(|(name, value)| (name.clone(), text(value)));
     let mut line = json!({
-        "topic": record.topic(), "partition": record.partition(), "offset": record.offset(),
-        "timestamp": record.timestamp().to_millis(), "key": key, "headers": headers(record),
+        "topic": topic, "partition": partition, "offset": offset, "timestamp": timestamp_ms,
+        "key": text(key), "headers": headers.collect::<Map<_, _>>(),
     });
-    // A dead letter's bytes may be JSON, but they are no event.
-    let event = headers(record).contains_key("ce_id");
-    match serde_json::from_slice::<Value>(payload) {
-        Ok(value) if event => line["value"] = value,
-        _ => line["value_base64"] = STANDARD.encode(payload).into(),
+    match &item.content {
+        Content::Event(event) => line["value"] = event.clone(),
+        _ => line["value_base64"] = STANDARD.encode(value).into(),
     }
     line
 }
 
-fn as_text(record: &BorrowedMessage<'_>) -> String {
-    let key = String::from_utf8_lossy(record.key().unwrap_or_default());
-    let headers = headers(record);
-    let header = |name: &str| headers.get(name).and_then(Value::as_str).unwrap_or_default();
-    let value: Value =
-        serde_json::from_slice(record.payload().unwrap_or_default()).unwrap_or_default();
-    let field = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
-    let what = match field("event_kind") {
-        "" => format!("dead_letter      {:<14}", header("reason")),
-        "inbound_message" => format!("{:<16} {:<14}", "inbound_message", field("type")),
-        kind => {
-            let detail = if field("status").is_empty() { field("field") } else { field("status") };
-            format!("{kind:<16} {detail:<14}")
+fn as_text(item: &Item) -> String {
+    let Followed { topic, partition, offset, timestamp_ms, key, headers, .. } = &item.record;
+    let (kind, detail) = match &item.content {
+        Content::Event(event) => {
+            let field = |name: &str| event[name].as_str();
+            match field("event_kind").unwrap_or_default() {
+                kind @ "inbound_message" => (kind, field("type")),
+                kind => (kind, field("status").or(field("field"))),
+            }
         }
+        _ => ("dead_letter", header(headers, "reason")),
     };
-    let time = jiff::Timestamp::from_millisecond(record.timestamp().to_millis().unwrap_or(0))
-        .unwrap_or_default();
-    let (topic, partition, offset) = (record.topic(), record.partition(), record.offset());
-    format!("{} {what} {topic}[{partition}]@{offset}  {key}", time.strftime("%H:%M:%S%.3f"))
+    let (detail, key) = (detail.unwrap_or_default(), String::from_utf8_lossy(key));
+    let time = jiff::Timestamp::from_millisecond(*timestamp_ms).unwrap_or_default();
+    let time = time.strftime("%H:%M:%S%.3f");
+    format!("{time} {kind:<16} {detail:<14} {topic}[{partition}]@{offset}  {key}")
 }
 
 /// Calls the edge as Weni would.
@@ -248,7 +293,6 @@ async fn play(hooks: &str, secret: &str) -> anyhow::Result<()> {
             tokio::time::sleep(STEP).await;
         }
     }
-    // Text that is not JSON becomes a dead letter.
-    client.call("not JSON at all".into()).await.context("cannot call the edge")?;
+    client.call(NOT_JSON.into()).await.context("cannot call the edge")?;
     Ok(())
 }

@@ -1,19 +1,13 @@
 //! `healthcheck`: asks a running edge's probes. The edge's image has neither curl nor a shell.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    process::ExitCode,
-    str::FromStr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use tokio::time::timeout;
 
-use super::{ConfigFile, log};
+use super::{ConfigFile, from_this_machine, log};
 use crate::caller::{Target, WeniClient};
 
 /// A healthy edge answers at once.
@@ -29,8 +23,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
     in one line. Ready means that callbacks are accepted, whether or not Kafka is available.")]
 pub(super) struct Args {
     /// The edge's admin listener [default: admin.listen of the configuration]
-    #[arg(long, env = "WENI_EDGE__ADMIN__LISTEN", value_name = "URL")]
-    admin: Option<Admin>,
+    #[arg(long, env = "WENI_EDGE__ADMIN__LISTEN", value_name = "URL", value_parser = admin)]
+    admin: Option<String>,
 
     #[command(flatten)]
     config: ConfigFile,
@@ -40,33 +34,15 @@ pub(super) struct Args {
     live: bool,
 }
 
-/// Host and port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Admin(String);
-
-impl FromStr for Admin {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
-        let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none() || authority.contains(['/', '@', '?']) {
-            return Err("use a URL such as http://localhost:9090".into());
-        }
-        Ok(authority.parse().map_or_else(|_| Self(authority.into()), Self::listening_at))
+/// Host and port of a URL, or of an address as the configuration has it.
+fn admin(text: &str) -> Result<String, String> {
+    let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    if port.is_none() || authority.contains(['/', '@', '?']) {
+        return Err("use a URL such as http://localhost:9090".into());
     }
-}
-
-impl Admin {
-    /// The address to call on the same machine: loopback, if the edge listens on every address.
-    fn listening_at(mut listen: SocketAddr) -> Self {
-        match listen.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
-            IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
-            _ => {}
-        }
-        Self(listen.to_string())
-    }
+    let address = authority.parse().map(from_this_machine);
+    Ok(address.map_or_else(|_| authority.to_owned(), |address| address.to_string()))
 }
 
 /// Asks once. Never exits with 2, because container engines reserve that code.
@@ -81,9 +57,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn check(args: Args) -> anyhow::Result<()> {
-    let Admin(authority) = match args.admin {
-        Some(admin) => admin,
-        None => Admin::listening_at(args.config.load()?.admin.listen),
+    let authority = match args.admin {
+        Some(authority) => authority,
+        None => from_this_machine(args.config.load()?.admin.listen).to_string(),
     };
     let path = if args.live { "/livez" } else { "/readyz" };
     let target = Target::new(&format!("http://{authority}{path}"), Method::GET, &[], None)?;
@@ -115,10 +91,10 @@ mod tests {
             ("[::]:9090", "[::1]:9090"),
             ("10.0.0.1:9090", "10.0.0.1:9090"),
         ] {
-            assert_eq!(given.parse(), Ok(Admin(asked.into())), "{given}");
+            assert_eq!(admin(given), Ok(asked.into()), "{given}");
         }
         for wrong in ["", "localhost", "https://localhost:9090", "http://e:9090/readyz", "e:x"] {
-            assert!(wrong.parse::<Admin>().is_err(), "{wrong}");
+            assert!(admin(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -19,6 +19,9 @@ use crate::{
 
 /// Look into a journal, or give it a new identity
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    weni-edge journal show --config weni-edge.toml\n  \
+    weni-edge journal fork --config weni-edge.toml --from checkpoint")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -27,6 +30,9 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show what a journal holds, without disturbing a running edge
+    #[command(after_help = "Examples:\n  \
+        weni-edge journal show --config weni-edge.toml\n  \
+        WENI_EDGE__JOURNAL__DIRECTORY=/mnt/copy weni-edge journal show")]
     Show {
         #[command(flatten)]
         config: ConfigFile,

@@ -1,5 +1,7 @@
 //! The commands, one file or folder each. This file reads the arguments and calls the command.
 
+mod completions;
+mod config;
 mod dev;
 mod healthcheck;
 mod journal;
@@ -11,7 +13,11 @@ mod serve;
 mod tail;
 mod terminal;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -20,7 +26,10 @@ use crate::config::{Config, ConfigError};
 /// Takes the webhook calls of Weni's WhatsApp channels and publishes them to Kafka, exactly once.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, arg_required_else_help = true)]
-#[command(after_help = "Try it without anything installed:\n  weni-edge dev --demo")]
+#[command(after_help = "Examples:\n  \
+    weni-edge dev --demo                          try it without anything installed\n  \
+    weni-edge config --default > weni-edge.toml   begin a configuration\n  \
+    weni-edge serve --config weni-edge.toml       run it")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -36,12 +45,14 @@ enum Command {
     Replay(replay::Args),
     Schema(schema::Args),
     Tail(tail::Args),
+    Config(config::Args),
+    Completions(completions::Args),
 }
 
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
     /// The edge's configuration in TOML; variables WENI_EDGE__… override it
-    #[arg(short, long = "config", env = "WENI_EDGE_CONFIG", value_name = "FILE")]
+    #[arg(short = 'c', long = "config", env = "WENI_EDGE_CONFIG", value_name = "FILE")]
     path: Option<PathBuf>,
 }
 
@@ -60,6 +71,16 @@ enum Output {
     Json,
 }
 
+/// The address to call on the same machine: loopback, if the edge listens on every address.
+fn from_this_machine(mut listen: SocketAddr) -> SocketAddr {
+    match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    listen
+}
+
 /// Runs the command that the process's arguments name.
 ///
 /// The exit code is 0 when all went well, 1 when a part did not (`send`: a call was not accepted;
@@ -74,6 +95,8 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Schema(args) => schema::run(args),
         Command::Tail(args) => tail::run(args),
+        Command::Config(args) => config::run(args),
+        Command::Completions(args) => completions::run(args),
     };
     let code = outcome.unwrap_or_else(|error| {
         log::say(&format!("error: {error:#}"));
@@ -81,4 +104,52 @@ pub fn main() -> ExitCode {
     });
     log::flush();
     code
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// A command, and all commands below it, with their examples.
+    fn examples(command: &clap::Command, path: &str, all: &mut Vec<(String, String)>) {
+        let path = format!("{path} {}", command.get_name());
+        let help = command.get_after_long_help().or(command.get_after_help());
+        all.push((path.clone(), help.map_or(String::new(), ToString::to_string)));
+        command.get_subcommands().for_each(|command| examples(command, &path, all));
+    }
+
+    /// The arguments of an example's line, as a shell takes them. Two blanks end them.
+    fn arguments(line: &str) -> Vec<String> {
+        let line = line.split(['|', '>']).find(|part| part.contains("weni-edge ")).unwrap();
+        let (_, line) = line.split_once("weni-edge ").unwrap();
+        let quoted = line.split("  ").next().unwrap().trim().split('\'').enumerate();
+        let words = quoted.flat_map(|(at, part)| match at % 2 {
+            0 => part.split_whitespace().map(String::from).collect(),
+            _ => vec![part.to_owned()],
+        });
+        words.collect()
+    }
+
+    #[test]
+    fn every_command_has_examples_that_it_takes() {
+        let mut all = Vec::new();
+        examples(&Cli::command(), "", &mut all);
+        assert!(all.len() > 10, "{all:?}");
+        for (path, help) in all {
+            let path = path.trim();
+            assert!(help.contains("Examples:"), "{path} has no examples");
+            let whole = help.replace("\\\n", " ");
+            let lines: Vec<_> = whole
+                .lines()
+                .filter(|line| line.starts_with("  ") && line.contains("weni-edge "))
+                .collect();
+            assert!(lines.iter().any(|line| line.contains(path)), "{path} is in no example");
+            for line in lines {
+                let given = [vec!["weni-edge".to_owned()], arguments(line)].concat();
+                Cli::try_parse_from(given).unwrap_or_else(|error| panic!("{line}\n{error}"));
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::{fs, io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
-use clap::ValueEnum;
+use clap::builder::PossibleValuesParser;
 use serde_json::Value as Json;
 
 use super::ConfigFile;
@@ -17,8 +17,8 @@ use crate::event::{Topic, schema};
     weni-edge schema --write docs")]
 pub(super) struct Args {
     /// What to print. `asyncapi` has the names of the topics in the configuration
-    #[arg(required_unless_present = "write")]
-    what: Option<What>,
+    #[arg(required_unless_present = "write", value_parser = what())]
+    what: Option<String>,
 
     /// Write all of them into this directory instead: schemas/*.json and asyncapi.yaml
     #[arg(long, value_name = "DIRECTORY", conflicts_with = "what")]
@@ -28,31 +28,9 @@ pub(super) struct Args {
     config: ConfigFile,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum What {
-    Schema(Topic),
-    AsyncApi,
-}
-
-impl ValueEnum for What {
-    fn value_variants<'a>() -> &'a [Self] {
-        const {
-            &[
-                Self::Schema(Topic::MessageStatus),
-                Self::Schema(Topic::InboundMessage),
-                Self::Schema(Topic::ChannelEvent),
-                Self::Schema(Topic::DeadLetter),
-                Self::AsyncApi,
-            ]
-        }
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(clap::builder::PossibleValue::new(match self {
-            Self::Schema(topic) => topic.as_str(),
-            Self::AsyncApi => "asyncapi",
-        }))
-    }
+fn what() -> PossibleValuesParser {
+    let topics = Topic::ALL.into_iter().map(Topic::as_str);
+    PossibleValuesParser::new(topics.chain(["asyncapi"]))
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -77,9 +55,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         write(directory.join("asyncapi.yaml"), asyncapi()?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let text = match args.what {
-        Some(What::Schema(topic)) => pretty(&schema::schema(topic)),
-        _ => asyncapi()?,
+    let mut topics = Topic::ALL.into_iter();
+    let text = match topics.find(|topic| args.what.as_deref() == Some(topic.as_str())) {
+        Some(topic) => pretty(&schema::schema(topic)),
+        None => asyncapi()?,
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)

@@ -96,6 +96,10 @@ impl Node {
         Self { origin: origin.into(), value: Value::Table(BTreeMap::new()) }
     }
 
+    pub(super) fn is_variable(&self) -> bool {
+        matches!(self.value, Value::Variable(_))
+    }
+
     /// Sets the value at `path` below this node. A node on the way that is no table becomes one.
     fn put<'k>(&mut self, mut path: impl Iterator<Item = &'k str>, name: &str, text: String) {
         let Some(key) = path.next() else {

@@ -13,9 +13,10 @@ use tracing_subscriber::filter::Targets;
 use super::{
     Admin, Config, CreateTopics, Http, Journal, Kafka, Log, LogFormat, Source, Tls, Topics,
     document::{self, Node, Value},
+    effective::{DEFAULT, EffectiveValue},
     properties,
     section::{Findings, Section, flag, path, text},
-    sources::{secrets_of_file, source, sources},
+    sources::{secrets_file, source, sources},
 };
 
 /// Everything that is wrong with a configuration.
@@ -34,6 +35,14 @@ impl Config {
     /// # Errors
     /// All problems: files that cannot be read, unknown keys, impossible values.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Ok(Self::load_effective(path)?.0)
+    }
+
+    /// As [`load`](Self::load), and returns every value in effect, in the order of the sections.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn load_effective(path: Option<&Path>) -> Result<(Self, Vec<EffectiveValue>), ConfigError> {
         // All of our variables are UTF-8.
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -44,17 +53,17 @@ impl Config {
     pub(super) fn load_from(
         path: Option<&Path>,
         variables: impl Iterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<(Self, Vec<EffectiveValue>), ConfigError> {
         let document = document::read(path, variables)
             .map_err(|problem| ConfigError { problems: vec![problem] })?;
         let findings = Findings::default();
-        let config = config(Section::new(String::new(), document, &findings));
-        match findings.problems.into_inner() {
-            problems if problems.is_empty() => {
-                Ok(Self { secret_files: findings.secret_files.into_inner(), ..config })
-            }
-            problems => Err(ConfigError { problems }),
+        let config = config(Section::root(document, &findings));
+        let problems = findings.problems.into_inner();
+        if !problems.is_empty() {
+            return Err(ConfigError { problems });
         }
+        let config = Self { secret_files: findings.secret_files.into_inner(), ..config };
+        Ok((config, findings.effective.into_inner()))
     }
 
     /// Checks that the configuration has what `serve` needs beyond other commands.
@@ -104,7 +113,7 @@ impl Default for Kafka {
 
 /// What `read` makes of a section without keys.
 fn default_of<T>(read: impl FnOnce(Section<'_>) -> T) -> T {
-    read(Section::new(String::new(), Node::empty("default"), &Findings::default()))
+    read(Section::root(Node::empty(DEFAULT), &Findings::default()))
 }
 
 fn config(mut root: Section<'_>) -> Config {
@@ -137,12 +146,12 @@ fn http(mut section: Section<'_>) -> Http {
     const DRAIN: &str = "stopping would take too long";
     const SECOND: Duration = Duration::from_secs(1);
     let times = SECOND / 10..=60 * SECOND;
+    let listen = section.value_or("listen", (Ipv4Addr::UNSPECIFIED, 8080), address);
     let max_body_bytes = section.number("max_body_bytes", 1_000_000, 1024..=16_777_216, SIZE);
     let memory = max_body_bytes.max(67_108_864);
     let least_memory = max_body_bytes..=1 << 40;
-    let all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080));
     Http {
-        listen: section.value("listen", address).unwrap_or(all),
+        listen,
         public_url: section.value("public_url", public_url),
         max_body_bytes,
         max_memory_bytes: section.number("max_memory_bytes", memory, least_memory, MEMORY),
@@ -200,23 +209,15 @@ fn tls(mut section: Section<'_>) -> Option<Tls> {
 }
 
 fn admin(mut section: Section<'_>, http: &Http) -> Admin {
-    let listen = section.value("listen", |value| match address(value)? {
+    let listen = |value: &Value| match address(value)? {
         same if same == http.listen && same.port() != 0 => Err(format!(
             "is {same}, as http.listen: probes and metrics need an address of their own"
         )),
         other => Ok(other),
-    });
-    let file = section.value("token_file", |value| {
-        let file = path(value)?;
-        Ok((secrets_of_file(&file)?, file))
-    });
-    let (tokens, token_file) = file.unzip();
-    token_file.iter().for_each(|file| section.holds_secret(file));
-    Admin {
-        listen: listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9090))),
-        tokens: tokens.unwrap_or_default(),
-        token_file,
-    }
+    };
+    let listen = section.value_or("listen", (Ipv4Addr::LOCALHOST, 9090), listen);
+    let (tokens, token_file) = secrets_file(&mut section, "token_file").unzip();
+    Admin { listen, tokens: tokens.unwrap_or_default(), token_file }
 }
 
 fn journal(mut section: Section<'_>, http: &Http) -> Journal {
@@ -229,7 +230,7 @@ fn journal(mut section: Section<'_>, http: &Http) -> Journal {
                               answered 200; delete the line";
     section.removed("durability", DURABILITY);
     Journal {
-        directory: section.value("directory", path).unwrap_or("/var/lib/weni-edge".into()),
+        directory: section.value_or("directory", "/var/lib/weni-edge", path),
         max_bytes: section.number("max_bytes", 10_737_418_240, least..=1 << 50, BYTES),
         min_free_bytes: section.number(
             "min_free_bytes",
@@ -237,15 +238,14 @@ fn journal(mut section: Section<'_>, http: &Http) -> Journal {
             0..=1 << 50,
             "no file system is that large",
         ),
-        allow_volatile: section.value("allow_volatile", flag).unwrap_or(false),
+        allow_volatile: section.value_or("allow_volatile", false, flag),
     }
 }
 
 fn kafka(mut section: Section<'_>) -> Kafka {
-    let create_topics = create_topics(&mut section);
     Kafka {
-        bootstrap_servers: section.text("bootstrap_servers", "", servers),
-        create_topics,
+        bootstrap_servers: section.value("bootstrap_servers", servers).unwrap_or_default(),
+        create_topics: create_topics(&mut section),
         identity_prefix: section.text("identity_prefix", "weni-edge.", |prefix| {
             if is_plain(prefix, 100) {
                 return Ok(());
@@ -265,10 +265,11 @@ fn kafka(mut section: Section<'_>) -> Kafka {
 fn create_topics(section: &mut Section<'_>) -> Option<CreateTopics> {
     const TABLE: &str = "{ partitions = 12, replication_factor = 3 }";
     const REFUSED: &str = "Kafka does not take it";
-    let written = section.peek("create_topics").map(flag);
-    if let Some(Ok(created)) = written {
-        let read = |_: &Value| if created { Err(format!("is true: say {TABLE}")) } else { Ok(()) };
-        section.value("create_topics", read);
+    if section.peek("create_topics").is_none_or(|value| flag(value).is_ok()) {
+        section.value_or("create_topics", false, |value| match flag(value)? {
+            true => Err(format!("is true: say {TABLE}")),
+            false => Ok(false),
+        });
         return None;
     }
     let mut section = section.table("create_topics")?;
@@ -281,7 +282,8 @@ fn create_topics(section: &mut Section<'_>) -> Option<CreateTopics> {
     })
 }
 
-fn servers(servers: &str) -> Result<(), String> {
+fn servers(value: &Value) -> Result<String, String> {
+    let servers = text(value)?;
     let server = |server: &str| {
         let address = server.rsplit_once("://").map_or(server, |(_, address)| address);
         let (host, port) = match address.rsplit_once(':') {
@@ -292,7 +294,7 @@ fn servers(servers: &str) -> Result<(), String> {
         !host.is_empty() && !host.contains(char::is_whitespace) && port.is_some()
     };
     if servers.split(',').map(str::trim).all(server) {
-        return Ok(());
+        return Ok(servers);
     }
     Err(format!("is \"{servers}\": use host:port, several with commas between them"))
 }
@@ -305,11 +307,8 @@ fn topics(mut section: Section<'_>) -> Topics {
         channel_event: topic("channel_event", "weni.channel-event.v1"),
         dead_letter: topic("dead_letter", "weni.dead-letter.v1"),
         position: topic("position", "weni.edge-position.v1"),
-        key_by_conversation: section.choice(
-            "inbound_key",
-            false,
-            &[("message", false), ("conversation", true)],
-        ),
+        key_by_conversation: section
+            .choice("inbound_key", &[("message", false), ("conversation", true)]),
     };
     // The dead letters' topic can replace an event topic that does not exist yet.
     let mut taken = BTreeSet::from([&topics.dead_letter]);
@@ -346,10 +345,7 @@ fn is_plain(text: &str, len_max: usize) -> bool {
 fn log(mut section: Section<'_>) -> Log {
     let formats =
         [("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)];
-    Log {
-        format: section.choice("format", LogFormat::Auto, &formats),
-        level: section.text("level", "info", level),
-    }
+    Log { format: section.choice("format", &formats), level: section.text("level", "info", level) }
 }
 
 /// `Targets` would take a misspelt level for a module's name, and silence everything else.

@@ -4,13 +4,15 @@
 //! underscores between levels). All problems are reported at once, each with the line of the file
 //! or the name of the variable, and with the remedy. `document` knows where a value was written,
 //! `section` takes values out of it, `load` is the table of all keys with their defaults, `sources`
-//! the table of those of a source, and `properties` checks those of librdkafka.
+//! the table of those of a source, `properties` checks those of librdkafka, and `effective` writes what
+//! is in effect.
 //!
-//! **Invariant:** neither `Debug` nor an error shows the text of a [`Secret`].
+//! **Invariant:** no error, `Debug` or `Serialize` shows the text of a [`Secret`].
 
 pub(crate) mod client;
 mod document;
 mod duration;
+mod effective;
 mod file;
 mod load;
 mod properties;
@@ -29,10 +31,19 @@ use std::{
 };
 
 pub use duration::{parse_duration, show_duration};
+pub use effective::{EffectiveValue, to_toml};
 pub(crate) use file::read as read_file;
 pub use load::ConfigError;
 
+use serde::{Serialize, Serializer};
+
 use crate::event::{Settings, Topic};
+
+/// A file with every key, its default and what it means. It lacks only a secret that is long enough.
+pub const DEFAULT_FILE: &str = include_str!("../../deploy/weni-edge.toml");
+
+/// What is shown instead of a secret. As a secret of a source it would be too short.
+const HIDDEN: &str = "(secret)";
 
 /// The whole configuration: a section of `weni-edge.toml` each.
 #[expect(missing_docs, reason = "the types say what each is")]
@@ -243,6 +254,12 @@ impl Secret {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("(secret)")
+        formatter.write_str(HIDDEN)
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(HIDDEN)
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    Secret, client,
+    HIDDEN, Secret, client,
     document::{Node, Value},
     file,
     section::{Section, flag},
@@ -81,16 +81,28 @@ const NOT_BUILT_IN: &str = "is not built in: OIDC (OAUTHBEARER), MSK IAM (AWS_MS
 const OF_NOT_BUILT_IN: [&str; 4] =
     ["sasl.oauthbearer.", "enable.sasl.oauthbearer.", "sasl.kerberos.", "https.ca."];
 
-/// Properties that are a secret, and properties that name a file with a secret.
-const SECRETS: [&str; 4] =
-    ["sasl.password", "ssl.key.password", "ssl.key.pem", "ssl.keystore.password"];
+/// Properties of logins and TLS that are no secret. All others are taken for one, also those that a
+/// later librdkafka adds.
+const NO_SECRETS: [&str; 9] = [
+    "sasl.mechanism",
+    "sasl.mechanisms",
+    "sasl.username",
+    "ssl.ca.pem",
+    "ssl.certificate.pem",
+    "ssl.cipher.suites",
+    "ssl.curves.list",
+    "ssl.endpoint.identification.algorithm",
+    "ssl.sigalgs.list",
+];
+/// Properties that name a file with a secret.
 const SECRET_LOCATIONS: [&str; 2] = ["ssl.key.location", "ssl.keystore.location"];
 
-/// The value of a property, and where it was written.
-struct Given {
-    value: Secret,
-    variable: bool,
-    origin: String,
+/// A property as it was written.
+struct Written {
+    name: String,
+    /// The value is in a file, and this names it.
+    from_file: bool,
+    node: Node,
     path: String,
 }
 
@@ -102,24 +114,25 @@ pub(super) fn read(mut section: Section<'_>) -> BTreeMap<String, Secret> {
         flatten(key, node, &mut nodes);
     }
     // Variables come last, because they override the file.
-    nodes.sort_by_key(|(_, node)| matches!(node.value, Value::Variable(_)));
-    let mut all: BTreeMap<String, Given> = BTreeMap::new();
+    nodes.sort_by_key(|(_, node)| node.is_variable());
+    let mut all: BTreeMap<String, Written> = BTreeMap::new();
+    let mut properties = BTreeMap::new();
     let mut wrong = false;
     for (key, node) in nodes {
-        let path = section.path_of(&key);
-        match property(&key, &node, &all) {
-            Ok((name, value)) => {
-                let variable = matches!(node.value, Value::Variable(_));
-                note_secret(&section, &name, &key, &node, &value);
-                all.insert(name, Given { value, variable, origin: node.origin, path });
+        let (name, from_file) = name(&key, node.is_variable());
+        let written = Written { name, from_file, node, path: section.path_of(&key) };
+        match value(&written, all.get(&written.name)) {
+            Ok(value) => {
+                note_secret(&section, &written, &value);
+                properties.insert(written.name.clone(), value);
+                all.insert(written.name.clone(), written);
             }
             Err(why) => {
-                section.report(&node.origin, &path, &why);
+                section.report(&written.node.origin, &written.path, &why);
                 wrong = true;
             }
         }
     }
-    let properties = all.iter().map(|(name, given)| (name.clone(), given.value.clone())).collect();
     let refusals = match conflicts(&properties) {
         // A refused property is missing here, and another may be refused because of that.
         _ if wrong => Vec::new(),
@@ -131,53 +144,76 @@ pub(super) fn read(mut section: Section<'_>) -> BTreeMap<String, Secret> {
     };
     for (name, why) in refusals {
         match name.and_then(|name| all.get(&name)) {
-            Some(given) => section.report(&given.origin, &given.path, &why),
+            Some(written) => section.report(&written.node.origin, &written.path, &why),
             None => section.problem(&why),
         }
+    }
+    for written in all.into_values() {
+        let shown = written.shown();
+        let key = written.name + if written.from_file { "_file" } else { "" };
+        section.in_effect(&key, shown, written.node.origin);
     }
     properties
 }
 
+impl Written {
+    /// What may be said of it.
+    fn shown(&self) -> toml::Value {
+        match &self.node.value {
+            _ if is_secret(&self.name) && !self.from_file => HIDDEN.into(),
+            Value::Typed(value) => value.clone(),
+            Value::Variable(text) => text.as_str().into(),
+            // None is left: keys are joined.
+            Value::Table(_) => HIDDEN.into(),
+        }
+    }
+}
+
+fn is_secret(name: &str) -> bool {
+    let login_or_tls = name.starts_with("sasl.") || name.starts_with("ssl.");
+    login_or_tls && !name.ends_with(".location") && !NO_SECRETS.contains(&name)
+}
+
 /// Notes which file holds a secret.
-fn note_secret(section: &Section<'_>, name: &str, key: &str, node: &Node, value: &Secret) {
-    let from_file = key.ends_with("_file");
-    let secret = SECRETS.contains(&name);
+fn note_secret(section: &Section<'_>, written: &Written, value: &Secret) {
+    let Written { name, from_file, node, .. } = written;
+    let secret = is_secret(name);
     match &node.value {
-        Value::Variable(path) | Value::Typed(toml::Value::String(path)) if secret && from_file => {
+        Value::Variable(path) | Value::Typed(toml::Value::String(path)) if secret && *from_file => {
             section.holds_secret(Path::new(path));
         }
         Value::Typed(_) if secret => section.holds_secret_itself(),
-        _ if SECRET_LOCATIONS.contains(&name) => section.holds_secret(Path::new(value.expose())),
+        _ if SECRET_LOCATIONS.contains(&name.as_str()) => {
+            section.holds_secret(Path::new(value.expose()));
+        }
         _ => {}
     }
 }
 
-/// The property that `key` gives, and its value.
-fn property(
-    key: &str,
-    node: &Node,
-    before: &BTreeMap<String, Given>,
-) -> Result<(String, Secret), String> {
-    let variable = matches!(node.value, Value::Variable(_));
-    let (name, from_file) = name(key, variable);
-    if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+/// The value of a property, which may have been written `before`.
+fn value(written: &Written, before: Option<&Written>) -> Result<Secret, String> {
+    let Written { name, from_file, node, .. } = written;
+    if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| refused == name) {
         return Err(format!("is not for you to set: it {why}; leave it out"));
     }
     if OF_NOT_BUILT_IN.iter().any(|prefix| name.starts_with(prefix)) {
         return Err(format!("is of a login that {NOT_BUILT_IN}"));
     }
-    if before.get(&name).is_some_and(|before| before.variable == variable) {
+    if before.is_some_and(|before| before.node.is_variable() == node.is_variable()) {
         return Err(format!("gives {name} a second time; leave one of them out"));
     }
-    let value = value(node, from_file)?;
+    let value = content(node, *from_file)?;
     if name.starts_with("sasl.mechanism") && !MECHANISMS.contains(&value.as_str()) {
         return Err(format!("names a login that {NOT_BUILT_IN}"));
     }
+    if is_secret(name) && value == HIDDEN {
+        return Err(format!("is \"{HIDDEN}\", which stands for a secret: put the secret back"));
+    }
     if name.starts_with("ssl.") && name.ends_with(".location") {
-        readable(&name, Path::new(&value))
+        readable(name, Path::new(&value))
             .map_err(|error| format!("names a file that cannot be read: {error}"))?;
     }
-    Ok((name, Secret::new(value)))
+    Ok(Secret::new(value))
 }
 
 /// Contradictions between properties that librdkafka does not report.
@@ -233,7 +269,7 @@ fn name(key: &str, variable: bool) -> (String, bool) {
     (if variable { name.replace('_', ".") } else { name.into() }, from_file)
 }
 
-fn value(node: &Node, from_file: bool) -> Result<String, String> {
+fn content(node: &Node, from_file: bool) -> Result<String, String> {
     let value = match &node.value {
         Value::Variable(text) | Value::Typed(toml::Value::String(text)) => text.clone(),
         Value::Typed(toml::Value::Integer(number)) => number.to_string(),

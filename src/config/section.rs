@@ -13,9 +13,12 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
+
 use super::{
     document::{Node, Value, parse},
     duration::{parse_duration, show_duration},
+    effective::{DEFAULT, EffectiveValue},
 };
 
 /// What reading finds beside the values.
@@ -25,12 +28,14 @@ pub(super) struct Findings {
     pub(super) problems: RefCell<Vec<String>>,
     /// Files that hold a secret.
     pub(super) secret_files: RefCell<BTreeSet<PathBuf>>,
+    /// In the order of reading.
+    pub(super) effective: RefCell<Vec<EffectiveValue>>,
 }
 
 /// One table. Reading empties it.
 pub(super) struct Section<'p> {
-    /// `http` or `sources.loja`. Empty for the root.
-    path: String,
+    /// `["http"]` or `["sources", "loja"]`. Empty for the root.
+    path: Vec<String>,
     /// The place where the table begins.
     origin: String,
     entries: BTreeMap<String, Node>,
@@ -39,9 +44,14 @@ pub(super) struct Section<'p> {
 }
 
 impl<'p> Section<'p> {
-    pub(super) fn new(path: String, node: Node, findings: &'p Findings) -> Self {
+    pub(super) fn root(node: Node, findings: &'p Findings) -> Self {
+        Self::new(Vec::new(), node, findings)
+    }
+
+    fn new(path: Vec<String>, node: Node, findings: &'p Findings) -> Self {
         let origin = node.origin.clone();
         let entries = node.into_table().unwrap_or_else(|| {
+            let path = path.join(".");
             findings
                 .problems
                 .borrow_mut()
@@ -54,17 +64,18 @@ impl<'p> Section<'p> {
     /// The table under `key`.
     pub(super) fn table(&mut self, key: &'static str) -> Option<Self> {
         let node = self.take(key)?;
-        Some(Self::new(self.path_of(key), node, self.findings))
+        Some(self.nested(key, node))
     }
 
     /// The table under `key`, or an empty one.
     pub(super) fn section(&mut self, key: &'static str) -> Self {
         let node = self.take(key).unwrap_or_else(|| Node::empty(&self.origin));
-        Self::new(self.path_of(key), node, self.findings)
+        self.nested(key, node)
     }
 
-    /// The table `node`, which [`drain`](Self::drain) returned.
-    pub(super) fn nested(&self, path: String, node: Node) -> Self {
+    /// The table `node` under `key`, which [`drain`](Self::drain) returned.
+    pub(super) fn nested(&self, key: &str, node: Node) -> Self {
+        let path = self.path.iter().cloned().chain([key.to_owned()]).collect();
         Self::new(path, node, self.findings)
     }
 
@@ -79,14 +90,48 @@ impl<'p> Section<'p> {
     }
 
     /// The value under `key`, or `None` if it is missing or `read` refuses it.
-    pub(super) fn value<T>(
+    pub(super) fn value<T: Serialize>(
         &mut self,
         key: &'static str,
         read: impl FnOnce(&Value) -> Result<T, String>,
     ) -> Option<T> {
-        let node = self.take(key)?;
-        let value = read(&node.value);
-        value.map_err(|why| self.report(&node.origin, &self.path_of(key), &why)).ok()
+        self.shown(key, None, read, as_toml)
+    }
+
+    /// The value under `key`, or `default`.
+    pub(super) fn value_or<T: Serialize>(
+        &mut self,
+        key: &'static str,
+        default: impl Into<T>,
+        read: impl FnOnce(&Value) -> Result<T, String>,
+    ) -> T {
+        // INVARIANT: there is a default.
+        self.shown(key, Some(default.into()), read, as_toml).expect("a value")
+    }
+
+    /// The value under `key`, or `default` if it is missing or `read` refuses it. `show` makes what
+    /// is said of it in the configuration in effect.
+    pub(super) fn shown<T>(
+        &mut self,
+        key: &'static str,
+        default: Option<T>,
+        read: impl FnOnce(&Value) -> Result<T, String>,
+        show: impl FnOnce(&T) -> toml::Value,
+    ) -> Option<T> {
+        let (value, origin) = match self.take(key) {
+            None => (default, DEFAULT.to_owned()),
+            Some(node) => match read(&node.value) {
+                Ok(value) => (Some(value), node.origin),
+                Err(why) => {
+                    self.report(&node.origin, &self.path_of(key), &why);
+                    return default;
+                }
+            },
+        };
+        if let Some(value) = &value {
+            self.in_effect(key, show(value), origin);
+        }
+        value
     }
 
     /// Text that `check` accepts.
@@ -96,12 +141,13 @@ impl<'p> Section<'p> {
         default: &str,
         check: impl FnOnce(&str) -> Result<(), String>,
     ) -> String {
-        self.value(key, |value| text(value).and_then(|text| check(&text).map(|()| text)))
-            .unwrap_or_else(|| default.to_owned())
+        self.value_or(key, default, |value| {
+            text(value).and_then(|text| check(&text).map(|()| text))
+        })
     }
 
     /// A number within `range`. `why` is the reason for the range.
-    pub(super) fn number<T: TryFrom<i64> + PartialOrd + Display>(
+    pub(super) fn number<T: TryFrom<i64> + PartialOrd + Display + Serialize + Copy>(
         &mut self,
         key: &'static str,
         default: T,
@@ -115,7 +161,7 @@ impl<'p> Section<'p> {
                 format!("is {number}: {why}; use {from} to {to}, or leave it out for {default}")
             })
         };
-        self.value(key, read).unwrap_or(default)
+        self.value_or(key, default, read)
     }
 
     /// A duration within `range`. `why` is the reason for the range.
@@ -135,7 +181,8 @@ impl<'p> Section<'p> {
                 [duration, *range.start(), *range.end(), default].map(show_duration);
             Err(format!("is {is}: {why}; use {from} to {to}, or leave it out for {default}"))
         };
-        self.value(key, read).unwrap_or(default)
+        let show = |duration: &Duration| show_duration(*duration).into();
+        self.shown(key, Some(default), read, show).unwrap_or(default)
     }
 
     /// A key of an earlier version. `why` says what replaced it.
@@ -145,27 +192,24 @@ impl<'p> Section<'p> {
         }
     }
 
-    /// One of a few words.
-    pub(super) fn choice<T: Copy>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        choices: &[(&str, T)],
-    ) -> T {
+    /// One of a few words. The first one is the default.
+    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> T {
         let read = |value: &Value| {
-            let text = text(value)?;
+            let names = || {
+                let names = choices.iter().map(|(name, _)| format!("\"{name}\""));
+                names.collect::<Vec<_>>().join(" or ")
+            };
+            let text = text(value).map_err(|why| format!("{why}: use {}", names()))?;
             let found = choices.iter().find(|(name, _)| *name == text);
-            found.map(|(_, choice)| *choice).ok_or_else(|| {
-                let names: Vec<_> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-                format!("is \"{text}\": use {}", names.join(" or "))
-            })
+            found.copied().ok_or_else(|| format!("is \"{text}\": use {}", names()))
         };
-        self.value(key, read).unwrap_or(default)
+        let default = choices[0];
+        self.shown(key, Some(default), read, |(name, _)| (*name).into()).unwrap_or(default).1
     }
 
     /// Reports a problem of the whole table.
     pub(super) fn problem(&self, why: &str) {
-        self.report(&self.origin, &self.path, why);
+        self.report(&self.origin, &self.path.join("."), why);
     }
 
     /// Reports a problem of `path`, which was written at `origin`.
@@ -184,8 +228,15 @@ impl<'p> Section<'p> {
         self.holds_secret(Path::new(file));
     }
 
+    /// Notes a value in effect. A secret is given as something else.
+    pub(super) fn in_effect(&self, key: &str, value: toml::Value, origin: String) {
+        let section = self.path.clone();
+        let value = EffectiveValue { section, key: key.to_owned(), value, origin };
+        self.findings.effective.borrow_mut().push(value);
+    }
+
     pub(super) fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
+        self.path.iter().map(String::as_str).chain([key]).collect::<Vec<_>>().join(".")
     }
 
     fn take(&mut self, key: &'static str) -> Option<Node> {
@@ -205,7 +256,9 @@ impl<'p> Section<'p> {
             None if self.path.is_empty() => {
                 format!("is not a section; there are {}", self.known.join(", "))
             }
-            None => format!("is not a key; [{}] has {}", self.path, self.known.join(", ")),
+            None => {
+                format!("is not a key; [{}] has {}", self.path.join("."), self.known.join(", "))
+            }
         }
     }
 }
@@ -216,6 +269,11 @@ impl Drop for Section<'_> {
             self.report(&node.origin, &self.path_of(key), &self.unknown(key));
         }
     }
+}
+
+fn as_toml(value: &impl Serialize) -> toml::Value {
+    // INVARIANT: paths come from text, and numbers from 64 bits with a sign.
+    toml::Value::try_from(value).expect("a value of TOML")
 }
 
 /// Text.

@@ -1,6 +1,9 @@
 //! Sources and their secrets: `[sources.NAME]`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use http::{HeaderName, HeaderValue, header};
 
@@ -33,7 +36,6 @@ const HEADERS_REFUSED: [HeaderName; 9] = [
 pub(super) fn sources(mut section: Section<'_>) -> BTreeMap<String, Source> {
     let mut sources = BTreeMap::new();
     for (name, node) in section.drain() {
-        let path = section.path_of(&name);
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         let named = matches!(name.len(), 1..=64)
             && name.bytes().all(|byte| plain(byte) || b"._-".contains(&byte))
@@ -41,9 +43,9 @@ pub(super) fn sources(mut section: Section<'_>) -> BTreeMap<String, Source> {
         if !named || name == crate::metrics::UNKNOWN_SOURCE {
             let why = "cannot be a source: its name is part of the URL, 1 to 64 of a-z, 0-9, '.', \
                        '_', '-', a letter or digit first, and not \"unknown\"";
-            section.report(&node.origin, &path, why);
+            section.report(&node.origin, &section.path_of(&name), why);
         }
-        let source = source(section.nested(path, node));
+        let source = source(section.nested(&name, node));
         sources.insert(name, source);
     }
     sources
@@ -64,12 +66,9 @@ pub(super) fn source(mut section: Section<'_>) -> Source {
     if listed.is_some() && !variable {
         section.holds_secret_itself();
     }
-    let file = section.value("secrets_file", |value| {
-        let file = path(value)?;
-        Ok((secrets_of_file(&file)?, file))
-    });
-    let allow_unauthenticated = section.value("allow_unauthenticated", flag).unwrap_or_default();
-    let raw = section.value("raw", raw).unwrap_or(true);
+    let (more, secrets_file) = secrets_file(&mut section, "secrets_file").unzip();
+    let allow_unauthenticated = section.value_or("allow_unauthenticated", false, flag);
+    let raw = section.choice("raw", &[("all", true), ("untyped", false)]);
     let labels = section.table("labels").map(labels).unwrap_or_default();
     match (allow_unauthenticated, has_header, has_secret) {
         (false, false, _) => section
@@ -83,22 +82,10 @@ pub(super) fn source(mut section: Section<'_>) -> Source {
             "says allow_unauthenticated = true and has a header or secrets: leave out one of the two",
         ),
     }
-    let (more, secrets_file) = file.unzip();
-    secrets_file.iter().for_each(|file| section.holds_secret(file));
     let mut secrets = listed.unwrap_or_default();
     secrets.extend(more.unwrap_or_default());
     let header = header.unwrap_or_default();
     Source { header, secrets, secrets_file, allow_unauthenticated, raw, labels }
-}
-
-fn raw(value: &Value) -> Result<bool, String> {
-    const CHOICES: &str = "write \"all\", or \"untyped\" to leave out what is in typed fields";
-    match text(value).as_deref() {
-        Ok("all") => Ok(true),
-        Ok("untyped") => Ok(false),
-        Ok(other) => Err(format!("is \"{other}\": {CHOICES}")),
-        Err(_) => Err(format!("is no longer true or false: {CHOICES}")),
-    }
 }
 
 /// Every event carries them: they are few and short.
@@ -106,7 +93,10 @@ fn labels(mut section: Section<'_>) -> String {
     let mut labels = BTreeMap::new();
     for (name, node) in section.drain() {
         match text(&node.value) {
-            Ok(label) => drop(labels.insert(name, label)),
+            Ok(label) => {
+                section.in_effect(&name, label.as_str().into(), node.origin);
+                labels.insert(name, label);
+            }
             Err(why) => section.report(&node.origin, &section.path_of(&name), &why),
         }
     }
@@ -144,7 +134,22 @@ fn secret_of(secret: String) -> Result<Secret, String> {
     }
 }
 
-pub(super) fn secrets_of_file(path: &Path) -> Result<Vec<Secret>, String> {
+/// The secrets of the file that `key` names, and the file.
+pub(super) fn secrets_file(
+    section: &mut Section<'_>,
+    key: &'static str,
+) -> Option<(Vec<Secret>, PathBuf)> {
+    let file = |value: &Value| {
+        let file = path(value)?;
+        Ok((secrets_of_file(&file)?, file))
+    };
+    let shown = |(_, file): &(_, PathBuf)| file.display().to_string().into();
+    let found = section.shown(key, None, file, shown)?;
+    section.holds_secret(&found.1);
+    Some(found)
+}
+
+fn secrets_of_file(path: &Path) -> Result<Vec<Secret>, String> {
     let name = path.display();
     let text = file::read(path).map_err(|error| format!("names {name}: {error}"))?;
     let secret = |(line, secret): (usize, &str)| {

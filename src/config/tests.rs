@@ -5,9 +5,16 @@ use tempfile::TempDir;
 
 use super::*;
 
-const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/weni-edge.toml");
-const SECRET: &str = "s3cr3t-s3cr3t-s3cr3t";
-const SOURCE: &str = "[sources.loja]\nheader = \"X-Token\"\nsecrets = [\"s3cr3t-s3cr3t-s3cr3t\"]\n";
+pub(super) const SECRET: &str = "s3cr3t-s3cr3t-s3cr3t";
+pub(super) const SOURCE: &str =
+    "[sources.loja]\nheader = \"X-Token\"\nsecrets = [\"s3cr3t-s3cr3t-s3cr3t\"]\n";
+
+fn load_from(
+    path: Option<&Path>,
+    variables: impl Iterator<Item = (String, String)>,
+) -> Result<Config, ConfigError> {
+    Ok(Config::load_from(path, variables)?.0)
+}
 
 /// A configuration's file beside whatever else it names.
 pub(super) struct Place(TempDir);
@@ -24,6 +31,14 @@ impl Place {
     }
 
     pub(super) fn load(&self, text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+        Ok(self.load_effective(text, variables)?.0)
+    }
+
+    pub(super) fn load_effective(
+        &self,
+        text: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<(Config, Vec<EffectiveValue>), String> {
         let path = self.file("weni-edge.toml", text);
         let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         let directory = format!("{}/", self.0.path().display());
@@ -47,23 +62,30 @@ pub(super) fn refusal(text: &str) -> String {
     error
 }
 
+/// The default file with a secret.
+pub(super) fn example() -> String {
+    DEFAULT_FILE.replace("16 or more here", SECRET)
+}
+
 #[test]
-fn the_example_names_every_default() {
+fn the_example_names_every_default_and_waits_for_a_secret() {
+    assert!(refusal(DEFAULT_FILE).contains("sources.loja.secrets has a secret of fewer than 16"));
+    let place = Place::new();
+    let config = place.load(&example(), &[]).unwrap();
     let expected = Config {
         sources: [(
             "loja".to_string(),
             Source {
                 header: "X-Token".into(),
-                secrets: vec![Secret::new("put 16 random characters, or more, here")],
+                secrets: vec![Secret::new(SECRET)],
                 ..Source::default()
             },
         )]
         .into(),
         kafka: Kafka { bootstrap_servers: "localhost:9092".into(), ..Kafka::default() },
-        secret_files: [EXAMPLE.into()].into(),
+        secret_files: [place.0.path().join("weni-edge.toml")].into(),
         ..Config::default()
     };
-    let config = Config::load_from(Some(EXAMPLE.as_ref()), std::iter::empty()).unwrap();
     assert_eq!(config, expected);
     assert_eq!(config.ready_to_serve(), Ok(()));
     assert_eq!(load("").unwrap(), Config::default());
@@ -71,7 +93,6 @@ fn the_example_names_every_default() {
 
 #[test]
 fn the_example_has_every_key_and_no_other() {
-    let example = fs::read_to_string(EXAMPLE).unwrap();
     let keys = |section: &str| {
         let line = refusal(&format!("[{section}]\nno-such-key-at-all = 1\n"));
         let known = line.split_once("] has ").map(|(_, known)| known.to_string());
@@ -83,10 +104,10 @@ fn the_example_has_every_key_and_no_other() {
         .flat_map(|section| keys(section).split(", ").map(String::from).collect::<Vec<_>>())
     {
         let found = ["\n", "\n#", "\n[kafka.", "\n#[http."].map(|before| format!("{before}{key}"));
-        assert!(found.iter().any(|key| example.contains(key)), "{key}");
+        assert!(found.iter().any(|key| DEFAULT_FILE.contains(key)), "{key}");
     }
     // What is commented out are keys as well: nothing but missing files is complained about.
-    let uncommented: String = example
+    let uncommented: String = example()
         .lines()
         .map(|line| match line.strip_prefix('#') {
             Some(key) if !key.starts_with(' ') && !key.is_empty() => format!("{key}\n"),
@@ -96,7 +117,12 @@ fn the_example_has_every_key_and_no_other() {
     let problems = load(&uncommented).unwrap_err();
     assert_eq!(
         problems.lines().map(|line| line.split(' ').nth(1).unwrap()).collect::<Vec<_>>(),
-        ["sources.loja.secrets_file", "sources.loja", "kafka.properties.sasl.password_file"],
+        [
+            "admin.token_file",
+            "sources.loja.secrets_file",
+            "sources.loja",
+            "kafka.properties.sasl.password_file"
+        ],
         "{problems}"
     );
 }
@@ -271,7 +297,7 @@ fn only_regular_files_of_at_most_4_mib_are_read() {
         };
         let named = path.clone();
         let error = within(Box::new(move || {
-            let read = Config::load_from(Some(named.as_ref()), std::iter::empty());
+            let read = load_from(Some(named.as_ref()), std::iter::empty());
             read.unwrap_err().to_string()
         }));
         assert_eq!(error, format!("cannot read {path}: {why}"));
@@ -284,7 +310,7 @@ fn only_regular_files_of_at_most_4_mib_are_read() {
         }
     }
     place.file("large", &"#".repeat(4 << 20));
-    assert!(Config::load_from(Some(large.as_ref()), std::iter::empty()).is_ok());
+    assert!(load_from(Some(large.as_ref()), std::iter::empty()).is_ok());
 }
 
 #[test]

@@ -94,15 +94,16 @@ pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(
         return Err(Refusal::TooLarge);
     }
     let mut buffered = BufferedBody::new(hold);
-    loop {
+    while !body.is_end_stream() {
         let until = chunk_deadline(since, since + time, buffered.len());
         let frame = timeout_at(until, body.frame()).await;
-        let Some(frame) = frame.map_err(|_| Refusal::Timeout)? else { return Ok(buffered) };
+        let Some(frame) = frame.map_err(|_| Refusal::Timeout)? else { break };
         // Trailers are no part of the body.
         if let Ok(chunk) = frame.map_err(|_| Refusal::Malformed)?.into_data() {
             buffered.add(chunk, body.is_end_stream(), max_bytes)?;
         }
     }
+    Ok(buffered)
 }
 
 /// Reads on and discards, within limits.

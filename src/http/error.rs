@@ -38,6 +38,11 @@ impl Refusal {
         self.texts().0
     }
 
+    /// A sentence, of the answer and of the log.
+    pub(super) fn detail(self) -> &'static str {
+        self.texts().1
+    }
+
     /// Reason and detail.
     fn texts(self) -> (&'static str, &'static str) {
         match self {

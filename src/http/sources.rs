@@ -150,7 +150,8 @@ impl Registry {
         let (logged, count) = unlogged.entry(reason).or_default();
         *count += 1;
         if logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
-            tracing::warn!(source = name, reason, count = *count, "calls refused");
+            let why = refusal.detail();
+            tracing::warn!(source = name, reason, count = *count, "calls refused: {why}");
             (*logged, *count) = (Some(Instant::now()), 0);
         }
     }

@@ -81,7 +81,9 @@ pub use self::{
     position::Position,
     reader::{Reader, Record},
 };
-use self::{disk::DiskFile, error::io_at, keeper::Keeper, shared::Shared, writer::Writer};
+use self::{
+    disk::DiskFile, error::io_at, keeper::Keeper, queue::Pushed, shared::Shared, writer::Writer,
+};
 use crate::{clock, metrics::Metrics};
 
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
@@ -193,7 +195,12 @@ impl Journal {
     ) -> Result<Position, AppendError> {
         let started = clock::now();
         let shared = self.shared();
-        let (position, mut outcome) = shared.queue.push(len, accepted, write)?;
+        let Pushed { position, is_first, mut outcome } = shared.queue.push(len, accepted, write)?;
+        if is_first {
+            // Tasks that are ready now come into the same batch. A caller who leaves wakes the writer, too.
+            let _wake = scopeguard::guard((), |()| shared.queue.wake_writer());
+            tokio::task::yield_now().await;
+        }
         let decided = outcome.wait_for(Option::is_some).await.map(|outcome| *outcome);
         // A writer that panics drops its batch without an outcome.
         decided.unwrap_or_default().unwrap_or(Err(AppendError::Failed))?;

@@ -1,6 +1,7 @@
 //! Group commit. Callers copy their records into a batch under a short lock. The writer takes the batch,
 //! writes once, syncs once, and wakes all its callers. Meanwhile the next batch fills. There are no
-//! timers: a batch holds what arrived during the previous sync.
+//! timers: a batch holds what arrived during the previous sync, or, if the writer slept, what the ready
+//! tasks of one thread append.
 
 use std::{
     collections::VecDeque,
@@ -55,7 +56,15 @@ struct State {
 }
 
 /// Whether a batch is durable; `None` until the writer has decided.
-type Outcome = Option<Result<(), AppendError>>;
+pub(super) type Outcome = Option<Result<(), AppendError>>;
+
+/// A record in a batch.
+#[derive(Debug)]
+pub(super) struct Pushed {
+    pub(super) position: Position,
+    pub(super) is_first: bool,
+    pub(super) outcome: watch::Receiver<Outcome>,
+}
 
 /// Records that are written and synced together.
 #[derive(Debug)]
@@ -81,13 +90,14 @@ impl Queue {
         }
     }
 
-    /// Admits a record and copies it into the last batch, or refuses it.
+    /// Admits a record and copies it into the last batch, or refuses it. The first of a batch is to call
+    /// [`wake_writer`](Self::wake_writer).
     pub(super) fn push(
         &self,
         len: usize,
         accepted: &IntCounter,
         write: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(Position, watch::Receiver<Outcome>), AppendError> {
+    ) -> Result<Pushed, AppendError> {
         let frame_bytes = FRAME_HEADER_BYTES.saturating_add(len);
         let limit = self.limit();
         let mut state = self.state.lock();
@@ -100,12 +110,14 @@ impl Queue {
         }
         let batch = state.batch_with_room(frame_bytes).ok_or(AppendError::Slow)?;
         let position = batch.push(accepted, write);
-        let outcome = batch.outcome.subscribe();
+        let (is_first, outcome) = (position == batch.first, batch.outcome.subscribe());
         state.next = position.next();
         state.admitted_bytes = admitted;
-        drop(state);
+        Ok(Pushed { position, is_first, outcome })
+    }
+
+    pub(super) fn wake_writer(&self) {
         self.work.notify_one();
-        Ok((position, outcome))
     }
 
     /// Waits for the next batch; `None` once the queue is closed and empty.

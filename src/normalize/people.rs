@@ -1,6 +1,6 @@
 //! Whom an element is about: its user, and the contact that its callback lists for it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::json::Value;
 use crate::event::{Channel, Contact, EventKind, Text};
@@ -83,8 +83,8 @@ pub(super) struct Listed<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Contacts<'a> {
     listed: Vec<Listed<'a>>,
-    by_user_id: HashMap<Text<'a>, usize>,
-    by_wa_id: HashMap<Text<'a>, usize>,
+    by_user_id: BTreeMap<Text<'a>, usize>,
+    by_wa_id: BTreeMap<Text<'a>, usize>,
     /// The only contact belongs to the only user, however it is spelt.
     only: bool,
 }
@@ -114,8 +114,8 @@ impl<'a> Contacts<'a> {
     /// Joins the contacts to the users whom the value's elements are about. Returns those that an
     /// element holds, then the others. A repetition says nothing more than the first of its name.
     pub(super) fn join(&mut self, people: &[Person<'a>]) -> (Vec<&Listed<'a>>, Vec<&Listed<'a>>) {
-        let user_ids: HashSet<_> = people.iter().filter_map(|one| one.user_id.as_ref()).collect();
-        let phones: HashSet<_> = people.iter().filter_map(|one| one.phone.as_ref()).collect();
+        let user_ids: BTreeSet<_> = people.iter().filter_map(|one| one.user_id.as_ref()).collect();
+        let phones: BTreeSet<_> = people.iter().filter_map(|one| one.phone.as_ref()).collect();
         let is_one_user =
             user_ids.len() <= 1 && phones.len() <= 1 && !(user_ids.is_empty() && phones.is_empty());
         let differs = |contact: &Contact<'a>| {
@@ -125,7 +125,7 @@ impl<'a> Contacts<'a> {
                 .is_some_and(|id| !user_ids.is_empty() && !user_ids.contains(id))
         };
         self.only = is_one_user && matches!(&self.listed[..], [only] if !differs(&only.contact));
-        let held: HashSet<_> = people.iter().filter_map(|person| self.place_of(person)).collect();
+        let held: BTreeSet<_> = people.iter().filter_map(|person| self.place_of(person)).collect();
         self.listed.iter().partition(|listed| {
             let Contact { user_id, wa_id, .. } = &listed.contact;
             let by_id = user_id.as_ref().and_then(|id| self.by_user_id.get(id));

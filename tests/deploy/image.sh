@@ -32,7 +32,7 @@ build_as_the_image() {
   mkdir -p "$context/benches"
   local names
   mapfile -t names < <(sed -n 's/^!//p' .dockerignore)
-  cp -r --preserve=timestamps "${names[@]}" "$context/"
+  cp -r --parents --preserve=timestamps "${names[@]}" "$context/"
   touch "$context/benches/edge.rs"
   read -ra command < <(grep -o 'cargo build .*[^ \\]' deploy/Dockerfile)
   echo "${command[*]}"

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use weni_edge::config::Config;
+use weni_edge::config::{Config, DEFAULT_FILE};
 
 use crate::harness::{self, said};
 
@@ -63,7 +63,8 @@ fn every_command_refuses_what_cannot_work_and_shows_no_value() {
          \"sasl.pasword\"\n",
         config.display()
     );
-    let commands: [&[&str]; 6] = [
+    let commands: [&[&str]; 7] = [
+        &["config"],
         &["serve"],
         &["replay", "--dry-run"],
         &["journal", "show"],
@@ -76,6 +77,54 @@ fn every_command_refuses_what_cannot_work_and_shows_no_value() {
         assert_ne!(output.status.code(), Some(0), "{command:?}");
         assert!(said(&output).ends_with(&expected), "{command:?}: {}", said(&output));
     }
+}
+
+#[test]
+fn config_prints_what_is_in_effect_and_ends_as_serve_would() {
+    let place = Place::new();
+    let source = format!("[sources.loja]\nheader = \"X-Token\"\nsecrets = [\"{SECRET}\"]");
+    let good = place.config(&source, 0o600);
+    let output = run(&["config"], &good);
+    assert!(output.status.success() && said(&output).is_empty(), "{}", said(&output));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let written =
+        format!("{:<41} # {}:10\n", "bootstrap_servers = \"127.0.0.1:1\"", good.display());
+    assert!(printed.contains(&written), "{printed}");
+    assert!(!printed.contains(SECRET), "{printed}");
+
+    let listed = run(&["config", "--output", "json"], &good);
+    let listed: Vec<Value> = serde_json::from_slice(&listed.stdout).unwrap();
+    let origin = format!("{}:13", good.display());
+    let secrets = json!({
+        "section": ["sources", "loja"], "key": "secrets", "value": ["(secret)"], "origin": origin
+    });
+    assert!(listed.contains(&secrets), "{listed:?}");
+
+    // Complete, but for what `serve` cannot do without.
+    let output = run(&["config"], &place.config("", 0o600));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).starts_with("error: the configuration lacks a source. "));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("[topics]"));
+
+    for wrong in ["[http]\nlisten = 1", "[sources.loja]\nsecrets = [s3cr3t-s3cr3t-s3cr3t]"] {
+        let wrong = place.file("weni-edge.toml", wrong, 0o600);
+        let [shown, served] = ["config", "serve"].map(|command| run(&[command], &wrong));
+        assert_eq!(shown.status.code(), Some(2));
+        assert_eq!(shown, served);
+        assert!(!said(&shown).is_empty() && shown.stdout.is_empty());
+    }
+}
+
+#[test]
+fn the_default_file_is_the_one_of_the_repository() {
+    let output = harness::run(["config", "--default"]);
+    assert!(output.status.success());
+    let file = fs::read("deploy/weni-edge.toml").unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), String::from_utf8(file).unwrap());
+    let place = Place::new();
+    let with_secret = DEFAULT_FILE.replace("16 or more here", SECRET);
+    let with_secret = place.file("weni-edge.toml", &with_secret, 0o600);
+    assert!(run(&["config"], &with_secret).status.success());
 }
 
 #[test]
@@ -138,8 +187,7 @@ fn known_keys(section: &str) -> BTreeSet<String> {
 
 /// The example with what is commented out.
 fn example() -> toml::Table {
-    let text = fs::read_to_string("deploy/weni-edge.toml").unwrap();
-    let uncommented = text.lines().map(|line| match line.strip_prefix('#') {
+    let uncommented = DEFAULT_FILE.lines().map(|line| match line.strip_prefix('#') {
         Some(key) if !key.starts_with(' ') && !key.is_empty() => key,
         _ => line,
     });

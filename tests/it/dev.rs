@@ -8,6 +8,8 @@ use std::{
 
 use serde_json::Value;
 
+use crate::harness::PROGRAM;
+
 /// A running `dev`, ended when it is dropped.
 pub(crate) struct Dev {
     process: Child,
@@ -20,6 +22,17 @@ impl Dev {
         let (process, mut lines) = spawn("json", arguments);
         let ready = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
         Self { process, lines, ready }
+    }
+
+    fn for_people(arguments: &[&str]) -> Self {
+        let (process, lines) = spawn("human", arguments);
+        Self { process, lines, ready: Value::Null }
+    }
+
+    /// What stands after `text` in the next line for people that has it.
+    fn after(&mut self, text: &str) -> String {
+        let rest = |line: String| Some(line.split_once(text)?.1.trim().to_owned());
+        self.lines.find_map(|line| rest(line.unwrap())).unwrap()
     }
 
     pub(crate) fn next(&mut self) -> Value {
@@ -39,7 +52,7 @@ impl Dev {
 }
 
 fn spawn(output: &str, arguments: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
-    let mut process = Command::new(env!("CARGO_BIN_EXE_weni-edge"))
+    let mut process = Command::new(PROGRAM)
         .args(["dev", "--output", output])
         .args(arguments)
         .stdin(Stdio::null())
@@ -96,7 +109,7 @@ fn what_it_prints_is_enough_to_call_it() {
     assert_eq!(dev.ready["ready"], true);
     let secret = dev.text("/headers/X-Token");
     let header = format!("X-Token: {secret}");
-    let sent = Command::new(env!("CARGO_BIN_EXE_weni-edge"))
+    let sent = Command::new(PROGRAM)
         .args(["send", dev.text("/hooks"), "-X", dev.text("/method"), "-H", &header])
         .args(["--sample", "read"])
         .output()
@@ -136,18 +149,44 @@ fn what_it_prints_of_a_call_does_not_command_the_terminal() {
     assert_eq!(record["key"], "wamid.\u{1b}[2J\u{7}\n\u{7f}\u{9b}31m");
     assert!(dev.interrupt());
 
-    let (process, lines) = spawn("human", &[]);
-    let mut dev = Dev { process, lines, ready: Value::Null };
-    let mut named = |name: &str| {
-        let line =
-            dev.lines.find_map(|line| line.unwrap().trim().strip_prefix(name).map(str::to_owned));
-        line.unwrap().trim().to_owned()
-    };
-    let (hooks, secret) = (named("URL do webhook"), named("Cabeçalhos      Chave X-Token, Valor "));
-    named("Every event");
-    call_hostile(&hooks, &secret);
+    let mut dev = Dev::for_people(&[]);
+    let secret = dev.after("Chave X-Token, Valor ");
+    let command = dev.after("weni-edge send ");
+    dev.after("Every event");
+    call_hostile(command.split(' ').next().unwrap(), &secret);
     let line = dev.lines.next().unwrap().unwrap();
     assert!(!line.contains(char::is_control), "{line:?}");
     assert!(line.ends_with(r"wamid.\u001b[2J\u0007\u000a\u007f\u009b31m"), "{line:?}");
+    assert!(dev.interrupt());
+}
+
+#[test]
+fn a_newcomer_is_told_how_weni_reaches_this_machine() {
+    let mut dev = Dev::for_people(&[]);
+    assert_eq!(dev.after("URL do webhook"), "https://YOUR-PUBLIC-ADDRESS/hooks/demo");
+    let advice = dev.after("Weni cannot reach 127.0.0.1. Start `");
+    assert_eq!(advice, format!("{PROGRAM} dev --listen 0.0.0.0:8080` instead."));
+    assert!(dev.after("from the internet to port ").starts_with("8080 of this machine."));
+
+    let mut dev = Dev::for_people(&["--listen", "0.0.0.0:0"]);
+    assert_eq!(dev.after("URL do webhook"), "https://YOUR-PUBLIC-ADDRESS/hooks/demo");
+    let advice = dev.after("from the internet to port ");
+    // What is printed can be called from this machine.
+    let called = dev.after("weni-edge send http://127.0.0.1:");
+    let port = called.split('/').next().unwrap();
+    assert!(advice.starts_with(&format!("{port} of this machine.")), "{advice}");
+}
+
+#[test]
+fn the_demo_says_when_it_has_ended_and_goes_on() {
+    let mut dev = Dev::for_people(&["--demo"]);
+    dev.after("Every event");
+    let lines = dev.lines.by_ref().map(Result::unwrap);
+    let records: Vec<_> =
+        lines.take_while(|line| !line.starts_with("The demo has ended")).collect();
+    let records: Vec<_> = records.iter().filter(|line| !line.is_empty()).collect();
+    assert!(records.len() > 5, "{records:?}");
+    assert!(records.last().unwrap().contains("dead_letter"), "{records:?}");
+    assert!(dev.process.try_wait().unwrap().is_none(), "it goes on");
     assert!(dev.interrupt());
 }

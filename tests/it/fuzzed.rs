@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 use weni_edge::{
     callback::Callback,
-    config::Config,
+    config::{Config, EffectiveValue, to_toml},
     event::{
         Event, Item, KeptLetter, Reason, Settings, Stage, Topic,
         form::{Details, Form, Message, Status},
@@ -206,13 +206,24 @@ fn written(event: &Event<'_>) -> Vec<String> {
     all
 }
 
-/// A file is a configuration, or refused with words.
+/// A file is a configuration, which says of itself what makes the same one, or refused with words.
 pub(crate) fn config(text: &[u8]) {
     let directory = memory_directory();
     let path = directory.path().join("weni-edge.toml");
     fs::write(&path, text).unwrap();
-    if let Err(error) = Config::load(Some(&path)) {
-        assert!(!error.to_string().is_empty());
+    let values = match Config::load_effective(Some(&path)) {
+        Err(error) => return assert!(!error.to_string().is_empty()),
+        Ok((_, values)) => values,
+    };
+    let printed = to_toml(&values);
+    fs::write(&path, printed.replace("\"(secret)\"", "\"secret of some length\"")).unwrap();
+    let without_origin = |values: Vec<EffectiveValue>| -> Vec<_> {
+        values.into_iter().map(|value| (value.section, value.key, value.value)).collect()
+    };
+    match Config::load_effective(Some(&path)) {
+        Ok((_, again)) => assert_eq!(without_origin(again), without_origin(values)),
+        // What stands for a key in PEM is none.
+        Err(error) => assert!(printed.contains(".pem\" = \"(secret)\""), "{error}\n{printed}"),
     }
 }
 

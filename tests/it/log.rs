@@ -160,3 +160,18 @@ fn what_libraries_say_of_callers_is_logged_only_where_it_is_asked_for() {
         assert_eq!(has_said, is_asked, "{level}: {log:?}");
     }
 }
+
+#[test]
+fn a_refused_call_is_logged_with_the_reason_in_words() {
+    let edge =
+        Edge::start(&Settings { bootstrap: "127.0.0.1:9".to_owned(), ..Settings::default() });
+    let mut stream = TcpStream::connect(edge.public()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let call = b"GET /hooks/loja HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    stream.write_all(call).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    let line = "calls refused: The header with the secret is missing or wrong.";
+    eventually("the line", || edge.has_logged(line).then_some(()));
+}

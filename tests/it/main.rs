@@ -5,6 +5,7 @@ mod admin;
 mod architecture;
 mod callers;
 mod cluster;
+mod completions;
 mod config;
 mod contract;
 mod dev;

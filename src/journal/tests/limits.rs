@@ -212,6 +212,17 @@ fn after_a_caller_has_gone_the_record_still_counts() {
 }
 
 #[test]
+fn a_caller_who_leaves_before_the_writer_wakes_wakes_it() {
+    let directory = directory();
+    let (journal, accepted) = (open(&directory), counter());
+    let mut append = Box::pin(journal.append(4, &accepted, |out| out.extend(b"left")));
+    assert!(append.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    assert!(!journal.shared().queue.is_empty(), "the writer sleeps");
+    drop(append);
+    assert!(journal.wait_durable(Position::default(), Duration::from_secs(60)));
+}
+
+#[test]
 fn in_front_of_a_disk_that_hangs_eight_batches_wait_and_more_is_refused() {
     let directory = directory();
     let journal = open(&directory);
@@ -220,6 +231,7 @@ fn in_front_of_a_disk_that_hangs_eight_batches_wait_and_more_is_refused() {
     let push = || journal.shared().queue.push(record.len(), &accepted, |out| out.extend(&record));
     let hang = faults.hang.lock();
     push().unwrap();
+    journal.shared().queue.wake_writer();
     while !journal.shared().queue.is_empty() {
         std::thread::yield_now();
     }

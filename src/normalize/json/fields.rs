@@ -59,9 +59,13 @@ impl<'a> Value<'a> {
         field: &str,
         out: &mut Object<'_>,
     ) -> Option<Text<'a>> {
-        let name = names.iter().find(|name| self.filled(name).is_some())?;
-        self.copy_member(name, field, out);
-        self.filled(name)
+        let filled = |name: &&str| {
+            let member = self.get(name)?;
+            Some((member, member.text().filter(|text| !text.is_empty())?))
+        };
+        let (member, text) = names.iter().find_map(filled)?;
+        member.copy(field, out);
+        Some(text)
     }
 
     /// Writes a flag as a field.

@@ -19,6 +19,8 @@ use self::scan::{Scanner, has_lone_surrogate, unescape};
 const VALUES_MAX: usize = 2_000_000;
 /// Parsers stop at 128, and an event puts its element one level deeper.
 const STRICT_DEPTH: usize = 100;
+/// Bytes of a string around its text.
+const QUOTES: usize = 2;
 const BLANKS: &[u8] = b" \t\r\n";
 
 /// Bytes that are JSON, and where its values are.
@@ -180,10 +182,18 @@ impl<'a> Value<'a> {
 
     /// The member of that name; of several the last text, number or flag, else the last but null.
     pub(super) fn get(self, name: &str) -> Option<Value<'a>> {
-        let mut inside = self.inside(self.is_object());
-        let mut found = None;
-        while let (Some(key), Some(value)) = (inside.next(), inside.next()) {
-            if key.spells(name) && found.is_none_or(|one: Value<'_>| one.weight() <= value.weight())
+        let end = if self.is_object() { self.note().next } else { 0 };
+        let (notes, mut at, mut found) = (&self.document.notes, self.at + 1, None);
+        // A name is one note, and its value begins with the next.
+        while at < end {
+            let key = Value { at, ..self };
+            let value = Value { at: at + 1, ..self };
+            let Note { start, end, escaped, .. } = notes[at as usize];
+            at = value.note().next;
+            let is_as_long = escaped || (end - start) as usize == name.len() + QUOTES;
+            if is_as_long
+                && key.spells(name)
+                && found.is_none_or(|one: Value<'_>| one.weight() <= value.weight())
             {
                 found = Some(value);
             }
