@@ -70,9 +70,13 @@ fn turn(edge: &Edge, round: Duration) -> anyhow::Result<(Turn, u64)> {
     edge.settle()?;
     let paced = load(Some(RATE)).send(&edge.url())?;
     accepted += full.accepted + paced.accepted;
-    let latency = |load: &Summary| Ok([load.latency_ms("p50")?, load.latency_ms("p99")?]);
-    let (per_second, full, paced) = (full.calls_per_second, latency(&full)?, latency(&paced)?);
-    Ok((Turn { per_second, full, paced }, accepted))
+    let per_second = full.calls_per_second;
+    let turn = Turn { per_second, full: latency(&full)?, paced: latency(&paced)? };
+    Ok((turn, accepted))
+}
+
+fn latency(load: &Summary) -> anyhow::Result<[f64; 2]> {
+    Ok([load.latency_ms("p50")?, load.latency_ms("p99")?])
 }
 
 fn row(kafka: &str, target: &'static str, plain: &[Turn], waiting: &[Turn]) -> Row {

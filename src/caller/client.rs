@@ -9,7 +9,7 @@
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -97,6 +97,17 @@ impl Target {
         Self { host: address.ip().to_string(), port: address.port(), ..self }
     }
 
+    /// The same over HTTP/1.1, also where TLS offers HTTP/2.
+    #[must_use]
+    pub fn over_http1(mut self) -> Self {
+        if let Some((connector, _)) = &mut self.tls {
+            let mut config = ClientConfig::clone(connector.config());
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            *connector = TlsConnector::from(Arc::new(config));
+        }
+        self
+    }
+
     fn request(&self, version: http::Version, body: Bytes) -> Request<Body> {
         let mut request = Request::new(chunks(body, &self.method));
         *request.method_mut() = self.method.clone();
@@ -125,7 +136,11 @@ impl Target {
     }
 }
 
-fn tls(host: &str, ca_file: Option<&Path>) -> anyhow::Result<(TlsConnector, ServerName<'static>)> {
+/// The certificates that a caller trusts: those of `ca_file` (PEM), or else Mozilla's.
+///
+/// # Errors
+/// The file cannot be read, or holds something else.
+pub fn trusted_roots(ca_file: Option<&Path>) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     match ca_file {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
@@ -136,6 +151,21 @@ fn tls(host: &str, ca_file: Option<&Path>) -> anyhow::Result<(TlsConnector, Serv
             }
         }
     }
+    Ok(roots)
+}
+
+/// Where to call a listener of this machine: on loopback, if it listens on every address.
+pub fn on_this_machine(mut listen: SocketAddr) -> SocketAddr {
+    match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    listen
+}
+
+fn tls(host: &str, ca_file: Option<&Path>) -> anyhow::Result<(TlsConnector, ServerName<'static>)> {
+    let roots = trusted_roots(ca_file)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -163,7 +193,10 @@ fn chunks(mut body: Bytes, method: &Method) -> Body {
 /// What the webhook answered.
 #[expect(missing_docs, reason = "the types say what each is")]
 pub struct Answer {
+    pub version: http::Version,
     pub status: StatusCode,
+    /// When the server answered, as it says.
+    pub date: Option<HeaderValue>,
     pub body: Bytes,
 }
 
@@ -233,9 +266,10 @@ impl WeniClient {
             Connection::Http1(sender) => sender.send_request(request(http::Version::HTTP_11)).await,
             Connection::Http2(sender) => sender.send_request(request(http::Version::HTTP_2)).await,
         }?;
-        let status = response.status();
+        let (version, status) = (response.version(), response.status());
+        let date = response.headers().get(header::DATE).cloned();
         let body = response.into_body().collect().await?.to_bytes();
-        Ok(Answer { status, body })
+        Ok(Answer { version, status, date, body })
     }
 }
 

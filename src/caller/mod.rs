@@ -1,4 +1,5 @@
-//! Calls webhooks the way Weni does: for `send`, `dev --demo`, `healthcheck` and the benchmarks.
+//! Calls webhooks the way Weni does: for `send`, `dev --demo`, `check`, the inspector, `healthcheck` and
+//! the benchmarks.
 
 mod bodies;
 mod client;
@@ -6,6 +7,6 @@ mod outcomes;
 mod samples;
 
 pub use bodies::Bodies;
-pub use client::{Answer, Failure, Target, WeniClient};
+pub use client::{Answer, Failure, Target, WeniClient, on_this_machine, trusted_roots};
 pub use outcomes::{Outcomes, Summary};
 pub use samples::{EDGE_TEST, LIFE, MessageId, SAMPLES, Sample, Template};

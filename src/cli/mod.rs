@@ -1,5 +1,6 @@
 //! The commands, one file or folder each. This file reads the arguments and calls the command.
 
+mod check;
 mod completions;
 mod config;
 mod dev;
@@ -39,6 +40,7 @@ struct Cli {
 enum Command {
     Serve(serve::Args),
     Dev(dev::Args),
+    Check(check::Args),
     Send(send::Args),
     Journal(journal::Args),
     Healthcheck(healthcheck::Args),
@@ -83,12 +85,13 @@ fn from_this_machine(mut listen: SocketAddr) -> SocketAddr {
 
 /// Runs the command that the process's arguments name.
 ///
-/// The exit code is 0 when all went well, 1 when a part did not (`send`: a call was not accepted;
-/// `healthcheck`: the edge is not ready), and 2 when the command could not run, or not go on.
+/// The exit code is 0 when all went well, 1 when a part did not (`send`: a call was not accepted; `check`:
+/// a problem; `healthcheck`: the edge is not ready), and 2 when the command could not run, or not go on.
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args),
+        Command::Check(args) => check::run(args),
         Command::Send(args) => send::run(args),
         Command::Journal(args) => journal::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),

@@ -240,7 +240,7 @@ fn sample() -> impl TypedValueParser<Value = &'static Sample> {
         .map(|name| Sample::named(&name).expect("a sample of that name"))
 }
 
-fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+pub(super) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("write it as \"Name: value\"")?;
     let name = name.trim().parse().map_err(|_| format!("{name:?} is not a header's name"))?;
     // The value may be a secret, so the error does not repeat it.

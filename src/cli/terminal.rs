@@ -1,6 +1,9 @@
 //! Prints for people and programs, and asks people.
 
-use std::io::{self, IsTerminal, Write, stdin, stdout};
+use std::{
+    io::{self, IsTerminal, Write, stdin, stdout},
+    time::Duration,
+};
 
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
@@ -50,6 +53,19 @@ pub(super) fn progress_bar(len: u64, template: &str) -> ProgressBar {
     // INVARIANT: every caller's template is valid; a run on a terminal shows it.
     let style = ProgressStyle::with_template(template).expect("a template");
     ProgressBar::new(len).with_style(style).with_finish(ProgressFinish::AndClear)
+}
+
+/// A line on standard error that says what is waited for. It is invisible where that is no terminal.
+pub(super) fn spinner() -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_finish(ProgressFinish::AndClear);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
+/// Whether standard output takes colours: a terminal whose user has not set NO_COLOR.
+pub(super) fn is_coloured() -> bool {
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    stdout().is_terminal() && !no_colour
 }
 
 /// Asks the person at the terminal whether to go on.

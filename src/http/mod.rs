@@ -31,6 +31,7 @@ pub use self::listener::serve;
 pub(crate) use self::{
     activity::RequestGuard,
     listener::{Handler, serve_admin},
+    places::KEPT_DESCRIPTORS,
     sources::add_source,
 };
 use crate::{calls::RecentCalls, config::Config, journal::Journal, metrics::Metrics};

@@ -24,7 +24,7 @@ const CHOOSE_AGAIN: Duration = Duration::from_millis(50);
 
 /// Descriptors kept for everything except public connections: 64 for probes, the rest for the
 /// journal and Kafka. The journal needs one for each new segment, and without it the process ends.
-const KEPT_DESCRIPTORS: u64 = 192;
+pub(crate) const KEPT_DESCRIPTORS: u64 = 192;
 /// The least number of connections, however low the limit of descriptors is.
 const CONNECTIONS_MIN: u64 = 16;
 

@@ -45,6 +45,14 @@ impl Inspection {
     }
 }
 
+/// The identity of a journal; none where there is no journal.
+///
+/// # Errors
+/// When the journal cannot be read, or is of a newer format.
+pub fn identity_on_disk(journal: Directory<'_>) -> Result<Option<Identity>, OpenError> {
+    Identity::read(journal)
+}
+
 /// The first position that is not committed, as the checkpoint on disk has it; none without a journal or
 /// a checkpoint.
 ///

@@ -22,13 +22,38 @@ pub(super) fn take(journal: Directory<'_>) -> Result<Box<dyn DiskFile>, OpenErro
     let path = journal.path.join(NAME);
     let file = journal.disk.open(&path, Mode::Create).map_err(io_at(&path))?;
     if !file.try_lock().map_err(io_at(&path))? {
-        let holder = journal.disk.read(&path).unwrap_or_default();
-        let pid = String::from_utf8_lossy(&holder).trim().parse().ok();
+        let Holder { pid } = named_in(journal);
         return Err(OpenError::Locked { directory: journal.path.into(), pid });
     }
     let holder = format!("{}\n", std::process::id());
     let written = file.set_len(0).and_then(|()| file.write_at(holder.as_bytes(), 0));
     written.map_err(io_at(&path)).map(|()| file)
+}
+
+/// A process that has a journal open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// Its id, if the lock's file tells it.
+    pub pid: Option<u32>,
+}
+
+/// The process that has the journal open, if there is one. To find out, this takes the lock for a moment;
+/// it makes no file.
+///
+/// # Errors
+/// The lock's file cannot be read.
+pub fn holder(journal: Directory<'_>) -> io::Result<Option<Holder>> {
+    let path = journal.path.join(NAME);
+    let file = match journal.disk.open(&path, Mode::Read) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    Ok(if file.try_lock()? { None } else { Some(named_in(journal)) })
+}
+
+fn named_in(journal: Directory<'_>) -> Holder {
+    let named = journal.disk.read(&journal.path.join(NAME)).unwrap_or_default();
+    Holder { pid: String::from_utf8_lossy(&named).trim().parse().ok() }
 }
 
 /// What shows that no other process has opened the journal since this one did. A process that gets past

@@ -76,8 +76,10 @@ pub use self::{
     disk::Directory,
     error::{AppendError, OpenError},
     identity::Identity,
-    inspection::{Inspection, Run, committed_on_disk, inspect},
+    inspection::{Inspection, Run, committed_on_disk, identity_on_disk, inspect},
+    lock::{Holder, holder},
     options::Options,
+    place::check_place,
     position::Position,
     reader::{Reader, Record},
 };
@@ -155,7 +157,7 @@ impl Journal {
         options.segment_bytes = options.segment_bytes.max(2 * segment::HEADER_BYTES);
         let at = || io_at(&options.directory);
         options.disk.create_directory(&options.directory).map_err(at())?;
-        patiently(|| place::check(options.directory(), options.allow_volatile))?;
+        patiently(|| check_place(options.directory(), options.allow_volatile))?;
         let lock = patiently(|| lock::take(options.directory()))?;
         let open = || Shared::open(options.clone(), metrics.clone(), &*lock);
         let shared = Arc::new(patiently(open)?);

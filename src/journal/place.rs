@@ -11,7 +11,10 @@ use super::{
 };
 
 /// Refuses a place that a restart empties, and one where another user could put files or symbolic links.
-pub(super) fn check(journal: Directory<'_>, allow_volatile: bool) -> Result<(), OpenError> {
+///
+/// # Errors
+/// [`OpenError`], which says what to do.
+pub fn check_place(journal: Directory<'_>, allow_volatile: bool) -> Result<(), OpenError> {
     let Directory { disk, path } = journal;
     // The dot follows a link that leads to the directory: that is the operator's.
     check_directory(disk, &path.join("."))?;

@@ -6,10 +6,12 @@ use std::{collections::HashMap, time::Duration};
 use pollster::block_on;
 use rdkafka::{
     admin::{
-        AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+        AdminClient, AdminOptions, ConfigResource, ConfigResourceResult, NewTopic,
+        ResourceSpecifier, TopicReplication,
     },
     client::DefaultClientContext,
     consumer::Consumer,
+    error::KafkaResult,
     metadata::{Metadata, MetadataPartition},
 };
 
@@ -131,10 +133,7 @@ impl Cluster {
     /// Reads the topics' configuration. Without the right to read it, there are no limits to
     /// compare.
     fn describe(&self, names: &[&str]) -> Result<HashMap<String, Limits>, Obstacle> {
-        let topics: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
-        let options = AdminOptions::new().request_timeout(Some(CALL));
-        let described = block_on(self.admin()?.describe_configs(&topics, &options));
-        let resources = described.unwrap_or_else(|error| {
+        let resources = self.described(names)?.unwrap_or_else(|error| {
             tracing::warn!(%error, "the topics' configuration cannot be read: limits and risks are not checked");
             Vec::new()
         });
@@ -150,6 +149,19 @@ impl Cluster {
             }
         }
         Ok(limits)
+    }
+
+    /// The topics' configurations, in the order of their names.
+    ///
+    /// # Errors
+    /// Outside, that no client can be made; inside, that the cluster does not answer.
+    pub(super) fn described(
+        &self,
+        names: &[&str],
+    ) -> Result<KafkaResult<Vec<ConfigResourceResult>>, Obstacle> {
+        let topics: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let options = AdminOptions::new().request_timeout(Some(CALL));
+        Ok(block_on(self.admin()?.describe_configs(&topics, &options)))
     }
 
     fn limits(&self, name: &str, resource: &ConfigResource) -> Limits {

@@ -11,7 +11,9 @@ pub mod librdkafka;
 mod producer;
 pub mod record;
 mod statistics;
+pub(crate) mod topic_state;
 pub mod topics;
+pub(crate) mod version;
 
 use std::{
     ops::Range,

@@ -62,12 +62,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("serve", &["admin", "callback", "calls", "config", "http", "journal", "metrics", "publish"]),
+    ("check", &["caller", "config", "event", "http", "journal", "kafka", "serve"]),
     ("tail", &["event", "kafka"]),
     (
         "cli",
         &[
-            "caller", "calls", "config", "event", "journal", "kafka", "metrics", "replay", "serve",
-            "tail",
+            "caller", "calls", "check", "config", "event", "journal", "kafka", "metrics", "replay",
+            "serve", "tail",
         ],
     ),
     ("main", &["cli", "serve"]),
@@ -84,6 +85,7 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
     ("caller", &["rdkafka"]),
     ("publish", &["rdkafka", "Instant::now", "SystemTime"]),
     ("replay", &["rdkafka", "Instant::now", "SystemTime"]),
+    ("check", &["rdkafka"]),
     ("tail", &["rdkafka", "tokio", "std::fs", "Instant::now", "SystemTime"]),
 ];
 

@@ -63,13 +63,14 @@ fn every_command_refuses_what_cannot_work_and_shows_no_value() {
          \"sasl.pasword\"\n",
         config.display()
     );
-    let commands: [&[&str]; 7] = [
+    let commands: [&[&str]; 8] = [
         &["config"],
         &["serve"],
         &["replay", "--dry-run"],
         &["journal", "show"],
         &["healthcheck"],
         &["tail"],
+        &["check"],
         &["schema", "asyncapi"],
     ];
     for command in commands {

@@ -372,6 +372,10 @@ impl Edge {
         self.running().public
     }
 
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.running().admin
+    }
+
     pub(crate) fn url(&self) -> String {
         let scheme = if self.is_tls { "https" } else { "http" };
         // By name, as a certificate wants it.

@@ -1,6 +1,7 @@
 //! From a call to a real Kafka: what is answered 200 is there once, in order, whatever is killed.
 
 mod brokers;
+mod check;
 mod copies;
 mod disk;
 mod endurance;

@@ -4,6 +4,7 @@
 mod admin;
 mod architecture;
 mod callers;
+mod check;
 mod cluster;
 mod completions;
 mod config;

@@ -95,8 +95,11 @@ public final class Admin {
     }
 
     private static AclBinding denial(String type, List<String> nameAndUser) {
-        var resource = new ResourcePattern(
-                ResourceType.fromString(type), nameAndUser.get(0), PatternType.LITERAL);
+        var name = nameAndUser.get(0);
+        var isPrefix = name.endsWith("*");
+        var resource = new ResourcePattern(ResourceType.fromString(type),
+                isPrefix ? name.substring(0, name.length() - 1) : name,
+                isPrefix ? PatternType.PREFIXED : PatternType.LITERAL);
         var entry = new AccessControlEntry("User:" + nameAndUser.get(1), "*", AclOperation.ALL,
                 AclPermissionType.DENY);
         return new AclBinding(resource, entry);

@@ -2,18 +2,14 @@
 //!
 //! It proves all but Weni's side. It becomes a channel event of the field `edge_test`.
 
-use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, Response};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::{Body, Inspector, Problem, json, sources::UrlBasis};
-use crate::caller::{EDGE_TEST, Failure, MessageId, Target, Template, WeniClient};
+use crate::caller::{EDGE_TEST, Failure, MessageId, Target, Template, WeniClient, on_this_machine};
 
 /// A door that does not answer within this time is called closed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,7 +55,7 @@ impl Inspector {
             results.push(call(Way::Public, url, None, &headers).await);
         }
         if results.iter().all(|result| result.status != Some(200)) {
-            let address = reachable(self.state.public);
+            let address = on_this_machine(self.state.public);
             let scheme = if config.http.tls.is_some() { "https://" } else { "http://" };
             let direct = || format!("{scheme}{address}/hooks/{}", request.source);
             // Over TLS the certificate's name counts, wherever the connection goes.
@@ -92,17 +88,4 @@ async fn call(
     let answered = answered.await;
     let (url, status, failure) = (url.to_owned(), answered.as_ref().ok().copied(), answered.err());
     TestResult { way, url, status, failure }
-}
-
-/// An address at which this machine reaches the listener.
-fn reachable(listener: SocketAddr) -> SocketAddr {
-    match listener {
-        SocketAddr::V4(address) if address.ip().is_unspecified() => {
-            (Ipv4Addr::LOCALHOST, address.port()).into()
-        }
-        SocketAddr::V6(address) if address.ip().is_unspecified() => {
-            (Ipv6Addr::LOCALHOST, address.port()).into()
-        }
-        address => address,
-    }
 }

@@ -16,7 +16,7 @@ use rustix::{
 use super::{
     super::{
         Output, log,
-        terminal::{print_line, visible},
+        terminal::{is_coloured, print_line, visible},
     },
     Args,
     topics::{HELD, held, held_text, partitions, present_ends},
@@ -92,12 +92,11 @@ impl<'a> Session<'a> {
         let follower = cluster.follow(&from, ends, !args.no_follow)?;
         let now = Instant::now();
         let is_terminal = stdout().is_terminal();
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Ok(Self {
             state: State::new(STATES_MAX),
             stats: Stats::default(),
             is_terminal,
-            is_coloured: is_terminal && !no_colour,
+            is_coloured: is_coloured(),
             read: 0,
             shown: 0,
             held: Offsets::new(),

@@ -1,0 +1,368 @@
+//! Calls a running edge as Weni does, and follows the receipts into Kafka.
+//!
+//! The body's `field` is `edge_test`: each call becomes one channel event and no status of any message.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, Version};
+use jiff::{Timestamp, fmt::rfc2822};
+use serde_json::Value;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{Aspect, Finding, Report, Severity, Subject, Webhook, kafka};
+use crate::{
+    caller::{Answer, EDGE_TEST, Failure, MessageId, Target, Template, WeniClient},
+    event::Topic,
+    kafka::{
+        Blocked, Obstacle, View,
+        follow::{Follower, Point},
+        librdkafka::Cluster,
+    },
+};
+
+/// An edge answers in milliseconds. Weni waits longer, and slows down.
+const CALL: Duration = Duration::from_secs(5);
+/// From the last answer until its event has to be in Kafka. An edge publishes within a second.
+const IN_KAFKA: Duration = Duration::from_secs(10);
+/// Clocks that differ by more are worth a word.
+const CLOCKS: i64 = 30;
+const ASPECT: Aspect = Aspect::Call;
+
+/// Of a source, to be refused. A header's value may be anything but this.
+const WRONG: HeaderValue = HeaderValue::from_static("weni-edge check: not the secret");
+
+/// One way to call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Post,
+    /// Weni sends a body with a GET, too.
+    Get,
+    /// Weni stores the secret as it was pasted.
+    Blanks,
+    WrongSecret,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Post => "POST, chunked",
+            Self::Get => "GET with a body",
+            Self::Blanks => "POST, blanks around the secret",
+            Self::WrongSecret => "POST with a wrong secret",
+        }
+    }
+}
+
+pub(super) fn probe(subject: &Subject, report: &Report) {
+    let Some(webhook) = &subject.webhook else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime.context("the system refuses a client") {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let remedy = "look at limits of files and memory";
+            return report.add(Finding::problem(ASPECT, format!("{error:#}"), remedy));
+        }
+    };
+    // From before the first call on.
+    let follower = follow(subject);
+    let called = runtime.block_on(call_all(webhook, subject));
+    runtime.shutdown_background();
+    let Calls { findings, receipts, clock } = called;
+    report.all(findings);
+    report.all(clock.into_iter().collect());
+    if !receipts.is_empty() {
+        let arrived = follower.and_then(|follower| arrivals(follower, &receipts));
+        report.add(judge_arrivals(&receipts, arrived));
+    }
+}
+
+/// What calls brought.
+#[derive(Default)]
+struct Calls {
+    findings: Vec<Finding>,
+    /// With the name of the call.
+    receipts: BTreeMap<String, String>,
+    clock: Option<Finding>,
+}
+
+/// Calls in every way, over HTTP/1.1 and over what TLS offers. Ends at the first problem.
+async fn call_all(webhook: &Webhook, subject: &Subject) -> Calls {
+    let mut calls = Calls::default();
+    let ways: &[Way] = match webhook.secret {
+        Some(_) => &[Way::Post, Way::Get, Way::Blanks, Way::WrongSecret],
+        None => &[Way::Post, Way::Get],
+    };
+    let is_https = webhook.url.starts_with("https://");
+    for is_http1 in [true, false] {
+        if !is_http1 && !is_https {
+            // Go's client speaks HTTP/2 only over TLS.
+            break;
+        }
+        for way in ways {
+            match call(webhook, subject, *way, is_http1).await {
+                Ok(answer) if !is_http1 && answer.version != Version::HTTP_2 => {
+                    let found = "HTTP/2 is not offered, so Weni uses HTTP/1.1";
+                    calls.findings.push(Finding::ok(ASPECT, found));
+                    return calls;
+                }
+                Ok(answer) => {
+                    calls.take(*way, &answer);
+                    // The other ways would only say the same.
+                    if calls.findings.last().is_some_and(|last| last.severity == Severity::Problem)
+                    {
+                        return calls;
+                    }
+                }
+                Err(error) => {
+                    calls.findings.push(unanswered(webhook, *way, &error));
+                    return calls;
+                }
+            }
+        }
+    }
+    calls
+}
+
+async fn call(
+    webhook: &Webhook,
+    subject: &Subject,
+    way: Way,
+    is_http1: bool,
+) -> anyhow::Result<Answer> {
+    let header = webhook.secret.clone().map(|(name, value)| {
+        let value = match way {
+            Way::Post | Way::Get => Ok(value),
+            Way::Blanks => HeaderValue::from_bytes(&[b" ", value.as_bytes(), b" "].concat()),
+            Way::WrongSecret => Ok(WRONG),
+        };
+        value.map(|value| (name, value))
+    });
+    let method = if way == Way::Get { Method::GET } else { Method::POST };
+    let header: Vec<_> = header.transpose()?.into_iter().collect();
+    let target = Target::new(&webhook.url, method, &header, subject.ca_file.as_deref())?;
+    let target = if is_http1 { target.over_http1() } else { target };
+    let body = Template::new(&EDGE_TEST, 0).fill(&MessageId::fresh());
+    let mut client = WeniClient::new(target.into());
+    match timeout(CALL, client.call(Bytes::from(body))).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => anyhow::bail!("no answer within {} s", CALL.as_secs()),
+    }
+}
+
+impl Calls {
+    fn take(&mut self, way: Way, answer: &Answer) {
+        let protocol = format!("{:?}", answer.version).replace("HTTP/2.0", "HTTP/2");
+        let name = format!("{protocol} {}", way.name());
+        let receipt = receipt(answer);
+        self.findings.push(judge(way, &name, answer.status, receipt.is_some()));
+        self.receipts.extend(receipt.map(|receipt| (receipt, name)));
+        let date = answer.date.as_ref().and_then(|date| date.to_str().ok());
+        self.clock =
+            date.and_then(|date| judge_clock(date, Timestamp::now())).or(self.clock.take());
+    }
+}
+
+/// An edge's answer names the callback's receipt, which is a UUID.
+fn receipt(answer: &Answer) -> Option<String> {
+    let body: Value = serde_json::from_slice(&answer.body).ok()?;
+    let receipt = body.get("receipt")?.as_str()?;
+    receipt.parse::<Uuid>().is_ok().then(|| receipt.to_owned())
+}
+
+fn judge(way: Way, name: &str, status: StatusCode, has_receipt: bool) -> Finding {
+    let code = status.as_u16();
+    let problem = |found: String, remedy: &str| Finding::problem(ASPECT, found, remedy);
+    let refused = format!("{name}: answered {code}");
+    match (way, code) {
+        (Way::WrongSecret, 401) => Finding::ok(ASPECT, format!("{name}: refused with 401")),
+        (Way::WrongSecret, 200..300) => problem(
+            format!("{name}: accepted with {code}"),
+            "anyone can publish events: point the URL at the edge itself, and give its source a secret",
+        ),
+        (_, 200..300) if has_receipt => Finding::ok(ASPECT, format!("{name}: answered {code}")),
+        (_, 200..300) => problem(
+            format!(
+                "{name}: answered {code} without a receipt, so something else than an edge answers"
+            ),
+            "point the URL, the balancer or the ingress at the edge's http.listen",
+        ),
+        (Way::Get, _) => Finding::warning(
+            ASPECT,
+            refused,
+            "something in front of the edge does not take it: choose POST as Método in Weni",
+        ),
+        (Way::Blanks, _) => Finding::warning(
+            ASPECT,
+            refused,
+            "something in front of the edge compares the secret: paste the Valor in Weni without blanks",
+        ),
+        (_, 300..=399) => problem(
+            format!(
+                "{refused}, which leads elsewhere; Weni's client loses the body or does not follow"
+            ),
+            "enter the URL that it leads to, or take the redirect away",
+        ),
+        (_, 401 | 403) => problem(
+            format!("{refused}: the secret or the header's name is not the edge's"),
+            "compare header and secret of the source with what is given here and in Weni",
+        ),
+        (_, 404) => problem(
+            format!("{refused}: there is no such source, or the path does not lead to the edge"),
+            "the URL is the public address, /hooks/ and the source's name",
+        ),
+        (_, 503) => problem(
+            format!("{refused}: the edge cannot take calls now"),
+            "ask /readyz of its admin.listen, which says why (weni-edge healthcheck)",
+        ),
+        _ => problem(refused, "read the log of the edge and of what stands in front of it"),
+    }
+}
+
+fn unanswered(webhook: &Webhook, way: Way, error: &anyhow::Error) -> Finding {
+    let found = format!("{}: {}: {error:#}", webhook.url, way.name());
+    let remedy = match error.downcast_ref::<Failure>() {
+        Some(Failure::Connect) => "start the edge, and let the port through to http.listen",
+        Some(Failure::Tls) => {
+            "the certificate has to name the URL's host and to be of a public \
+                               authority (or give --ca-file)"
+        }
+        Some(Failure::Closed | Failure::Malformed) => {
+            "point the URL at an edge's http.listen; http:// \
+                                                       and https:// have to fit its [http.tls]"
+        }
+        Some(Failure::Timeout) | None => {
+            "read the log of the edge and of what stands in front of it"
+        }
+    };
+    Finding::problem(ASPECT, found, remedy)
+}
+
+/// Compares the clock of the server that answered with this machine's.
+fn judge_clock(date: &str, now: Timestamp) -> Option<Finding> {
+    let theirs = rfc2822::parse(date).ok()?.timestamp();
+    let seconds = now.as_second() - theirs.as_second();
+    let is_far = seconds.abs() > CLOCKS;
+    is_far.then(|| {
+        let found = format!("the clock here and that of the server differ by {} s", seconds.abs());
+        let remedy = "set the wrong one of the two (timedatectl)";
+        Finding::warning(Aspect::Clock, found, remedy)
+    })
+}
+
+/// Begins to read what comes into the topic of channel events.
+fn follow(subject: &Subject) -> Result<Follower, Obstacle> {
+    if subject.config.kafka.bootstrap_servers.is_empty() {
+        let detail = "there is no kafka.bootstrap_servers: give the edge's configuration";
+        return Err(Obstacle::new(Blocked::NoBroker, detail));
+    }
+    let cluster =
+        Cluster::new(subject.config.clone(), kafka::group(&subject.config), <_>::default())?;
+    let topic = subject.config.topics.name(Topic::ChannelEvent);
+    let partitions = crate::kafka::Cluster::partitions(&cluster, topic)?;
+    let partitions: Vec<_> =
+        partitions.into_iter().map(|partition| (topic.to_owned(), partition)).collect();
+    let ends = cluster.offsets(View::Stable, &partitions, Point::End)?;
+    cluster.follow(&ends, ends.clone(), true)
+}
+
+/// The time from the last answer to the last of the receipts that arrived, and where each is.
+type Arrivals = (Duration, BTreeMap<String, String>);
+
+fn arrivals(
+    mut follower: Follower,
+    receipts: &BTreeMap<String, String>,
+) -> Result<Arrivals, Obstacle> {
+    let start = Instant::now();
+    let mut arrived = BTreeMap::new();
+    let mut last = Duration::ZERO;
+    while arrived.len() < receipts.len() && start.elapsed() < IN_KAFKA {
+        let Some(record) = follower.poll()? else { continue };
+        let receipt = record.headers.iter().find(|(name, _)| name == "receipt");
+        let Some(receipt) = receipt.and_then(|(_, id)| str::from_utf8(id).ok()) else { continue };
+        if receipts.contains_key(receipt) {
+            let place = format!("{}[{}]@{}", record.topic, record.partition, record.offset);
+            arrived.insert(receipt.to_owned(), place);
+            last = start.elapsed();
+        }
+    }
+    Ok((last, arrived))
+}
+
+fn judge_arrivals(
+    receipts: &BTreeMap<String, String>,
+    arrived: Result<Arrivals, Obstacle>,
+) -> Finding {
+    let (last, arrived) = match arrived {
+        Ok(arrived) => arrived,
+        Err(obstacle) => {
+            let found = format!("the receipts were not looked for in Kafka: {}", obstacle.detail);
+            return Finding::warning(ASPECT, found, kafka::remedy(obstacle.blocked));
+        }
+    };
+    let missing = receipts.iter().find(|(receipt, _)| !arrived.contains_key(*receipt));
+    if let Some((receipt, name)) = missing {
+        let found = format!(
+            "{} of {} accepted calls are not in Kafka after {} s: the first is {receipt} ({name})",
+            receipts.len() - arrived.len(),
+            receipts.len(),
+            IN_KAFKA.as_secs()
+        );
+        let remedy = "they are safe in the edge's journal; its metric publish_blocked and its log say \
+                      why they wait. Or the edge publishes to another cluster or other topics than this \
+                      configuration names";
+        return Finding::problem(ASPECT, found, remedy);
+    }
+    let (receipt, place) = arrived.first_key_value().map_or(("", ""), |(id, at)| (id, at));
+    let found = format!(
+        "all {} accepted calls are in Kafka, {} ms after the last answer; {receipt} is at {place}",
+        receipts.len(),
+        last.as_millis()
+    );
+    Finding::ok(ASPECT, found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_judged_by_what_the_call_was() {
+        use Severity::{Ok, Problem, Warning};
+        for (way, status, has_receipt, severity) in [
+            (Way::Post, 200, true, Ok),
+            (Way::Post, 200, false, Problem),
+            (Way::Post, 301, false, Problem),
+            (Way::Post, 401, false, Problem),
+            (Way::Post, 404, false, Problem),
+            (Way::Post, 503, false, Problem),
+            (Way::Post, 502, false, Problem),
+            (Way::Get, 200, true, Ok),
+            (Way::Get, 400, false, Warning),
+            (Way::Blanks, 200, true, Ok),
+            (Way::Blanks, 401, false, Warning),
+            (Way::WrongSecret, 401, false, Ok),
+            (Way::WrongSecret, 200, true, Problem),
+            (Way::WrongSecret, 200, false, Problem),
+            (Way::WrongSecret, 403, false, Problem),
+        ] {
+            let judged = judge(way, "it", StatusCode::from_u16(status).unwrap(), has_receipt);
+            assert_eq!(judged.severity, severity, "{way:?} {status}: {judged:?}");
+            assert_eq!(judged.remedy.is_none(), severity == Ok, "{judged:?}");
+        }
+    }
+
+    #[test]
+    fn clocks_that_differ_are_noticed() {
+        let now = "2026-11-27T10:00:00Z".parse().unwrap();
+        assert_eq!(judge_clock("Fri, 27 Nov 2026 10:00:20 GMT", now), None);
+        let far = judge_clock("Fri, 27 Nov 2026 09:58:00 GMT", now).unwrap();
+        assert!(far.found.contains("differ by 120 s"), "{far:?}");
+        assert_eq!(judge_clock("yesterday", now), None);
+    }
+}

@@ -1,0 +1,29 @@
+//! What the configuration itself shows: who may call, and who may read its secrets.
+
+use super::{Aspect, Finding, Subject};
+
+const ASPECT: Aspect = Aspect::Configuration;
+
+pub(super) fn probe(subject: &Subject) -> Vec<Finding> {
+    let config = &subject.config;
+    let mut findings = Vec::new();
+    let exposed = config.exposed_files();
+    if !exposed.is_empty() {
+        let files: Vec<_> = exposed.iter().map(|path| path.display().to_string()).collect();
+        let files = files.join(" ");
+        let found = format!("every user of this machine may read or change the secrets in {files}");
+        findings.push(Finding::warning(ASPECT, found, format!("run chmod o-rwx {files}")));
+    }
+    for (name, _) in config.sources.iter().filter(|(_, source)| source.allow_unauthenticated) {
+        let found = format!("source {name} takes calls from anyone who knows its URL");
+        let remedy =
+            "give it a header and a secret, unless something in front of it checks callers";
+        findings.push(Finding::warning(ASPECT, found, remedy));
+    }
+    if findings.is_empty() {
+        let sources: Vec<_> = config.sources.keys().map(String::as_str).collect();
+        findings
+            .push(Finding::ok(ASPECT, format!("it can be used; sources: {}", sources.join(", "))));
+    }
+    findings
+}

@@ -1,0 +1,302 @@
+//! Tries from the outside in what an edge needs: what callers reach, the certificate, the ports, the
+//! journal, Kafka, and the machine. Also beside a running edge.
+//!
+//! Each [`Probe`] looks at one thing and returns findings. All probes run at once, each on a thread, and
+//! a probe that hangs is given up. What is found is judged by pure functions.
+//!
+//! **Invariant:** nothing is left behind: no file, no committed record, no committed offset. No client
+//! has the transactional id or the group of an edge, because that would fence the edge.
+
+mod calls;
+mod certificate;
+mod configuration;
+mod journal;
+mod kafka;
+mod machine;
+mod ports;
+mod public_url;
+mod rights;
+mod topics;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderName, HeaderValue};
+
+use crate::{
+    config::Config,
+    event::named,
+    journal::{Directory, Holder, disk, holder},
+};
+
+/// No check takes longer. It is more than the network steps of any probe together.
+const LIMIT: Duration = Duration::from_secs(28);
+
+named! {
+    /// What was looked at.
+    Aspect {
+        Configuration = "configuration",
+        /// The address that Weni calls.
+        PublicUrl = "public_url",
+        /// The certificate that callers see.
+        Certificate = "certificate",
+        HttpListen = "http_listen",
+        AdminListen = "admin_listen",
+        /// The journal's directory.
+        Journal = "journal",
+        JournalSpace = "journal_space",
+        /// How long its disk takes to sync.
+        JournalSync = "journal_sync",
+        Kafka = "kafka",
+        KafkaVersion = "kafka_version",
+        KafkaTopic = "kafka_topic",
+        /// A transaction of the kind that the edge publishes with, aborted.
+        KafkaTransaction = "kafka_transaction",
+        Clock = "clock",
+        Descriptors = "descriptors",
+        Memory = "memory",
+        /// A call to a running edge.
+        Call = "call",
+    }
+}
+
+named! {
+    /// How a finding is judged.
+    Severity {
+        Ok = "ok",
+        /// It works, and may fail or surprise.
+        Warning = "warning",
+        /// Calls are lost, or nothing is published.
+        Problem = "problem",
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub check: Aspect,
+    /// How it is judged.
+    pub severity: Severity,
+    /// What was found: one line.
+    pub found: String,
+    /// What to do. Present unless all is well.
+    pub remedy: Option<String>,
+}
+
+impl Finding {
+    fn ok(check: Aspect, found: impl Into<String>) -> Self {
+        Self { check, severity: Severity::Ok, found: found.into(), remedy: None }
+    }
+
+    fn warning(check: Aspect, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        let (severity, remedy) = (Severity::Warning, Some(remedy.into()));
+        Self { check, severity, found: found.into(), remedy }
+    }
+
+    fn problem(check: Aspect, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { severity: Severity::Problem, ..Self::warning(check, found, remedy) }
+    }
+
+    /// The same, and no more than a warning.
+    fn softened(mut self) -> Self {
+        self.severity = self.severity.min(Severity::Warning);
+        self
+    }
+}
+
+/// A webhook of a running edge that is to be called, and the header that lets a call in.
+#[derive(Clone)]
+pub struct Webhook {
+    /// Such as `https://edge.example.com/hooks/loja`.
+    pub url: String,
+    /// None: the source takes calls from anyone.
+    pub secret: Option<(HeaderName, HeaderValue)>,
+}
+
+/// What is looked at.
+pub struct Subject {
+    config: Arc<Config>,
+    webhook: Option<Webhook>,
+    ca_file: Option<PathBuf>,
+    running: OnceLock<Option<Holder>>,
+}
+
+impl Subject {
+    /// A configuration, and a webhook to call. The certificates of `ca_file` are trusted instead of
+    /// Mozilla's.
+    pub fn new(config: Config, webhook: Option<Webhook>, ca_file: Option<PathBuf>) -> Self {
+        Self { config: Arc::new(config), webhook, ca_file, running: OnceLock::new() }
+    }
+
+    /// The process that has the journal open. It is asked once, because the question takes the lock for
+    /// a moment. An error is none here, and the journal's own finding has it.
+    fn running(&self) -> Option<Holder> {
+        let path = &self.config.journal.directory;
+        let asked = || holder(Directory { disk: &disk::Real, path }).ok().flatten();
+        *self.running.get_or_init(asked)
+    }
+}
+
+/// Looks at one thing.
+struct Probe {
+    /// For people who wait.
+    name: &'static str,
+    run: fn(&Subject, &Report),
+    /// Of the finding that it hangs.
+    aspect: Aspect,
+}
+
+/// From the outside in.
+const PROBES: [Probe; 7] = [
+    Probe {
+        name: "configuration",
+        run: |subject, report| report.all(configuration::probe(subject)),
+        aspect: Aspect::Configuration,
+    },
+    Probe {
+        name: "public URL",
+        run: |subject, report| report.all(public_url::probe(subject)),
+        aspect: Aspect::PublicUrl,
+    },
+    Probe {
+        name: "certificate",
+        run: |subject, report| report.all(certificate::probe(subject)),
+        aspect: Aspect::Certificate,
+    },
+    Probe {
+        name: "ports",
+        run: |subject, report| report.all(ports::probe(subject)),
+        aspect: Aspect::HttpListen,
+    },
+    Probe {
+        name: "journal",
+        run: |subject, report| report.all(journal::probe(subject)),
+        aspect: Aspect::Journal,
+    },
+    Probe { name: "Kafka", run: kafka::probe, aspect: Aspect::Kafka },
+    Probe {
+        name: "machine",
+        run: |subject, report| report.all(machine::probe(subject)),
+        aspect: Aspect::Descriptors,
+    },
+];
+
+/// The edge that is called may be on another machine, so this one is not looked at.
+const CALLS: [Probe; 1] = [Probe { name: "calls", run: calls::probe, aspect: Aspect::Call }];
+
+/// Takes what a probe finds. None ends the probe.
+struct Report {
+    probe: usize,
+    sender: mpsc::Sender<(usize, Option<Finding>)>,
+}
+
+impl Report {
+    fn add(&self, finding: Finding) {
+        self.send(Some(finding));
+    }
+
+    fn all(&self, findings: Vec<Finding>) {
+        findings.into_iter().for_each(|finding| self.add(finding));
+    }
+
+    fn send(&self, finding: Option<Finding>) {
+        // Findings that come too late are not waited for.
+        self.sender.send((self.probe, finding)).ok();
+    }
+}
+
+/// Calls the webhook, if there is one, or else looks at all that an edge of this machine needs. Returns what
+/// was found, from the outside in. Takes at most half a minute. `waiting` is told what is still looked at,
+/// whenever that changes.
+pub fn run(subject: Subject, waiting: impl FnMut(&[&str])) -> Vec<Finding> {
+    let probes = if subject.webhook.is_some() { &CALLS[..] } else { &PROBES };
+    run_within(LIMIT, probes, Arc::new(subject), waiting)
+}
+
+fn run_within(
+    limit: Duration,
+    probes: &'static [Probe],
+    subject: Arc<Subject>,
+    mut waiting: impl FnMut(&[&str]),
+) -> Vec<Finding> {
+    let deadline = Instant::now() + limit;
+    let (sender, reports) = mpsc::channel();
+    for (index, probe) in probes.iter().enumerate() {
+        let report = Report { probe: index, sender: sender.clone() };
+        let subject = Arc::clone(&subject);
+        let run = move || {
+            (probe.run)(&subject, &report);
+            report.send(None);
+        };
+        // Without a thread it counts as one that hangs.
+        thread::Builder::new().name(format!("check {}", probe.name)).spawn(run).ok();
+    }
+    drop(sender);
+    let mut found = vec![Vec::new(); probes.len()];
+    let mut running: Vec<_> = (0..probes.len()).collect();
+    while !running.is_empty() {
+        waiting(&running.iter().map(|probe| probes[*probe].name).collect::<Vec<_>>());
+        match reports.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok((probe, Some(finding))) => found[probe].push(finding),
+            Ok((probe, None)) => running.retain(|one| *one != probe),
+            Err(_) => break,
+        }
+    }
+    for probe in running {
+        let Probe { name, aspect, .. } = probes[probe];
+        let text = format!("looking at it ({name}) has not ended within {} s", limit.as_secs_f64());
+        let remedy = "a disk or a server does not answer: look at the machine (dmesg, load), then check \
+                      again";
+        found[probe].push(Finding::problem(aspect, text, remedy));
+    }
+    found.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_that_hangs_or_panics_is_given_up_and_what_was_found_is_kept() {
+        const STUCK: [Probe; 3] = [
+            Probe {
+                name: "one that hangs",
+                run: |_, report| {
+                    report.add(Finding::ok(Aspect::Journal, "found before"));
+                    thread::park();
+                },
+                aspect: Aspect::Journal,
+            },
+            Probe {
+                name: "one that panics",
+                run: |_, _| panic!("of a test"),
+                aspect: Aspect::Kafka,
+            },
+            Probe {
+                name: "one that ends",
+                run: |_, report| report.add(Finding::ok(Aspect::Clock, "found")),
+                aspect: Aspect::Clock,
+            },
+        ];
+        let subject = Arc::new(Subject::new(Config::default(), None, None));
+        let mut first_names = None;
+        let findings = run_within(Duration::from_secs(1), &STUCK, subject, |names| {
+            first_names.get_or_insert_with(|| names.join(", "));
+        });
+        let found: Vec<_> =
+            findings.iter().map(|finding| (finding.check, finding.severity)).collect();
+        let expected = [
+            (Aspect::Journal, Severity::Ok),
+            (Aspect::Journal, Severity::Problem),
+            (Aspect::Kafka, Severity::Problem),
+            (Aspect::Clock, Severity::Ok),
+        ];
+        assert_eq!(found, expected, "{findings:?}");
+        assert_eq!(first_names.unwrap(), "one that hangs, one that panics, one that ends");
+    }
+}

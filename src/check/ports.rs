@@ -1,0 +1,167 @@
+//! The addresses to listen on: free, or an edge's that runs here.
+
+use std::{
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+
+use super::{Aspect, Finding, Subject};
+use crate::caller::{Target, WeniClient, on_this_machine};
+
+/// A healthy edge answers at once.
+const STEP: Duration = Duration::from_secs(3);
+
+pub(super) fn probe(subject: &Subject) -> Vec<Finding> {
+    let (http, admin) = (subject.config.http.listen, subject.config.admin.listen);
+    let is_running = subject.running().is_some();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let asked = |aspect, address| {
+        let bound = bind(address);
+        let is_taken = matches!(&bound, Err(error) if error.kind() == ErrorKind::AddrInUse);
+        if !(is_taken && is_running) {
+            return judge(aspect, address, bound.as_ref().err(), is_running);
+        }
+        match (&runtime, aspect) {
+            (Ok(runtime), Aspect::AdminListen) => runtime.block_on(ask_admin(address)),
+            (Ok(runtime), _) => runtime.block_on(knock(aspect, address)),
+            (Err(error), _) => {
+                let found = format!("the system refuses a client: {error}");
+                Finding::problem(aspect, found, "look at limits of files and memory")
+            }
+        }
+    };
+    vec![asked(Aspect::HttpListen, http), asked(Aspect::AdminListen, admin)]
+}
+
+/// Takes the address for a moment, without listening: no caller is answered.
+fn bind(address: SocketAddr) -> io::Result<()> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As the edge does. An address that another program listens on is refused all the same.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)
+}
+
+fn judge(
+    aspect: Aspect,
+    address: SocketAddr,
+    error: Option<&io::Error>,
+    is_running: bool,
+) -> Finding {
+    let Some(error) = error else {
+        if address.port() == 0 {
+            return Finding::ok(
+                aspect,
+                format!("{address}: the system chooses a port at each start"),
+            );
+        }
+        if is_running {
+            let found = format!("an edge has the journal open and does not listen on {address}");
+            let remedy = "it was started with another address: restart it, or give its --config";
+            return Finding::warning(aspect, found, remedy);
+        }
+        return Finding::ok(aspect, format!("{address} is free"));
+    };
+    let (found, remedy) = match error.kind() {
+        ErrorKind::AddrInUse => (
+            format!("another program listens on {address}"),
+            "end it (ss -ltnp shows it), or choose another port; if it is this edge, run check as the \
+             edge's user",
+        ),
+        kind => (
+            format!("the edge cannot listen on {address}: {error}"),
+            match kind {
+                ErrorKind::PermissionDenied => {
+                    "use a port from 1024 on, or give the edge CAP_NET_BIND_SERVICE"
+                }
+                ErrorKind::AddrNotAvailable => {
+                    "use an address of this machine, or 0.0.0.0 for all of them"
+                }
+                _ => "choose an address that this machine can listen on",
+            },
+        ),
+    };
+    Finding::problem(aspect, found, remedy)
+}
+
+/// Whether an edge that runs here is ready.
+async fn ask_admin(address: SocketAddr) -> Finding {
+    const ASPECT: Aspect = Aspect::AdminListen;
+    let near = on_this_machine(address);
+    let answer = async {
+        let target = Target::new(&format!("http://{near}/readyz"), Method::GET, &[], None)?;
+        anyhow::Ok(WeniClient::new(Arc::new(target)).call(Bytes::new()).await?)
+    };
+    let problem = |why: String| {
+        let remedy = "read the edge's log; `weni-edge healthcheck` asks again";
+        Finding::problem(ASPECT, why, remedy)
+    };
+    match timeout(STEP, answer).await {
+        Ok(Ok(answer)) if answer.status == StatusCode::OK => {
+            Finding::ok(ASPECT, format!("an edge runs here, and is ready on {near}"))
+        }
+        Ok(Ok(answer)) => {
+            let text = String::from_utf8_lossy(&answer.body);
+            let first = text.lines().next().unwrap_or_default();
+            problem(format!(
+                "an edge runs here, and is not ready: {} {first}",
+                answer.status.as_u16()
+            ))
+        }
+        Ok(Err(error)) => problem(format!("{near} does not answer as an edge: {error:#}")),
+        Err(_) => problem(format!("{near} does not answer within 3 s")),
+    }
+}
+
+/// Whether a connection to an edge that runs here can be opened. No call is made.
+async fn knock(aspect: Aspect, address: SocketAddr) -> Finding {
+    let near = on_this_machine(address);
+    match timeout(STEP, TcpStream::connect(near)).await {
+        Ok(Ok(_)) => Finding::ok(aspect, format!("an edge runs here, and listens on {address}")),
+        Ok(Err(error)) => {
+            let found = format!("{near} takes no connection: {error}");
+            Finding::problem(aspect, found, "read the edge's log, and restart it")
+        }
+        Err(_) => {
+            let found = format!("{near} takes no connection within 3 s");
+            Finding::problem(aspect, found, "read the edge's log, and restart it")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::check::Severity;
+
+    #[test]
+    fn an_address_is_free_or_taken_or_cannot_be_had() {
+        let judged = |address: &str, is_running| {
+            let address: SocketAddr = address.parse().unwrap();
+            let bound = bind(address);
+            judge(Aspect::HttpListen, address, bound.as_ref().err(), is_running)
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = listener.local_addr().unwrap().to_string();
+        let found = judged(&taken, false);
+        assert_eq!(found.severity, Severity::Problem);
+        assert!(found.found.contains("another program listens"), "{found:?}");
+        drop(listener);
+        assert_eq!(judged(&taken, false).found, format!("{taken} is free"));
+        assert_eq!(judged(&taken, true).severity, Severity::Warning);
+        // TEST-NET-1 is no machine's.
+        let strange = judged("192.0.2.1:8080", false);
+        assert_eq!(strange.severity, Severity::Problem);
+        assert!(strange.remedy.unwrap().contains("address of this machine"));
+    }
+}

@@ -1,0 +1,268 @@
+//! The address that Weni calls: whether Weni can use it, and what answers there.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::Uri;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
+
+use super::{Aspect, Finding, Severity, Subject, certificate};
+use crate::caller::trusted_roots;
+
+/// Of a name's addresses, of a connection, and of a handshake.
+const STEP: Duration = Duration::from_secs(5);
+const ASPECT: Aspect = Aspect::PublicUrl;
+
+pub(super) fn probe(subject: &Subject) -> Vec<Finding> {
+    let Some(url) = &subject.config.http.public_url else {
+        let found = "http.public_url is not set, so the address that Weni calls was not looked at";
+        let remedy = "set it to scheme and host of the URL in Weni, such as \
+                      \"https://edge.example.com\"";
+        return vec![Finding::warning(ASPECT, found, remedy)];
+    };
+    let mut findings = judge(url);
+    if findings.iter().any(|finding| finding.severity == Severity::Problem) {
+        return findings;
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let found = format!("the system refuses a client: {error}");
+            return vec![Finding::problem(ASPECT, found, "look at limits of files and memory")];
+        }
+    };
+    findings.extend(runtime.block_on(visit(url, subject)));
+    // A name server that does not answer holds a thread, which is not waited for.
+    runtime.shutdown_background();
+    if findings.is_empty() {
+        findings.push(Finding::ok(ASPECT, format!("{url} leads to a server that callers trust")));
+    }
+    findings
+}
+
+/// The host of a checked URL, without the brackets of an IPv6 address.
+pub(super) fn host(url: &str) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    Some(uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned())
+}
+
+/// What the URL says without a look at the network.
+fn judge(url: &str) -> Vec<Finding> {
+    let host = host(url).unwrap_or_default();
+    let mut findings = Vec::new();
+    if url.starts_with("http://") {
+        let found =
+            format!("{url} is not encrypted: all on the way read the secret and the messages");
+        let remedy = "give the address a certificate ([http.tls], a load balancer or an ingress), and \
+                      enter https:// in Weni";
+        findings.push(Finding::warning(ASPECT, found, remedy));
+    }
+    let is_private = match host.parse() {
+        Ok(address) => !is_public(address),
+        Err(_) => {
+            let name = host.trim_end_matches('.').to_ascii_lowercase();
+            let ends = ["local", "internal", "localhost", "svc", "lan", "home", "corp", "test"];
+            !name.contains('.') || ends.iter().any(|end| name.ends_with(&format!(".{end}")))
+        }
+    };
+    if is_private {
+        let found = format!("{host} is not an address of the internet, so Weni cannot reach it");
+        let remedy = "use a public name that leads to this edge; to try the edge out, a tunnel gives \
+                      one";
+        findings.push(Finding::problem(ASPECT, found, remedy));
+    }
+    findings
+}
+
+/// Whether the internet has a way to the address.
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [first, second, ..] = v4.octets();
+            let is_shared = first == 100 && (64..128).contains(&second);
+            !(v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_unspecified()
+                || v4.is_documentation()
+                || v4.is_broadcast()
+                || v4.is_multicast()
+                || is_shared)
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_loopback()
+                || v6.is_unspecified()
+                || v6.is_unique_local()
+                || v6.is_unicast_link_local()
+                || v6.is_multicast())
+        }
+    }
+}
+
+/// Resolves the name, connects, and looks at the certificate. No call is made.
+async fn visit(url: &str, subject: &Subject) -> Vec<Finding> {
+    let Some(host) = host(url) else { return Vec::new() };
+    let is_https = url.starts_with("https://");
+    let port = url.parse::<Uri>().ok().and_then(|uri| uri.port_u16());
+    let port = port.unwrap_or(if is_https { 443 } else { 80 });
+    let addresses = match timeout(STEP, tokio::net::lookup_host((host.as_str(), port))).await {
+        Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
+        Ok(Err(error)) => return vec![unresolved(&host, &error.to_string())],
+        Err(_) => return vec![unresolved(&host, "no name server answers within 5 s")],
+    };
+    let mut findings = Vec::new();
+    if !addresses.iter().any(|address| is_public(address.ip())) {
+        let found = format!("from here {host} leads only to {}", listed(&addresses));
+        let remedy = "compare with a public name server: Weni cannot reach such an address";
+        findings.push(Finding::warning(ASPECT, found, remedy));
+    }
+    let stream = match timeout(STEP, TcpStream::connect(&addresses[..])).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return with(findings, unreached(url, &error.to_string())),
+        Err(_) => return with(findings, unreached(url, "nothing answers within 5 s")),
+    };
+    if is_https {
+        findings.extend(handshake(&host, stream, subject).await);
+    }
+    findings
+}
+
+fn with(mut findings: Vec<Finding>, last: Finding) -> Vec<Finding> {
+    findings.push(last);
+    findings
+}
+
+fn listed(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn unresolved(host: &str, why: &str) -> Finding {
+    let remedy = "create the name (an A or AAAA record), or correct http.public_url";
+    Finding::problem(ASPECT, format!("{host} has no address: {why}"), remedy)
+}
+
+fn unreached(url: &str, why: &str) -> Finding {
+    let remedy = "let the port through to http.listen (firewall, balancer, service). If it is, this \
+                  network may have no way back to itself: try `weni-edge check --url` from elsewhere";
+    Finding::warning(ASPECT, format!("{url} cannot be reached from here: {why}"), remedy)
+}
+
+async fn handshake(host: &str, stream: TcpStream, subject: &Subject) -> Vec<Finding> {
+    let remedy = "have something that speaks TLS 1.2 or 1.3 with a certificate for the name listen \
+                  there";
+    let problem = |why: String| vec![Finding::problem(ASPECT, why, remedy)];
+    let refused = |error: anyhow::Error| problem(format!("{error:#}"));
+    let roots = match trusted_roots(subject.ca_file.as_deref()) {
+        Ok(roots) => roots,
+        Err(error) => return refused(error),
+    };
+    let (Ok(config), Ok(name)) = (any_certificate(), ServerName::try_from(host.to_owned())) else {
+        return problem(format!("{host} is not a name that a certificate can have"));
+    };
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    match timeout(STEP, connecting).await {
+        Ok(Ok(stream)) => {
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let judged = certificate::judge(chain, host, &roots, UnixTime::now()).into_iter();
+            judged.map(|finding| of_server(host, finding)).collect()
+        }
+        Ok(Err(error)) => problem(format!("{host} does not agree on TLS: {error}")),
+        Err(_) => problem(format!("{host} does not agree on TLS within 5 s")),
+    }
+}
+
+fn of_server(host: &str, mut finding: Finding) -> Finding {
+    finding.found = format!("the certificate at {host}: {}", finding.found);
+    finding
+}
+
+/// A client that takes any certificate, because [`certificate::judge`] judges what the server shows.
+/// Nothing is sent over the connection.
+fn any_certificate() -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth())
+}
+
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _own: &CertificateDer<'_>,
+        _others: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weni_needs_a_name_of_the_internet_and_should_use_https() {
+        use Severity::{Problem, Warning};
+        for (url, expected) in [
+            ("https://edge.example.com", &[][..]),
+            ("https://edge.example.com:8443", &[]),
+            ("https://[2001:4860:4860::8888]", &[]),
+            ("http://edge.example.com", &[Warning]),
+            ("http://127.0.0.1:8080", &[Warning, Problem]),
+            ("https://10.1.2.3", &[Problem]),
+            ("https://100.64.0.1", &[Problem]),
+            ("https://169.254.169.254", &[Problem]),
+            ("https://[::1]", &[Problem]),
+            ("https://[::ffff:192.168.0.1]", &[Problem]),
+            ("https://[fd00::1]", &[Problem]),
+            ("https://localhost", &[Problem]),
+            ("https://edge", &[Problem]),
+            ("https://edge.shop.svc", &[Problem]),
+            ("https://edge.local", &[Problem]),
+        ] {
+            let judged: Vec<_> = judge(url).iter().map(|finding| finding.severity).collect();
+            assert_eq!(judged, expected, "{url}");
+        }
+    }
+}

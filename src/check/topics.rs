@@ -1,0 +1,213 @@
+//! The topics: whether they are there, and what in their settings loses or refuses events.
+
+use super::{Aspect, Finding, kafka::obstructed};
+use crate::{
+    config::Config,
+    kafka::{Obstacle, topic_state::TopicState},
+};
+
+const ASPECT: Aspect = Aspect::KafkaTopic;
+/// A consumer may be down for a day.
+const RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// Judges one topic of the configuration.
+pub(super) fn judge(
+    config: &Config,
+    name: &str,
+    state: Result<Option<TopicState>, Obstacle>,
+) -> Vec<Finding> {
+    let is_position = name == config.topics.position;
+    let state = match state {
+        Err(obstacle) => return vec![obstructed(ASPECT, name, &obstacle)],
+        Ok(None) => return vec![missing(config, name, is_position)],
+        Ok(Some(state)) => state,
+    };
+    if is_position {
+        let found =
+            format!("{name} is there, and stays empty: the group's offsets are the position");
+        return vec![Finding::ok(ASPECT, found)];
+    }
+    let mut findings = judge_copies(name, &state);
+    match &state.settings {
+        None => findings.push(Finding::warning(
+            ASPECT,
+            format!("{name}: its settings may not be read, so they were not looked at"),
+            "give the user DescribeConfigs on the topic, or look at retention, max.message.bytes, \
+             min.insync.replicas and cleanup.policy by hand",
+        )),
+        Some(_) => findings.extend(judge_settings(config, name, &state)),
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(ASPECT, format!("{name}: {}", summary(&state))));
+    }
+    findings
+}
+
+fn missing(config: &Config, name: &str, is_position: bool) -> Finding {
+    match (is_position, config.kafka.create_topics) {
+        (true, _) => Finding::ok(ASPECT, format!("{name} does not exist yet; serve makes it")),
+        (false, Some(create)) => {
+            let found = format!(
+                "{name} does not exist yet; serve makes it with {} partitions and {} replicas",
+                create.partitions, create.replication_factor
+            );
+            Finding::ok(ASPECT, found)
+        }
+        (false, None) => {
+            let remedy = format!(
+                "create it (kafka-topics.sh --create --topic {name} --partitions 12 \
+                 --replication-factor 3), set kafka.create_topics, or route it under [topics]"
+            );
+            Finding::problem(ASPECT, format!("{name} does not exist"), remedy)
+        }
+    }
+}
+
+fn setting<'a>(state: &'a TopicState, name: &str) -> Option<&'a str> {
+    state.settings.as_ref()?.get(name).map(String::as_str)
+}
+
+fn number(state: &TopicState, name: &str) -> Option<i64> {
+    setting(state, name)?.parse().ok()
+}
+
+fn judge_copies(name: &str, state: &TopicState) -> Vec<Finding> {
+    let TopicState { replicas, in_sync, .. } = *state;
+    let min = number(state, "min.insync.replicas").map_or(1, |min| min.max(1) as usize);
+    let mut findings = Vec::new();
+    if replicas < 2 {
+        let found = format!("{name} has one replica: if its disk is lost, so are its events");
+        let remedy = "give it three (kafka-reassign-partitions.sh), and min.insync.replicas=2";
+        findings.push(Finding::warning(ASPECT, found, remedy));
+    } else if min < 2 {
+        let found = format!(
+            "{name} has min.insync.replicas={min}: an event that one broker alone has counts as kept"
+        );
+        let remedy = "set min.insync.replicas=2 (kafka-configs.sh --alter), with three replicas";
+        findings.push(Finding::warning(ASPECT, found, remedy));
+    } else if min >= replicas {
+        let found = format!(
+            "{name} has {replicas} replicas and min.insync.replicas={min}: publishing waits as soon as one \
+             broker is away"
+        );
+        let remedy = "use one replica more than min.insync.replicas";
+        findings.push(Finding::warning(ASPECT, found, remedy));
+    }
+    if in_sync < min.min(replicas) {
+        let found =
+            format!("{name} has {in_sync} replicas in sync and needs {min}: it takes no event");
+        findings.push(Finding::problem(ASPECT, found, "start the brokers that are down"));
+    }
+    findings
+}
+
+fn judge_settings(config: &Config, name: &str, state: &TopicState) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if setting(state, "unclean.leader.election.enable") == Some("true") {
+        let found =
+            format!("{name} has unclean.leader.election.enable=true: Kafka may lose events");
+        findings.push(Finding::warning(ASPECT, found, "set it to false"));
+    }
+    if setting(state, "cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+        let found = format!(
+            "{name} is compacted (cleanup.policy): Kafka deletes all but the last event of each key"
+        );
+        findings.push(Finding::problem(ASPECT, found, "set cleanup.policy=delete"));
+    }
+    let largest = config.http.max_body_bytes as i64;
+    if let Some(max) = number(state, "max.message.bytes").filter(|max| *max < largest) {
+        let found = format!(
+            "{name} has max.message.bytes={max}, below http.max_body_bytes={largest}: larger events \
+             become dead letters"
+        );
+        let remedy = format!("set max.message.bytes to {} or more", largest + 65_536);
+        findings.push(Finding::warning(ASPECT, found, remedy));
+    }
+    let retention = number(state, "retention.ms");
+    if let Some(ms) = retention.filter(|ms| (0..RETENTION_MS).contains(ms)) {
+        let found = format!(
+            "{name} keeps events for {} minutes (retention.ms={ms}): a consumer that is down for longer \
+             loses them",
+            ms / 60_000
+        );
+        findings.push(Finding::warning(ASPECT, found, "set retention.ms to a day or more"));
+    }
+    findings
+}
+
+/// What is worth a look where all is well.
+fn summary(state: &TopicState) -> String {
+    let TopicState { partitions, replicas, .. } = state;
+    let min = setting(state, "min.insync.replicas").unwrap_or("?");
+    let kept = match number(state, "retention.ms") {
+        None => "?".to_owned(),
+        Some(ms) if ms < 0 => "for ever".to_owned(),
+        Some(ms) => format!("{} h", ms / 3_600_000),
+    };
+    format!("{partitions} partitions, {replicas} replicas, {min} in sync at least, kept {kept}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{check::Severity, config::CreateTopics, kafka::Blocked};
+
+    const GOOD: [(&str, &str); 5] = [
+        ("min.insync.replicas", "2"),
+        ("cleanup.policy", "delete"),
+        ("max.message.bytes", "1048588"),
+        ("retention.ms", "604800000"),
+        ("unclean.leader.election.enable", "false"),
+    ];
+
+    fn state(replicas: usize, in_sync: usize, changes: &[(&str, &str)]) -> TopicState {
+        let settings = GOOD.iter().chain(changes);
+        let settings = settings.map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        TopicState { partitions: 12, replicas, in_sync, settings: Some(settings) }
+    }
+
+    #[test]
+    fn each_setting_that_loses_or_refuses_events_is_named() {
+        use Severity::{Ok as Well, Problem, Warning};
+        let config = Config::default();
+        let name = config.topics.message_status.as_str();
+        for (state, severity, words) in [
+            (state(3, 3, &[]), Well, "12 partitions, 3 replicas, 2 in sync at least, kept 168 h"),
+            (state(3, 2, &[]), Well, "12 partitions"),
+            (state(3, 1, &[]), Problem, "has 1 replicas in sync and needs 2"),
+            (state(1, 1, &[("min.insync.replicas", "1")]), Warning, "has one replica"),
+            (state(3, 3, &[("min.insync.replicas", "1")]), Warning, "min.insync.replicas=1"),
+            (state(2, 2, &[]), Warning, "as soon as one broker is away"),
+            (state(3, 3, &[("cleanup.policy", "compact,delete")]), Problem, "is compacted"),
+            (state(3, 3, &[("max.message.bytes", "999999")]), Warning, "max.message.bytes=999999"),
+            (state(3, 3, &[("retention.ms", "3600000")]), Warning, "for 60 minutes"),
+            (state(3, 3, &[("retention.ms", "-1")]), Well, "kept for ever"),
+            (
+                state(3, 3, &[("unclean.leader.election.enable", "true")]),
+                Warning,
+                "unclean.leader.election",
+            ),
+            (TopicState { settings: None, ..state(1, 1, &[]) }, Warning, "has one replica"),
+        ] {
+            let judged = judge(&config, name, Ok(Some(state)));
+            assert_eq!(judged[0].severity, severity, "{judged:?}");
+            assert!(judged[0].found.contains(words), "{words}: {judged:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_topic_is_a_problem_unless_serve_makes_it() {
+        let mut config = Config::default();
+        let judged = |config: &Config, name: &str| judge(config, name, Ok(None))[0].severity;
+        let (status, position) =
+            (config.topics.message_status.clone(), config.topics.position.clone());
+        assert_eq!(judged(&config, &status), Severity::Problem);
+        assert_eq!(judged(&config, &position), Severity::Ok);
+        config.kafka.create_topics = Some(CreateTopics { partitions: 12, replication_factor: 3 });
+        assert_eq!(judged(&config, &status), Severity::Ok);
+        let refused = Obstacle::new(Blocked::NotAuthorized, "words");
+        let refused = judge(&config, &status, Err(refused));
+        assert_eq!(refused[0].severity, Severity::Problem);
+        assert!(refused[0].found.ends_with(": words"), "{refused:?}");
+    }
+}

@@ -1,0 +1,152 @@
+//! Which Apache Kafka a broker is. No request asks for it, but each version offers newer versions of some
+//! requests (`ApiVersions`), and librdkafka logs what is offered.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use parking_lot::Mutex;
+use rdkafka::{
+    ClientContext,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+};
+
+use super::librdkafka::Cluster;
+use crate::config::client::consumer_config;
+
+const CALL: Duration = Duration::from_secs(5);
+
+/// Versions on which exactly once is proved (deploy/RELIABILITY.md).
+const PROVED: [&str; 2] = ["4.1", "4.4"];
+
+/// The newest version first: what its brokers offer and those before do not, as a request's key and its
+/// highest version. From `common/message/*Request.json` of kafka-clients 3.9.1, 4.0.0, 4.1.2, 4.2.0, 4.3.0 and
+/// 4.4.0.
+const OFFERED_SINCE: [(&str, i16, i16); 5] = [
+    ("4.4", TXN_OFFSET_COMMIT, 6),
+    ("4.3", DESCRIBE_LOG_DIRS, 5),
+    ("4.2", LIST_OFFSETS, 11),
+    ("4.1", FETCH, 18),
+    ("4.0", PRODUCE, 12),
+];
+/// The highest versions that 4.4 offers.
+const OFFERED_LAST: [(i16, i16); 6] = [
+    (PRODUCE, 13),
+    (FETCH, 18),
+    (LIST_OFFSETS, 11),
+    (API_VERSIONS, 5),
+    (TXN_OFFSET_COMMIT, 6),
+    (DESCRIBE_LOG_DIRS, 5),
+];
+const PRODUCE: i16 = 0;
+const FETCH: i16 = 1;
+const LIST_OFFSETS: i16 = 2;
+const API_VERSIONS: i16 = 18;
+const TXN_OFFSET_COMMIT: i16 = 28;
+const DESCRIBE_LOG_DIRS: i16 = 35;
+
+/// What is known of a broker's version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BrokerVersion {
+    /// Exactly once is proved on it.
+    Proved(&'static str),
+    NotProved(&'static str),
+}
+
+/// A request's key and the highest version that is offered.
+type OfferedVersions = BTreeMap<i16, i16>;
+
+impl Cluster {
+    /// The version of the broker that answers first. None: it does not say what it offers.
+    pub(crate) fn broker_version(&self) -> Option<BrokerVersion> {
+        let mut config = consumer_config(&self.base, &self.group);
+        config.set("debug", "feature").set_log_level(RDKafkaLogLevel::Debug);
+        let context = LogReader::default();
+        let client = BaseConsumer::from_config_and_context(&config, context).ok()?;
+        client.fetch_metadata(Some(&self.config.topics.position), CALL).ok()?;
+        // Each poll ends at one event, and each line of the log is one.
+        while client.poll(Duration::from_millis(20)).is_some() || client.context().has_grown() {}
+        let lines = client.context().0.lock();
+        Some(version(&lines.offered)).filter(|_| !lines.offered.is_empty())
+    }
+}
+
+fn version(offered: &OfferedVersions) -> BrokerVersion {
+    let highest = |key: i16| offered.get(&key).copied().unwrap_or(-1);
+    if OFFERED_LAST.iter().any(|(key, last)| highest(*key) > *last) {
+        return BrokerVersion::NotProved("later than 4.4");
+    }
+    let found = OFFERED_SINCE.iter().find(|(_, key, since)| highest(*key) >= *since);
+    match found {
+        Some((version, ..)) if PROVED.contains(version) => BrokerVersion::Proved(version),
+        Some((version, ..)) => BrokerVersion::NotProved(version),
+        None => BrokerVersion::NotProved("earlier than 4.0, or another product"),
+    }
+}
+
+/// Reads librdkafka's log.
+#[derive(Default)]
+struct LogReader(Mutex<LogLines>);
+
+#[derive(Default)]
+struct LogLines {
+    offered: OfferedVersions,
+    is_new: bool,
+}
+
+impl LogReader {
+    /// Whether there was a line since the last call.
+    fn has_grown(&self) -> bool {
+        std::mem::take(&mut self.0.lock().is_new)
+    }
+}
+
+impl ClientContext for LogReader {
+    fn log(&self, _level: RDKafkaLogLevel, _facility: &str, message: &str) {
+        let mut lines = self.0.lock();
+        lines.is_new = true;
+        lines.offered.extend(offered_in(message));
+    }
+}
+
+impl ConsumerContext for LogReader {}
+
+/// `…  ApiKey Produce (0) Versions 0..13` (librdkafka 2.12.1, `rd_kafka_handle_ApiVersion`).
+fn offered_in(line: &str) -> Option<(i16, i16)> {
+    let (_, request) = line.split_once("  ApiKey ")?;
+    let (name_and_key, versions) = request.split_once(") Versions ")?;
+    let (_, key) = name_and_key.rsplit_once('(')?;
+    let (_, highest) = versions.split_once("..")?;
+    Some((key.parse().ok()?, highest.trim().parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_told_by_what_is_offered() {
+        let told = |offered: &[(i16, i16)]| version(&offered.iter().copied().collect());
+        use BrokerVersion::{NotProved, Proved};
+        for (produce, fetch, list, directories, commit, expected) in [
+            (11, 17, 9, 4, 4, NotProved("earlier than 4.0, or another product")),
+            (12, 17, 10, 4, 5, NotProved("4.0")),
+            (13, 18, 10, 4, 5, Proved("4.1")),
+            (13, 18, 11, 4, 5, NotProved("4.2")),
+            (13, 18, 11, 5, 5, NotProved("4.3")),
+            (13, 18, 11, 5, 6, Proved("4.4")),
+            (14, 18, 11, 5, 6, NotProved("later than 4.4")),
+        ] {
+            let offered = [(0, produce), (1, fetch), (2, list), (35, directories), (28, commit)];
+            assert_eq!(told(&offered), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_offered_is_read_from_librdkafkas_log() {
+        let line = "[thrd:127.0.0.1:9092/1]: 127.0.0.1:9092/1:   ApiKey Produce (0) Versions 0..13";
+        assert_eq!(offered_in(line), Some((0, 13)));
+        let line = "[thrd:b]: b:   ApiKey Unknown-93? (93) Versions 0..0";
+        assert_eq!(offered_in(line), Some((93, 0)));
+        assert_eq!(offered_in("[thrd:b]: b: Broker API support:"), None);
+    }
+}
