@@ -34,7 +34,7 @@ const IN_KAFKA: Duration = Duration::from_secs(10);
 const CLOCKS: i64 = 30;
 const ASPECT: Aspect = Aspect::Call;
 
-/// Of a source, to be refused. A header's value may be anything but this.
+/// Sent instead of the secret, to be refused.
 const WRONG: HeaderValue = HeaderValue::from_static("weni-edge check: not the secret");
 
 /// One way to call.

@@ -1,7 +1,7 @@
 //! Tries from the outside in what an edge needs: what callers reach, the certificate, the ports, the
 //! journal, Kafka, and the machine. Also beside a running edge.
 //!
-//! Each [`Probe`] looks at one thing and returns findings. All probes run at once, each on a thread, and
+//! Each probe looks at one thing and returns findings. All probes run at once, each on a thread, and
 //! a probe that hangs is given up. What is found is judged by pure functions.
 //!
 //! **Invariant:** nothing is left behind: no file, no committed record, no committed offset. No client
@@ -33,7 +33,7 @@ use crate::{
     journal::{Directory, Holder, disk, holder},
 };
 
-/// No check takes longer. It is more than the network steps of any probe together.
+/// No check takes longer, because a person waits for it.
 const LIMIT: Duration = Duration::from_secs(28);
 
 named! {

@@ -121,18 +121,20 @@ impl<'a> Trial<'a> {
         })
     }
 
-    /// Reads the group's position, and commits one in a transaction that is aborted.
+    /// Commits a position in a transaction that is aborted, and reads the group's position. In this order,
+    /// because the answer to the first names a missing right, and librdkafka retries the second until its
+    /// time is over.
     fn commit_position(&mut self, topic: &str) -> Result<(), Finding> {
         let what = format!("{topic} takes no position");
-        let read = self.cluster.committed(View::Unstable, &[(topic, 0)], CALL);
-        read.map_err(|obstacle| obstructed(ASPECT, &what, &obstacle))?;
         let position = GroupOffset {
             topic: topic.to_owned(),
             partition: 0,
             offset: 0,
             metadata: String::new(),
         };
-        self.aborted(&what, |producer| producer.send_offsets(&[position]))
+        self.aborted(&what, |producer| producer.send_offsets(&[position]))?;
+        let read = self.cluster.committed(View::Unstable, &[(topic, 0)], CALL);
+        read.map(drop).map_err(|obstacle| obstructed(ASPECT, &what, &obstacle))
     }
 
     fn aborted(
@@ -158,10 +160,9 @@ fn refused(what: &str, failure: &Failure) -> Finding {
         Fault::Time => Blocked::TooSlow,
         _ => Blocked::KafkaError,
     };
-    // A topic's settings refuse what a group's name cannot.
     let words = match code {
-        Code::TopicAuthorizationFailed => "its user may not write to it",
-        Code::GroupAuthorizationFailed => "its user may not read the group",
+        Code::TopicAuthorizationFailed => "its user lacks a right to the topic",
+        Code::GroupAuthorizationFailed => "its user lacks the right Read on the group",
         _ => "Kafka refuses",
     };
     Finding::problem(ASPECT, format!("{what}: {words} ({})", label(code)), remedy(blocked))

@@ -71,29 +71,36 @@ fn number(state: &TopicState, name: &str) -> Option<i64> {
     setting(state, name)?.parse().ok()
 }
 
+/// Without the settings, `min.insync.replicas` is not known and not judged.
 fn judge_copies(name: &str, state: &TopicState) -> Vec<Finding> {
     let TopicState { replicas, in_sync, .. } = *state;
-    let min = number(state, "min.insync.replicas").map_or(1, |min| min.max(1) as usize);
+    let min = number(state, "min.insync.replicas").map(|min| min.max(1) as usize);
     let mut findings = Vec::new();
-    if replicas < 2 {
-        let found = format!("{name} has one replica: if its disk is lost, so are its events");
-        let remedy = "give it three (kafka-reassign-partitions.sh), and min.insync.replicas=2";
-        findings.push(Finding::warning(ASPECT, found, remedy));
-    } else if min < 2 {
-        let found = format!(
-            "{name} has min.insync.replicas={min}: an event that one broker alone has counts as kept"
-        );
-        let remedy = "set min.insync.replicas=2 (kafka-configs.sh --alter), with three replicas";
-        findings.push(Finding::warning(ASPECT, found, remedy));
-    } else if min >= replicas {
-        let found = format!(
-            "{name} has {replicas} replicas and min.insync.replicas={min}: publishing waits as soon as one \
-             broker is away"
-        );
-        let remedy = "use one replica more than min.insync.replicas";
-        findings.push(Finding::warning(ASPECT, found, remedy));
+    match min {
+        _ if replicas < 2 => {
+            let found = format!("{name} has one replica: if its disk is lost, so are its events");
+            let remedy = "give it three (kafka-reassign-partitions.sh), and min.insync.replicas=2";
+            findings.push(Finding::warning(ASPECT, found, remedy));
+        }
+        Some(1) => {
+            let found = format!(
+                "{name} has min.insync.replicas=1: an event that one broker alone has counts as kept"
+            );
+            let remedy =
+                "set min.insync.replicas=2 (kafka-configs.sh --alter), with three replicas";
+            findings.push(Finding::warning(ASPECT, found, remedy));
+        }
+        Some(min) if min >= replicas => {
+            let found = format!(
+                "{name} has {replicas} replicas and min.insync.replicas={min}: publishing waits as soon \
+                 as one broker is away"
+            );
+            let remedy = "use one replica more than min.insync.replicas";
+            findings.push(Finding::warning(ASPECT, found, remedy));
+        }
+        _ => {}
     }
-    if in_sync < min.min(replicas) {
+    if let Some(min) = min.filter(|min| in_sync < replicas.min(*min)) {
         let found =
             format!("{name} has {in_sync} replicas in sync and needs {min}: it takes no event");
         findings.push(Finding::problem(ASPECT, found, "start the brokers that are down"));
@@ -188,6 +195,7 @@ mod tests {
                 "unclean.leader.election",
             ),
             (TopicState { settings: None, ..state(1, 1, &[]) }, Warning, "has one replica"),
+            (TopicState { settings: None, ..state(3, 3, &[]) }, Warning, "may not be read"),
         ] {
             let judged = judge(&config, name, Ok(Some(state)));
             assert_eq!(judged[0].severity, severity, "{judged:?}");

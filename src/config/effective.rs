@@ -53,7 +53,12 @@ fn quoted(key: &str) -> String {
 
 /// Texts, numbers, flags and lists are written as in JSON, in one line.
 fn written(value: &Value) -> String {
-    json!(value).to_string().replace('\u{7f}', "\\u007f")
+    // TOML knows no surrogates, as which a terminal's escapes would write these.
+    let escape = |letter| match letter {
+        '\u{7f}' | '\u{10000}'.. => format!("\\U{:08x}", u32::from(letter)),
+        _ => letter.to_string(),
+    };
+    json!(value).to_string().chars().map(escape).collect()
 }
 
 #[cfg(test)]
@@ -73,14 +78,14 @@ mod tests {
     fn everything(place: &Place) -> String {
         let secret = place.file("secret", &format!("{SECRET}\n"));
         format!(
-            "[http]\nlisten = \"127.0.0.1:81\"\npublic_url = \"https://e\"\nmax_body_bytes = 2_000_000\nmax_memory_bytes = 2_000_001\n\
+            "[http]\nlisten = \"127.0.0.1:81\"\nmax_body_bytes = 2_000_000\nmax_memory_bytes = 2_000_001\n\
          max_connections = 7\nheader_timeout = \"100ms\"\nbody_timeout = \"1s\"\nidle_timeout = \"1h\"\n\
-         wait_for_kafka = \"5s\"\ndrain = \"0s\"\n\
+         wait_for_kafka = \"5s\"\ndrain = \"0s\"\npublic_url = \"https://edge.example.com\"\n\
          [http.tls]\ncertificate_file = \"a b\"\nkey_file = \"it's \\\"one\\\"\"\n\
          [admin]\nlisten = \"[::]:81\"\ntoken_file = '{secret}'\n\
          [sources.\"a.b-c\"]\nheader = \"X-Token\"\nsecrets = [\"{SECRET}\", \"{SECRET}\"]\n\
          secrets_file = '{secret}'\nraw = \"untyped\"\n\
-         [sources.\"a.b-c\".labels]\n\"a \\\"b\\\" # = ]\" = \"two\\nlines\\u0007 # '\"\n\
+         [sources.\"a.b-c\".labels]\n\"a \\\"b\\\" # = ]\" = \"two\\nlines\\u0007\u{e0001} # '\"\n\
          [sources.open]\nallow_unauthenticated = true\n\
          [journal]\ndirectory = \"j\"\nmax_bytes = 1_000_000_000\nmin_free_bytes = 0\n\
          allow_volatile = true\n\
@@ -101,6 +106,7 @@ mod tests {
         for text in [&everything(&place), &example(), SOURCE, ""] {
             let (printed, config) = effective(&place, text, &[]);
             assert!(!printed.contains("s3cr3t"), "{printed}");
+            assert!(printed.chars().all(|letter| letter <= '\u{ffff}'), "{printed}");
             let again = place.load(&printed.replace(HIDDEN, SECRET), &[]);
             assert_eq!(again.as_ref(), Ok(&config), "{printed}");
             // A file whose secrets are still hidden is not taken for one that has them.
@@ -160,14 +166,21 @@ mod tests {
         let text = format!(
             "[kafka.properties]\nsecurity.protocol = \"SASL_SSL\"\nsasl.mechanism = \"PLAIN\"\n\
          sasl.username = \"edge\"\nssl.certificate.pem = '''{certificate}'''\n\
-         ssl.key.pem = '''{key}'''\nssl.keystore.password = 123456\nsasl.password_file = '{file}'\n"
+         ssl.ca.pem = '''{key}{certificate}'''\nssl.key.pem = '''{key}'''\nssl.keystore.password = 123456\nsasl.password_file = '{file}'\n"
         );
         let variable = ("WENI_EDGE__KAFKA__PROPERTIES__SSL_KEY_PASSWORD", SECRET);
         let (printed, config) = effective(&place, &text, &[variable]);
-        for shown in ["PLAIN", "edge", "BEGIN CERTIFICATE", &file] {
+        for shown in ["PLAIN", "edge", &file] {
             assert!(printed.contains(shown), "{shown}: {printed}");
         }
-        for name in ["ssl.key.pem", "ssl.keystore.password", "ssl.key.password"] {
+        let hidden = [
+            "ssl.ca.pem",
+            "ssl.certificate.pem",
+            "ssl.key.pem",
+            "ssl.keystore.password",
+            "ssl.key.password",
+        ];
+        for name in hidden {
             assert!(printed.contains(&format!("\"{name}\" = \"{HIDDEN}\" ")), "{name}: {printed}");
             assert!(!printed.contains(config.kafka.properties[name].expose()), "{name}: {printed}");
         }
@@ -175,7 +188,7 @@ mod tests {
         let error = place.load(&printed, &[]).unwrap_err();
         assert_eq!(
             error.matches("which stands for a secret: put the secret back").count(),
-            3,
+            hidden.len(),
             "{error}"
         );
     }

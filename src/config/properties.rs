@@ -82,13 +82,11 @@ const OF_NOT_BUILT_IN: [&str; 4] =
     ["sasl.oauthbearer.", "enable.sasl.oauthbearer.", "sasl.kerberos.", "https.ca."];
 
 /// Properties of logins and TLS that are no secret. All others are taken for one, also those that a
-/// later librdkafka adds.
-const NO_SECRETS: [&str; 9] = [
+/// later librdkafka adds. Certificates in PEM are not among them: a key may stand beside them.
+const NO_SECRETS: [&str; 7] = [
     "sasl.mechanism",
     "sasl.mechanisms",
     "sasl.username",
-    "ssl.ca.pem",
-    "ssl.certificate.pem",
     "ssl.cipher.suites",
     "ssl.curves.list",
     "ssl.endpoint.identification.algorithm",

@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::harness::{PROGRAM, run};
 
@@ -15,18 +16,34 @@ pub(crate) struct Dev {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
     ready: Value,
+    /// Its journal. A process that is killed leaves it.
+    _place: TempDir,
 }
 
 impl Dev {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let (process, mut lines) = spawn("json", arguments);
-        let ready = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-        Self { process, lines, ready }
+        let mut dev = Self::spawn("json", arguments);
+        dev.ready = dev.next();
+        dev
     }
 
     fn for_people(arguments: &[&str]) -> Self {
-        let (process, lines) = spawn("human", arguments);
-        Self { process, lines, ready: Value::Null }
+        Self::spawn("human", arguments)
+    }
+
+    fn spawn(output: &str, arguments: &[&str]) -> Self {
+        let place = TempDir::new().unwrap();
+        let mut process = Command::new(PROGRAM)
+            .args(["dev", "--output", output])
+            .args(arguments)
+            .env("TMPDIR", place.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, lines, ready: Value::Null, _place: place }
     }
 
     /// What stands after `text` in the next line for people that has it.
@@ -49,19 +66,6 @@ impl Dev {
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
         self.process.wait().unwrap().success()
     }
-}
-
-fn spawn(output: &str, arguments: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
-    let mut process = Command::new(PROGRAM)
-        .args(["dev", "--output", output])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    (process, lines)
 }
 
 impl Drop for Dev {
