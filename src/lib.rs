@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod callback;
 pub mod caller;
+pub mod calls;
 pub mod check;
 pub mod cli;
 pub mod clock;

@@ -210,6 +210,8 @@ metrics! {
     tls_certificate_not_after_seconds: GaugeVec[];
     /// 1 if the configuration, its files of secrets and the certificate were last read without an error.
     config_last_reload_successful: IntGauge;
+    /// Logins to the inspector: accepted, wrong, throttled (too many at once).
+    admin_logins_total: IntCounterVec["outcome"];
     /// Lines of the log that were dropped because the reader of stderr did not keep up.
     log_lines_dropped_total: IntCounter;
 }
@@ -296,6 +298,9 @@ impl Metrics {
         }
         for op in ["append", "prepare", "checkpoint", "read"] {
             self.journal_errors_total.with_label_values(&[op]);
+        }
+        for outcome in ["accepted", "wrong", "throttled"] {
+            self.admin_logins_total.with_label_values(&[outcome]);
         }
         for stage in ["journal", "publish"] {
             self.quarantined_total.with_label_values(&[stage]);

@@ -86,6 +86,8 @@ BROKERS = row(
           "short", "min by (instance) (weni_edge_config_last_reload_successful{@})", (), w=4),
     table("Certificates", "How long each instance's certificate is still valid. No data if the edge speaks plain HTTP.",
           "s", "max by (instance) (weni_edge_tls_certificate_not_after_seconds{@}) - time()", (), w=5),
+    panel("Logins to the inspector", "Wrong tokens, and tries that were turned away because too many came at once, can be someone who guesses.",
+          "short", ("sum by (outcome) (increase(weni_edge_admin_logins_total{@}[$__rate_interval]))", "{{outcome}}"), min=0, w=6),
 )  # fmt: skip
 
 DEPTH = dashboard(

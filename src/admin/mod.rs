@@ -1,21 +1,26 @@
-//! Probes, metrics, and the contract with consumers for programs, on their own listener.
+//! Probes, metrics, the contract with consumers for programs, and the inspector for people, on
+//! their own listener.
 //!
 //! Live means that the process answers. Ready means that a callback would be accepted: the journal
 //! is open, has room for the largest one, and the edge is not stopping.
 //!
 //! **Invariant:** the edge stays ready while Kafka is away.
 
-use std::{io, sync::Arc};
+mod inspector;
+
+use std::{io, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use serde_json::Value as Json;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 
+use self::inspector::Inspector;
 use crate::{
+    calls::RecentCalls,
     config::Config,
     event::{Topic, schema},
     http::{Handler, Phase, RequestGuard, serve_admin},
@@ -23,7 +28,7 @@ use crate::{
     metrics::Metrics,
 };
 
-/// What probes look at.
+/// What probes and people look at.
 #[derive(Clone)]
 #[expect(missing_docs, reason = "the types say what each is")]
 pub struct State {
@@ -31,6 +36,15 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     pub phase: watch::Receiver<Phase>,
     pub config: Arc<ArcSwap<Config>>,
+    pub calls: Arc<RecentCalls>,
+    /// Address of the public listener.
+    pub public: SocketAddr,
+}
+
+/// What the admin listener answers.
+struct Answers {
+    state: State,
+    inspector: Arc<Inspector>,
 }
 
 /// Serves until the process ends.
@@ -38,15 +52,31 @@ pub async fn serve(listener: TcpListener, state: State) {
     // Probes are answered until the process ends, so this listener does not follow the edge's
     // phase.
     let (_serving, phase) = watch::channel(Phase::Serving);
-    serve_admin(listener, state, phase).await;
+    let is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let inspector = Inspector::new(state.clone(), is_local);
+    serve_admin(listener, Answers { state, inspector }, phase).await;
 }
 
-impl Handler for State {
+impl Handler for Answers {
+    type Body = inspector::Body;
+
     async fn handle(
         self: Arc<Self>,
         request: Request<Incoming>,
-        _guard: RequestGuard,
-    ) -> io::Result<Response<Full<Bytes>>> {
+        guard: RequestGuard,
+    ) -> io::Result<Response<inspector::Body>> {
+        let mut response = match Inspector::has(request.uri().path()) {
+            true => Arc::clone(&self.inspector).answer(request, guard).await,
+            false => self.state.answer(&request)?.map(Either::Left),
+        };
+        let no_store = HeaderValue::from_static("no-store");
+        response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+        Ok(response)
+    }
+}
+
+impl State {
+    fn answer(&self, request: &Request<Incoming>) -> io::Result<Response<Full<Bytes>>> {
         let (mut status, mut content_type) = (StatusCode::OK, prometheus::TEXT_FORMAT);
         let body = match request.uri().path() {
             _ if ![Method::GET, Method::HEAD].contains(request.method()) => {
@@ -77,16 +107,12 @@ impl Handler for State {
         *response.status_mut() = status;
         let content_type = HeaderValue::from_static(content_type);
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-        let no_store = HeaderValue::from_static("no-store");
-        response.headers_mut().insert(header::CACHE_CONTROL, no_store);
         if status == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         Ok(response)
     }
-}
 
-impl State {
     /// The contract with consumers, for programs: `schemas/` as in `docs`, and the AsyncAPI document
     /// with the names of the running topics.
     fn document(&self, path: &str) -> Option<Json> {

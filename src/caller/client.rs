@@ -91,6 +91,12 @@ impl Target {
         Ok(Self { port: uri.port_u16().unwrap_or(port), host, tls, method, headers, uri })
     }
 
+    /// The same webhook at another address: for a name that leads elsewhere.
+    #[must_use]
+    pub fn at(self, address: SocketAddr) -> Self {
+        Self { host: address.ip().to_string(), port: address.port(), ..self }
+    }
+
     /// The same over HTTP/1.1, also where TLS offers HTTP/2.
     #[must_use]
     pub fn over_http1(mut self) -> Self {

@@ -1,4 +1,5 @@
-//! Calls webhooks the way Weni does: for `send`, `dev --demo`, `check`, `healthcheck` and the benchmarks.
+//! Calls webhooks the way Weni does: for `send`, `dev --demo`, `check`, the inspector, `healthcheck` and
+//! the benchmarks.
 
 mod bodies;
 mod client;

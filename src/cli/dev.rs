@@ -4,6 +4,7 @@
 //! Everything else is what `serve` runs.
 
 use std::{
+    iter,
     net::{IpAddr, SocketAddr},
     path::Path,
     process::ExitCode,
@@ -25,13 +26,14 @@ use super::{
 };
 use crate::{
     caller::{LIFE, MessageId, Sample, Target, Template, WeniClient},
+    calls::{CALLS_KEPT, CallOutcome, RecentCalls, explain},
     config::{Config, LogFormat, Secret, Source, Topics},
     event::{Topic, header},
     kafka::{
         follow::{Followed, Offsets},
         librdkafka::Cluster,
     },
-    metrics::Metrics,
+    metrics::{Metrics, UNKNOWN_SOURCE},
     serve::Edge,
     tail::{Content, Item},
 };
@@ -41,6 +43,8 @@ const HEADER: &str = "X-Token";
 const PARTITIONS: i32 = 3;
 /// Between two calls of the demo, so that a person can follow it.
 const STEP: Duration = Duration::from_millis(700);
+/// Between two looks for refused calls.
+const REFUSED_EVERY: Duration = Duration::from_millis(200);
 /// The demo's last call. It becomes a dead letter.
 const NOT_JSON: &[u8] = b"not JSON at all";
 /// The port of the advice to listen on all addresses.
@@ -101,6 +105,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             Output::Json => ready(&hooks, &secret, &admin, &kafka, &topics).to_string(),
         })?;
         print_records(Arc::new(config), &args)?;
+        if args.output == Output::Human {
+            tokio::spawn(print_refused(edge.calls()));
+        }
         if args.demo {
             tokio::spawn(async move {
                 tokio::select! {
@@ -132,6 +139,8 @@ fn config(args: &Args, kafka: &str, secret: &str, journal: &Path) -> Config {
     config.log.level = "warn".to_owned();
     if args.output == Output::Human {
         config.log.format = LogFormat::Human;
+        // `print_refused` says more of each.
+        config.log.level = "warn,weni_edge::http::sources=error".to_owned();
     }
     let source = Source {
         header: HEADER.to_owned(),
@@ -146,7 +155,7 @@ fn ready(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics) -
     let Topics { message_status, inbound_message, channel_event, dead_letter, .. } = topics;
     json!({
         "ready": true, "hooks": hooks, "method": "POST", "headers": {HEADER: secret},
-        "admin": admin, "kafka": kafka,
+        "admin": admin, "inspector": format!("{admin}/inspector"), "kafka": kafka,
         "topics": {
             "message_status": message_status, "inbound_message": inbound_message,
             "channel_event": channel_event, "dead_letter": dead_letter,
@@ -202,7 +211,8 @@ fn by_hand(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics)
              -d '{{\"statuses\":[{{\"id\":\"wamid.test\",\"status\":\"read\",\"timestamp\":\"1763842385\",\"recipient_id\":\"5511900000001\"}}]}}'\n\n\
          Or as Weni does:\n  {program} send {hooks} -H '{HEADER}: {secret}'\n\n\
          Kafka   {kafka}   ({program} tail -b {kafka}; kcat -b {kafka} -C -t {statuses})\n\
-         Metrics {admin}/metrics\n\n\
+         Metrics {admin}/metrics\n\
+         Inspector {admin}/inspector   (what to paste, and each call as it arrives)\n\n\
          Every event as it reaches Kafka:"
     )
 }
@@ -244,6 +254,29 @@ fn print_records(config: Arc<Config>, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints why calls are refused, until the process ends.
+async fn print_refused(calls: Arc<RecentCalls>) {
+    let mut rings = [SOURCE, UNKNOWN_SOURCE].map(|source| (calls.ring(source), 0));
+    loop {
+        for (ring, next) in &mut rings {
+            for call in ring.since(*next, CALLS_KEPT) {
+                *next = call.number + 1;
+                let CallOutcome::Refused(refused) = &call.outcome else { continue };
+                let (why, status) = (explain(refused, iter::once(SOURCE)).en, refused.status);
+                let line = format!("{} refused          {status}  {why}", time(call.at_ms as i64));
+                // The reader of standard output may have gone. The edge goes on.
+                print_line(&visible(&line)).ok();
+            }
+        }
+        tokio::time::sleep(REFUSED_EVERY).await;
+    }
+}
+
+fn time(ms: i64) -> String {
+    let time = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
+    time.strftime("%H:%M:%S%.3f").to_string()
+}
+
 fn as_json(item: &Item) -> Value {
     let Followed { topic, partition, offset, timestamp_ms, key, headers, value } = &item.record;
     let text = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes));
@@ -272,8 +305,7 @@ fn as_text(item: &Item) -> String {
         _ => ("dead_letter", header(headers, "reason")),
     };
     let (detail, key) = (detail.unwrap_or_default(), String::from_utf8_lossy(key));
-    let time = jiff::Timestamp::from_millisecond(*timestamp_ms).unwrap_or_default();
-    let time = time.strftime("%H:%M:%S%.3f");
+    let time = time(*timestamp_ms);
     format!("{time} {kind:<16} {detail:<14} {topic}[{partition}]@{offset}  {key}")
 }
 

@@ -82,7 +82,7 @@ mod tests {
          max_connections = 7\nheader_timeout = \"100ms\"\nbody_timeout = \"1s\"\nidle_timeout = \"1h\"\n\
          wait_for_kafka = \"5s\"\ndrain = \"0s\"\npublic_url = \"https://edge.example.com\"\n\
          [http.tls]\ncertificate_file = \"a b\"\nkey_file = \"it's \\\"one\\\"\"\n\
-         [admin]\nlisten = \"[::]:81\"\n\
+         [admin]\nlisten = \"[::]:81\"\ntoken_file = '{secret}'\n\
          [sources.\"a.b-c\"]\nheader = \"X-Token\"\nsecrets = [\"{SECRET}\", \"{SECRET}\"]\n\
          secrets_file = '{secret}'\nraw = \"untyped\"\n\
          [sources.\"a.b-c\".labels]\n\"a \\\"b\\\" # = ]\" = \"two\\nlines\\u0007\u{e0001} # '\"\n\

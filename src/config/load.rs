@@ -16,7 +16,7 @@ use super::{
     effective::{DEFAULT, EffectiveValue},
     properties,
     section::{Findings, Section, flag, path, text},
-    sources::{source, sources},
+    sources::{secrets_file, source, sources},
 };
 
 /// Everything that is wrong with a configuration.
@@ -215,7 +215,9 @@ fn admin(mut section: Section<'_>, http: &Http) -> Admin {
         )),
         other => Ok(other),
     };
-    Admin { listen: section.value_or("listen", (Ipv4Addr::LOCALHOST, 9090), listen) }
+    let listen = section.value_or("listen", (Ipv4Addr::LOCALHOST, 9090), listen);
+    let (tokens, token_file) = secrets_file(&mut section, "token_file").unzip();
+    Admin { listen, tokens: tokens.unwrap_or_default(), token_file }
 }
 
 fn journal(mut section: Section<'_>, http: &Http) -> Journal {

@@ -97,11 +97,15 @@ pub struct Tls {
     pub key_file: PathBuf,
 }
 
-/// The listener for probes and metrics.
+/// The listener for probes, metrics and the inspector.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Each of them logs in to the inspector. Loading reads them from `token_file`.
+    pub tokens: Vec<Secret>,
+    /// A file with a token a line.
+    pub token_file: Option<PathBuf>,
 }
 
 /// One webhook: `/hooks/{name}`.

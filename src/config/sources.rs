@@ -66,12 +66,7 @@ pub(super) fn source(mut section: Section<'_>) -> Source {
     if listed.is_some() && !variable {
         section.holds_secret_itself();
     }
-    let file = |value: &Value| {
-        let file = path(value)?;
-        Ok((secrets_of_file(&file)?, file))
-    };
-    let shown = |(_, file): &(_, PathBuf)| file.display().to_string().into();
-    let file = section.shown("secrets_file", None, file, shown);
+    let (more, secrets_file) = secrets_file(&mut section, "secrets_file").unzip();
     let allow_unauthenticated = section.value_or("allow_unauthenticated", false, flag);
     let raw = section.choice("raw", &[("all", true), ("untyped", false)]);
     let labels = section.table("labels").map(labels).unwrap_or_default();
@@ -87,8 +82,6 @@ pub(super) fn source(mut section: Section<'_>) -> Source {
             "says allow_unauthenticated = true and has a header or secrets: leave out one of the two",
         ),
     }
-    let (more, secrets_file) = file.unzip();
-    secrets_file.iter().for_each(|file| section.holds_secret(file));
     let mut secrets = listed.unwrap_or_default();
     secrets.extend(more.unwrap_or_default());
     let header = header.unwrap_or_default();
@@ -139,6 +132,21 @@ fn secret_of(secret: String) -> Result<Secret, String> {
     } else {
         Ok(Secret::new(secret))
     }
+}
+
+/// The secrets of the file that `key` names, and the file.
+pub(super) fn secrets_file(
+    section: &mut Section<'_>,
+    key: &'static str,
+) -> Option<(Vec<Secret>, PathBuf)> {
+    let file = |value: &Value| {
+        let file = path(value)?;
+        Ok((secrets_of_file(&file)?, file))
+    };
+    let shown = |(_, file): &(_, PathBuf)| file.display().to_string().into();
+    let found = section.shown(key, None, file, shown)?;
+    section.holds_secret(&found.1);
+    Some(found)
 }
 
 fn secrets_of_file(path: &Path) -> Result<Vec<Secret>, String> {

@@ -117,7 +117,12 @@ fn the_example_has_every_key_and_no_other() {
     let problems = load(&uncommented).unwrap_err();
     assert_eq!(
         problems.lines().map(|line| line.split(' ').nth(1).unwrap()).collect::<Vec<_>>(),
-        ["sources.loja.secrets_file", "sources.loja", "kafka.properties.sasl.password_file"],
+        [
+            "admin.token_file",
+            "sources.loja.secrets_file",
+            "sources.loja",
+            "kafka.properties.sasl.password_file"
+        ],
         "{problems}"
     );
 }

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use fail::fail_point;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
     header::AsHeaderName, request,
 };
 use http_body::Body;
@@ -30,10 +30,11 @@ use super::{
     budget::{Budget, Hold, Share},
     error::Refusal,
     listener::Handler,
-    sources::{Registry, Source},
+    sources::{Registry, Source, method_label},
 };
 use crate::{
     callback::{Callback, is_traceparent},
+    calls::{AcceptedCall, RefusedCall, Slip},
     config,
     journal::{Journal, Position},
     metrics::Metrics,
@@ -47,6 +48,11 @@ const FIELD_BYTES: usize = 32;
 /// How long an answer waits for the disk. The record may still become durable afterwards, and then
 /// counts as accepted.
 pub(super) const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// In the `User-Agent` of all calls that this program makes (`caller`).
+const OWN_AGENT: &str = "(weni-edge ";
+/// Says whether a proxy in front of the edge got the call by TLS.
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// How much of a method is kept. Weni's users choose among five, but any method is accepted.
 const METHOD_CHARS: usize = 16;
@@ -82,9 +88,9 @@ impl AsRef<[u8]> for Answer {
 
 impl Acceptor {
     pub(super) fn new(state: State, limits: config::Http, phase: watch::Receiver<Phase>) -> Self {
-        let State { config, journal, metrics } = state;
+        let State { config, journal, metrics, calls } = state;
         Self {
-            sources: Registry::new(config, Arc::clone(&metrics)),
+            sources: Registry::new(config, Arc::clone(&metrics), calls),
             metrics,
             journal,
             budget: Budget::new(limits.max_memory_bytes, limits.max_body_bytes),
@@ -100,14 +106,14 @@ impl Acceptor {
     fn refused(
         &self,
         source: Option<&Source>,
-        method: &Method,
+        head: &request::Parts,
         refusal: Refusal,
         body: Incoming,
         request: RequestGuard,
     ) -> Response<Bytes> {
         let response = refusal.response();
-        self.sources.count_refused(source, refusal);
-        self.sources.count_answered(source, method, response.status());
+        self.count_refused(source, head, refusal);
+        self.sources.count_answered(source, &head.method, response.status());
         if !body.is_end_stream() {
             tokio::spawn(async move {
                 body::drain(body).await;
@@ -115,6 +121,39 @@ impl Acceptor {
             });
         }
         response
+    }
+
+    /// Counts a refused call, and keeps what the caller did wrong.
+    fn count_refused(&self, source: Option<&Source>, head: &request::Parts, refusal: Refusal) {
+        self.sources.count_refused(source, refusal);
+        let slip = match refusal {
+            Refusal::Auth => source.and_then(|source| source.check.slip(&head.headers)),
+            Refusal::UnknownSource => Some(Slip::path(head.uri.path())),
+            Refusal::TooLarge => Some(Slip::Size(self.limits.max_body_bytes)),
+            _ => None,
+        };
+        let calls = source.map_or(&self.sources.strange_calls, |source| &source.calls);
+        calls.refuse(now_ms(), method_label(&head.method), kept(refusal, slip));
+    }
+
+    /// Keeps an accepted call for people who look at it.
+    fn keep_accepted(
+        &self,
+        source: &Source,
+        head: &request::Parts,
+        callback: &Callback<'_>,
+        position: Position,
+        body_bytes: usize,
+    ) {
+        let header = |name| text(&head.headers, name);
+        let is_own = header(header::USER_AGENT).is_some_and(|agent| agent.contains(OWN_AGENT));
+        let is_https = self.limits.tls.is_some() || header(FORWARDED_PROTO) == Some("https");
+        let authority = head.uri.authority().map(http::uri::Authority::as_str);
+        let host = authority.or_else(|| header(header::HOST));
+        let host = host.map(|host| (host, is_https.then_some("https")));
+        let (receipt, body_bytes) = (callback.receipt, body_bytes as u32);
+        let accepted = AcceptedCall { receipt, position, body_bytes, is_own };
+        source.calls.accept(callback.received_at_ms, method_label(&head.method), accepted, host);
     }
 
     async fn accept(
@@ -155,6 +194,7 @@ impl Acceptor {
         // The wait for Kafka must not hold memory that other calls need.
         drop(body);
         source.last_callback.set(now.as_secs_f64());
+        self.keep_accepted(source, head, &callback, position, body_bytes);
         self.metrics.http_request_body_bytes.observe(body_bytes as f64);
         self.sources.count_answered(Some(source), &head.method, StatusCode::OK);
         Ok(accepted(callback.receipt, self.is_in_kafka(position).await))
@@ -179,6 +219,8 @@ impl Acceptor {
 }
 
 impl Handler for Acceptor {
+    type Body = Full<Bytes>;
+
     /// Fails if there is no memory for an answer.
     async fn handle(
         self: Arc<Self>,
@@ -197,7 +239,7 @@ impl Handler for Acceptor {
         let mut hold = Hold::new(&self.budget, share);
         let has_room = hold.take(call_bytes(&head));
         if !has_room && head.version > Version::HTTP_11 {
-            self.sources.count_refused(source, Refusal::Overloaded);
+            self.count_refused(source, &head, Refusal::Overloaded);
             return Err(io::Error::other("there is no memory for an answer"));
         }
         let result = match caller {
@@ -216,7 +258,7 @@ impl Handler for Acceptor {
         let mut closes = *self.phase.borrow() != Phase::Serving;
         let mut response = result.unwrap_or_else(|refusal| {
             closes |= refusal.closes();
-            self.refused(source, &head.method, refusal, body, guard)
+            self.refused(source, &head, refusal, body, guard)
         });
         // Users may choose GET, and an answer from a cache would lose the call.
         let no_store = HeaderValue::from_static("no-store");
@@ -232,6 +274,7 @@ impl Handler for Acceptor {
 
     fn refuse(&self, refusal: Refusal) {
         self.sources.count_refused(None, refusal);
+        self.sources.strange_calls.refuse(now_ms(), "other", kept(refusal, None));
     }
 }
 
@@ -255,6 +298,16 @@ fn call_bytes(head: &request::Parts) -> usize {
 /// A header, if it is UTF-8.
 fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
+}
+
+fn kept(refusal: Refusal, slip: Option<Slip>) -> RefusedCall {
+    let (status, reason) = (refusal.status().as_u16(), refusal.reason());
+    RefusedCall { status, reason, slip: slip.map(Box::new) }
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 fn accepted(receipt: Uuid, in_kafka: Option<bool>) -> Response<Bytes> {

@@ -3,11 +3,42 @@
 //! Secrets and offered values are compared by their digests, so each comparison takes the same time
 //! whatever the lengths.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::config;
+use crate::{
+    calls::{Excess, Slip},
+    config,
+};
+
+/// Headers that HTTP, clients and proxies send by themselves. A refused caller is not told of them.
+const USUAL: [&str; 20] = [
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "forwarded",
+    "host",
+    "te",
+    "traceparent",
+    "transfer-encoding",
+    "user-agent",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+/// Headers of a refused call that are looked at.
+const LOOKED_AT: usize = 8;
+/// A longer value is only measured.
+const VALUE_BYTES_MAX: usize = 512;
 
 /// What a source asks of its callers.
 pub(super) enum Check {
@@ -15,7 +46,11 @@ pub(super) enum Check {
     /// One of the secrets in this header. Without a usable header no caller passes.
     Secret {
         header: Option<HeaderName>,
+        /// The header as the configuration writes it.
+        name: String,
         digests: Vec<[u8; 32]>,
+        /// Lengths of the secrets in characters.
+        chars: Vec<usize>,
     },
 }
 
@@ -27,20 +62,69 @@ impl Check {
         let digests = source.secrets.iter().map(|secret| digest(secret.expose().as_bytes()));
         Self::Secret {
             header: HeaderName::try_from(&source.header).ok(),
+            name: source.header.clone(),
             digests: digests.collect(),
+            chars: source.secrets.iter().map(|secret| secret.expose().chars().count()).collect(),
         }
     }
 
     pub(super) fn passes(&self, headers: &HeaderMap) -> bool {
-        let Self::Secret { header, digests } = self else { return true };
+        let Self::Secret { header, digests, .. } = self else { return true };
         let Some(offered) = header.as_ref().and_then(|header| headers.get(header)) else {
             return false;
         };
         // Whitespace around a value is no part of it (RFC 9110, 5.5). HTTP/2 does not strip it.
-        let offered = digest(offered.as_bytes().trim_ascii());
-        // All secrets are compared, also after a match.
-        let none = Choice::from(0);
-        digests.iter().fold(none, |found, known| found | known.ct_eq(&offered)).into()
+        is_among(digests, offered.as_bytes().trim_ascii())
+    }
+
+    /// What a caller that does not pass did wrong, by names and lengths.
+    pub(super) fn slip(&self, headers: &HeaderMap) -> Option<Slip> {
+        let Self::Secret { header, name, digests, chars } = self else { return None };
+        let Some(offered) = header.as_ref().and_then(|header| headers.get(header)) else {
+            let own = headers.iter().filter(|(name, _)| !USUAL.contains(&name.as_str()));
+            let own: Vec<_> = own.take(LOOKED_AT).collect();
+            let is_right = |value: &HeaderValue| {
+                let value = value.as_bytes().trim_ascii();
+                is_among(digests, value) || excess(digests, value).is_some()
+            };
+            let misplaced = own.iter().find(|(_, value)| is_right(value));
+            let misplaced = misplaced.map(|(name, _)| name.as_str());
+            let present = own.iter().map(|(name, _)| name.as_str());
+            return Some(Slip::missing(name, present, misplaced));
+        };
+        let value = offered.as_bytes().trim_ascii();
+        Some(Slip::Wrong {
+            header: name.clone(),
+            chars: String::from_utf8_lossy(value).chars().count(),
+            secrets: chars.clone(),
+            excess: excess(digests, value),
+        })
+    }
+}
+
+fn is_among(digests: &[[u8; 32]], offered: &[u8]) -> bool {
+    let offered = digest(offered);
+    // All secrets are compared, also after a match.
+    let none = Choice::from(0);
+    digests.iter().fold(none, |found, known| found | known.ct_eq(&offered)).into()
+}
+
+/// What has to be taken out of a value to get a right secret.
+fn excess(digests: &[[u8; 32]], value: &[u8]) -> Option<Excess> {
+    let text = str::from_utf8(value).ok().filter(|text| text.len() <= VALUE_BYTES_MAX)?;
+    let is_right = |text: &str| is_among(digests, text.as_bytes());
+    let bare = text.trim_matches(|letter: char| "\"'`“”‘’«»<>[](){}".contains(letter));
+    let last = bare.rsplit([' ', ':', '=']).next().unwrap_or_default();
+    let is_seen = |letter: &char| {
+        !letter.is_whitespace() && !matches!(letter, '\u{200b}'..='\u{200f}' | '\u{feff}')
+    };
+    let seen: String = text.chars().filter(is_seen).collect();
+    if is_right(bare) {
+        Some(Excess::Quotes)
+    } else if is_right(last) {
+        Some(Excess::Prefix)
+    } else {
+        is_right(&seen).then_some(Excess::Blanks)
     }
 }
 
@@ -50,8 +134,6 @@ fn digest(text: &[u8]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
     use crate::config::Secret;
 
@@ -87,6 +169,34 @@ mod tests {
             assert!(check.passes(&offered(value)), "{value:?}");
         }
         assert!(!check.passes(&offered("s3 cret")) && !check.passes(&offered(" ")));
+    }
+
+    #[test]
+    fn a_refused_caller_learns_nothing_and_people_learn_what_was_wrong_by_names_and_lengths() {
+        const SECRET: &str = "s3cret-of-more-than-16";
+        let check = check("X-Token", &[SECRET]);
+        let excess_of = |value: &'static str| match check.slip(&offered(value)) {
+            Some(Slip::Wrong { header, chars, secrets, excess }) => {
+                assert_eq!((&*header, chars, &*secrets), ("X-Token", value.len(), &[22][..]));
+                excess
+            }
+            slip => panic!("{slip:?}"),
+        };
+        assert_eq!(excess_of("another-one"), None);
+        assert_eq!(excess_of("\"s3cret-of-more-than-16\""), Some(Excess::Quotes));
+        assert_eq!(excess_of("Bearer s3cret-of-more-than-16"), Some(Excess::Prefix));
+        assert_eq!(excess_of("X-Token: s3cret-of-more-than-16"), Some(Excess::Prefix));
+        assert_eq!(excess_of("s3cret-of- more-than-16"), Some(Excess::Blanks));
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_static("edge"));
+        headers.insert("authorization", HeaderValue::from_static("Bearer 1"));
+        let missing = |misplaced: Option<&str>, present: &[&str]| {
+            Some(Slip::missing("X-Token", present.iter().copied(), misplaced))
+        };
+        assert_eq!(check.slip(&headers), missing(None, &["authorization"]));
+        headers.insert("token", HeaderValue::from_static(SECRET));
+        assert_eq!(check.slip(&headers), missing(Some("token"), &["authorization", "token"]));
+        assert!(!format!("{:?}", check.slip(&headers)).contains(SECRET));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{error::Error, io, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, Version};
-use http_body_util::Full;
+use http_body::Body;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -50,13 +50,16 @@ const ADMIN_TIMEOUTS: Timeouts =
 
 /// Answers the requests of a listener's connections.
 pub(crate) trait Handler: Send + Sync + 'static {
+    /// The body of an answer.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
+
     /// Answers one request. `guard` is dropped when nothing more of it is read. An error ends the
     /// stream, or the connection over HTTP/1.
     fn handle(
         self: Arc<Self>,
         request: Request<Incoming>,
         guard: RequestGuard,
-    ) -> impl Future<Output = io::Result<Response<Full<Bytes>>>> + Send;
+    ) -> impl Future<Output = io::Result<Response<Self::Body>>> + Send;
 
     /// A connection ended because of what the peer sent, or did not send in time.
     fn refuse(&self, _refusal: Refusal) {}
@@ -93,7 +96,7 @@ pub async fn serve(
     run(listener, places, Arc::new(server)).await;
 }
 
-/// Serves probes and metrics over HTTP/1, until the phase's sender is gone.
+/// Serves the admin listener over HTTP/1, until the phase's sender is gone.
 pub(crate) async fn serve_admin(
     listener: TcpListener,
     handler: impl Handler,

@@ -34,7 +34,7 @@ pub(crate) use self::{
     places::KEPT_DESCRIPTORS,
     sources::add_source,
 };
-use crate::{config::Config, journal::Journal, metrics::Metrics};
+use crate::{calls::RecentCalls, config::Config, journal::Journal, metrics::Metrics};
 
 /// How far the process is on its way to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,4 +55,6 @@ pub struct State {
     pub journal: Journal,
     /// Where calls are counted.
     pub metrics: Arc<Metrics>,
+    /// Where calls are kept for people who look at them.
+    pub calls: Arc<RecentCalls>,
 }

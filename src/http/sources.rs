@@ -14,6 +14,7 @@ use prometheus::{Gauge, Histogram, IntCounter};
 
 use super::{auth::Check, budget::Share, error::Refusal};
 use crate::{
+    calls::{CallRing, RecentCalls},
     config::Config,
     metrics::{Metrics, UNKNOWN_SOURCE},
 };
@@ -30,6 +31,8 @@ pub(super) struct Source {
     pub(super) raw: bool,
     /// What its calls hold of the budget. It outlives a reload.
     pub(super) share: Arc<Share>,
+    /// Its last calls. They outlive a reload.
+    pub(super) calls: Arc<CallRing>,
     pub(super) accepted: IntCounter,
     pub(super) last_callback: Gauge,
     pub(super) duration: Histogram,
@@ -48,6 +51,9 @@ pub(super) struct Registry {
     config: Arc<ArcSwap<Config>>,
     resolved: ArcSwap<Sources>,
     metrics: Arc<Metrics>,
+    calls: Arc<RecentCalls>,
+    /// The last calls that name no source.
+    pub(super) strange_calls: Arc<CallRing>,
     /// Of calls that name no source.
     unlogged: Unlogged,
 }
@@ -75,7 +81,13 @@ fn add_refusals(metrics: &Metrics, source: &str) {
 }
 
 impl Sources {
-    fn new(config: Arc<Config>, before: Option<&Self>, metrics: &Metrics) -> Self {
+    fn new(
+        config: Arc<Config>,
+        before: Option<&Self>,
+        metrics: &Metrics,
+        calls: &RecentCalls,
+    ) -> Self {
+        calls.retain(|name| name == UNKNOWN_SOURCE || config.sources.contains_key(name));
         let by_name = config.sources.iter().map(|(name, source)| {
             add_source(metrics, name);
             let before = before.and_then(|before| before.by_name.get(name));
@@ -86,6 +98,7 @@ impl Sources {
                 check: Check::of(source),
                 raw: source.raw,
                 share,
+                calls: calls.ring(name),
                 accepted: metrics.callbacks_accepted_total.with_label_values(&[name]),
                 last_callback: metrics.last_callback_timestamp_seconds.with_label_values(&[name]),
                 duration: metrics.http_request_duration_seconds.with_label_values(&[name]),
@@ -101,10 +114,16 @@ impl Sources {
 }
 
 impl Registry {
-    pub(super) fn new(config: Arc<ArcSwap<Config>>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        config: Arc<ArcSwap<Config>>,
+        metrics: Arc<Metrics>,
+        calls: Arc<RecentCalls>,
+    ) -> Self {
         add_refusals(&metrics, UNKNOWN_SOURCE);
-        let resolved = ArcSwap::from_pointee(Sources::new(config.load_full(), None, &metrics));
-        Self { config, resolved, metrics, unlogged: Mutex::default() }
+        let sources = Sources::new(config.load_full(), None, &metrics, &calls);
+        let (resolved, strange_calls) =
+            (ArcSwap::from_pointee(sources), calls.ring(UNKNOWN_SOURCE));
+        Self { config, resolved, metrics, calls, strange_calls, unlogged: Mutex::default() }
     }
 
     /// The source of `/hooks/{source}`, also if the path was typed carelessly in another system's
@@ -113,7 +132,8 @@ impl Registry {
         let config = self.config.load();
         if !Arc::ptr_eq(&config, &self.resolved.load().config) {
             let before = self.resolved.load();
-            let sources = Sources::new(Arc::clone(&config), Some(&before), &self.metrics);
+            let config = Arc::clone(&config);
+            let sources = Sources::new(config, Some(&before), &self.metrics, &self.calls);
             self.resolved.store(Arc::new(sources));
         }
         let by_name = &self.resolved.load().by_name;
@@ -142,8 +162,7 @@ impl Registry {
         method: &Method,
         status: StatusCode,
     ) {
-        let known = METHODS.iter().position(|known| *known == method.as_str());
-        let at = known.unwrap_or(METHODS.len() - 1);
+        let at = method_index(method);
         if let (Some(source), StatusCode::OK) = (source, status) {
             return source.answered[at].inc();
         }
@@ -151,6 +170,15 @@ impl Registry {
         let labels = [source, METHODS[at], status.as_str()];
         self.metrics.http_requests_total.with_label_values(&labels).inc();
     }
+}
+
+fn method_index(method: &Method) -> usize {
+    METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1)
+}
+
+/// The method, or `other`.
+pub(super) fn method_label(method: &Method) -> &'static str {
+    METHODS[method_index(method)]
 }
 
 /// The name in a path with blanks, capitals, needless slashes or percent-encoding. Names of sources
@@ -179,8 +207,9 @@ mod tests {
     #[test]
     fn what_the_calls_of_a_source_hold_is_known_after_a_reload_too() {
         let metrics = Metrics::default();
-        let before = Sources::new(config(&["loja"]), None, &metrics);
-        let after = Sources::new(config(&["filial", "loja"]), Some(&before), &metrics);
+        let calls = RecentCalls::default();
+        let before = Sources::new(config(&["loja"]), None, &metrics, &calls);
+        let after = Sources::new(config(&["filial", "loja"]), Some(&before), &metrics, &calls);
         let share = |sources: &Sources, name: &str| Arc::clone(&sources.by_name[name].share);
         assert!(Arc::ptr_eq(&share(&before, "loja"), &share(&after, "loja")));
         assert!(!Arc::ptr_eq(&share(&after, "filial"), &share(&after, "loja")));
@@ -189,7 +218,8 @@ mod tests {
     #[test]
     fn closed_sets_are_there_from_the_start() {
         let metrics = Arc::new(Metrics::default());
-        Registry::new(Arc::new(ArcSwap::new(config(&["loja"]))), Arc::clone(&metrics));
+        let config = Arc::new(ArcSwap::new(config(&["loja"])));
+        Registry::new(config, Arc::clone(&metrics), Arc::default());
         let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
         for line in [
             "weni_edge_http_rejections_total{reason=\"unknown_source\",source=\"unknown\"} 0",

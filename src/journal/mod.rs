@@ -16,6 +16,7 @@
 //! segments/spare-<run>-<n>   allocated, for segments to come       (spares.rs)
 //! quarantine/                damaged bytes that recovery found     (recovery.rs)
 //! fork                       a request for a new identity          (fork.rs)
+//! arrivals                   not the journal's: last arrivals      (serve)
 //! ```
 //!
 //! A [`Position`] is `run << 40 | index`. A *run* is one opening of the journal. Every run starts a new
@@ -258,9 +259,14 @@ impl Journal {
         let mut committed = self.shared().committed_moved.subscribe();
         // INVARIANT: `self` holds the sender while this waits.
         committed.wait_for(|committed| position < *committed).await.expect("the sender lives");
-        if self.shared().set_aside.lock().contains(&position) {
+        if self.is_set_aside(position) {
             std::future::pending().await
         }
+    }
+
+    /// Whether the record was [set aside](Self::set_aside), as far as that is remembered.
+    pub fn is_set_aside(&self, position: Position) -> bool {
+        self.shared().set_aside.lock().contains(&position)
     }
 
     /// Marks records that will be settled without being in Kafka. Call it before their commit.

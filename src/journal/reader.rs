@@ -73,6 +73,24 @@ impl Reader {
         })
     }
 
+    /// The record at `position`, for people who look at it: none if it is not durable yet, or recycled.
+    ///
+    /// # Errors
+    /// Unlike [`next`](Self::next) an error does not fail the journal, because damage to a committed
+    /// record is no loss. The publisher finds any other damage.
+    pub fn at(&mut self, position: Position) -> io::Result<Option<&[u8]>> {
+        if position != self.position {
+            (self.open, self.position) = (None, position);
+        }
+        let frame = self.find().inspect_err(|_| self.open = None)?;
+        let Some(frame) = frame.filter(|frame| frame.position == position) else {
+            self.open = None;
+            return Ok(None);
+        };
+        self.position = position.next();
+        Ok(self.open.as_ref().map(|open| open.frames.payload(&frame)))
+    }
+
     /// Closes a segment that was recycled, because an open file keeps its space on the disk. Call it before
     /// a long wait.
     pub fn rest(&mut self) {

@@ -45,6 +45,13 @@ pub struct Body<'a> {
     is_untyped: bool,
 }
 
+impl Body<'_> {
+    /// Its bytes; none if they cannot be decompressed.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        self.bytes.as_deref().ok()
+    }
+}
+
 /// A body, read as JSON.
 #[derive(Debug)]
 pub struct Parsed<'a>(Result<Option<Document<'a>>, (Reason, String)>);

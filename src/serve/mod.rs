@@ -9,6 +9,7 @@
 //! in progress; the publisher drains; the checkpoint is written. The next start publishes what is
 //! left.
 
+mod arrivals;
 mod reload;
 pub mod signals;
 
@@ -27,10 +28,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::{reload::Reloader, signals::Signals};
+use self::{arrivals::Arrivals, reload::Reloader, signals::Signals};
 use crate::{
     admin,
     callback::Callback,
+    calls::RecentCalls,
     config::Config,
     http::{self, Phase, tls::Certificates},
     journal::{self, Journal},
@@ -56,6 +58,8 @@ pub struct Edge {
     phase: watch::Sender<Phase>,
     http: JoinHandle<()>,
     admin_task: JoinHandle<()>,
+    arrivals: Arrivals,
+    calls: Arc<RecentCalls>,
     certificates: Option<Arc<Certificates>>,
     metrics: Arc<Metrics>,
 }
@@ -80,10 +84,13 @@ impl Edge {
             Publisher::start(Arc::clone(&config), journal.clone(), Arc::clone(&metrics))
                 .context("the publisher's threads cannot be started")?;
         let (phase, watched) = watch::channel(Phase::Serving);
+        let calls = Arc::<RecentCalls>::default();
+        let arrivals = Arrivals::restore(Arc::clone(&calls), journal.clone());
         let state = http::State {
             config: Arc::clone(&config),
             journal: journal.clone(),
             metrics: Arc::clone(&metrics),
+            calls: Arc::clone(&calls),
         };
         let http = tokio::spawn(http::serve(public, certificates.clone(), state, watched.clone()));
         let state = admin::State {
@@ -91,6 +98,8 @@ impl Edge {
             metrics: Arc::clone(&metrics),
             phase: watched,
             config: Arc::clone(&config),
+            calls: Arc::clone(&calls),
+            public: public_address,
         };
         Ok(Self {
             public: public_address,
@@ -101,9 +110,16 @@ impl Edge {
             phase,
             http,
             admin_task: tokio::spawn(admin::serve(probes, state)),
+            arrivals,
+            calls,
             certificates,
             metrics,
         })
+    }
+
+    /// The last calls of each source.
+    pub fn calls(&self) -> Arc<RecentCalls> {
+        Arc::clone(&self.calls)
     }
 
     /// Takes up changes of the configuration and of the certificate until the process ends.
@@ -126,6 +142,7 @@ impl Edge {
     /// If the journal or the public listener failed: the process has to start again.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut signals = Signals::take_over()?;
+        let keeping = tokio::spawn(self.arrivals.clone().keep());
         tokio::select! {
             () = signals.next() => {}
             why = self.journal.failed() => bail!("the journal failed: {why}"),
@@ -147,8 +164,10 @@ impl Edge {
             ended = &mut self.http => ended.context("the public listener")?,
             why = self.journal.failed() => bail!("the journal failed: {why}"),
         }
-        let Self { publisher, journal, admin_task, .. } = self;
+        let Self { publisher, journal, admin_task, arrivals, .. } = self;
+        keeping.abort();
         let left = tokio::task::spawn_blocking(move || {
+            arrivals.write();
             publisher.stop(Instant::now() + PUBLISH_DRAIN);
             journal.close();
             journal.pending()

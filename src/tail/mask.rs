@@ -48,12 +48,12 @@ const WORD_HEADERS: &[&str] = &["status", "field", "format", "method", "content-
 const PHONE_DIGITS_MIN: usize = 8;
 
 /// The last four characters of a phone number or of a user's id.
-pub(super) fn person(id: &str) -> String {
+pub(crate) fn person(id: &str) -> String {
     end_of(id, 4.min(id.chars().count() / 2))
 }
 
 /// The end of a message's id. Its beginning holds the phone number, in base64.
-pub(super) fn message_id(id: &str) -> String {
+pub(crate) fn message_id(id: &str) -> String {
     end_of(id, 12.min(id.chars().count() / 3))
 }
 

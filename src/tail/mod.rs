@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 
 pub(crate) use self::{
     filter::Filter,
+    mask::{message_id, person},
     print::{json, line},
     state::{Shown, State},
     stats::Stats,

@@ -112,6 +112,9 @@ def files(chart):
         yield f"the secret of {name} is mounted where the edge looks", (
             file == f"{chart.mounts['secrets']}/{name}" or source.get("allow_unauthenticated"))  # fmt: skip
         yield f"the secret of {name} is there", not (secret and file) or name in secret["stringData"]
+    token = chart.config["admin"].get("token_file")
+    yield "the inspector's token is mounted where the edge looks", not token or token == f"{chart.mounts['secrets']}/ADMIN_TOKEN"
+    yield "and the edge looks for the one that is there", not secret or bool(token) == ("ADMIN_TOKEN" in secret["stringData"])
     drain, body = chart.setting("http", "drain"), chart.setting("http", "body_timeout")
     before = chart.container["lifecycle"]["preStop"]["sleep"]["seconds"]
     yield "a pod has the time to end", chart.pod["terminationGracePeriodSeconds"] >= before + amount(drain) + amount(body) + 20

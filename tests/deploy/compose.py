@@ -72,8 +72,13 @@ def the_edge(services, config):
         from_dockerfile(r"^COPY .*--chown=(\S+) /journal") == from_dockerfile(r"^USER (\S+)"))  # fmt: skip
     host, port = config["http"]["listen"].rsplit(":", 1)
     yield "the webhook listens on every address", host in ("0.0.0.0", "[::]")
-    yield "its port is published", [one["target"] for one in edge["ports"]] == [int(port)]
     admin = from_dockerfile(r"WENI_EDGE__ADMIN__LISTEN=(\S+)")
+    ports = [int(port), int(admin.rsplit(":")[-1])]
+    yield "both ports are published", [one["target"] for one in edge["ports"]] == ports
+    yield "the inspector is published on loopback only", edge["ports"][1].get("host_ip") == "127.0.0.1"
+    token = config["admin"].get("token_file")
+    yield "the inspector's token is where the edge looks", mounted_volume(edge, token) == mounted_volume(services["secret"], token)
+    yield "the inspector's token is made there", f"token={token}\n" in script(services["secret"])
     yield "the admin port listens on every address", admin.startswith("0.0.0.0:")
     yield "the image exposes both ports", from_dockerfile(r"^EXPOSE (.*)").split() == [port, admin.rsplit(":")[-1]]
     stop = seconds(config["http"]["drain"]) + seconds(config["http"]["body_timeout"]) + 20

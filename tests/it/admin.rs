@@ -18,8 +18,19 @@ use weni_edge::{
     metrics::Metrics,
 };
 
+/// What an admin listener serves that has no public one beside it.
+pub(crate) fn state(
+    journal: Journal,
+    metrics: Arc<Metrics>,
+    phase: watch::Receiver<Phase>,
+) -> admin::State {
+    let public = ([127, 0, 0, 1], 0).into();
+    let (config, calls) = (small_bodies(), Arc::default());
+    admin::State { journal, metrics, phase, config, calls, public }
+}
+
 /// The largest call takes 18,432 bytes in the journal.
-pub(crate) fn small_bodies() -> Arc<ArcSwap<Config>> {
+fn small_bodies() -> Arc<ArcSwap<Config>> {
     let mut config = Config::load(None).unwrap();
     config.http.max_body_bytes = 1024;
     config.topics.message_status = "loja.status".to_owned();
@@ -35,7 +46,7 @@ async fn silent_connections_leave_room_for_probes_and_take_no_more_than_their_pl
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (_phase, phase) = watch::channel(Phase::Serving);
-    let state = admin::State { journal, metrics, phase, config: small_bodies() };
+    let state = state(journal, metrics, phase);
     tokio::spawn(admin::serve(listener, state));
     let mut silent = Vec::new();
     for _ in 0..500 {
@@ -72,12 +83,7 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (phase, watched) = watch::channel(Phase::Serving);
-        let state = admin::State {
-            journal: journal.clone(),
-            metrics: Arc::clone(&metrics),
-            phase: watched,
-            config: small_bodies(),
-        };
+        let state = state(journal.clone(), Arc::clone(&metrics), watched);
         tokio::spawn(admin::serve(listener, state));
         Self { address, journal, metrics, phase, _directory: directory }
     }

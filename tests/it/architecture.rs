@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("callback", &[]),
     ("caller", &[]),
+    ("calls", &["journal"]),
     ("clock", &[]),
     ("mutant", &[]),
     ("config", &["event", "metrics"]),
@@ -15,8 +16,22 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("journal", &["clock", "metrics", "mutant"]),
     ("quarantine", &["event", "journal", "mutant"]),
     ("kafka", &["config", "event", "metrics"]),
-    ("http", &["callback", "config", "journal", "metrics"]),
-    ("admin", &["config", "event", "http", "journal", "metrics"]),
+    ("http", &["callback", "calls", "config", "journal", "metrics"]),
+    (
+        "admin",
+        &[
+            "callback",
+            "caller",
+            "calls",
+            "config",
+            "event",
+            "http",
+            "journal",
+            "metrics",
+            "normalize",
+            "tail",
+        ],
+    ),
     (
         "publish",
         &[
@@ -46,14 +61,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "quarantine",
         ],
     ),
-    ("serve", &["admin", "callback", "config", "http", "journal", "metrics", "publish"]),
+    ("serve", &["admin", "callback", "calls", "config", "http", "journal", "metrics", "publish"]),
     ("check", &["caller", "config", "event", "http", "journal", "kafka", "serve"]),
     ("tail", &["event", "kafka"]),
     (
         "cli",
         &[
-            "caller", "check", "config", "event", "journal", "kafka", "metrics", "replay", "serve",
-            "tail",
+            "caller", "calls", "check", "config", "event", "journal", "kafka", "metrics", "replay",
+            "serve", "tail",
         ],
     ),
     ("main", &["cli", "serve"]),

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::PROGRAM;
+use crate::harness::{PROGRAM, run};
 
 /// A running `dev`, ended when it is dropped.
 pub(crate) struct Dev {
@@ -192,5 +192,22 @@ fn the_demo_says_when_it_has_ended_and_goes_on() {
     assert!(records.len() > 5, "{records:?}");
     assert!(records.last().unwrap().contains("dead_letter"), "{records:?}");
     assert!(dev.process.try_wait().unwrap().is_none(), "it goes on");
+    assert!(dev.interrupt());
+}
+
+#[test]
+fn a_refused_call_is_explained_in_the_terminal() {
+    let mut dev = Dev::for_people(&[]);
+    let command = dev.after("weni-edge send ");
+    let inspector = dev.after("Inspector");
+    assert!(inspector.starts_with("http://127.0.0.1:") && inspector.contains("/inspector "));
+    let hooks = command.split(' ').next().unwrap();
+    let header = "X-Token: a secret that somebody mistyped";
+    let sent = run(["send", hooks, "-H", header, "--sample", "read"]);
+    assert!(!sent.status.success());
+    dev.after("refused          401  X-Token came with 31 characters; the secret has 32.");
+    let sent = run(["send", &hooks.replace("demo", "deno"), "-H", header, "--sample", "read"]);
+    assert!(!sent.status.success());
+    dev.after("refused          404  The path is /hooks/deno. Did you mean /hooks/demo?");
     assert!(dev.interrupt());
 }

@@ -15,7 +15,7 @@ use weni_edge::{
     metrics::Metrics,
 };
 
-use crate::admin::small_bodies;
+use crate::admin::state;
 
 /// Its exit code, and what it says on standard error.
 async fn healthcheck(
@@ -41,7 +41,7 @@ async fn tells_ready_from_live_and_says_what_is_wrong_in_one_line() {
     let listen = listener.local_addr().unwrap();
     let url = format!("http://localhost:{}", listen.port());
     let (phase, watched) = watch::channel(Phase::Serving);
-    let state = admin::State { journal, metrics, phase: watched, config: small_bodies() };
+    let state = state(journal, metrics, watched);
     tokio::spawn(admin::serve(listener, state));
 
     let config = directory.path().join("weni-edge.toml");

@@ -88,6 +88,7 @@ impl Edge {
             config: Arc::clone(&config),
             journal: journal.clone(),
             metrics: Arc::clone(&metrics),
+            calls: Arc::default(),
         };
         let serving =
             tokio::spawn(edge_http::serve(listener, certificates.clone(), state, watched));

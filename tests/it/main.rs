@@ -15,6 +15,7 @@ mod fuzzed;
 mod harness;
 mod healthcheck;
 mod http;
+mod inspector;
 mod kafka;
 mod log;
 mod normalize;

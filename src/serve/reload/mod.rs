@@ -4,9 +4,9 @@
 //! compared with the last version. Only reading notices every change: Kubernetes swaps a symbolic
 //! link two directories up, network file systems send no notifications, and editors replace files.
 //!
-//! Sources, topics of events and the certificate are taken up. For all other changes one line of
-//! the log says that they need a restart. An error is logged once, and the metric is 0 until it is
-//! mended.
+//! Sources, topics of events, `http.public_url`, the admin tokens and the certificate are taken up.
+//! For all other changes one line of the log says that they need a restart. An error is logged once,
+//! and the metric is 0 until it is mended.
 //!
 //! **Invariant:** an incomplete configuration changes nothing. A file may be read while it is
 //! written, and half of it can be valid with a source missing, whose calls would then be lost. So a
@@ -24,7 +24,7 @@ use tokio::{
 
 use self::reader::Reader;
 use crate::{
-    config::{Config, Topics},
+    config::{Admin, Config, Http, Topics},
     http::{add_source, tls::Certificates},
     metrics::Metrics,
 };
@@ -149,7 +149,8 @@ impl Reloader {
 
     fn swap(&mut self, new: Config) {
         let old = self.config.load_full();
-        let waiting = needs_restart(&old, &new);
+        let next = merged(&old, &new);
+        let waiting = needs_restart(&next, &new);
         if waiting != self.waiting {
             if !waiting.is_empty() {
                 let sections = waiting.join(", ");
@@ -157,31 +158,42 @@ impl Reloader {
             }
             self.waiting = waiting;
         }
-        // The topic of the position is fixed when the journal is created.
-        let topics = Topics { position: old.topics.position.clone(), ..new.topics };
-        if new.sources == old.sources && topics == old.topics {
+        if next == *old {
             return;
         }
-        for source in new.sources.keys() {
+        for source in next.sources.keys() {
             add_source(&self.metrics, source);
         }
-        let is_configured = |source: &String| new.sources.contains_key(source);
+        let is_configured = |source: &String| next.sources.contains_key(source);
         self.metrics.remove_sources(old.sources.keys(), is_configured);
-        let names: Vec<_> = new.sources.keys().map(String::as_str).collect();
-        tracing::info!(sources = names.join(", "), ?topics, "took up a changed configuration");
-        self.config.store(Arc::new(Config { sources: new.sources, topics, ..(*old).clone() }));
+        let names: Vec<_> = next.sources.keys().map(String::as_str).collect();
+        let (sources, topics) = (names.join(", "), &next.topics);
+        tracing::info!(sources, ?topics, "took up a changed configuration");
+        self.config.store(Arc::new(next));
     }
 }
 
-/// Sections with changes that need a restart.
-fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+/// The old configuration with all changes of the new one that need no restart.
+fn merged(old: &Config, new: &Config) -> Config {
+    Config {
+        sources: new.sources.clone(),
+        // The topic of the position is fixed when the journal is created.
+        topics: Topics { position: old.topics.position.clone(), ..new.topics.clone() },
+        http: Http { public_url: new.http.public_url.clone(), ..old.http.clone() },
+        admin: Admin { listen: old.admin.listen, ..new.admin.clone() },
+        ..old.clone()
+    }
+}
+
+/// Sections of the new configuration that differ from the one in use.
+fn needs_restart(used: &Config, new: &Config) -> Vec<&'static str> {
     let sections = [
-        ("http", old.http != new.http),
-        ("admin", old.admin != new.admin),
-        ("journal", old.journal != new.journal),
-        ("kafka", old.kafka != new.kafka),
-        ("topics.position", old.topics.position != new.topics.position),
-        ("log", old.log != new.log),
+        ("http", used.http != new.http),
+        ("admin", used.admin != new.admin),
+        ("journal", used.journal != new.journal),
+        ("kafka", used.kafka != new.kafka),
+        ("topics.position", used.topics.position != new.topics.position),
+        ("log", used.log != new.log),
     ];
     sections.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
 }

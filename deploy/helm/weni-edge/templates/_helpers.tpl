@@ -93,6 +93,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "weni-edge.toml" -}}
 {{- $config := deepCopy .Values.config }}
 {{- $_ := set $config.journal "directory" "/var/lib/weni-edge" }}
+{{- if and (hasKey .Values.secrets.create "ADMIN_TOKEN") (not $config.admin.token_file) }}
+{{- $_ := set $config.admin "token_file" "/etc/weni-edge/secrets/ADMIN_TOKEN" }}
+{{- end }}
 {{- range $key, $_ := $config.kafka.properties }}
 {{- if regexMatch "(?i)(password|passphrase|secret|key[._]pem)$" $key }}
 {{- fail (printf "config.kafka.properties has %s, and a ConfigMap is no place for a secret: put it into the Secret (secrets.create or secrets.existing), and set %s_file to /etc/weni-edge/secrets/KEY" $key $key) }}

@@ -1,0 +1,302 @@
+//! The inspector: one page for the person who pastes the URL into Weni's settings.
+//!
+//! It shows what to paste, the last calls as they arrive, and what was wrong with refused ones.
+//! `access` says who may look, `sources` what to paste, `describe` what a call was, `stream` sends new
+//! calls, and `test_call` calls the edge through its public door.
+//!
+//! **Invariant:** no header's value and no body goes to anyone without a login, where one is needed.
+//! **Invariant:** nothing is computed unless someone looks. Who looks holds at most [`STREAMS`]
+//! connections, and a browser that stands still is sent nothing.
+
+mod access;
+mod describe;
+mod sources;
+mod stream;
+mod test_call;
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Either, Full, Limited, channel::Channel};
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::{sync::Semaphore, time::timeout};
+use uuid::Uuid;
+
+use self::access::{Access, Pass};
+use super::State;
+use crate::http::RequestGuard;
+
+/// The body of an answer: whole, or a stream.
+pub(super) type Body = Either<Full<Bytes>, Channel<Bytes>>;
+
+/// Streams of events at once. The admin listener has 64 connections, and probes need some.
+const STREAMS: usize = 8;
+/// A person's request has a token or a name.
+const BODY_BYTES_MAX: usize = 4 << 10;
+const BODY_TIME: Duration = Duration::from_secs(5);
+
+const PAGE: &str = include_str!("page.html");
+const ASSETS: [(&str, &str, &str); 5] = [
+    ("/inspector/icon.svg", "image/svg+xml", include_str!("icon.svg")),
+    ("/inspector/page.css", "text/css; charset=utf-8", include_str!("page.css")),
+    ("/inspector/page.js", "text/javascript; charset=utf-8", include_str!("page.js")),
+    ("/inspector/tools.js", "text/javascript; charset=utf-8", include_str!("tools.js")),
+    ("/inspector/texts.js", "text/javascript; charset=utf-8", include_str!("texts.js")),
+];
+
+/// Names this version of the page. A page that sees another one loads itself again.
+static BUILD: LazyLock<String> = LazyLock::new(|| {
+    let mut hash = Sha256::new();
+    hash.update(concat!(env!("CARGO_PKG_VERSION"), "\n"));
+    hash.update(option_env!("WENI_EDGE_REVISION").unwrap_or_default());
+    hash.update(PAGE);
+    ASSETS.iter().for_each(|(.., text)| hash.update(text));
+    hex::encode(&hash.finalize()[..8])
+});
+
+/// Headers of every answer: nothing from elsewhere, nothing inline, in no frame.
+const HEADERS: [(header::HeaderName, &str); 4] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+         img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+         require-trusted-types-for 'script'; trusted-types 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+/// What the page is told when it does not get what it asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Problem {
+    /// The listener is not on loopback, and there is no token.
+    Off,
+    WrongHost,
+    OtherSite,
+    LoginNeeded,
+    WrongToken,
+    TooManyLogins,
+    TooManyStreams,
+    TooManyTests,
+    NotFound,
+    WrongMethod,
+    WrongBody,
+    /// The call's record is no longer in the journal.
+    Recycled,
+    Unreadable,
+}
+
+impl Problem {
+    fn parts(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Off => (
+                StatusCode::NOT_FOUND,
+                "The inspector is off: the admin listener is not on loopback, so it needs \
+                 admin.token_file.",
+            ),
+            Self::WrongHost => (
+                StatusCode::FORBIDDEN,
+                "Without admin.token_file the inspector answers only to localhost and 127.0.0.1.",
+            ),
+            Self::OtherSite => {
+                (StatusCode::FORBIDDEN, "The request came from another site's page.")
+            }
+            Self::LoginNeeded => (StatusCode::UNAUTHORIZED, "A login is needed."),
+            Self::WrongToken => (StatusCode::UNAUTHORIZED, "This is not the admin token."),
+            Self::TooManyLogins => {
+                (StatusCode::TOO_MANY_REQUESTS, "Too many logins at once: try again in a second.")
+            }
+            Self::TooManyStreams => {
+                (StatusCode::SERVICE_UNAVAILABLE, "Eight pages follow the calls already.")
+            }
+            Self::TooManyTests => (StatusCode::TOO_MANY_REQUESTS, "A test is under way already."),
+            Self::NotFound => (StatusCode::NOT_FOUND, "There is no such page or call."),
+            Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "Use GET, or POST to change."),
+            Self::WrongBody => {
+                (StatusCode::BAD_REQUEST, "The request's body is not what it should be.")
+            }
+            Self::Recycled => (
+                StatusCode::GONE,
+                "The call is in Kafka, and the journal does not have it any more.",
+            ),
+            Self::Unreadable => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "The journal's record cannot be read.")
+            }
+        }
+    }
+
+    fn response(self) -> Response<Body> {
+        let (status, text) = self.parts();
+        let mut response = answer("text/plain; charset=utf-8", [text, "\n"].concat());
+        *response.status_mut() = status;
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// The inspector of one admin listener.
+pub(super) struct Inspector {
+    state: State,
+    access: Access,
+    streams: Arc<Semaphore>,
+    tests: Semaphore,
+    /// Numbers of calls begin again in another process.
+    run: Uuid,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LoginRequest {
+    token: String,
+}
+
+impl Inspector {
+    /// `is_local`: only this machine reaches the listener.
+    pub(super) fn new(state: State, is_local: bool) -> Arc<Self> {
+        let (config, metrics) = (Arc::clone(&state.config), Arc::clone(&state.metrics));
+        let access = Access::new(config, metrics, is_local, state.journal.id());
+        let (streams, tests) = (Arc::new(Semaphore::new(STREAMS)), Semaphore::new(1));
+        Arc::new(Self { state, access, streams, tests, run: Uuid::new_v4() })
+    }
+
+    /// Whether the inspector answers requests of this path.
+    pub(super) fn has(path: &str) -> bool {
+        path == "/" || path == "/inspector" || path.starts_with("/inspector/")
+    }
+
+    /// Answers one request. The guard keeps the connection of a stream.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        guard: RequestGuard,
+    ) -> Response<Body> {
+        let mut response = self.route(request, guard).await.unwrap_or_else(Problem::response);
+        for (name, value) in HEADERS {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+
+    async fn route(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        guard: RequestGuard,
+    ) -> Result<Response<Body>, Problem> {
+        let (head, body) = request.into_parts();
+        let (headers, path) = (&head.headers, head.uri.path());
+        self.access.check_place(headers)?;
+        let is_get = matches!(head.method, Method::GET | Method::HEAD);
+        if is_get && let Some(page) = page(path) {
+            return Ok(page);
+        }
+        access::check_origin(headers)?;
+        match (&head.method, path) {
+            (&Method::POST, "/inspector/login") => self.log_in(headers, body).await,
+            (&Method::POST, "/inspector/logout") => {
+                read::<serde_json::Map<_, _>>(headers, body).await?;
+                let pass = self.access.pass(headers)?;
+                Ok(with_cookie(&self.access.log_out(pass)))
+            }
+            (&Method::POST, "/inspector/test") => {
+                self.access.pass(headers)?;
+                self.test(read(headers, body).await?).await
+            }
+            _ if !is_get => Err(Problem::WrongMethod),
+            (_, "/inspector/sources") => {
+                self.access.pass(headers)?;
+                Ok(json(&self.sources()))
+            }
+            (_, "/inspector/events") => self.follow(self.access.pass(headers)?, guard),
+            (_, path) => {
+                self.access.pass(headers)?;
+                let call =
+                    path.strip_prefix("/inspector/calls/").and_then(|call| call.split_once('/'));
+                let (source, number) = call.ok_or(Problem::NotFound)?;
+                self.call(source, number.parse().map_err(|_| Problem::NotFound)?).await
+            }
+        }
+    }
+
+    async fn log_in(&self, headers: &HeaderMap, body: Incoming) -> Result<Response<Body>, Problem> {
+        // Before the body is read, so that slow ones hold no more connections than this.
+        let begun = self.access.begin_login()?;
+        let LoginRequest { token } = read(headers, body).await?;
+        Ok(with_cookie(&self.access.log_in(&token, headers, begun).await?))
+    }
+
+    fn follow(
+        self: &Arc<Self>,
+        pass: Pass,
+        guard: RequestGuard,
+    ) -> Result<Response<Body>, Problem> {
+        let place = Arc::clone(&self.streams).try_acquire_owned();
+        let place = place.map_err(|_| Problem::TooManyStreams)?;
+        let events = stream::begin(Arc::clone(self), pass, (guard, place));
+        let mut response = Response::new(Either::Right(events));
+        let event_stream = HeaderValue::from_static("text/event-stream");
+        response.headers_mut().insert(header::CONTENT_TYPE, event_stream);
+        Ok(response)
+    }
+}
+
+/// The page and what belongs to it. They hold nothing of this edge.
+fn page(path: &str) -> Option<Response<Body>> {
+    match path {
+        "/" => {
+            let mut response = answer("text/plain", "/inspector\n");
+            *response.status_mut() = StatusCode::SEE_OTHER;
+            response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/inspector"));
+            Some(response)
+        }
+        "/inspector" | "/inspector/" => {
+            Some(answer("text/html; charset=utf-8", PAGE.replace("BUILD", &BUILD)))
+        }
+        path => {
+            let (_, kind, text) = ASSETS.into_iter().find(|(asset, ..)| *asset == path)?;
+            Some(answer(kind, text))
+        }
+    }
+}
+
+fn answer(content_type: &'static str, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Either::Left(Full::new(text.into())));
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+fn json(value: &impl Serialize) -> Response<Body> {
+    // INVARIANT: the types of this room have texts as keys and no serializer that fails.
+    answer("application/json", serde_json::to_vec(value).expect("it is JSON"))
+}
+
+fn with_cookie(cookie: &str) -> Response<Body> {
+    let mut response = answer("text/plain", "");
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    // INVARIANT: hexadecimal digits and fixed words.
+    let cookie = HeaderValue::from_str(cookie).expect("a header's value");
+    response.headers_mut().insert(header::SET_COOKIE, cookie);
+    response
+}
+
+/// The JSON of a request. Its type is one that no form of another site's page can send.
+async fn read<T: for<'de> Deserialize<'de>>(
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<T, Problem> {
+    if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
+        return Err(Problem::WrongBody);
+    }
+    let body = timeout(BODY_TIME, Limited::new(body, BODY_BYTES_MAX).collect()).await;
+    let body = body.map_err(|_| Problem::WrongBody)?.map_err(|_| Problem::WrongBody)?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|_| Problem::WrongBody)
+}

@@ -1,0 +1,243 @@
+//! New calls as server-sent events, for as long as a page is open.
+//!
+//! A stream looks at the rings five times a second and sends what is new. It makes the next event
+//! after the browser took the last one, and then skips to the newest calls. So a browser that stands
+//! still costs nothing, and `http::activity` ends its connection.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use http_body_util::channel::{Channel, Sender};
+use serde::Serialize;
+use serde_json::json;
+use tokio::{sync::OwnedSemaphorePermit, task::spawn_blocking, time::sleep};
+
+use super::{
+    BUILD, Inspector,
+    access::Pass,
+    describe::{Described, KafkaState, ShownCall, Unread, kafka_state, shown},
+};
+use crate::{
+    calls::{CALLS_KEPT, CallOutcome, RecentCall},
+    config::Config,
+    http::RequestGuard,
+    journal::{Position, Reader},
+    metrics::UNKNOWN_SOURCE,
+};
+
+/// Between two looks.
+const TICK: Duration = Duration::from_millis(200);
+/// After this time without an event a comment is sent. A connection that broke is noticed so.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// New calls of one source that a look shows after the first look.
+const SHOWN_MAX: usize = 20;
+/// A look that has made so many bytes leaves the other sources to the next look.
+const EVENTS_BYTES: usize = 256 << 10;
+/// Bytes of bodies that one look reads. Later bodies are read when a person asks for one.
+const READ_BYTES_MAX: usize = 512 << 10;
+
+/// What one page has seen.
+struct Follower {
+    inspector: Arc<Inspector>,
+    config: Arc<Config>,
+    /// The number of the next call, by source.
+    next: HashMap<String, u64>,
+    /// Shown calls that are not in Kafka yet.
+    pending: Vec<(Position, String, u64)>,
+    /// The source that comes first in the next look; none before the first look.
+    turn: Option<usize>,
+}
+
+/// New calls of a source.
+#[derive(Serialize)]
+struct NewCalls<'a> {
+    source: &'a str,
+    /// Calls before these that are not shown.
+    skipped: u64,
+    /// The page was opened after these calls.
+    initial: bool,
+    /// Now, in milliseconds since 1970. Calls that are in Kafka came there before.
+    seen_ms: u64,
+    calls: Vec<ShownCall>,
+}
+
+/// Calls of a source that Kafka has now.
+#[derive(Default, Serialize)]
+struct Settled {
+    committed: Vec<u64>,
+    aside: Vec<u64>,
+}
+
+/// Begins a stream. It holds `held` until it ends.
+pub(super) fn begin(
+    inspector: Arc<Inspector>,
+    pass: Pass,
+    held: (RequestGuard, OwnedSemaphorePermit),
+) -> Channel<Bytes> {
+    let (sender, events) = Channel::new(1);
+    let config = inspector.state.config.load_full();
+    let (next, pending) = Default::default();
+    let follower = Follower { inspector, config, next, pending, turn: None };
+    tokio::spawn(async move {
+        follow(follower, pass, sender).await;
+        drop(held);
+    });
+    events
+}
+
+/// Runs until the browser goes, or the login ends.
+async fn follow(mut follower: Follower, pass: Pass, mut sender: Sender<Bytes>) {
+    let mut sent = Instant::now();
+    while follower.inspector.access.is_valid(pass) {
+        let look = spawn_blocking(move || {
+            let events = follower.look();
+            (follower, events)
+        });
+        let Ok((back, mut events)) = look.await else { return };
+        follower = back;
+        if events.is_empty() && sent.elapsed() >= HEARTBEAT {
+            events.push_str(":\n\n");
+        }
+        if !events.is_empty() {
+            sent = Instant::now();
+            if sender.send_data(events.into()).await.is_err() {
+                return;
+            }
+        }
+        sleep(TICK).await;
+    }
+}
+
+impl Follower {
+    /// What is new since the last look, as events.
+    fn look(&mut self) -> String {
+        let mut events = String::new();
+        let config = self.inspector.state.config.load_full();
+        if self.turn.is_none() {
+            let hello = json!({"build": *BUILD, "run": self.inspector.run.to_string()});
+            write_event(&mut events, "hello", &hello);
+        } else if !Arc::ptr_eq(&config, &self.config) {
+            write_event(&mut events, "changed", &json!({}));
+        }
+        self.config = Arc::clone(&config);
+        // Before the calls, so that a call that is committed meanwhile is told later.
+        let committed = self.inspector.state.journal.committed();
+        self.write_settled(&mut events, committed);
+        let mut bytes_left = READ_BYTES_MAX;
+        let names = config.sources.keys().map(String::as_str).chain([UNKNOWN_SOURCE]);
+        let names: Vec<_> = names.collect();
+        let mut turn = self.turn.unwrap_or_default();
+        for at in (0..names.len()).map(|at| (turn + at) % names.len()) {
+            self.write_calls(&mut events, names[at], committed, &mut bytes_left);
+            if events.len() > EVENTS_BYTES {
+                turn = at + 1;
+                break;
+            }
+        }
+        self.turn = Some(turn);
+        events
+    }
+
+    fn write_calls(
+        &mut self,
+        events: &mut String,
+        source: &str,
+        committed: Position,
+        bytes_left: &mut usize,
+    ) {
+        let state = &self.inspector.state;
+        let initial = !self.next.contains_key(source);
+        let next = self.next.entry(source.to_owned()).or_default();
+        let most = if initial { CALLS_KEPT } else { SHOWN_MAX };
+        let new = state.calls.ring(source).since(*next, most);
+        let (Some(first), Some(last)) = (new.first(), new.last()) else { return };
+        let skipped = if initial { 0 } else { first.number - *next };
+        *next = last.number + 1;
+        let sources = self.config.sources.keys().map(String::as_str);
+        let mut reader = state.journal.reader(committed);
+        // The newest calls are described if not all can be. Reading goes up, as the journal does.
+        let unread = new.iter().rposition(|call| !take_bytes(call, bytes_left));
+        let calls = new.iter().enumerate().map(|(at, call)| {
+            shown(call, sources.clone(), |accepted| {
+                let kafka = kafka_state(&state.journal, committed, accepted.position);
+                let what = match unread {
+                    Some(unread) if at <= unread => Described::unread(Unread::Busy),
+                    _ => describe(&mut reader, accepted.position, &self.config),
+                };
+                (kafka, what)
+            })
+        });
+        let calls = calls.collect();
+        write_event(
+            events,
+            "calls",
+            &NewCalls { source, skipped, initial, seen_ms: now_ms(), calls },
+        );
+        let pending = new.iter().filter_map(|call| match &call.outcome {
+            CallOutcome::Accepted(accepted) if accepted.position >= committed => {
+                Some((accepted.position, source.to_owned(), call.number))
+            }
+            _ => None,
+        });
+        self.pending.extend(pending);
+        // A page shows no more of a source than the ring keeps.
+        let most = CALLS_KEPT * self.next.len();
+        let forgotten = self.pending.len().saturating_sub(most);
+        self.pending.drain(..forgotten);
+    }
+
+    /// Tells which shown calls are settled by now.
+    fn write_settled(&mut self, events: &mut String, committed: Position) {
+        let mut settled = BTreeMap::<String, Settled>::new();
+        let journal = &self.inspector.state.journal;
+        self.pending.retain(|(position, source, number)| {
+            let state = kafka_state(journal, committed, *position);
+            let calls = match state {
+                KafkaState::Pending => return true,
+                _ => settled.entry(source.clone()).or_default(),
+            };
+            let list = match state {
+                KafkaState::Aside => &mut calls.aside,
+                _ => &mut calls.committed,
+            };
+            list.push(*number);
+            false
+        });
+        if !settled.is_empty() {
+            let event = json!({"at_ms": now_ms(), "sources": settled});
+            write_event(events, "settled", &event);
+        }
+    }
+}
+
+/// Takes what reading a call takes of `bytes_left`, if there is as much.
+fn take_bytes(call: &RecentCall, bytes_left: &mut usize) -> bool {
+    let CallOutcome::Accepted(accepted) = &call.outcome else { return true };
+    let left = bytes_left.checked_sub(accepted.body_bytes as usize);
+    *bytes_left = left.unwrap_or(*bytes_left);
+    left.is_some()
+}
+
+fn describe(reader: &mut Reader, position: Position, config: &Config) -> Described {
+    match reader.at(position) {
+        Ok(Some(record)) => Described::of(record, config),
+        Ok(None) => Described::unread(Unread::Recycled),
+        Err(_) => Described::unread(Unread::Damaged),
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+fn write_event(events: &mut String, name: &str, data: &impl Serialize) {
+    // INVARIANT: the types of this room have texts as keys. JSON has no line breaks outside strings.
+    let data = serde_json::to_string(data).expect("it is JSON");
+    // Writing to a string does not fail.
+    write!(events, "event: {name}\ndata: {data}\n\n").ok();
+}

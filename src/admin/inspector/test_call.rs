@@ -1,0 +1,91 @@
+//! "Send a test callback": a call through the public door, made as Weni makes it.
+//!
+//! It proves all but Weni's side. It becomes a channel event of the field `edge_test`.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, Method, Response};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use super::{Body, Inspector, Problem, json, sources::UrlBasis};
+use crate::caller::{EDGE_TEST, Failure, MessageId, Target, Template, WeniClient, on_this_machine};
+
+/// A door that does not answer within this time is called closed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TestRequest {
+    source: String,
+}
+
+/// What became of a call.
+#[derive(Serialize)]
+struct TestResult {
+    /// Through the whole way from outside, or straight to the listener.
+    way: Way,
+    url: String,
+    status: Option<u16>,
+    /// Without a status: why there was no answer.
+    failure: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Way {
+    Public,
+    Listener,
+}
+
+impl Inspector {
+    /// Calls the public URL if one is configured. If that does not answer 200, or there is none, calls
+    /// the listener directly.
+    pub(super) async fn test(&self, request: TestRequest) -> Result<Response<Body>, Problem> {
+        let _alone = self.tests.try_acquire().map_err(|_| Problem::TooManyTests)?;
+        let config = self.state.config.load_full();
+        let source = config.sources.get(&request.source).ok_or(Problem::NotFound)?;
+        let name = HeaderName::try_from(&source.header).ok();
+        let secret = source.secrets.first();
+        let value = secret.and_then(|secret| HeaderValue::from_str(secret.expose()).ok());
+        let headers: Vec<_> = name.zip(value).into_iter().collect();
+        let url = self.url(&request.source);
+        let mut results = Vec::new();
+        if let (UrlBasis::Configured, Some(url)) = (url.basis, &url.url) {
+            results.push(call(Way::Public, url, None, &headers).await);
+        }
+        if results.iter().all(|result| result.status != Some(200)) {
+            let address = on_this_machine(self.state.public);
+            let scheme = if config.http.tls.is_some() { "https://" } else { "http://" };
+            let direct = || format!("{scheme}{address}/hooks/{}", request.source);
+            // Over TLS the certificate's name counts, wherever the connection goes.
+            let url = url.url.filter(|url| url.starts_with(scheme)).unwrap_or_else(direct);
+            results.push(call(Way::Listener, &url, Some(address), &headers).await);
+        }
+        Ok(json(&results))
+    }
+}
+
+async fn call(
+    way: Way,
+    url: &str,
+    at: Option<SocketAddr>,
+    headers: &[(HeaderName, HeaderValue)],
+) -> TestResult {
+    let body = Template::new(&EDGE_TEST, 0).fill(&MessageId::fresh());
+    let answered = async {
+        let target = Target::new(url, Method::POST, headers, None);
+        let target = target.map_err(|error| error.to_string())?;
+        let target = Arc::new(match at {
+            Some(address) => target.at(address),
+            None => target,
+        });
+        let mut client = WeniClient::new(target);
+        let answer = timeout(PATIENCE, client.call(body.into())).await;
+        let answer = answer.unwrap_or(Err(Failure::Connect));
+        answer.map(|answer| answer.status.as_u16()).map_err(|failure| failure.to_string())
+    };
+    let answered = answered.await;
+    let (url, status, failure) = (url.to_owned(), answered.as_ref().ok().copied(), answered.err());
+    TestResult { way, url, status, failure }
+}

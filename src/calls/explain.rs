@@ -1,0 +1,231 @@
+//! Why a call was refused, in words for the person who fills in Weni's settings.
+
+use super::{Excess, RefusedCall, Slip};
+
+/// The same sentence in both languages.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[expect(missing_docs, reason = "the names are the languages'")]
+pub struct Words {
+    pub pt: String,
+    pub en: String,
+}
+
+/// Names of sources that a sentence lists at most.
+const NAMES_SHOWN: usize = 5;
+
+/// Explains a refused call. `sources` are the names of the configured sources.
+pub fn explain<'s>(refused: &RefusedCall, sources: impl Iterator<Item = &'s str> + Clone) -> Words {
+    match refused.slip.as_deref() {
+        Some(Slip::Missing { header, present, misplaced }) => {
+            missing(header, present, misplaced.as_deref())
+        }
+        Some(Slip::Wrong { header, chars, secrets, excess }) => {
+            wrong(header, *chars, secrets, *excess)
+        }
+        Some(Slip::Path(path)) => wrong_path(path, sources),
+        Some(Slip::Size(max_bytes)) => words(
+            format!("O corpo é maior que http.max_body_bytes ({max_bytes} bytes)."),
+            format!("The body is larger than http.max_body_bytes ({max_bytes} bytes)."),
+        ),
+        None => by_reason(refused.reason),
+    }
+}
+
+fn words(pt: impl Into<String>, en: impl Into<String>) -> Words {
+    Words { pt: pt.into(), en: en.into() }
+}
+
+impl Words {
+    fn and(mut self, pt: &str, en: &str) -> Self {
+        self.pt = [&self.pt, " ", pt].concat();
+        self.en = [&self.en, " ", en].concat();
+        self
+    }
+}
+
+fn missing(header: &str, present: &[String], misplaced: Option<&str>) -> Words {
+    let said = words(format!("Falta o header {header}."), format!("{header} is missing."));
+    if let Some(name) = misplaced {
+        return said.and(
+            &format!("O segredo certo veio em {name}: em Cabeçalhos, a Chave tem de ser {header}."),
+            &format!(
+                "The right secret came in {name}: under Cabeçalhos, Chave has to be {header}."
+            ),
+        );
+    }
+    if present.is_empty() {
+        return said.and(
+            "A chamada não trouxe nenhum header próprio: em Cabeçalhos, adicione Chave e Valor.",
+            "The call had no header of its own: under Cabeçalhos, add Chave and Valor.",
+        );
+    }
+    let names = present.join(", ");
+    said.and(&format!("A chamada trouxe {names}."), &format!("The call had {names}."))
+}
+
+fn wrong(header: &str, chars: usize, secrets: &[usize], excess: Option<Excess>) -> Words {
+    let said = match secrets {
+        [] => words(
+            format!("Este source não tem segredo para {header}."),
+            format!("This source has no secret for {header}."),
+        ),
+        secrets if secrets.contains(&chars) => words(
+            format!("{header} veio com {chars} caracteres, como o segredo, mas com outro valor."),
+            format!(
+                "{header} came with {chars} characters, as the secret has, but with another value."
+            ),
+        ),
+        secrets => {
+            let lengths: Vec<_> = secrets.iter().map(usize::to_string).collect();
+            words(
+                format!(
+                    "{header} veio com {chars} caracteres; o segredo tem {}.",
+                    lengths.join(" ou ")
+                ),
+                format!(
+                    "{header} came with {chars} characters; the secret has {}.",
+                    lengths.join(" or ")
+                ),
+            )
+        }
+    };
+    match excess {
+        None => said.and(
+            "Copie o Valor de novo, do começo ao fim.",
+            "Copy Valor again, from its first character to its last.",
+        ),
+        Some(Excess::Quotes) => said.and(
+            "O segredo certo está lá, entre aspas ou colchetes: tire-os.",
+            "The right secret is there, in quotation marks or brackets: remove them.",
+        ),
+        Some(Excess::Prefix) => said.and(
+            "O segredo certo está lá, depois de outra palavra: deixe só o segredo.",
+            "The right secret is there, after another word: leave only the secret.",
+        ),
+        Some(Excess::Blanks) => said.and(
+            "O segredo certo está lá, com espaços ou caracteres invisíveis no meio: copie-o de novo.",
+            "The right secret is there, with blanks or invisible characters in it: copy it again.",
+        ),
+    }
+}
+
+fn wrong_path<'s>(path: &str, sources: impl Iterator<Item = &'s str> + Clone) -> Words {
+    let said = words(format!("O caminho é {path}."), format!("The path is {path}."));
+    let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let typed = last.trim().to_ascii_lowercase();
+    let nearest = sources
+        .clone()
+        .map(|name| (strsim::damerau_levenshtein(&typed, name), name))
+        .min()
+        .filter(|(distance, name)| *distance <= name.len() / 3 + 1);
+    match nearest {
+        Some((0, name)) => said.and(
+            &format!("Ele tem de ser /hooks/{name}."),
+            &format!("It has to be /hooks/{name}."),
+        ),
+        Some((_, name)) => said.and(
+            &format!("Você quis dizer /hooks/{name}?"),
+            &format!("Did you mean /hooks/{name}?"),
+        ),
+        None => {
+            let mut names: Vec<_> = sources.clone().take(NAMES_SHOWN).collect();
+            if sources.count() > NAMES_SHOWN {
+                names.push("…");
+            }
+            let names = names.join(", ");
+            said.and(
+                &format!("Ele tem de ser /hooks/ e o nome de um source: {names}."),
+                &format!("It has to be /hooks/ and the name of a source: {names}."),
+            )
+        }
+    }
+}
+
+/// What the reason alone says.
+fn by_reason(reason: &str) -> Words {
+    match reason {
+        "auth" => words(
+            "O header com o segredo falta ou está errado.",
+            "The header with the secret is missing or wrong.",
+        ),
+        "unknown_source" => {
+            words("O caminho não é o de nenhum source.", "The path is not that of any source.")
+        }
+        "too_large" => words(
+            "O corpo é maior que http.max_body_bytes.",
+            "The body is larger than http.max_body_bytes.",
+        ),
+        "timeout" => words(
+            "A chamada não chegou inteira a tempo. Quem chama, ou a rede, é lento demais.",
+            "The call did not arrive whole in time. The caller or the network is too slow.",
+        ),
+        "journal_full" => words(
+            "O journal está cheio: o Kafka está fora do ar há muito tempo, ou o limite é pequeno. \
+             A Weni não repete esta chamada.",
+            "The journal is full: Kafka has been away for long, or the limit is small. Weni does not \
+             repeat this call.",
+        ),
+        "journal_slow" => words(
+            "O disco está lento demais, ou o journal falhou. A Weni não repete esta chamada.",
+            "The disk is too slow, or the journal has failed. Weni does not repeat this call.",
+        ),
+        "overloaded" => words(
+            "As chamadas em andamento ocupam http.max_memory_bytes. A Weni não repete esta chamada.",
+            "Calls in progress hold http.max_memory_bytes. Weni does not repeat this call.",
+        ),
+        "malformed" => words(
+            "O que chegou não é uma chamada HTTP inteira: a conexão caiu no meio, ou a URL tem \
+             http:// onde é https:// (ou o contrário).",
+            "What arrived is no whole HTTP call: the connection broke, or the URL has http:// where \
+             https:// belongs (or the reverse).",
+        ),
+        other => words(format!("Recusada: {other}."), format!("Refused: {other}.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(slip: Slip, sources: &[&str]) -> Words {
+        let refused = RefusedCall { status: 401, reason: "auth", slip: Some(Box::new(slip)) };
+        explain(&refused, sources.iter().copied())
+    }
+
+    #[test]
+    fn a_wrong_header_is_explained_by_lengths_and_names() {
+        let wrong = |chars, excess| Slip::Wrong {
+            header: "X-Token".into(),
+            chars,
+            secrets: vec![32, 40],
+            excess,
+        };
+        let text = said(wrong(36, None), &[]);
+        assert!(text.en.starts_with("X-Token came with 36 characters; the secret has 32 or 40."));
+        assert!(text.pt.starts_with("X-Token veio com 36 caracteres; o segredo tem 32 ou 40."));
+        assert!(said(wrong(40, None), &[]).en.contains("but with another value."));
+        assert!(said(wrong(34, Some(Excess::Quotes)), &[]).en.contains("quotation marks"));
+        let missing = |present: &[&str], misplaced| {
+            said(Slip::missing("X-Token", present.iter().copied(), misplaced), &[]).en
+        };
+        assert_eq!(
+            missing(&["authorization"], None),
+            "X-Token is missing. The call had authorization."
+        );
+        assert!(missing(&["token"], Some("token")).contains("The right secret came in token"));
+        assert!(missing(&[], None).contains("no header of its own"));
+    }
+
+    #[test]
+    fn a_path_is_compared_with_the_sources_that_there_are() {
+        let path = |path: &str, sources: &[&str]| said(Slip::path(path), sources).en;
+        assert_eq!(
+            path("/hooks/loga", &["filial", "loja"]),
+            "The path is /hooks/loga. Did you mean /hooks/loja?"
+        );
+        assert!(path("/webhook/loja/", &["loja"]).ends_with("It has to be /hooks/loja."));
+        assert!(
+            path("/", &["a1", "b2", "c3", "d4", "e5", "f6"]).ends_with("a1, b2, c3, d4, e5, ….")
+        );
+    }
+}

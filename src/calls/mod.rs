@@ -1,0 +1,401 @@
+//! The last calls of each source in memory, for people who look at them.
+//!
+//! A ring holds the last [`CALLS_KEPT`] calls of a source. Its memory is allocated at the source's
+//! first call. Recording an accepted call is one copy into the ring, without an allocation. What the
+//! call was is read from the journal when somebody looks.
+//!
+//! **Invariant:** no body and no value of a header is kept, only lengths and names.
+//! **Invariant:** all rings together hold at most [`BYTES_MAX`].
+
+mod explain;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+pub use self::explain::{Words, explain};
+use crate::journal::Position;
+
+/// RecentCalls that are kept of each source.
+pub const CALLS_KEPT: usize = 200;
+/// Memory of all rings, in bytes. A source whose ring would exceed it has none.
+pub const BYTES_MAX: usize = 16 << 20;
+
+const RING_BYTES: usize = CALLS_KEPT * size_of::<RecentCall>();
+/// Of the names of a refused call's headers.
+const NAMES_MAX: usize = 8;
+/// Of a header's name, a path, or a host.
+const TEXT_BYTES_MAX: usize = 120;
+
+/// The rings by source. RecentCalls that name no source have one, too.
+#[derive(Debug, Default)]
+pub struct RecentCalls {
+    rings: Mutex<BTreeMap<String, Arc<CallRing>>>,
+    /// Bytes that all rings hold.
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The last calls of one source.
+#[derive(Debug)]
+pub struct CallRing {
+    state: Mutex<RingState>,
+    bytes: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct RingState {
+    calls: VecDeque<RecentCall>,
+    /// Number of the next call.
+    next: u64,
+    host: Option<CallerHost>,
+    last_arrival_ms: Option<u64>,
+}
+
+/// One call.
+#[derive(Debug, Clone)]
+pub struct RecentCall {
+    /// Counted in its source from 0.
+    pub number: u64,
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// `GET`, or `other`.
+    pub method: &'static str,
+    /// What became of it.
+    pub outcome: CallOutcome,
+}
+
+/// What became of a call.
+#[derive(Debug, Clone)]
+pub enum CallOutcome {
+    /// It was answered 200.
+    Accepted(AcceptedCall),
+    /// It was answered otherwise.
+    Refused(RefusedCall),
+}
+
+/// A call that is in the journal.
+#[derive(Debug, Clone, Copy)]
+pub struct AcceptedCall {
+    /// Its receipt.
+    pub receipt: Uuid,
+    /// Its record in the journal.
+    pub position: Position,
+    /// Length of its body.
+    pub body_bytes: u32,
+    /// This program called, and not Weni.
+    pub is_own: bool,
+}
+
+/// A call that is kept nowhere.
+#[derive(Debug, Clone)]
+pub struct RefusedCall {
+    /// The status of its answer.
+    pub status: u16,
+    /// The reason in its answer.
+    pub reason: &'static str,
+    /// What the caller did wrong, where more than the reason is known.
+    pub slip: Option<Box<Slip>>,
+}
+
+/// What a refused caller did wrong, by names and lengths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Slip {
+    /// The header with the secret is missing.
+    Missing {
+        /// The configured header.
+        header: String,
+        /// Names of the caller's own headers.
+        present: Vec<String>,
+        /// The one of them that has a right secret.
+        misplaced: Option<String>,
+    },
+    /// The header has another value than the secret.
+    Wrong {
+        /// The configured header.
+        header: String,
+        /// Length of the value in characters.
+        chars: usize,
+        /// Lengths of the secrets in characters.
+        secrets: Vec<usize>,
+        /// What makes the value wrong, if a right secret is in it.
+        excess: Option<Excess>,
+    },
+    /// The path names no source. Its first 120 bytes are kept.
+    Path(String),
+    /// The body is larger than this many bytes.
+    Size(usize),
+}
+
+/// What is in a header's value beside a right secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// Quotation marks or brackets around it.
+    Quotes,
+    /// A word before it, such as `Bearer` or the header's own name.
+    Prefix,
+    /// Blanks or invisible characters within it.
+    Blanks,
+}
+
+/// The address that callers used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallerHost {
+    /// Host and port, as in the header `Host`.
+    pub authority: String,
+    /// None: a proxy in front of the edge may have ended TLS.
+    pub scheme: Option<&'static str>,
+}
+
+impl RecentCalls {
+    /// The ring of a source, or of `unknown`.
+    pub fn ring(&self, source: &str) -> Arc<CallRing> {
+        let mut rings = self.rings.lock();
+        if let Some(ring) = rings.get(source) {
+            return Arc::clone(ring);
+        }
+        let ring = Arc::new(CallRing { state: Mutex::default(), bytes: Arc::clone(&self.bytes) });
+        rings.insert(source.to_owned(), Arc::clone(&ring));
+        ring
+    }
+
+    /// Forgets the rings of sources that are configured no more.
+    pub fn retain(&self, is_configured: impl Fn(&str) -> bool) {
+        self.rings.lock().retain(|source, _| is_configured(source));
+    }
+
+    /// When the last call of Weni's arrived, by source: milliseconds since 1970.
+    pub fn last_arrivals(&self) -> BTreeMap<String, u64> {
+        let rings = self.rings.lock();
+        let last = rings.iter().map(|(source, ring)| (source, ring.last_arrival_ms()));
+        last.filter_map(|(source, last)| Some((source.clone(), last?))).collect()
+    }
+
+    /// Takes up what [`last_arrivals`](Self::last_arrivals) said before a restart.
+    pub fn restore(&self, arrivals: BTreeMap<String, u64>) {
+        for (source, at_ms) in arrivals {
+            self.ring(&source).state.lock().last_arrival_ms.get_or_insert(at_ms);
+        }
+    }
+}
+
+impl CallRing {
+    /// Records an accepted call. `host` is what the caller calls the edge.
+    pub fn accept(
+        &self,
+        at_ms: u64,
+        method: &'static str,
+        accepted: AcceptedCall,
+        host: Option<(&str, Option<&'static str>)>,
+    ) {
+        let mut state = self.state.lock();
+        if !accepted.is_own {
+            state.last_arrival_ms = Some(at_ms);
+        }
+        if let Some((authority, scheme)) = host.filter(|(host, _)| host.len() <= TEXT_BYTES_MAX) {
+            let is_known =
+                |known: &CallerHost| known.authority == authority && known.scheme == scheme;
+            if !state.host.as_ref().is_some_and(is_known) {
+                state.host = Some(CallerHost { authority: authority.to_owned(), scheme });
+            }
+        }
+        self.push(&mut state, at_ms, method, CallOutcome::Accepted(accepted));
+    }
+
+    /// Records a refused call.
+    pub fn refuse(&self, at_ms: u64, method: &'static str, mut refused: RefusedCall) {
+        let slip_bytes = slip_bytes(&refused);
+        if !self.take(slip_bytes) {
+            refused.slip = None;
+        }
+        self.push(&mut self.state.lock(), at_ms, method, CallOutcome::Refused(refused));
+    }
+
+    fn push(&self, state: &mut RingState, at_ms: u64, method: &'static str, outcome: CallOutcome) {
+        let call = RecentCall { number: state.next, at_ms, method, outcome };
+        state.next += 1;
+        if state.calls.capacity() == 0 {
+            if !self.take(RING_BYTES) {
+                self.give_back(bytes_of(&call));
+                return;
+            }
+            state.calls.reserve_exact(CALLS_KEPT);
+        }
+        if state.calls.len() == CALLS_KEPT
+            && let Some(oldest) = state.calls.pop_front()
+        {
+            self.give_back(bytes_of(&oldest));
+        }
+        state.calls.push_back(call);
+    }
+
+    /// The newest calls from number `from` on, at most `max`, oldest first.
+    pub fn since(&self, from: u64, max: usize) -> Vec<RecentCall> {
+        let state = self.state.lock();
+        let first = state.calls.partition_point(|call| call.number < from);
+        let first = first.max(state.calls.len().saturating_sub(max));
+        state.calls.range(first..).cloned().collect()
+    }
+
+    /// The call of that number, if it is kept.
+    pub fn call(&self, number: u64) -> Option<RecentCall> {
+        self.since(number, CALLS_KEPT).into_iter().next().filter(|call| call.number == number)
+    }
+
+    /// The address that the last accepted caller used.
+    pub fn host(&self) -> Option<CallerHost> {
+        self.state.lock().host.clone()
+    }
+
+    /// When the last call of Weni's arrived: milliseconds since 1970.
+    pub fn last_arrival_ms(&self) -> Option<u64> {
+        self.state.lock().last_arrival_ms
+    }
+
+    /// Takes bytes of what all rings may hold.
+    fn take(&self, bytes: usize) -> bool {
+        let take = |held: usize| held.checked_add(bytes).filter(|held| *held <= BYTES_MAX);
+        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for CallRing {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let ring = if state.calls.capacity() == 0 { 0 } else { RING_BYTES };
+        let slips: usize = state.calls.iter().map(bytes_of).sum();
+        self.bytes.fetch_sub(ring + slips, Ordering::Relaxed);
+    }
+}
+
+impl Slip {
+    /// A missing header. Of `present` the first few names are kept.
+    pub fn missing<'h>(
+        header: &str,
+        present: impl Iterator<Item = &'h str>,
+        misplaced: Option<&str>,
+    ) -> Self {
+        let present = present.take(NAMES_MAX).map(cut).collect();
+        Self::Missing { header: header.to_owned(), present, misplaced: misplaced.map(cut) }
+    }
+
+    /// A path that names no source.
+    pub fn path(path: &str) -> Self {
+        Self::Path(cut(path))
+    }
+}
+
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(TEXT_BYTES_MAX)].to_owned()
+}
+
+/// What a call holds beside its place in the ring.
+fn bytes_of(call: &RecentCall) -> usize {
+    match &call.outcome {
+        CallOutcome::Accepted(_) => 0,
+        CallOutcome::Refused(refused) => slip_bytes(refused),
+    }
+}
+
+fn slip_bytes(refused: &RefusedCall) -> usize {
+    let Some(slip) = refused.slip.as_deref() else { return 0 };
+    let texts = match slip {
+        Slip::Missing { header, present, misplaced } => {
+            let names: usize = present.iter().map(|name| size_of::<String>() + name.len()).sum();
+            header.len() + names + misplaced.as_ref().map_or(0, String::len)
+        }
+        Slip::Wrong { header, secrets, .. } => header.len() + size_of_val(&**secrets),
+        Slip::Path(path) => path.len(),
+        Slip::Size(_) => 0,
+    };
+    size_of::<Slip>() + texts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepted(index: u64) -> AcceptedCall {
+        let position = Position::new(1, index);
+        AcceptedCall { receipt: Uuid::nil(), position, body_bytes: 7, is_own: false }
+    }
+
+    fn refused(path: &str) -> RefusedCall {
+        let slip = Some(Box::new(Slip::path(path)));
+        RefusedCall { status: 404, reason: "unknown_source", slip }
+    }
+
+    fn held(calls: &RecentCalls) -> usize {
+        calls.bytes.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn a_ring_keeps_the_last_calls_and_takes_no_memory_before_the_first() {
+        let calls = RecentCalls::default();
+        let ring = calls.ring("loja");
+        assert_eq!(held(&calls), 0);
+        for index in 0..500 {
+            ring.accept(1000 + index, "POST", accepted(index), None);
+        }
+        assert_eq!(held(&calls), RING_BYTES);
+        let kept = ring.since(0, usize::MAX);
+        let numbers: Vec<_> = kept.iter().map(|call| call.number).collect();
+        assert_eq!(numbers, (300..500).collect::<Vec<_>>());
+        let newest: Vec<_> = ring.since(450, 3).iter().map(|call| call.number).collect();
+        assert_eq!(newest, [497, 498, 499]);
+        assert!(ring.call(299).is_none() && ring.call(500).is_none());
+        assert_eq!(ring.call(300).map(|call| call.at_ms), Some(1300));
+        assert_eq!(calls.last_arrivals(), BTreeMap::from([("loja".to_owned(), 1499)]));
+    }
+
+    #[test]
+    fn all_rings_together_stay_within_their_memory_and_give_it_back() {
+        let calls = RecentCalls::default();
+        let path = "/".repeat(10_000);
+        for source in 0..2000 {
+            let ring = calls.ring(&source.to_string());
+            for _ in 0..300 {
+                ring.refuse(1, "POST", refused(&path));
+            }
+            assert!(held(&calls) <= BYTES_MAX);
+        }
+        assert!(held(&calls) > BYTES_MAX - RING_BYTES);
+        assert!(calls.ring("1999").since(0, 9).is_empty(), "there was no room for it");
+        calls.retain(|source| source == "0");
+        let slips: usize = calls.ring("0").since(0, CALLS_KEPT).iter().map(bytes_of).sum();
+        assert_eq!(held(&calls), RING_BYTES + slips);
+    }
+
+    #[test]
+    fn own_calls_are_no_arrival_and_what_was_known_before_a_restart_is_not_newer() {
+        let calls = RecentCalls::default();
+        let ring = calls.ring("loja");
+        ring.accept(
+            5,
+            "POST",
+            AcceptedCall { is_own: true, ..accepted(0) },
+            Some(("edge:80", None)),
+        );
+        assert_eq!(ring.last_arrival_ms(), None);
+        calls.restore(BTreeMap::from([("loja".to_owned(), 3)]));
+        assert_eq!(ring.last_arrival_ms(), Some(3));
+        ring.accept(9, "POST", accepted(1), Some(("edge.example.com", Some("https"))));
+        calls.restore(BTreeMap::from([("loja".to_owned(), 4)]));
+        assert_eq!(ring.last_arrival_ms(), Some(9));
+        let host = CallerHost { authority: "edge.example.com".to_owned(), scheme: Some("https") };
+        assert_eq!(ring.host(), Some(host));
+        let long = "h".repeat(TEXT_BYTES_MAX + 1);
+        ring.accept(9, "POST", accepted(1), Some((&long, None)));
+        assert_eq!(ring.host().unwrap().authority, "edge.example.com");
+    }
+}
