@@ -94,7 +94,7 @@ fn row(kafka: &str, target: &'static str, plain: &[Turn], waiting: &[Turn]) -> R
         ),
         target,
         measured: format!("{} requests/s, {}", rate.show(thousands), latency(waiting, full)),
-        met: (target == TARGET).then(|| rate.median >= 2500.0 && p50.median <= 25.0),
+        met: (target == TARGET).then_some(rate.median >= 2500.0 && p50.median <= 25.0),
         note: format!(
             "without {} requests/s, {}; at {RATE}/s {}, without {}",
             per_second(plain).show(thousands),
