@@ -43,8 +43,9 @@ const HEADER: &str = "X-Token";
 const PARTITIONS: i32 = 3;
 /// Between two calls of the demo, so that a person can follow it.
 const STEP: Duration = Duration::from_millis(700);
-/// Between two looks for refused calls.
+/// Between two looks for refused calls, and how many of a look are shown: the last ones.
 const REFUSED_EVERY: Duration = Duration::from_millis(200);
+const REFUSED_SHOWN: usize = 10;
 /// The demo's last call. It becomes a dead letter.
 const NOT_JSON: &[u8] = b"not JSON at all";
 /// The port of the advice to listen on all addresses.
@@ -142,6 +143,10 @@ fn config(args: &Args, kafka: &str, secret: &str, journal: &Path) -> Config {
         // `print_refused` says more of each.
         config.log.level = "warn,weni_edge::http::sources=error".to_owned();
     }
+    if !args.admin.ip().is_loopback() {
+        // There is no inspector on such an address without a token.
+        config.admin.tokens = vec![Secret::new(secret)];
+    }
     let source = Source {
         header: HEADER.to_owned(),
         secrets: vec![Secret::new(secret)],
@@ -212,7 +217,8 @@ fn by_hand(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics)
          Or as Weni does:\n  {program} send {hooks} -H '{HEADER}: {secret}'\n\n\
          Kafka   {kafka}   ({program} tail -b {kafka}; kcat -b {kafka} -C -t {statuses})\n\
          Metrics {admin}/metrics\n\
-         Inspector {admin}/inspector   (what to paste, and each call as it arrives)\n\n\
+         Inspector {admin}/inspector   (what to paste, and each call as it arrives; if it\n  \
+           asks for a token, that is {secret})\n\n\
          Every event as it reaches Kafka:"
     )
 }
@@ -259,8 +265,9 @@ async fn print_refused(calls: Arc<RecentCalls>) {
     let mut rings = [SOURCE, UNKNOWN_SOURCE].map(|source| (calls.ring(source), 0));
     loop {
         for (ring, next) in &mut rings {
-            for call in ring.since(*next, CALLS_KEPT) {
-                *next = call.number + 1;
+            let calls = ring.since(*next, CALLS_KEPT);
+            *next = calls.last().map_or(*next, |call| call.number + 1);
+            for call in calls.into_iter().rev().take(REFUSED_SHOWN).rev() {
                 let CallOutcome::Refused(refused) = &call.outcome else { continue };
                 let (why, status) = (explain(refused, iter::once(SOURCE)).en, refused.status);
                 let line = format!("{} refused          {status}  {why}", time(call.at_ms as i64));

@@ -24,13 +24,16 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     log::init(&config.log, metrics.log_lines_dropped_total.clone())?;
     warn_of_exposed_files(&config);
     exit_when_main_thread_panics();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
         let edge = Edge::start(config, metrics).await?;
         edge.reload_from(args.config.path.as_deref());
         tracing::info!(public = %edge.public, admin = %edge.admin, "listening");
         edge.run().await
-    })?;
-    Ok(ExitCode::SUCCESS)
+    });
+    // Dropping it would wait for calls that hang on a disk, and only a restart mends those.
+    runtime.shutdown_background();
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 fn warn_of_exposed_files(config: &Config) {

@@ -56,9 +56,9 @@ impl Arrivals {
         }
     }
 
-    /// Writes the file if there is something new.
+    /// Writes the file if there is something new, and no other write is under way.
     pub(super) fn write(&self) {
-        let mut written = self.written.lock();
+        let Some(mut written) = self.written.try_lock() else { return };
         let times = self.calls.last_arrivals();
         if times == *written {
             return;

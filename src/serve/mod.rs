@@ -167,9 +167,10 @@ impl Edge {
         let Self { publisher, journal, admin_task, arrivals, .. } = self;
         keeping.abort();
         let left = tokio::task::spawn_blocking(move || {
-            arrivals.write();
             publisher.stop(Instant::now() + PUBLISH_DRAIN);
             journal.close();
+            // Last, because nothing depends on it.
+            arrivals.write();
             journal.pending()
         })
         .await?;

@@ -87,7 +87,9 @@ impl Access {
             (true, _) => Ok(()),
             (false, false) => Err(Problem::Off),
             // Else a page of another site could read it through a name that it points to 127.0.0.1.
-            (false, true) if is_loopback(text(headers, header::HOST)) => Ok(()),
+            (false, true) if is_loopback(text(headers, header::HOST)) && !is_forwarded(headers) => {
+                Ok(())
+            }
             (false, true) => Err(Problem::WrongHost),
         }
     }
@@ -203,6 +205,14 @@ pub(super) fn is_loopback(host: Option<&str>) -> bool {
     };
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether a proxy says that it passes on another machine's request.
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| {
+        let name = name.as_str();
+        matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-")
+    })
 }
 
 fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {

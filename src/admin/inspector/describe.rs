@@ -1,6 +1,6 @@
 //! What a call was: its record in the journal, read as the publisher reads it.
 
-use std::{borrow::Cow, panic};
+use std::{borrow::Cow, panic, sync::Arc};
 
 use http::Response;
 use serde::Serialize;
@@ -227,7 +227,11 @@ impl Inspector {
             return Err(Problem::NotFound);
         };
         let journal = self.state.journal.clone();
+        let place = Arc::clone(&self.details).try_acquire_owned();
+        let place = place.map_err(|_| Problem::TooManyDetails)?;
         let details = tokio::task::spawn_blocking(move || {
+            // A browser that leaves does not end this thread.
+            let _place = place;
             let mut reader = journal.reader(position);
             let record = reader.at(position).map_err(|_| Problem::Unreadable)?;
             details(record.ok_or(Problem::Recycled)?, &config).ok_or(Problem::Unreadable)

@@ -37,9 +37,11 @@ pub(super) type Body = Either<Full<Bytes>, Channel<Bytes>>;
 
 /// Streams of events at once. The admin listener has 64 connections, and probes need some.
 const STREAMS: usize = 8;
+/// Calls that are read with their bodies at once. Each may take several times `http.max_body_bytes`.
+const DETAILS: usize = 2;
 /// A person's request has a token or a name.
 const BODY_BYTES_MAX: usize = 4 << 10;
-const BODY_TIME: Duration = Duration::from_secs(5);
+const BODY_TIME: Duration = Duration::from_secs(2);
 
 const PAGE: &str = include_str!("page.html");
 const ASSETS: [(&str, &str, &str); 5] = [
@@ -85,6 +87,7 @@ enum Problem {
     TooManyLogins,
     TooManyStreams,
     TooManyTests,
+    TooManyDetails,
     NotFound,
     WrongMethod,
     WrongBody,
@@ -117,6 +120,10 @@ impl Problem {
                 (StatusCode::SERVICE_UNAVAILABLE, "Eight pages follow the calls already.")
             }
             Self::TooManyTests => (StatusCode::TOO_MANY_REQUESTS, "A test is under way already."),
+            Self::TooManyDetails => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "Other calls are being read: try again in a second.",
+            ),
             Self::NotFound => (StatusCode::NOT_FOUND, "There is no such page or call."),
             Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "Use GET, or POST to change."),
             Self::WrongBody => {
@@ -149,6 +156,7 @@ pub(super) struct Inspector {
     access: Access,
     streams: Arc<Semaphore>,
     tests: Semaphore,
+    details: Arc<Semaphore>,
     /// Numbers of calls begin again in another process.
     run: Uuid,
 }
@@ -165,7 +173,8 @@ impl Inspector {
         let (config, metrics) = (Arc::clone(&state.config), Arc::clone(&state.metrics));
         let access = Access::new(config, metrics, is_local, state.journal.id());
         let (streams, tests) = (Arc::new(Semaphore::new(STREAMS)), Semaphore::new(1));
-        Arc::new(Self { state, access, streams, tests, run: Uuid::new_v4() })
+        let details = Arc::new(Semaphore::new(DETAILS));
+        Arc::new(Self { state, access, streams, tests, details, run: Uuid::new_v4() })
     }
 
     /// Whether the inspector answers requests of this path.

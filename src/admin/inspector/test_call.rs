@@ -12,7 +12,7 @@ use super::{Body, Inspector, Problem, json, sources::UrlBasis};
 use crate::caller::{EDGE_TEST, Failure, MessageId, Target, Template, WeniClient, on_this_machine};
 
 /// A door that does not answer within this time is called closed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,7 +82,7 @@ async fn call(
         });
         let mut client = WeniClient::new(target);
         let answer = timeout(PATIENCE, client.call(body.into())).await;
-        let answer = answer.unwrap_or(Err(Failure::Connect));
+        let answer = answer.unwrap_or(Err(Failure::Timeout));
         answer.map(|answer| answer.status.as_u16()).map_err(|failure| failure.to_string())
     };
     let answered = answered.await;

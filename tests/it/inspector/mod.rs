@@ -49,6 +49,10 @@ async fn a_page_of_another_site_reads_nothing_through_a_name_that_points_here() 
             assert_eq!(served.get(path, &[host]).await.status, 403, "{host} {path}");
         }
     }
+    // A proxy on this machine may send the listener's own address as `Host`.
+    for proxy in ["Via: 1.1 proxy", "X-Forwarded-For: 10.0.0.1", "X-Real-IP: 10.0.0.1"] {
+        assert_eq!(served.get("/inspector/sources", &[proxy]).await.status, 403, "{proxy}");
+    }
     assert_eq!(served.get("/inspector/sources", &["Host: 127.0.0.1:9090"]).await.status, 200);
     // Nor does it take up a stream, or call the webhook.
     for site in [
