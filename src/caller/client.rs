@@ -143,9 +143,41 @@ pub fn trusted_roots(ca_file: Option<&Path>) -> anyhow::Result<RootCertStore> {
             for certificate in CertificateDer::pem_file_iter(file).with_context(name)? {
                 roots.add(certificate.with_context(name)?).with_context(name)?;
             }
+            if roots.is_empty() {
+                bail!("{} has no certificate in PEM", file.display());
+            }
         }
     }
     Ok(roots)
+}
+
+/// Whether the internet has a way to an address: neither private nor of a documentation's or another special
+/// range.
+pub fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [first, second, third, _] = v4.octets();
+            let is_special = matches!(
+                (first, second, third),
+                (0 | 240.., ..) | (100, 64..128, _) | (192, 0, 0) | (198, 18 | 19, _)
+            );
+            !(is_special
+                || v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_documentation()
+                || v4.is_multicast())
+        }
+        IpAddr::V6(v6) => {
+            let is_documentation = v6.segments()[..2] == [0x2001, 0xdb8];
+            !(is_documentation
+                || v6.is_loopback()
+                || v6.is_unspecified()
+                || v6.is_unique_local()
+                || v6.is_unicast_link_local()
+                || v6.is_multicast())
+        }
+    }
 }
 
 /// Where to call a listener of this machine: on loopback, if it listens on every address.

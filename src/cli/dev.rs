@@ -3,14 +3,7 @@
 //! The Kafka is librdkafka's mock cluster in this process, and the journal a temporary directory.
 //! Everything else is what `serve` runs.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::Path,
-    process::ExitCode,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use anyhow::Context;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -20,11 +13,11 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{
-    Output, from_this_machine,
+    Output,
     terminal::{print_line, visible},
 };
 use crate::{
-    caller::{LIFE, MessageId, Sample, Target, Template, WeniClient},
+    caller::{LIFE, MessageId, Sample, Target, Template, WeniClient, is_public, on_this_machine},
     config::{Config, LogFormat, Secret, Source, Topics},
     event::{Topic, header},
     kafka::{
@@ -91,8 +84,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let edge = Edge::start(config.clone(), metrics).await?;
-        let hooks = format!("http://{}/hooks/{SOURCE}", from_this_machine(edge.public));
-        let admin = format!("http://{}", from_this_machine(edge.admin));
+        let hooks = format!("http://{}/hooks/{SOURCE}", on_this_machine(edge.public));
+        let admin = format!("http://{}", on_this_machine(edge.admin));
         print_line(&match args.output {
             Output::Human => {
                 let weni = for_weni(edge.public, &secret);
@@ -177,15 +170,6 @@ fn tunnel(port: u16) -> String {
         "  YOUR-PUBLIC-ADDRESS is that of a tunnel or proxy of your choice, which takes https:// calls\n  \
            from the internet to port {port} of this machine. Each start makes a new secret.\n"
     )
-}
-
-/// Whether the internet may reach it.
-fn is_public(ip: IpAddr) -> bool {
-    let is_local = match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-    };
-    !is_local && !ip.is_unspecified()
 }
 
 /// This program as it was called. After `cargo run` no shell finds it by its name alone.
