@@ -330,3 +330,43 @@ impl Connection {
         ready.ok().map(|()| self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_the_internet_are_public() {
+        let told = |text: &str| is_public(text.parse().unwrap());
+        for public in ["8.8.8.8", "100.128.0.1", "198.20.0.1", "::ffff:8.8.8.8", "2001:4860::8888"]
+        {
+            assert!(told(public), "{public}");
+        }
+        for special in [
+            "0.1.2.3",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.1.1",
+            "172.16.0.1",
+            "192.0.0.1",
+            "192.0.2.1",
+            "192.168.0.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "203.0.113.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:10.0.0.1",
+            "fd00::1",
+            "fe80::1",
+            "ff02::1",
+            "2001:db8::1",
+        ] {
+            assert!(!told(special), "{special}");
+        }
+    }
+}
