@@ -149,9 +149,41 @@ pub fn trusted_roots(ca_file: Option<&Path>) -> anyhow::Result<RootCertStore> {
             for certificate in CertificateDer::pem_file_iter(file).with_context(name)? {
                 roots.add(certificate.with_context(name)?).with_context(name)?;
             }
+            if roots.is_empty() {
+                bail!("{} has no certificate in PEM", file.display());
+            }
         }
     }
     Ok(roots)
+}
+
+/// Whether the internet has a way to an address: neither private nor of a documentation's or another special
+/// range.
+pub fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [first, second, third, _] = v4.octets();
+            let is_special = matches!(
+                (first, second, third),
+                (0 | 240.., ..) | (100, 64..128, _) | (192, 0, 0) | (198, 18 | 19, _)
+            );
+            !(is_special
+                || v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_documentation()
+                || v4.is_multicast())
+        }
+        IpAddr::V6(v6) => {
+            let is_documentation = v6.segments()[..2] == [0x2001, 0xdb8];
+            !(is_documentation
+                || v6.is_loopback()
+                || v6.is_unspecified()
+                || v6.is_unique_local()
+                || v6.is_unicast_link_local()
+                || v6.is_multicast())
+        }
+    }
 }
 
 /// Where to call a listener of this machine: on loopback, if it listens on every address.
@@ -302,5 +334,45 @@ impl Connection {
             Self::Http2(sender) => sender.ready().await,
         };
         ready.ok().map(|()| self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_the_internet_are_public() {
+        let told = |text: &str| is_public(text.parse().unwrap());
+        for public in ["8.8.8.8", "100.128.0.1", "198.20.0.1", "::ffff:8.8.8.8", "2001:4860::8888"]
+        {
+            assert!(told(public), "{public}");
+        }
+        for special in [
+            "0.1.2.3",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.1.1",
+            "172.16.0.1",
+            "192.0.0.1",
+            "192.0.2.1",
+            "192.168.0.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "203.0.113.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:10.0.0.1",
+            "fd00::1",
+            "fe80::1",
+            "ff02::1",
+            "2001:db8::1",
+        ] {
+            assert!(!told(special), "{special}");
+        }
     }
 }

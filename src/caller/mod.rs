@@ -7,6 +7,6 @@ mod outcomes;
 mod samples;
 
 pub use bodies::Bodies;
-pub use client::{Answer, Failure, Target, WeniClient, on_this_machine, trusted_roots};
+pub use client::{Answer, Failure, Target, WeniClient, is_public, on_this_machine, trusted_roots};
 pub use outcomes::{Outcomes, Summary};
 pub use samples::{EDGE_TEST, LIFE, MessageId, SAMPLES, Sample, Template};

@@ -9,13 +9,13 @@ use std::{
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use jiff::{Timestamp, fmt::rfc2822};
 use serde_json::Value;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Aspect, Finding, Report, Severity, Subject, Webhook, kafka};
+use super::{Aspect, Finding, Report, Severity, Subject, Webhook, block_on, kafka};
 use crate::{
     caller::{Answer, EDGE_TEST, Failure, MessageId, Target, Template, WeniClient},
     event::Topic,
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// An edge answers in milliseconds. Weni waits longer, and slows down.
-const CALL: Duration = Duration::from_secs(5);
+const CALL: Duration = Duration::from_secs(10);
 /// From the last answer until its event has to be in Kafka. An edge publishes within a second.
 const IN_KAFKA: Duration = Duration::from_secs(10);
 /// Clocks that differ by more are worth a word.
@@ -39,7 +39,7 @@ const WRONG: HeaderValue = HeaderValue::from_static("weni-edge check: not the se
 
 /// One way to call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     Post,
     /// Weni sends a body with a GET, too.
     Get,
@@ -61,80 +61,27 @@ impl Way {
 
 pub(super) fn probe(subject: &Subject, report: &Report) {
     let Some(webhook) = &subject.webhook else { return };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = match runtime.context("the system refuses a client") {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let remedy = "look at limits of files and memory";
-            return report.add(Finding::problem(ASPECT, format!("{error:#}"), remedy));
-        }
-    };
     // From before the first call on.
     let follower = follow(subject);
-    let called = runtime.block_on(call_all(webhook, subject));
-    runtime.shutdown_background();
-    let Calls { findings, receipts, clock } = called;
-    report.all(findings);
-    report.all(clock.into_iter().collect());
+    let mut calls = Calls { report, receipts: BTreeMap::new(), clock: None };
+    if let Err(refused) = block_on(ASPECT, calls.call_all(webhook, subject, follower.is_ok())) {
+        return report.add(refused);
+    }
+    let Calls { receipts, clock, .. } = calls;
+    report.all(clock);
     if !receipts.is_empty() {
-        let arrived = follower.and_then(|follower| arrivals(follower, &receipts));
+        let within = report.time_left().min(IN_KAFKA);
+        let arrived = follower.and_then(|follower| arrivals(follower, &receipts, within));
         report.add(judge_arrivals(&receipts, arrived));
     }
 }
 
-/// What calls brought.
-#[derive(Default)]
-struct Calls {
-    findings: Vec<Finding>,
-    /// With the name of the call.
-    receipts: BTreeMap<String, String>,
-    clock: Option<Finding>,
-}
-
-/// Calls in every way, over HTTP/1.1 and over what TLS offers. Ends at the first problem.
-async fn call_all(webhook: &Webhook, subject: &Subject) -> Calls {
-    let mut calls = Calls::default();
-    let ways: &[Way] = match webhook.secret {
-        Some(_) => &[Way::Post, Way::Get, Way::Blanks, Way::WrongSecret],
-        None => &[Way::Post, Way::Get],
-    };
-    let is_https = webhook.url.starts_with("https://");
-    for is_http1 in [true, false] {
-        if !is_http1 && !is_https {
-            // Go's client speaks HTTP/2 only over TLS.
-            break;
-        }
-        for way in ways {
-            match call(webhook, subject, *way, is_http1).await {
-                Ok(answer) if !is_http1 && answer.version != Version::HTTP_2 => {
-                    let found = "HTTP/2 is not offered, so Weni uses HTTP/1.1";
-                    calls.findings.push(Finding::ok(ASPECT, found));
-                    return calls;
-                }
-                Ok(answer) => {
-                    calls.take(*way, &answer);
-                    // The other ways would only say the same.
-                    if calls.findings.last().is_some_and(|last| last.severity == Severity::Problem)
-                    {
-                        return calls;
-                    }
-                }
-                Err(error) => {
-                    calls.findings.push(unanswered(webhook, *way, &error));
-                    return calls;
-                }
-            }
-        }
-    }
-    calls
-}
-
-async fn call(
-    webhook: &Webhook,
-    subject: &Subject,
-    way: Way,
-    is_http1: bool,
-) -> anyhow::Result<Answer> {
+/// How the webhook is called.
+///
+/// # Errors
+/// Says what is wrong with its URL or header.
+pub(super) fn target(subject: &Subject, way: Way) -> anyhow::Result<Option<Target>> {
+    let Some(webhook) = &subject.webhook else { return Ok(None) };
     let header = webhook.secret.clone().map(|(name, value)| {
         let value = match way {
             Way::Post | Way::Get => Ok(value),
@@ -145,26 +92,86 @@ async fn call(
     });
     let method = if way == Way::Get { Method::GET } else { Method::POST };
     let header: Vec<_> = header.transpose()?.into_iter().collect();
-    let target = Target::new(&webhook.url, method, &header, subject.ca_file.as_deref())?;
+    Target::new(&webhook.url, method, &header, subject.ca_file.as_deref()).map(Some)
+}
+
+async fn call(
+    subject: &Subject,
+    way: Way,
+    is_http1: bool,
+    within: Duration,
+) -> anyhow::Result<Answer> {
+    let target = target(subject, way)?.context("there is no webhook")?;
     let target = if is_http1 { target.over_http1() } else { target };
     let body = Template::new(&EDGE_TEST, 0).fill(&MessageId::fresh());
     let mut client = WeniClient::new(target.into());
-    match timeout(CALL, client.call(Bytes::from(body))).await {
+    match timeout(within, client.call(Bytes::from(body))).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => anyhow::bail!("no answer within {} s", CALL.as_secs()),
+        Err(_) => anyhow::bail!("no answer within {:.0} s", within.as_secs_f64()),
     }
 }
 
-impl Calls {
-    fn take(&mut self, way: Way, answer: &Answer) {
+/// What calls brought.
+struct Calls<'a> {
+    report: &'a Report,
+    /// With the name of the call.
+    receipts: BTreeMap<String, String>,
+    clock: Option<Finding>,
+}
+
+impl Calls<'_> {
+    /// Calls in every way, over HTTP/1.1 and over what TLS offers. Ends at the first problem.
+    async fn call_all(&mut self, webhook: &Webhook, subject: &Subject, is_followed: bool) {
+        let ways: &[Way] = match webhook.secret {
+            Some(_) => &[Way::Post, Way::Get, Way::Blanks, Way::WrongSecret],
+            None => &[Way::Post, Way::Get],
+        };
+        // Go's client speaks HTTP/2 only over TLS.
+        let versions: &[bool] =
+            if webhook.url.starts_with("https://") { &[true, false] } else { &[true] };
+        let kept = if is_followed { IN_KAFKA } else { Duration::ZERO };
+        for is_http1 in versions {
+            for way in ways {
+                let within = self.report.time_left().saturating_sub(kept).min(CALL);
+                if within.is_zero() {
+                    let found =
+                        format!("{} and what follows was not tried: time is over", way.name());
+                    let remedy = "find out why answers take seconds: Weni slows down, too";
+                    return self.report.add(Finding::warning(ASPECT, found, remedy));
+                }
+                let judged = match call(subject, *way, *is_http1, within).await {
+                    Ok(answer) => self.take(*way, *is_http1, &answer),
+                    Err(error) => {
+                        self.report.add(unanswered(webhook, *way, &error));
+                        false
+                    }
+                };
+                // The other ways would only say the same.
+                if !judged {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether it is worth going on.
+    fn take(&mut self, way: Way, is_http1: bool, answer: &Answer) -> bool {
         let protocol = format!("{:?}", answer.version).replace("HTTP/2.0", "HTTP/2");
         let name = format!("{protocol} {}", way.name());
         let receipt = receipt(answer);
-        self.findings.push(judge(way, &name, answer.status, receipt.is_some()));
+        let judged = judge(way, &name, answer.status, receipt.is_some());
+        let is_refused = judged.severity == Severity::Problem;
+        self.report.add(judged);
         self.receipts.extend(receipt.map(|receipt| (receipt, name)));
         let date = answer.date.as_ref().and_then(|date| date.to_str().ok());
         self.clock =
             date.and_then(|date| judge_clock(date, Timestamp::now())).or(self.clock.take());
+        let is_other = !is_http1 && answer.version != Version::HTTP_2;
+        if is_other {
+            let found = "HTTP/2 is not offered, so Weni uses HTTP/1.1";
+            self.report.add(Finding::ok(ASPECT, found));
+        }
+        !is_refused && !is_other
     }
 }
 
@@ -180,10 +187,17 @@ fn judge(way: Way, name: &str, status: StatusCode, has_receipt: bool) -> Finding
     let problem = |found: String, remedy: &str| Finding::problem(ASPECT, found, remedy);
     let refused = format!("{name}: answered {code}");
     match (way, code) {
-        (Way::WrongSecret, 401) => Finding::ok(ASPECT, format!("{name}: refused with 401")),
+        (Way::WrongSecret, 401 | 403) => {
+            Finding::ok(ASPECT, format!("{name}: refused with {code}"))
+        }
         (Way::WrongSecret, 200..300) => problem(
             format!("{name}: accepted with {code}"),
             "anyone can publish events: point the URL at the edge itself, and give its source a secret",
+        ),
+        (Way::WrongSecret, _) => Finding::warning(
+            ASPECT,
+            format!("the wrong secret was answered {code}, and an edge answers 401"),
+            "find out what in front of the edge answers so",
         ),
         (_, 200..300) if has_receipt => Finding::ok(ASPECT, format!("{name}: answered {code}")),
         (_, 200..300) => problem(
@@ -225,7 +239,11 @@ fn judge(way: Way, name: &str, status: StatusCode, has_receipt: bool) -> Finding
 }
 
 fn unanswered(webhook: &Webhook, way: Way, error: &anyhow::Error) -> Finding {
-    let found = format!("{}: {}: {error:#}", webhook.url, way.name());
+    // Userinfo and query may be secrets.
+    let whole: Uri = webhook.url.parse().unwrap_or_default();
+    let (host, path) = (whole.authority().map_or("", |all| all.as_str()), whole.path());
+    let host = host.rsplit('@').next().unwrap_or_default();
+    let found = format!("{host}{path}: {}: {error:#}", way.name());
     let remedy = match error.downcast_ref::<Failure>() {
         Some(Failure::Connect) => "start the edge, and let the port through to http.listen",
         Some(Failure::Tls) => {
@@ -277,11 +295,12 @@ type Arrivals = (Duration, BTreeMap<String, String>);
 fn arrivals(
     mut follower: Follower,
     receipts: &BTreeMap<String, String>,
+    within: Duration,
 ) -> Result<Arrivals, Obstacle> {
     let start = Instant::now();
     let mut arrived = BTreeMap::new();
     let mut last = Duration::ZERO;
-    while arrived.len() < receipts.len() && start.elapsed() < IN_KAFKA {
+    while arrived.len() < receipts.len() && start.elapsed() < within {
         let Some(record) = follower.poll()? else { continue };
         let receipt = record.headers.iter().find(|(name, _)| name == "receipt");
         let Some(receipt) = receipt.and_then(|(_, id)| str::from_utf8(id).ok()) else { continue };
@@ -349,7 +368,8 @@ mod tests {
             (Way::WrongSecret, 401, false, Ok),
             (Way::WrongSecret, 200, true, Problem),
             (Way::WrongSecret, 200, false, Problem),
-            (Way::WrongSecret, 403, false, Problem),
+            (Way::WrongSecret, 403, false, Ok),
+            (Way::WrongSecret, 502, false, Warning),
         ] {
             let judged = judge(way, "it", StatusCode::from_u16(status).unwrap(), has_receipt);
             assert_eq!(judged.severity, severity, "{way:?} {status}: {judged:?}");

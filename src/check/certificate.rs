@@ -11,9 +11,8 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use super::{Aspect, Finding, Severity, Subject, public_url};
+use super::{Aspect, Finding, Report, Severity, Subject, public_url};
 use crate::{
-    caller::trusted_roots,
     config::{Tls, read_file},
     http::tls::Certificates,
 };
@@ -24,47 +23,62 @@ const ASPECT: Aspect = Aspect::Certificate;
 
 /// Looks at the files of `[http.tls]`. A proxy may stand between this certificate and Weni, so only what
 /// stops the edge itself, and dates, are problems.
-pub(super) fn probe(subject: &Subject) -> Vec<Finding> {
-    let Some(tls) = &subject.config.http.tls else { return Vec::new() };
+pub(super) fn probe(subject: &Subject, report: &Report) {
+    let Some(tls) = &subject.config.http.tls else { return };
     let name = tls.certificate_file.display();
     let chain = match chain_of(tls) {
         Ok(chain) => chain,
         Err(error) => {
             let remedy = "give http.tls.certificate_file the chain, the edge's own certificate \
                           first, and http.tls.key_file its key: the edge does not start without";
-            return vec![Finding::problem(ASPECT, format!("{error:#}"), remedy)];
-        }
-    };
-    let roots = match trusted_roots(subject.ca_file.as_deref()) {
-        Ok(roots) => roots,
-        Err(error) => {
-            let remedy = "name a file of certificates in PEM with --ca-file, or leave it out";
-            return vec![Finding::problem(ASPECT, format!("{error:#}"), remedy)];
+            return report.add(Finding::problem(ASPECT, format!("{error:#}"), remedy));
         }
     };
     let host = subject.config.http.public_url.as_deref().and_then(public_url::host);
-    let trust = judge_trust(&chain, host.as_deref(), &roots, UnixTime::now());
-    let mut findings = together(judge_dates(&chain, UnixTime::now()), trust.map(Finding::softened));
-    for finding in &mut findings {
+    let now = UnixTime::now();
+    let is_expired = |finding: &Finding| finding == &judge_dates(&chain[0], now);
+    for mut finding in judge(&chain, host.as_deref(), &subject.roots, now) {
+        if !is_expired(&finding) {
+            finding = finding.softened();
+        }
         finding.found = format!("{name}: {}", finding.found);
+        report.add(finding);
+    }
+}
+
+/// What callers find who are shown this chain, the server's own certificate first.
+pub(super) fn judge(
+    chain: &[CertificateDer<'_>],
+    host: Option<&str>,
+    roots: &RootCertStore,
+    now: UnixTime,
+) -> Vec<Finding> {
+    let Some((own, others)) = chain.split_first() else {
+        return vec![Finding::problem(ASPECT, "there is no certificate", "give the server one")];
+    };
+    let dates = judge_dates(own, now);
+    let trust = judge_trust(own, others, host, roots, now);
+    // Callers may not need the others.
+    let others = others.iter().map(|other| {
+        let mut judged = judge_dates(other, now).softened();
+        judged.found = format!("beside it the chain has {}: {}", subject_of(other), judged.found);
+        judged
+    });
+    let others = others.filter(|judged| judged.severity > Severity::Ok);
+    let mut findings: Vec<_> = [dates].into_iter().chain(trust).chain(others).collect();
+    // Good dates are worth a line only where nothing else is said.
+    if findings.len() > 1 {
+        findings.retain(|finding| finding.severity > Severity::Ok);
     }
     findings
 }
 
-/// What callers find who are shown this chain.
-pub(super) fn judge(
-    chain: &[CertificateDer<'_>],
-    host: &str,
-    roots: &RootCertStore,
-    now: UnixTime,
-) -> Vec<Finding> {
-    together(judge_dates(chain, now), judge_trust(chain, Some(host), roots, now))
-}
-
-/// Good dates are worth a line only where nothing else is said.
-fn together(dates: Finding, trust: Option<Finding>) -> Vec<Finding> {
-    let is_said = dates.severity > Severity::Ok || trust.is_none();
-    is_said.then_some(dates).into_iter().chain(trust).collect()
+fn subject_of(certificate: &CertificateDer<'_>) -> String {
+    let parsed = x509_parser::parse_x509_certificate(certificate);
+    parsed.map_or_else(
+        |_| "one that cannot be read".into(),
+        |(_, parsed)| parsed.subject().to_string(),
+    )
 }
 
 fn chain_of(tls: &Tls) -> anyhow::Result<Vec<CertificateDer<'static>>> {
@@ -74,28 +88,22 @@ fn chain_of(tls: &Tls) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     Ok(CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>()?)
 }
 
-/// Judges the first certificate that ends, and each that has not begun.
-fn judge_dates(chain: &[CertificateDer<'_>], now: UnixTime) -> Finding {
+fn judge_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Finding {
     let now = now.as_secs() as i64;
-    let mut first_end = i64::MAX;
-    for certificate in chain {
-        let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else {
-            let remedy = "make it anew";
-            return Finding::problem(ASPECT, "a certificate of the chain cannot be read", remedy);
-        };
-        let validity = parsed.validity();
-        first_end = first_end.min(validity.not_after.timestamp());
-        let begin = validity.not_before.timestamp();
-        if begin > now {
-            let found = format!("it is valid only from {} on", date(begin));
-            let remedy = "compare this machine's clock with the right time (timedatectl); if it is \
-                          right, use the certificate from before until then";
-            return Finding::problem(ASPECT, found, remedy);
-        }
+    let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else {
+        return Finding::problem(ASPECT, "it cannot be read", "make it anew");
+    };
+    let validity = parsed.validity();
+    let (begin, end) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    if begin > now {
+        let found = format!("it is valid only from {} on", date(begin));
+        let remedy = "compare this machine's clock with the right time (timedatectl); if it is \
+                      right, use the certificate from before until then";
+        return Finding::problem(ASPECT, found, remedy);
     }
-    let days = (first_end - now).div_euclid(24 * 60 * 60);
-    let until = date(first_end);
-    if first_end < now {
+    let days = (end - now).div_euclid(24 * 60 * 60);
+    let until = date(end);
+    if end < now {
         let remedy = "renew it; a running edge takes up changed files by itself";
         return Finding::problem(ASPECT, format!("it expired on {until}"), remedy);
     }
@@ -106,17 +114,15 @@ fn judge_dates(chain: &[CertificateDer<'_>], now: UnixTime) -> Finding {
     Finding::ok(ASPECT, format!("valid until {until}, for {days} days"))
 }
 
-/// Judges a chain, the server's certificate first, as a caller does who trusts `roots`.
+/// Judges the server's own certificate as a caller does who trusts `roots`.
 fn judge_trust(
-    chain: &[CertificateDer<'_>],
+    own: &CertificateDer<'_>,
+    others: &[CertificateDer<'_>],
     host: Option<&str>,
     roots: &RootCertStore,
     now: UnixTime,
 ) -> Option<Finding> {
     let problem = |found: String, remedy: &str| Some(Finding::problem(ASPECT, found, remedy));
-    let Some((own, others)) = chain.split_first() else {
-        return problem("there is no certificate".into(), "give the server one");
-    };
     let parsed = match ParsedCertificate::try_from(own) {
         Ok(parsed) => parsed,
         Err(error) => return problem(format!("callers cannot read it: {error}"), "make it anew"),
@@ -133,13 +139,19 @@ fn judge_trust(
         verify_server_cert_signed_by_trust_anchor(&parsed, roots, others, now, algorithms.all);
     match verified {
         Ok(()) => None,
-        // The dates have a finding of their own.
         Err(Error::InvalidCertificate(
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. },
-        )) => None,
+        )) => match judge_dates(own, now).severity {
+            // It has a finding of its own.
+            Severity::Problem => None,
+            _ => problem(
+                "a certificate of its chain that callers need has expired, or is not valid yet".into(),
+                "put the authority's present chain into the file",
+            ),
+        },
         Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => problem(
             "no authority that callers trust has signed it, or an intermediate certificate is missing"
                 .into(),
@@ -189,7 +201,7 @@ mod tests {
         let host = "edge.example.com";
         let judged = |until, host: &str| {
             let (chain, roots) = chain(until);
-            let judged = judge(&chain, host, &roots, NOW).into_iter();
+            let judged = judge(&chain, Some(host), &roots, NOW).into_iter();
             judged.map(|finding| (finding.severity, finding.found)).collect::<Vec<_>>()
         };
         for (until, severity, found) in [
@@ -206,7 +218,7 @@ mod tests {
         let (chain, roots) = chain(30);
         let found = |roots: &RootCertStore, seconds| {
             let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-            let judged = judge(&chain, host, roots, now).into_iter();
+            let judged = judge(&chain, Some(host), roots, now).into_iter();
             judged.map(|finding| (finding.severity, finding.found)).collect::<Vec<_>>()
         };
         // 2026-07-01 and 2023-11-14.
@@ -217,5 +229,14 @@ mod tests {
         let strange = found(&RootCertStore::empty(), NOW.as_secs());
         assert_eq!(strange.len(), 1, "{strange:?}");
         assert!(strange[0].1.contains("no authority that callers trust"), "{strange:?}");
+
+        let mut old = CertificateParams::default();
+        old.not_after = date_time_ymd(2021, 1, 1);
+        old.distinguished_name.push(rcgen::DnType::CommonName, "Old Root");
+        let old = old.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let longer = [&chain[..], &[old.der().clone()]].concat();
+        let beside = judge(&longer, Some(host), &roots, NOW);
+        assert!(beside.len() == 1 && beside[0].severity == Warning, "{beside:?}");
+        assert!(beside[0].found.contains("Old Root: it expired on 2021-01-01"), "{beside:?}");
     }
 }

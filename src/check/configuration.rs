@@ -1,10 +1,10 @@
 //! What the configuration itself shows: who may call, and who may read its secrets.
 
-use super::{Aspect, Finding, Subject};
+use super::{Aspect, Finding, Report, Subject};
 
 const ASPECT: Aspect = Aspect::Configuration;
 
-pub(super) fn probe(subject: &Subject) -> Vec<Finding> {
+pub(super) fn probe(subject: &Subject, report: &Report) {
     let config = &subject.config;
     let mut findings = Vec::new();
     let exposed = config.exposed_files();
@@ -25,5 +25,5 @@ pub(super) fn probe(subject: &Subject) -> Vec<Finding> {
         findings
             .push(Finding::ok(ASPECT, format!("it can be used; sources: {}", sources.join(", "))));
     }
-    findings
+    report.all(findings);
 }

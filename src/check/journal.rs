@@ -1,21 +1,19 @@
 //! The journal's directory: its place, its format, its room, and how fast its disk syncs. A journal that
-//! is open is only read.
+//! is open is only read, and its lock is asked for.
 
 use std::{
     fs, io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use rustix::fs::Access;
 
-use super::{Aspect, Finding, Severity, Subject};
+use super::{Aspect, Finding, Report, Severity, Subject};
 use crate::{
     config::{self, Config},
-    journal::{
-        Directory, Holder, OpenError, check_place, disk, disk::Disk as _, holder, identity_on_disk,
-    },
+    journal::{Directory, Holder, OpenError, check_place, disk, disk::Disk as _, identity_on_disk},
     serve::publish_label,
 };
 
@@ -31,7 +29,11 @@ const SLOW_LONGEST: Duration = Duration::from_millis(250);
 /// What the journal takes beyond its limit: a segment in use and one prepared.
 const SEGMENTS_BYTES: u64 = 128 << 20;
 
-pub(super) fn probe(subject: &Subject) -> Vec<Finding> {
+pub(super) fn probe(subject: &Subject, report: &Report) {
+    report.all(look(subject));
+}
+
+fn look(subject: &Subject) -> Vec<Finding> {
     let config = &subject.config;
     let path = config.journal.directory.as_path();
     let directory = Directory { disk: &disk::Real, path };
@@ -41,7 +43,7 @@ pub(super) fn probe(subject: &Subject) -> Vec<Finding> {
         Err(error) => return vec![unusable(path, &error)],
     }
     let running = subject.running();
-    let mut findings = vec![judge_directory(config, directory, running)];
+    let mut findings = vec![judge_directory(subject, directory)];
     if findings[0].severity == Severity::Problem {
         return findings;
     }
@@ -97,17 +99,17 @@ fn missing(config: &Config) -> Vec<Finding> {
                       that stays";
         return vec![Finding::problem(Aspect::Journal, found, remedy)];
     }
-    let place = Directory { disk: &disk::Real, path: &parent };
-    let kind = place.disk.file_system(&parent).ok().and_then(|found| found.volatile);
+    let kind = disk::Real.file_system(&parent).ok().and_then(|found| found.volatile);
     if let Some(kind) = kind.filter(|_| !config.journal.allow_volatile) {
         return vec![volatile(path, kind)];
     }
+    let place = on_volatile(kind);
     let measured = room(&parent).and_then(|room| Ok((room, syncs(&parent)?)));
     let (room, times) = match measured {
         Ok(measured) => measured,
         Err(error) => return vec![unusable(&parent, &error)],
     };
-    let found = format!("{} does not exist yet; serve makes it", path.display());
+    let found = format!("{} does not exist yet; serve makes it{place}", path.display());
     vec![
         Finding::ok(Aspect::Journal, found),
         judge_room(&config.journal, room),
@@ -120,7 +122,8 @@ fn above(path: &Path) -> PathBuf {
     if path.as_os_str().is_empty() { ".".into() } else { path.to_owned() }
 }
 
-fn judge_directory(config: &Config, directory: Directory<'_>, running: Option<Holder>) -> Finding {
+fn judge_directory(subject: &Subject, directory: Directory<'_>) -> Finding {
+    let config = &subject.config;
     let path = directory.path;
     let (name, allow_volatile) = (path.display(), config.journal.allow_volatile);
     if let Err(error) = check_place(directory, allow_volatile) {
@@ -130,9 +133,10 @@ fn judge_directory(config: &Config, directory: Directory<'_>, running: Option<Ho
     if let Err(error) = rustix::fs::access(path, needed) {
         return unusable(path, &error.into());
     }
-    if let Err(error) = holder(directory) {
-        return unusable(path, &error);
-    }
+    let running = match subject.lock() {
+        Ok(running) => running,
+        Err(error) => return unusable(path, error),
+    };
     let identity = match identity_on_disk(directory) {
         Ok(identity) => identity,
         Err(error) => return refused(&error),
@@ -153,14 +157,20 @@ fn judge_directory(config: &Config, directory: Directory<'_>, running: Option<Ho
         (None, Some(_)) => format!("{name} has a journal, and no process has it open"),
         (None, None) => format!("{name} is there, without a journal yet"),
     };
-    match directory.disk.file_system(path).ok().and_then(|found| found.volatile) {
-        None => Finding::ok(Aspect::Journal, what),
-        Some(kind) => {
-            let found = format!("{what}; it is on {kind}, which a restart empties");
-            let remedy = "use a volume that stays, unless callbacks may be lost in a restart";
-            Finding::warning(Aspect::Journal, found, remedy)
-        }
+    let kind = directory.disk.file_system(path).ok().and_then(|found| found.volatile);
+    let user = rustix::process::geteuid().as_raw();
+    let is_own = fs::metadata(path).is_ok_and(|found| found.uid() == user);
+    if user == 0 && !is_own {
+        let found = format!("{what}; it is another user's, and root may write everywhere");
+        let remedy = "check again as the edge's user";
+        return Finding::warning(Aspect::Journal, found, remedy);
     }
+    Finding::ok(Aspect::Journal, what + &on_volatile(kind))
+}
+
+/// Of a place that journal.allow_volatile allows.
+fn on_volatile(kind: Option<&str>) -> String {
+    kind.map(|kind| format!("; it is on {kind}, which a restart empties")).unwrap_or_default()
 }
 
 /// Why the edge would not open the journal.

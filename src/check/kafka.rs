@@ -9,7 +9,11 @@ use super::{Aspect, Finding, Report, Subject, rights, topics};
 use crate::{
     config::Config,
     event::Topic,
-    kafka::{Blocked, Cluster as _, Obstacle, librdkafka::Cluster, version::BrokerVersion},
+    kafka::{
+        Blocked, Cluster as _, Obstacle,
+        librdkafka::Cluster,
+        version::{BrokerVersion, PROVED},
+    },
 };
 
 pub(super) fn probe(subject: &Subject, report: &Report) {
@@ -50,10 +54,14 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
     let states = cluster.topic_states(&names);
     let mut usable = Vec::new();
     for (name, state) in names.iter().zip(states) {
+        let state = match state {
+            Ok(None) => cluster.try_creation(name).map(|()| None),
+            state => state,
+        };
         if matches!(state, Ok(Some(_))) {
             usable.push(*name);
         }
-        topics::judge(config, name, state).into_iter().for_each(|finding| report.add(finding));
+        report.all(topics::judge(config, name, state));
     }
     rights::check(config, &cluster, &found.topics, &usable, report);
 }
@@ -65,16 +73,19 @@ pub(super) fn group(config: &Config) -> String {
 
 fn judge_version(version: Option<BrokerVersion>) -> Finding {
     const ASPECT: Aspect = Aspect::KafkaVersion;
-    const REMEDY: &str = "exactly once is proved on Apache Kafka 4.1 and 4.4: prefer one of them, or \
-                          have your consumers upsert by event_id";
+    let remedy = format!(
+        "exactly once is proved on Apache Kafka {}: prefer one of them, or have your consumers upsert by \
+         event_id",
+        PROVED.join(" and ")
+    );
     match version {
         Some(BrokerVersion::Proved(version)) => {
             Finding::ok(ASPECT, format!("Apache Kafka {version}: proved"))
         }
         Some(BrokerVersion::NotProved(version)) => {
-            Finding::warning(ASPECT, format!("Apache Kafka {version}: not proved"), REMEDY)
+            Finding::warning(ASPECT, format!("Apache Kafka {version}: not proved"), remedy)
         }
-        None => Finding::warning(ASPECT, "the broker does not say what it offers", REMEDY),
+        None => Finding::warning(ASPECT, "the broker does not say what it offers", remedy),
     }
 }
 
@@ -93,7 +104,10 @@ pub(super) fn remedy(blocked: Blocked) -> &'static str {
             "give the user Read on groups with the prefix kafka.identity_prefix, and Read and Describe \
              on the position's topic"
         }
-        Blocked::UnknownTopic => "create it, set kafka.create_topics, or route it under [topics]",
+        Blocked::UnknownTopic => {
+            "create it (or give the user Create on it), set kafka.create_topics to what the cluster can \
+             do, or route it under [topics]"
+        }
         Blocked::TopicRefuses => "mend the topic's settings (max.message.bytes, compression.type)",
         Blocked::TooFewReplicas => "start the brokers that are down",
         Blocked::NoTransactions => {

@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 use rustix::process::{Resource, getrlimit};
 
-use super::{Aspect, Finding, Subject};
+use super::{Aspect, Finding, Report, Subject};
 use crate::{config::Http, http::KEPT_DESCRIPTORS, journal::Holder};
 
 /// The program is younger: 2026-01-01.
@@ -18,15 +18,15 @@ const EARLIEST: u64 = 1_767_225_600;
 const BASE_BYTES: u64 = 64 << 20;
 const CONNECTION_BYTES: u64 = 32 << 10;
 
-pub(super) fn probe(subject: &Subject) -> Vec<Finding> {
+pub(super) fn probe(subject: &Subject, report: &Report) {
     let process = Process::of(subject.running());
     let http = &subject.config.http;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    vec![
+    report.all([
         judge_clock(now),
         judge_descriptors(http.max_connections as u64, process.open_files(), process.who),
         judge_memory(http, process.memory()),
-    ]
+    ]);
 }
 
 fn judge_clock(now: u64) -> Finding {
@@ -37,7 +37,10 @@ fn judge_clock(now: u64) -> Finding {
                       what carries such a time";
         return Finding::problem(Aspect::Clock, found, remedy);
     }
-    Finding::ok(Aspect::Clock, format!("this machine says {shown}"))
+    Finding::ok(
+        Aspect::Clock,
+        format!("this machine says {shown}; it was not compared with another clock"),
+    )
 }
 
 /// The edge that runs here if its limits can be read, or else this process, whose limits a new edge gets

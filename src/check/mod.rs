@@ -4,8 +4,10 @@
 //! Each probe looks at one thing and returns findings. All probes run at once, each on a thread, and
 //! a probe that hangs is given up. What is found is judged by pure functions.
 //!
-//! **Invariant:** nothing is left behind: no file, no committed record, no committed offset. No client
-//! has the transactional id or the group of an edge, because that would fence the edge.
+//! **Invariant:** no file, no committed record and no committed offset is left behind. Aborted records stay
+//! until retention deletes them, and the transactional id of the trial for
+//! `transactional.id.expiration.ms`. No client has the transactional id or the group of an edge, because that
+//! would fence the edge.
 
 mod calls;
 mod certificate;
@@ -19,6 +21,7 @@ mod rights;
 mod topics;
 
 use std::{
+    io,
     path::PathBuf,
     sync::{Arc, OnceLock, mpsc},
     thread,
@@ -26,8 +29,10 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue};
+use rustls::RootCertStore;
 
 use crate::{
+    caller::trusted_roots,
     config::Config,
     event::named,
     journal::{Directory, Holder, disk, holder},
@@ -123,22 +128,38 @@ pub struct Subject {
     config: Arc<Config>,
     webhook: Option<Webhook>,
     ca_file: Option<PathBuf>,
-    running: OnceLock<Option<Holder>>,
+    roots: RootCertStore,
+    running: OnceLock<io::Result<Option<Holder>>>,
 }
 
 impl Subject {
     /// A configuration, and a webhook to call. The certificates of `ca_file` are trusted instead of
     /// Mozilla's.
-    pub fn new(config: Config, webhook: Option<Webhook>, ca_file: Option<PathBuf>) -> Self {
-        Self { config: Arc::new(config), webhook, ca_file, running: OnceLock::new() }
+    ///
+    /// # Errors
+    /// Says what is wrong with the file, or with the webhook's URL or header.
+    pub fn new(
+        config: Config,
+        webhook: Option<Webhook>,
+        ca_file: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
+        let roots = trusted_roots(ca_file.as_deref())?;
+        let subject =
+            Self { config: Arc::new(config), webhook, ca_file, roots, running: <_>::default() };
+        calls::target(&subject, calls::Way::Post)?;
+        Ok(subject)
     }
 
-    /// The process that has the journal open. It is asked once, because the question takes the lock for
-    /// a moment. An error is none here, and the journal's own finding has it.
-    fn running(&self) -> Option<Holder> {
+    /// The process that has the journal open. It is asked once, because the question takes a shared lock
+    /// for a moment.
+    fn lock(&self) -> &io::Result<Option<Holder>> {
         let path = &self.config.journal.directory;
-        let asked = || holder(Directory { disk: &disk::Real, path }).ok().flatten();
-        *self.running.get_or_init(asked)
+        self.running.get_or_init(|| holder(Directory { disk: &disk::Real, path }))
+    }
+
+    /// The same. An error is none here, and the journal's own finding has it.
+    fn running(&self) -> Option<Holder> {
+        self.lock().as_ref().ok().copied().flatten()
     }
 }
 
@@ -153,37 +174,13 @@ struct Probe {
 
 /// From the outside in.
 const PROBES: [Probe; 7] = [
-    Probe {
-        name: "configuration",
-        run: |subject, report| report.all(configuration::probe(subject)),
-        aspect: Aspect::Configuration,
-    },
-    Probe {
-        name: "public URL",
-        run: |subject, report| report.all(public_url::probe(subject)),
-        aspect: Aspect::PublicUrl,
-    },
-    Probe {
-        name: "certificate",
-        run: |subject, report| report.all(certificate::probe(subject)),
-        aspect: Aspect::Certificate,
-    },
-    Probe {
-        name: "ports",
-        run: |subject, report| report.all(ports::probe(subject)),
-        aspect: Aspect::HttpListen,
-    },
-    Probe {
-        name: "journal",
-        run: |subject, report| report.all(journal::probe(subject)),
-        aspect: Aspect::Journal,
-    },
+    Probe { name: "configuration", run: configuration::probe, aspect: Aspect::Configuration },
+    Probe { name: "public URL", run: public_url::probe, aspect: Aspect::PublicUrl },
+    Probe { name: "certificate", run: certificate::probe, aspect: Aspect::Certificate },
+    Probe { name: "ports", run: ports::probe, aspect: Aspect::HttpListen },
+    Probe { name: "journal", run: journal::probe, aspect: Aspect::Journal },
     Probe { name: "Kafka", run: kafka::probe, aspect: Aspect::Kafka },
-    Probe {
-        name: "machine",
-        run: |subject, report| report.all(machine::probe(subject)),
-        aspect: Aspect::Descriptors,
-    },
+    Probe { name: "machine", run: machine::probe, aspect: Aspect::Descriptors },
 ];
 
 /// The edge that is called may be on another machine, so this one is not looked at.
@@ -192,6 +189,8 @@ const CALLS: [Probe; 1] = [Probe { name: "calls", run: calls::probe, aspect: Asp
 /// Takes what a probe finds. None ends the probe.
 struct Report {
     probe: usize,
+    /// What comes later is lost.
+    deadline: Instant,
     sender: mpsc::Sender<(usize, Option<Finding>)>,
 }
 
@@ -200,14 +199,32 @@ impl Report {
         self.send(Some(finding));
     }
 
-    fn all(&self, findings: Vec<Finding>) {
+    fn all(&self, findings: impl IntoIterator<Item = Finding>) {
         findings.into_iter().for_each(|finding| self.add(finding));
+    }
+
+    /// Until the deadline, without the last second, in which it is told.
+    fn time_left(&self) -> Duration {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        left.saturating_sub(Duration::from_secs(1))
     }
 
     fn send(&self, finding: Option<Finding>) {
         // Findings that come too late are not waited for.
         self.sender.send((self.probe, finding)).ok();
     }
+}
+
+/// What a future of the network comes to. A thread that a name server holds is not waited for.
+fn block_on<T>(aspect: Aspect, future: impl Future<Output = T>) -> Result<T, Finding> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| {
+        let found = format!("the system refuses a client: {error}");
+        Finding::problem(aspect, found, "look at limits of files and memory")
+    })?;
+    let output = runtime.block_on(future);
+    runtime.shutdown_background();
+    Ok(output)
 }
 
 /// Calls the webhook, if there is one, or else looks at all that an edge of this machine needs. Returns what
@@ -227,7 +244,7 @@ fn run_within(
     let deadline = Instant::now() + limit;
     let (sender, reports) = mpsc::channel();
     for (index, probe) in probes.iter().enumerate() {
-        let report = Report { probe: index, sender: sender.clone() };
+        let report = Report { probe: index, deadline, sender: sender.clone() };
         let subject = Arc::clone(&subject);
         let run = move || {
             (probe.run)(&subject, &report);
@@ -283,7 +300,7 @@ mod tests {
                 aspect: Aspect::Clock,
             },
         ];
-        let subject = Arc::new(Subject::new(Config::default(), None, None));
+        let subject = Arc::new(Subject::new(Config::default(), None, None).unwrap());
         let mut first_names = None;
         let findings = run_within(Duration::from_secs(1), &STUCK, subject, |names| {
             first_names.get_or_insert_with(|| names.join(", "));

@@ -14,32 +14,29 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Aspect, Finding, Subject};
+use super::{Aspect, Finding, Report, Subject, block_on};
 use crate::caller::{Target, WeniClient, on_this_machine};
 
 /// A healthy edge answers at once.
 const STEP: Duration = Duration::from_secs(3);
 
-pub(super) fn probe(subject: &Subject) -> Vec<Finding> {
+pub(super) fn probe(subject: &Subject, report: &Report) {
     let (http, admin) = (subject.config.http.listen, subject.config.admin.listen);
     let is_running = subject.running().is_some();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let asked = |aspect, address| {
         let bound = bind(address);
         let is_taken = matches!(&bound, Err(error) if error.kind() == ErrorKind::AddrInUse);
         if !(is_taken && is_running) {
             return judge(aspect, address, bound.as_ref().err(), is_running);
         }
-        match (&runtime, aspect) {
-            (Ok(runtime), Aspect::AdminListen) => runtime.block_on(ask_admin(address)),
-            (Ok(runtime), _) => runtime.block_on(knock(aspect, address)),
-            (Err(error), _) => {
-                let found = format!("the system refuses a client: {error}");
-                Finding::problem(aspect, found, "look at limits of files and memory")
-            }
-        }
+        let asked = match aspect {
+            Aspect::AdminListen => block_on(aspect, ask_admin(address)),
+            _ => block_on(aspect, knock(aspect, address)),
+        };
+        asked.unwrap_or_else(|refused| refused)
     };
-    vec![asked(Aspect::HttpListen, http), asked(Aspect::AdminListen, admin)]
+    report.add(asked(Aspect::HttpListen, http));
+    report.add(asked(Aspect::AdminListen, admin));
 }
 
 /// Takes the address for a moment, without listening: no caller is answered.
@@ -108,13 +105,16 @@ async fn ask_admin(address: SocketAddr) -> Finding {
         Ok(Ok(answer)) if answer.status == StatusCode::OK => {
             Finding::ok(ASPECT, format!("an edge runs here, and is ready on {near}"))
         }
-        Ok(Ok(answer)) => {
+        Ok(Ok(answer)) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
             let text = String::from_utf8_lossy(&answer.body);
             let first = text.lines().next().unwrap_or_default();
-            problem(format!(
-                "an edge runs here, and is not ready: {} {first}",
-                answer.status.as_u16()
-            ))
+            problem(format!("an edge runs here, and is not ready: 503 {first}"))
+        }
+        Ok(Ok(answer)) => {
+            let found = format!("{near} answers /readyz with {}, as no edge does", answer.status);
+            let remedy =
+                "end the other program (ss -ltnp shows it), or choose another admin.listen";
+            Finding::problem(ASPECT, found, remedy)
         }
         Ok(Err(error)) => problem(format!("{near} does not answer as an edge: {error:#}")),
         Err(_) => problem(format!("{near} does not answer within 3 s")),
@@ -156,9 +156,13 @@ mod tests {
         let found = judged(&taken, false);
         assert_eq!(found.severity, Severity::Problem);
         assert!(found.found.contains("another program listens"), "{found:?}");
-        drop(listener);
-        assert_eq!(judged(&taken, false).found, format!("{taken} is free"));
-        assert_eq!(judged(&taken, true).severity, Severity::Warning);
+        // Bound without listening, it is nobody else's.
+        let held = TcpSocket::new_v4().unwrap();
+        held.set_reuseaddr(true).unwrap();
+        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let free = held.local_addr().unwrap().to_string();
+        assert_eq!(judged(&free, false).found, format!("{free} is free"));
+        assert_eq!(judged(&free, true).severity, Severity::Warning);
         // TEST-NET-1 is no machine's.
         let strange = judged("192.0.2.1:8080", false);
         assert_eq!(strange.severity, Severity::Problem);

@@ -8,7 +8,7 @@ use std::{
 
 use http::Uri;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
@@ -16,38 +16,29 @@ use rustls::{
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
-use super::{Aspect, Finding, Severity, Subject, certificate};
-use crate::caller::trusted_roots;
+use super::{Aspect, Finding, Report, Severity, Subject, block_on, certificate};
+use crate::caller::is_public;
 
 /// Of a name's addresses, of a connection, and of a handshake.
 const STEP: Duration = Duration::from_secs(5);
 const ASPECT: Aspect = Aspect::PublicUrl;
 
-pub(super) fn probe(subject: &Subject) -> Vec<Finding> {
+pub(super) fn probe(subject: &Subject, report: &Report) {
     let Some(url) = &subject.config.http.public_url else {
         let found = "http.public_url is not set, so the address that Weni calls was not looked at";
         let remedy = "set it to scheme and host of the URL in Weni, such as \
                       \"https://edge.example.com\"";
-        return vec![Finding::warning(ASPECT, found, remedy)];
+        return report.add(Finding::warning(ASPECT, found, remedy));
     };
-    let mut findings = judge(url);
-    if findings.iter().any(|finding| finding.severity == Severity::Problem) {
-        return findings;
-    }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let found = format!("the system refuses a client: {error}");
-            return vec![Finding::problem(ASPECT, found, "look at limits of files and memory")];
+    let judged = judge(url);
+    let is_usable = judged.iter().all(|finding| finding.severity < Severity::Problem);
+    report.all(judged);
+    if is_usable {
+        match block_on(ASPECT, visit(url, &subject.roots)) {
+            Ok(findings) => report.all(findings),
+            Err(refused) => report.add(refused),
         }
-    };
-    findings.extend(runtime.block_on(visit(url, subject)));
-    // A name server that does not answer holds a thread, which is not waited for.
-    runtime.shutdown_background();
-    if findings.is_empty() {
-        findings.push(Finding::ok(ASPECT, format!("{url} leads to a server that callers trust")));
     }
-    findings
 }
 
 /// The host of a checked URL, without the brackets of an IPv6 address.
@@ -67,7 +58,7 @@ fn judge(url: &str) -> Vec<Finding> {
                       enter https:// in Weni";
         findings.push(Finding::warning(ASPECT, found, remedy));
     }
-    let is_private = match host.parse() {
+    let is_private = match host.parse::<IpAddr>() {
         Ok(address) => !is_public(address),
         Err(_) => {
             let name = host.trim_end_matches('.').to_ascii_lowercase();
@@ -84,33 +75,8 @@ fn judge(url: &str) -> Vec<Finding> {
     findings
 }
 
-/// Whether the internet has a way to the address.
-fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            let [first, second, ..] = v4.octets();
-            let is_shared = first == 100 && (64..128).contains(&second);
-            !(v4.is_private()
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_unspecified()
-                || v4.is_documentation()
-                || v4.is_broadcast()
-                || v4.is_multicast()
-                || is_shared)
-        }
-        IpAddr::V6(v6) => {
-            !(v6.is_loopback()
-                || v6.is_unspecified()
-                || v6.is_unique_local()
-                || v6.is_unicast_link_local()
-                || v6.is_multicast())
-        }
-    }
-}
-
 /// Resolves the name, connects, and looks at the certificate. No call is made.
-async fn visit(url: &str, subject: &Subject) -> Vec<Finding> {
+async fn visit(url: &str, roots: &RootCertStore) -> Vec<Finding> {
     let Some(host) = host(url) else { return Vec::new() };
     let is_https = url.starts_with("https://");
     let port = url.parse::<Uri>().ok().and_then(|uri| uri.port_u16());
@@ -126,19 +92,19 @@ async fn visit(url: &str, subject: &Subject) -> Vec<Finding> {
         let remedy = "compare with a public name server: Weni cannot reach such an address";
         findings.push(Finding::warning(ASPECT, found, remedy));
     }
-    let stream = match timeout(STEP, TcpStream::connect(&addresses[..])).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return with(findings, unreached(url, &error.to_string())),
-        Err(_) => return with(findings, unreached(url, "nothing answers within 5 s")),
+    let connected = match timeout(STEP, TcpStream::connect(&addresses[..])).await {
+        Ok(Ok(stream)) if is_https => handshake(&host, stream, roots).await,
+        Ok(Ok(_)) => Ok(Vec::new()),
+        Ok(Err(error)) => Err(unreached(url, &error.to_string())),
+        Err(_) => Err(unreached(url, "nothing answers within 5 s")),
     };
-    if is_https {
-        findings.extend(handshake(&host, stream, subject).await);
+    match connected {
+        Ok(judged) => {
+            findings.push(Finding::ok(ASPECT, format!("a server answers at {url}")));
+            findings.extend(judged);
+        }
+        Err(finding) => findings.push(finding),
     }
-    findings
-}
-
-fn with(mut findings: Vec<Finding>, last: Finding) -> Vec<Finding> {
-    findings.push(last);
     findings
 }
 
@@ -157,28 +123,27 @@ fn unreached(url: &str, why: &str) -> Finding {
     Finding::warning(ASPECT, format!("{url} cannot be reached from here: {why}"), remedy)
 }
 
-async fn handshake(host: &str, stream: TcpStream, subject: &Subject) -> Vec<Finding> {
+/// Judges the certificate that the server shows.
+async fn handshake(
+    host: &str,
+    stream: TcpStream,
+    roots: &RootCertStore,
+) -> Result<Vec<Finding>, Finding> {
     let remedy = "have something that speaks TLS 1.2 or 1.3 with a certificate for the name listen \
                   there";
-    let problem = |why: String| vec![Finding::problem(ASPECT, why, remedy)];
-    let refused = |error: anyhow::Error| problem(format!("{error:#}"));
-    let roots = match trusted_roots(subject.ca_file.as_deref()) {
-        Ok(roots) => roots,
-        Err(error) => return refused(error),
-    };
+    let problem = |why: String| Finding::problem(ASPECT, why, remedy);
     let (Ok(config), Ok(name)) = (any_certificate(), ServerName::try_from(host.to_owned())) else {
-        return problem(format!("{host} is not a name that a certificate can have"));
+        return Err(problem(format!("{host} is not a name that a certificate can have")));
     };
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
-    match timeout(STEP, connecting).await {
-        Ok(Ok(stream)) => {
-            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            let judged = certificate::judge(chain, host, &roots, UnixTime::now()).into_iter();
-            judged.map(|finding| of_server(host, finding)).collect()
-        }
-        Ok(Err(error)) => problem(format!("{host} does not agree on TLS: {error}")),
-        Err(_) => problem(format!("{host} does not agree on TLS within 5 s")),
-    }
+    let stream = match timeout(STEP, connecting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(problem(format!("{host} does not agree on TLS: {error}"))),
+        Err(_) => return Err(problem(format!("{host} does not agree on TLS within 5 s"))),
+    };
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let judged = certificate::judge(chain, Some(host), roots, UnixTime::now()).into_iter();
+    Ok(judged.map(|finding| of_server(host, finding)).collect())
 }
 
 fn of_server(host: &str, mut finding: Finding) -> Finding {
@@ -264,5 +229,39 @@ mod tests {
             let judged: Vec<_> = judge(url).iter().map(|finding| finding.severity).collect();
             assert_eq!(judged, expected, "{url}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_answers_is_said_and_its_certificate_judged() {
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let chain = vec![pair.cert.der().clone()];
+        let mut roots = RootCertStore::empty();
+        roots.add(chain[0].clone()).unwrap();
+        let key = pair.signing_key.serialize_der().try_into().unwrap();
+        let config =
+            rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(chain, key)
+                .unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let serve = async {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                acceptor.accept(stream).await.ok();
+            }
+        };
+        let findings = tokio::select! {
+            findings = visit(&url, &roots) => findings,
+            () = serve => unreachable!(),
+        };
+        let found: Vec<_> = findings.iter().map(|finding| finding.found.as_str()).collect();
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[0].starts_with("from here localhost leads only to"), "{found:?}");
+        assert_eq!(found[1], format!("a server answers at {url}"));
+        assert!(found[2].contains("valid until"), "{found:?}");
     }
 }

@@ -19,6 +19,8 @@ use crate::{
 };
 
 const ASPECT: Aspect = Aspect::KafkaTransaction;
+/// A check that is killed leaves its transaction open until this is over, so none is begun so late.
+const TRIAL: Duration = Duration::from_secs(10);
 /// Of a broker's answer.
 const CALL: Duration = Duration::from_secs(5);
 const SETTINGS: ProducerSettings =
@@ -45,6 +47,10 @@ pub(super) fn check(
     }
     let position = config.topics.position.as_str();
     for name in names {
+        if report.time_left() < TRIAL {
+            let found = format!("{name} and what follows was not tried: Kafka answers too slowly");
+            return report.add(Finding::warning(ASPECT, found, remedy(Blocked::TooSlow)));
+        }
         let tried = match *name == position {
             true => trial.commit_position(position),
             false => trial.write(name),
@@ -58,20 +64,29 @@ pub(super) fn check(
             Err(finding) => return report.add(finding),
         };
     }
-    if is_well {
-        report.add(Finding::ok(ASPECT, summary(names, position, started.elapsed())));
-    }
-}
-
-/// What was tried, where all is well.
-fn summary(names: &[&str], position: &str, took: Duration) -> String {
     let has_position = names.contains(&position);
+    if !has_position && let Err(finding) = trial.read_position(position) {
+        return report.add(finding);
+    }
+    if !is_well {
+        return;
+    }
     let events = names.len() - usize::from(has_position);
-    let group = match has_position {
-        true => "committed a position",
-        false => "committed no position, because its topic does not exist yet",
-    };
-    format!("opened, wrote to {events} topics, {group}, aborted: {} ms", took.as_millis())
+    let took = started.elapsed().as_millis();
+    report.add(match has_position {
+        true => Finding::ok(
+            ASPECT,
+            format!("opened, wrote to {events} topics, committed a position, aborted: {took} ms"),
+        ),
+        false => Finding::warning(
+            ASPECT,
+            format!(
+                "opened, wrote to {events} topics, aborted: {took} ms; committing a position was not \
+                 tried, because {position} does not exist yet"
+            ),
+            "check again after the first start, or create the topic (one partition)",
+        ),
+    });
 }
 
 fn judge_timeout(timeout: Duration) -> Option<Finding> {
@@ -133,7 +148,12 @@ impl<'a> Trial<'a> {
             metadata: String::new(),
         };
         self.aborted(&what, |producer| producer.send_offsets(&[position]))?;
+        self.read_position(topic)
+    }
+
+    fn read_position(&self, topic: &str) -> Result<(), Finding> {
         let read = self.cluster.committed(View::Unstable, &[(topic, 0)], CALL);
+        let what = format!("{topic} gives no position");
         read.map(drop).map_err(|obstacle| obstructed(ASPECT, &what, &obstacle))
     }
 
@@ -144,11 +164,13 @@ impl<'a> Trial<'a> {
     ) -> Result<(), Finding> {
         let worked = self.producer.begin().and_then(|()| work(&mut self.producer));
         let aborted = self.producer.abort();
-        worked.map_err(|failure| refused(what, &failure))?;
-        aborted.map_err(|code| {
-            let found = format!("{what}: its transaction cannot be aborted ({})", label(code));
-            Finding::problem(ASPECT, found, remedy(Blocked::KafkaError))
-        })
+        let mut refused = worked.err().map(|failure| refused(what, &failure));
+        if let Err(code) = aborted {
+            let unsure = || Finding::problem(ASPECT, what, remedy(Blocked::KafkaError));
+            let finding = refused.get_or_insert_with(unsure);
+            finding.found += &format!("; its transaction cannot be aborted ({})", label(code));
+        }
+        refused.map_or(Ok(()), Err)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Aspect, Finding, kafka::obstructed};
 use crate::{
-    config::Config,
+    config::{Config, client::largest_event},
     kafka::{Obstacle, topic_state::TopicState},
 };
 
@@ -127,8 +127,15 @@ fn judge_settings(config: &Config, name: &str, state: &TopicState) -> Vec<Findin
             "{name} has max.message.bytes={max}, below http.max_body_bytes={largest}: larger events \
              become dead letters"
         );
-        let remedy = format!("set max.message.bytes to {} or more", largest + 65_536);
+        let remedy = format!("set max.message.bytes to {} or more", largest_event(config));
         findings.push(Finding::warning(ASPECT, found, remedy));
+    }
+    if let Some(bytes) = number(state, "retention.bytes").filter(|bytes| *bytes >= 0) {
+        let found = format!(
+            "{name} keeps {bytes} bytes of each partition (retention.bytes): a flood deletes what \
+             consumers have not read"
+        );
+        findings.push(Finding::warning(ASPECT, found, "set retention.bytes=-1"));
     }
     let retention = number(state, "retention.ms");
     if let Some(ms) = retention.filter(|ms| (0..RETENTION_MS).contains(ms)) {
@@ -151,7 +158,11 @@ fn summary(state: &TopicState) -> String {
         Some(ms) if ms < 0 => "for ever".to_owned(),
         Some(ms) => format!("{} h", ms / 3_600_000),
     };
-    format!("{partitions} partitions, {replicas} replicas, {min} in sync at least, kept {kept}")
+    let max = setting(state, "max.message.bytes").unwrap_or("?");
+    format!(
+        "{partitions} partitions, {replicas} replicas, {min} in sync at least, kept {kept}, events up to \
+         {max} bytes"
+    )
 }
 
 #[cfg(test)]
@@ -189,6 +200,8 @@ mod tests {
             (state(3, 3, &[("max.message.bytes", "999999")]), Warning, "max.message.bytes=999999"),
             (state(3, 3, &[("retention.ms", "3600000")]), Warning, "for 60 minutes"),
             (state(3, 3, &[("retention.ms", "-1")]), Well, "kept for ever"),
+            (state(3, 3, &[("retention.bytes", "-1")]), Well, "12 partitions"),
+            (state(3, 3, &[("retention.bytes", "1000")]), Warning, "keeps 1000 bytes"),
             (
                 state(3, 3, &[("unclean.leader.election.enable", "true")]),
                 Warning,

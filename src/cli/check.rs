@@ -28,9 +28,11 @@ Looked at, from the outside in: http.public_url and the certificate there, the c
 ports, the journal's directory, Kafka, the topics, the rights, the clock, and the limits of files and
 memory. A certificate's dates, a setting or a limit that may fail later is a warning.
 
-A running edge is not disturbed: its journal is only read, and its transactional id and group are never
-used. In Kafka check opens a transaction as PREFIXcheck.RANDOM (PREFIX is kafka.identity_prefix), writes a
-record without content to each topic, and aborts it: read_committed consumers see nothing.
+A running edge is not disturbed: its journal is only read and its lock asked for, and its transactional id
+and group are never used. In Kafka check opens a transaction as PREFIXcheck.RANDOM (PREFIX is
+kafka.identity_prefix), writes a record without content to each topic, and aborts it: read_committed
+consumers see nothing. The brokers keep that id for a week (transactional.id.expiration.ms). A check that is
+killed may leave the transaction open, which holds such consumers for up to 15 s.
 
 With --url each call becomes a channel event with the field edge_test, which is no status of any message.
 One call has a wrong secret, which the edge counts as refused (auth). This machine is not looked at then.
@@ -69,8 +71,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if webhook.is_none() {
         config.ready_to_serve()?;
     }
+    let subject = Subject::new(config, webhook, args.ca_file)?;
     let spinner = spinner();
-    let findings = check::run(Subject::new(config, webhook, args.ca_file), |names| {
+    let findings = check::run(subject, |names| {
         spinner.set_message(format!("looking at {}", names.join(", ")));
     });
     spinner.finish_and_clear();

@@ -4,13 +4,7 @@
 //! Everything else is what `serve` runs.
 
 use std::{
-    iter,
-    net::{IpAddr, SocketAddr},
-    path::Path,
-    process::ExitCode,
-    sync::Arc,
-    thread,
-    time::Duration,
+    iter, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, thread, time::Duration,
 };
 
 use anyhow::Context;
@@ -21,11 +15,11 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{
-    Output, from_this_machine,
+    Output,
     terminal::{print_line, visible},
 };
 use crate::{
-    caller::{LIFE, MessageId, Sample, Target, Template, WeniClient},
+    caller::{LIFE, MessageId, Sample, Target, Template, WeniClient, is_public, on_this_machine},
     calls::{CALLS_KEPT, CallOutcome, RecentCalls, explain},
     config::{Config, LogFormat, Secret, Source, Topics},
     event::{Topic, header},
@@ -96,8 +90,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let edge = Edge::start(config.clone(), metrics).await?;
-        let hooks = format!("http://{}/hooks/{SOURCE}", from_this_machine(edge.public));
-        let admin = format!("http://{}", from_this_machine(edge.admin));
+        let hooks = format!("http://{}/hooks/{SOURCE}", on_this_machine(edge.public));
+        let admin = format!("http://{}", on_this_machine(edge.admin));
         print_line(&match args.output {
             Output::Human => {
                 let weni = for_weni(edge.public, &secret);
@@ -191,15 +185,6 @@ fn tunnel(port: u16) -> String {
         "  YOUR-PUBLIC-ADDRESS is that of a tunnel or proxy of your choice, which takes https:// calls\n  \
            from the internet to port {port} of this machine. Each start makes a new secret.\n"
     )
-}
-
-/// Whether the internet may reach it.
-fn is_public(ip: IpAddr) -> bool {
-    let is_local = match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-    };
-    !is_local && !ip.is_unspecified()
 }
 
 /// This program as it was called. After `cargo run` no shell finds it by its name alone.

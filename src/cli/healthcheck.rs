@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use tokio::time::timeout;
 
-use super::{ConfigFile, from_this_machine, log};
-use crate::caller::{Target, WeniClient};
+use super::{ConfigFile, log};
+use crate::caller::{Target, WeniClient, on_this_machine};
 
 /// A healthy edge answers at once.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -41,7 +41,7 @@ fn admin(text: &str) -> Result<String, String> {
     if port.is_none() || authority.contains(['/', '@', '?']) {
         return Err("use a URL such as http://localhost:9090".into());
     }
-    let address = authority.parse().map(from_this_machine);
+    let address = authority.parse().map(on_this_machine);
     Ok(address.map_or_else(|_| authority.to_owned(), |address| address.to_string()))
 }
 
@@ -59,7 +59,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn check(args: Args) -> anyhow::Result<()> {
     let authority = match args.admin {
         Some(authority) => authority,
-        None => from_this_machine(args.config.load()?.admin.listen).to_string(),
+        None => on_this_machine(args.config.load()?.admin.listen).to_string(),
     };
     let path = if args.live { "/livez" } else { "/readyz" };
     let target = Target::new(&format!("http://{authority}{path}"), Method::GET, &[], None)?;

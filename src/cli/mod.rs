@@ -14,11 +14,7 @@ mod serve;
 mod tail;
 mod terminal;
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -71,16 +67,6 @@ enum Output {
     Human,
     /// JSON for programs
     Json,
-}
-
-/// The address to call on the same machine: loopback, if the edge listens on every address.
-fn from_this_machine(mut listen: SocketAddr) -> SocketAddr {
-    match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    listen
 }
 
 /// Runs the command that the process's arguments name.

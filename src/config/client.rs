@@ -61,6 +61,11 @@ pub(crate) fn consumer_config(base: &ClientConfig, identity: &str) -> ClientConf
     consumer
 }
 
+/// In bytes. An event repeats its body and adds to it; base64 is a third longer.
+pub(crate) fn largest_event(config: &Config) -> usize {
+    2 * config.http.max_body_bytes + 64 * 1024
+}
+
 /// `max_message_bytes` is the lowest limit of a topic.
 pub(crate) fn producer_config(
     base: &ClientConfig,
@@ -71,8 +76,7 @@ pub(crate) fn producer_config(
     batch_bytes: usize,
 ) -> ClientConfig {
     let timeout_ms = timeout.as_millis().to_string();
-    // An event repeats its body and adds to it; base64 is a third longer.
-    let message_bytes = 2 * config.http.max_body_bytes + 64 * 1024;
+    let message_bytes = largest_event(config);
     let batch_bytes = batch_bytes.min(max_message_bytes.unwrap_or(message_bytes));
     let mut producer = base.clone();
     for (name, value) in PRODUCER_DEFAULTS {

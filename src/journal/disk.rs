@@ -92,6 +92,8 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     fn metadata(&self) -> io::Result<Metadata>;
     /// Takes the exclusive lock; false if another opening of the file has it.
     fn try_lock(&self) -> io::Result<bool>;
+    /// Whether another opening of the file has the exclusive lock. Takes a shared one for a moment.
+    fn is_locked(&self) -> io::Result<bool>;
 }
 
 impl dyn Disk {
@@ -244,6 +246,14 @@ impl DiskFile for File {
         match Self::try_lock(self) {
             Ok(()) => Ok(true),
             Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn is_locked(&self) -> io::Result<bool> {
+        match self.try_lock_shared() {
+            Ok(()) => self.unlock().map(|()| false),
+            Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }

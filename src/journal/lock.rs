@@ -4,6 +4,7 @@ use std::{
     io::{self, ErrorKind},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -12,18 +13,26 @@ use super::{
     identity::Runs,
     io_at,
 };
-use crate::mutant;
+use crate::{clock, mutant};
 
 const NAME: &str = "lock";
+/// A lock that is taken is tried again for a second, because [`holder`] may have it for a moment.
+const PAUSES: usize = 10;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Takes the lock and writes this process's id into it. It is held until the file is dropped or the process
 /// ends.
 pub(super) fn take(journal: Directory<'_>) -> Result<Box<dyn DiskFile>, OpenError> {
     let path = journal.path.join(NAME);
     let file = journal.disk.open(&path, Mode::Create).map_err(io_at(&path))?;
-    if !file.try_lock().map_err(io_at(&path))? {
-        let Holder { pid } = named_in(journal);
-        return Err(OpenError::Locked { directory: journal.path.into(), pid });
+    let mut pauses = PAUSES;
+    while !file.try_lock().map_err(io_at(&path))? {
+        if pauses == 0 {
+            let Holder { pid } = named_in(journal);
+            return Err(OpenError::Locked { directory: journal.path.into(), pid });
+        }
+        pauses -= 1;
+        clock::sleep(PAUSE);
     }
     let holder = format!("{}\n", std::process::id());
     let written = file.set_len(0).and_then(|()| file.write_at(holder.as_bytes(), 0));
@@ -37,18 +46,18 @@ pub struct Holder {
     pub pid: Option<u32>,
 }
 
-/// The process that has the journal open, if there is one. To find out, this takes the lock for a moment;
-/// it makes no file.
+/// The process that has the journal open, if there is one. It makes no file. To find out, this takes a
+/// shared lock for a moment: others may ask meanwhile, and an opening waits for it.
 ///
 /// # Errors
-/// The lock's file cannot be read.
+/// The lock's file cannot be read or locked.
 pub fn holder(journal: Directory<'_>) -> io::Result<Option<Holder>> {
     let path = journal.path.join(NAME);
     let file = match journal.disk.open(&path, Mode::Read) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         opened => opened?,
     };
-    Ok(if file.try_lock()? { None } else { Some(named_in(journal)) })
+    Ok(file.is_locked()?.then(|| named_in(journal)))
 }
 
 fn named_in(journal: Directory<'_>) -> Holder {

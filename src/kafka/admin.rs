@@ -52,11 +52,7 @@ impl Cluster {
     /// # Errors
     /// A topic of events is missing and may not be created.
     pub(super) fn create_missing(&self) -> Result<(), Obstacle> {
-        let Config { kafka, topics, .. } = &*self.config;
-        let events = Topic::ALL.map(|topic| (topics.name(topic), kafka.create_topics));
-        // -1: as many replicas as the brokers give a topic by default.
-        let position = CreateTopics { partitions: 1, replication_factor: -1 };
-        for (name, allowed) in events.into_iter().chain([(&*topics.position, Some(position))]) {
+        for (name, allowed) in self.creations() {
             if self.exists(name)? {
                 continue;
             }
@@ -65,35 +61,47 @@ impl Cluster {
                 let detail = format!("topic {name} does not exist: {remedy}");
                 return Err(Obstacle::new(Blocked::UnknownTopic, detail));
             };
-            self.create(name, allowed)?;
+            self.create(name, allowed, false)?;
         }
         Ok(())
+    }
+
+    /// The names of all topics, and how each is created if it may be.
+    fn creations(&self) -> impl Iterator<Item = (&str, Option<CreateTopics>)> {
+        let Config { kafka, topics, .. } = &*self.config;
+        let events = Topic::ALL.map(|topic| (topics.name(topic), kafka.create_topics));
+        // -1: as many replicas as the brokers give a topic by default.
+        let position = CreateTopics { partitions: 1, replication_factor: -1 };
+        events.into_iter().chain([(&*topics.position, Some(position))])
+    }
+
+    /// Asks whether a missing topic could be created, if it may be. None is.
+    ///
+    /// # Errors
+    /// The cluster refuses.
+    pub(crate) fn try_creation(&self, name: &str) -> Result<(), Obstacle> {
+        let create = self.creations().find(|(one, _)| *one == name).and_then(|(_, create)| create);
+        create.map_or(Ok(()), |create| self.create(name, create, true))
     }
 
     /// # Errors
     /// No broker answers, or the topic may not be looked at.
     pub fn exists(&self, name: &str) -> Result<bool, Obstacle> {
-        let metadata = self.metadata(name)?;
-        let Some(topic) = metadata.topics().first() else { return Ok(false) };
-        let Some(code) = topic.error().map(Code::from) else {
-            return Ok(!topic.partitions().is_empty());
-        };
-        match Blocked::by(code) {
-            Blocked::UnknownTopic => Ok(false),
-            blocked => Err(Obstacle::new(blocked, format!("topic {name}: {code}"))),
-        }
+        Ok(partitions_of(&self.metadata(name)?, name)?.is_some())
     }
 
-    fn create(&self, name: &str, create: CreateTopics) -> Result<(), Obstacle> {
+    fn create(&self, name: &str, create: CreateTopics, is_trial: bool) -> Result<(), Obstacle> {
         let CreateTopics { partitions, replication_factor } = create;
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replication_factor));
         let options = AdminOptions::new().operation_timeout(Some(CALL)).request_timeout(Some(CALL));
+        let options = options.validate_only(is_trial);
         let created = block_on(self.admin()?.create_topics([&topic], &options));
         match created.map_err(Obstacle::kafka)?.pop() {
             Some(Err((_, code))) if code != Code::TopicAlreadyExists => {
                 let detail = format!("topic {name} is missing and cannot be created: {code}");
                 Err(Obstacle::new(Blocked::UnknownTopic, detail))
             }
+            _ if is_trial => Ok(()),
             _ => {
                 tracing::info!(topic = name, partitions, "a missing topic was created");
                 Ok(())
@@ -188,6 +196,24 @@ impl Cluster {
             min_insync: value("min.insync.replicas").and_then(|replicas| replicas.parse().ok()),
             too_few_in_sync: None,
         }
+    }
+}
+
+/// None if the topic does not exist.
+///
+/// # Errors
+/// It may not be looked at.
+pub(super) fn partitions_of<'a>(
+    metadata: &'a Metadata,
+    name: &str,
+) -> Result<Option<&'a [MetadataPartition]>, Obstacle> {
+    let Some(topic) = metadata.topics().first() else { return Ok(None) };
+    let Some(code) = topic.error().map(Code::from) else {
+        return Ok(Some(topic.partitions()).filter(|partitions| !partitions.is_empty()));
+    };
+    match Blocked::by(code) {
+        Blocked::UnknownTopic => Ok(None),
+        blocked => Err(Obstacle::new(blocked, format!("topic {name}: {code}"))),
     }
 }
 

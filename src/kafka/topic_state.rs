@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use rdkafka::metadata::MetadataPartition;
 
-use super::{Obstacle, librdkafka::Cluster};
+use super::{Obstacle, admin::partitions_of, librdkafka::Cluster};
 
 /// A topic that exists.
 #[derive(Debug, Clone, Default)]
@@ -27,11 +27,8 @@ impl Cluster {
     pub(crate) fn topic_states(&self, names: &[&str]) -> Vec<Result<Option<TopicState>, Obstacle>> {
         let mut settings = self.settings(names);
         let state = |name: &&str| {
-            if !self.exists(name)? {
-                return Ok(None);
-            }
             let metadata = self.metadata(name)?;
-            let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
+            let Some(partitions) = partitions_of(&metadata, name)? else { return Ok(None) };
             let fewest = |count: fn(&MetadataPartition) -> usize| {
                 partitions.iter().map(count).min().unwrap_or_default()
             };

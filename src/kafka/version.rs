@@ -16,7 +16,7 @@ use crate::config::client::consumer_config;
 const CALL: Duration = Duration::from_secs(5);
 
 /// Versions on which exactly once is proved (deploy/RELIABILITY.md).
-const PROVED: [&str; 2] = ["4.1", "4.4"];
+pub(crate) const PROVED: [&str; 2] = ["4.1", "4.4"];
 
 /// The newest version first: what its brokers offer and those before do not, as a request's key and its
 /// highest version. From `common/message/*Request.json` of kafka-clients 3.9.1, 4.0.0, 4.1.2, 4.2.0, 4.3.0 and
@@ -56,7 +56,7 @@ pub(crate) enum BrokerVersion {
 type OfferedVersions = BTreeMap<i16, i16>;
 
 impl Cluster {
-    /// The version of the broker that answers first. None: it does not say what it offers.
+    /// The version of the brokers; of a mixture, what all of them offer. None: they do not say.
     pub(crate) fn broker_version(&self) -> Option<BrokerVersion> {
         let mut config = consumer_config(&self.base, &self.group);
         config.set("debug", "feature").set_log_level(RDKafkaLogLevel::Debug);
@@ -104,7 +104,10 @@ impl ClientContext for LogReader {
     fn log(&self, _level: RDKafkaLogLevel, _facility: &str, message: &str) {
         let mut lines = self.0.lock();
         lines.is_new = true;
-        lines.offered.extend(offered_in(message));
+        if let Some((key, highest)) = offered_in(message) {
+            let least = lines.offered.entry(key).or_insert(highest);
+            *least = highest.min(*least);
+        }
     }
 }
 

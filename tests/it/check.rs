@@ -14,6 +14,7 @@ use std::{
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 use weni_edge::journal::{Journal, Options};
 
 use crate::{
@@ -127,6 +128,14 @@ fn what_cannot_run_ends_with_2() {
         (&[], "the configuration lacks kafka.bootstrap_servers and a source"),
         (&["--config", config, "--url", url], "has no source \"none\""),
         (&["--config", config, "--header", "X-Token: x"], "--url"),
+        (&["--config", config, "--url", "127.0.0.1:1/hooks/demo"], "URL"),
+        (&["--config", config, "--url", "ftp://127.0.0.1:1/hooks/demo"], "neither http://"),
+        (
+            &["--config", config, "--url", "http://127.0.0.1:1/hooks/demo", "-H", "Host: x"],
+            "is set by HTTP itself",
+        ),
+        (&["--config", config, "--ca-file", config], "has no certificate in PEM"),
+        (&["--config", config, "--ca-file", "no/such/file.pem"], "no/such/file.pem"),
     ] {
         let output = run(["check"].iter().chain(arguments));
         assert_eq!(output.status.code(), Some(2), "{output:?}");
@@ -135,21 +144,15 @@ fn what_cannot_run_ends_with_2() {
 }
 
 #[test]
-fn all_is_looked_at_and_nothing_is_left_behind_nor_disturbed() {
-    let mut dev = Dev::start(&[]);
+fn all_is_looked_at_and_no_file_is_left_behind() {
+    let dev = Dev::start(&[]);
     let place = Place::new();
     let config = place.config(dev.text("/kafka"), LISTEN);
     let report = Report::of(&config, &[]);
     assert_eq!(report.code, 0, "{report:?}");
-    for aspect in [
-        "configuration",
-        "http_listen",
-        "admin_listen",
-        "journal",
-        "journal_space",
-        "journal_sync",
-        "clock",
-    ] {
+    for aspect in
+        ["configuration", "http_listen", "admin_listen", "journal", "journal_space", "clock"]
+    {
         assert_eq!(report.about(aspect)[0].0, "ok", "{aspect}: {report:?}");
     }
     report.assert("public_url", "warning", "http.public_url is not set");
@@ -161,15 +164,9 @@ fn all_is_looked_at_and_nothing_is_left_behind_nor_disturbed() {
     fs::set_permissions(place.path("journal"), Permissions::from_mode(0o700)).unwrap();
     let report = Report::of(&config, &[]);
     report.assert("journal", "ok", "without a journal yet");
-    report.assert("journal_sync", "ok", "a sync of 4 KiB takes");
+    // A slow disk is a warning.
+    assert!(report.about("journal_sync")[0].1.starts_with("a sync of 4 KiB takes"), "{report:?}");
     assert_eq!(fs::read_dir(place.path("journal")).unwrap().count(), 0);
-
-    // The edge beside it goes on, and nothing was written into its Kafka.
-    let header = format!("X-Token: {}", dev.text("/headers/X-Token"));
-    let sent = run(["send", dev.text("/hooks"), "-H", &header, "--sample", "delivered"]);
-    assert!(sent.status.success(), "{sent:?}");
-    let first = dev.next();
-    assert_eq!(first["headers"]["status"], "delivered", "{first}");
 }
 
 #[test]
@@ -184,7 +181,7 @@ fn for_people_it_is_a_table_with_what_to_do() {
     assert!(problem.contains("Kafka at 127.0.0.1:1 cannot be used: "), "{problem}");
     let remedy = lines.next().unwrap();
     assert!(remedy.trim_start().starts_with("→ start the brokers"), "{remedy}");
-    assert!(table.ends_with("\n1 problem, 1 warning\n"), "{table}");
+    assert!(table.contains("\n1 problem, "), "{table}");
     assert!(!table.contains('\u{1b}'), "colours are for terminals: {table}");
 }
 
@@ -262,7 +259,11 @@ fn an_edge_that_runs_here_is_recognized_and_not_disturbed() {
     assert!(report.about("journal_sync").is_empty(), "its disk is left alone");
     assert_eq!(files(), before);
 
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    // Bound without listening, it is nobody else's.
+    let held = TcpSocket::new_v4().unwrap();
+    held.set_reuseaddr(true).unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let free = held.local_addr().unwrap().to_string();
     Report::of(&config(&free), &[]).assert("http_listen", "warning", "does not listen on");
     edge.accept("{}");
 }
@@ -354,20 +355,23 @@ fn an_edge_is_called_as_weni_does_and_its_events_are_found() {
     report.assert("call", "problem", "answered 401: the secret or the header's name");
 }
 
-/// A server that answers each call with `answer`, or never.
-fn server(answer: Option<&'static str>) -> String {
+/// A server that gives each of these answers to one call, and none to what follows.
+fn server(answers: Vec<String>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
+        let mut answers = answers.into_iter();
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut request = [0; 4096];
+            let (mut request, mut part) = (Vec::new(), [0; 4096]);
             while !request.windows(5).any(|end| end == b"0\r\n\r\n") {
-                if stream.read(&mut request).unwrap() == 0 {
+                let read = stream.read(&mut part).unwrap();
+                if read == 0 {
                     break;
                 }
+                request.extend_from_slice(&part[..read]);
             }
-            match answer {
+            match answers.next() {
                 Some(answer) => stream.write_all(answer.as_bytes()).unwrap(),
                 None => thread::park(),
             }
@@ -381,16 +385,31 @@ fn what_answers_instead_of_an_edge_is_told_from_one() {
     let place = Place::new();
     let config = place.config(NO_KAFKA, LISTEN);
     for (answer, words) in [
-        (Some("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), "something else than an edge"),
-        (Some("HTTP/1.1 301 Moved\r\nContent-Length: 0\r\n\r\n"), "leads elsewhere"),
-        (Some("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"), "no such source"),
-        (Some("gopher\r\n\r\n"), "answer is not HTTP"),
-        (None, "no answer within 5 s"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "something else than an edge"),
+        ("HTTP/1.1 301 Moved\r\nContent-Length: 0\r\n\r\n", "leads elsewhere"),
+        ("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", "no such source"),
+        ("gopher\r\n\r\n", "answer is not HTTP"),
     ] {
-        let report = Report::of(&config, &["--url", &server(answer)]);
+        let report = Report::of(&config, &["--url", &server(vec![answer.to_owned()])]);
         report.assert("call", "problem", words);
         assert_eq!(report.code, 1);
     }
     let report = Report::of(&config, &["--url", "http://127.0.0.1:1/hooks/demo"]);
     report.assert("call", "problem", "no connection");
+}
+
+#[test]
+fn what_was_answered_before_a_server_falls_silent_is_reported() {
+    let place = Place::new();
+    let receipt = "{\"receipt\":\"0190f1de-7d5b-7000-8000-000000000001\"}";
+    let length = receipt.len();
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{receipt}"
+    );
+    let url = format!("{}?token={SECRET}", server(vec![answer]));
+    let report = Report::of(&place.config(NO_KAFKA, LISTEN), &["--url", &url]);
+    let found = report.about("call");
+    assert_eq!(found[0], ("ok", "HTTP/1.1 POST, chunked: answered 200"), "{report:?}");
+    assert!(found[1].0 == "problem" && found[1].1.contains("no answer within 10 s"), "{report:?}");
+    assert_eq!(report.code, 1);
 }

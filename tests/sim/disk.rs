@@ -419,6 +419,11 @@ impl DiskFile for Handle {
         self.holds_lock.store(true, Ordering::Relaxed);
         Ok(true)
     }
+
+    fn is_locked(&self) -> io::Result<bool> {
+        self.mounted.before("lock", &["EIO"])?;
+        Ok(self.mounted.machine.0.lock().file(self.inode).locked)
+    }
 }
 
 impl Drop for Handle {

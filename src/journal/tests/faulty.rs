@@ -203,4 +203,9 @@ impl DiskFile for FaultyFile {
         }
         self.file.try_lock()
     }
+
+    fn is_locked(&self) -> io::Result<bool> {
+        self.before(Call::Lock)?;
+        self.file.is_locked()
+    }
 }

@@ -25,6 +25,24 @@ fn after_its_lock_was_removed_and_another_process_came_nothing_is_acknowledged()
 }
 
 #[test]
+fn an_opening_waits_for_one_who_asks_who_has_the_journal_open() {
+    let directory = directory();
+    drop(open(&directory));
+    let asking = fs::File::open(directory.path().join("lock")).unwrap();
+    asking.lock_shared().unwrap();
+    assert_eq!(holder(here(&directory)).unwrap(), None, "who asks is no edge");
+    std::thread::scope(|scope| {
+        let opening = scope.spawn(|| open(&directory));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        asking.unlock().unwrap();
+        let journal = opening.join().unwrap();
+        let pid = Some(std::process::id());
+        assert_eq!(holder(here(&directory)).unwrap(), Some(Holder { pid }));
+        drop(journal);
+    });
+}
+
+#[test]
 fn after_another_process_came_where_locks_do_nothing_nothing_is_acknowledged() {
     let directory = directory();
     let first = open_without_locks(&directory);

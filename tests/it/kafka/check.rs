@@ -83,7 +83,23 @@ fn a_missing_topic_is_named_with_the_command_that_makes_it() {
     let remedy = missing["remedy"].as_str().unwrap();
     assert!(remedy.contains(&format!("kafka-topics.sh --create --topic {name}")), "{remedy}");
     assert!(about(&report, &topics.names["position"])[0].1.contains("serve makes it"));
-    report.assert("kafka_transaction", "ok", "wrote to 3 topics, committed no position");
+    report.assert("kafka_transaction", "warning", "committing a position was not tried");
+    assert!(report.about("kafka_transaction")[0].1.contains("wrote to 3 topics"), "{report:?}");
+
+    let file = edge.config_file();
+    let text = fs::read_to_string(&file).unwrap();
+    let creating = |replicas: usize| {
+        let create = format!(
+            "create_topics = {{ partitions = 3, replication_factor = {replicas} }}
+[kafka.properties]"
+        );
+        fs::write(&file, text.replacen("[kafka.properties]", &create, 1)).unwrap();
+        check(&edge)
+    };
+    assert_eq!(creating(1).judged("problem"), [""; 0]);
+    let report = creating(3);
+    assert!(about(&report, name)[0].1.contains("cannot be created"), "{report:?}");
+    assert_eq!(report.code, 1);
 }
 
 #[test]
