@@ -7,18 +7,20 @@ mod dead_letter;
 pub mod form;
 mod kept_letter;
 pub mod schema;
+mod time;
 mod write;
 
 use std::{borrow::Cow, cell::OnceCell};
 
-use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use sha2::{Digest, Sha256};
 
+use self::time::rfc3339_millis;
 use crate::callback::Callback;
 
 pub use self::{
     dead_letter::{DeadLetter, Reason, Stage},
     kept_letter::{KeptLetter, NoLetter, header, received_at_ms},
+    time::Time,
     write::{Object, fragment, write_text},
 };
 
@@ -226,57 +228,6 @@ pub enum RawForm {
     Base64,
     /// Every member is in a typed field, and the source wants no more.
     Omitted,
-}
-
-/// Seconds or milliseconds since 1970 as they are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Time {
-    /// Seconds.
-    Seconds(i64),
-    /// Milliseconds.
-    Millis(i64),
-}
-
-impl Time {
-    /// Up to 11 digits are seconds, 12 and 13 are milliseconds.
-    pub fn read(text: &str) -> Option<Self> {
-        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
-        }
-        match text.len() {
-            0..=11 => text.parse().ok().map(Self::Seconds),
-            12 | 13 => text.parse().ok().map(Self::Millis),
-            _ => None,
-        }
-    }
-
-    /// Seconds since 1970.
-    pub fn as_seconds(self) -> f64 {
-        match self {
-            Self::Seconds(seconds) => seconds as f64,
-            Self::Millis(millis) => millis as f64 / 1000.0,
-        }
-    }
-
-    /// RFC 3339; none after the year 9999.
-    pub fn rfc3339(self) -> Option<String> {
-        const SECONDS: DateTimePrinter = DateTimePrinter::new();
-        const MILLIS: DateTimePrinter = SECONDS.precision(Some(3));
-        Some(match self {
-            Self::Seconds(seconds) => {
-                SECONDS.timestamp_to_string(&Timestamp::from_second(seconds).ok()?)
-            }
-            Self::Millis(millis) => {
-                MILLIS.timestamp_to_string(&Timestamp::from_millisecond(millis).ok()?)
-            }
-        })
-    }
-}
-
-/// `2026-11-22T20:13:05.482Z`, from milliseconds since 1970.
-fn rfc3339_millis(millis: u64) -> String {
-    let time = i64::try_from(millis).ok().and_then(|millis| Time::Millis(millis).rfc3339());
-    time.unwrap_or_else(|| "9999-12-31T23:59:59.999Z".to_owned())
 }
 
 /// One typed event, borrowing from its callback.

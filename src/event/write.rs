@@ -5,7 +5,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{Channel, Contact, Event, RawForm, Time, rfc3339_millis};
+use super::{Channel, Contact, Event, RawForm, Time, time::rfc3339_millis};
 
 const SCHEMA_VERSION: i64 = 1;
 

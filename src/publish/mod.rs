@@ -9,6 +9,7 @@
 
 mod account;
 mod batch;
+mod begin;
 mod isolate;
 mod position;
 mod session;

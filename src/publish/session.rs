@@ -1,5 +1,5 @@
-//! From one opening to the loss of its producer: transaction after transaction. `isolate` finds the
-//! record that made one fail.
+//! From one opening to the loss of its producer: transaction after transaction. `begin` comes before the
+//! first, and `isolate` finds the record that made one fail.
 
 use std::{
     collections::BTreeSet,
@@ -12,20 +12,18 @@ use uuid::Uuid;
 
 use super::{
     Shared, TICK,
-    account::Account,
     batch::{Attempt, BatchError, ItemId, TransactionBatch},
     position::{Opened, PositionMetadata, Start},
     sizing::{Learnt, Size},
 };
 use crate::{
-    callback::Callback,
     clock,
     journal::{Checkpoint, Position, Reader},
     kafka::{
         Blocked, Code, Draft, Failure, Fault, GroupOffset, Obstacle, Producer, Step, Timestamps,
         Topics, label,
     },
-    mutant, quarantine,
+    mutant,
 };
 
 /// How often an idle edge commits its position, so that the group's offsets do not expire.
@@ -57,7 +55,7 @@ pub(super) struct Session<'a, P> {
     pub(super) position: Position,
     pub(super) last_receipt: Uuid,
     last_commit: Instant,
-    is_certain: bool,
+    pub(super) is_certain: bool,
     pub(super) unfinished: bool,
 }
 
@@ -87,25 +85,6 @@ impl<'a, P: Producer> Session<'a, P> {
             Ok(()) => self.publish(),
             Err(ended) => ended,
         }
-    }
-
-    fn begin(&mut self) -> Result<(), Ended> {
-        let removed = if self.is_certain { self.remove_uncommitted_files() } else { Ok(()) };
-        self.account();
-        // Without a position in Kafka the checkpoint counts. An abort may delete the position
-        // before it, so the checkpoint goes back on disk before anything is sent.
-        let set_back = || if self.unfinished { self.set_checkpoint_back() } else { Ok(()) };
-        let failed = removed.and_then(|()| set_back()).err();
-        if let Some(error) = failed {
-            return Err(Ended::Lost(Some(self.disk_failed(&error))));
-        }
-        if std::mem::take(&mut self.learnt.suspects.first_is_slow)
-            && !self.unfinished
-            && let Some(first) = self.takes_small_records()?
-        {
-            self.learnt.suspects.was_too_slow(first);
-        }
-        Ok(())
     }
 
     fn publish(&mut self) -> Ended {
@@ -146,41 +125,6 @@ impl<'a, P: Producer> Session<'a, P> {
             begun + config.kafka.commit_interval
         } else {
             clock::now() + COMPLETION
-        }
-    }
-
-    /// Removes the quarantined files of an attempt that was not committed. Its callbacks are still
-    /// in the journal and are published again, perhaps without a file.
-    fn remove_uncommitted_files(&self) -> io::Result<()> {
-        let (journal, directory) = (&self.shared.journal, self.shared.quarantine());
-        let uncommitted = self.position.max(journal.committed());
-        for (position, name) in quarantine::letters(directory)? {
-            // A letter that another journal in this directory left at the same position stays. So does a
-            // record that could not be read: it has no receipt to tell whose it is.
-            let is_intact = || -> io::Result<bool> {
-                let mut reader = journal.reader(position);
-                let record = reader.next()?.filter(|record| record.position == position);
-                let callback = record.and_then(|record| Callback::decode(record.payload).ok());
-                Ok(callback.is_some_and(|callback| quarantine::is_of(&name, callback.receipt)))
-            };
-            if position >= uncommitted && is_intact()? {
-                quarantine::remove(directory, &name)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Counts callbacks that the position shows as committed and that no account has: their
-    /// commit's answer was lost, or an earlier process committed them.
-    fn account(&self) {
-        let Shared { journal, metrics, .. } = self.shared;
-        let mut account = Account::new(metrics);
-        let found_committed = journal.reset_committed(self.position);
-        account.already_committed(found_committed);
-        account.count(metrics, clock::wall_ms());
-        if self.is_certain && found_committed > 0 {
-            // On disk too: a replay takes only quarantined files before the checkpoint.
-            journal.advance_committed(self.checkpoint((self.position, self.last_receipt)));
         }
     }
 
@@ -294,12 +238,7 @@ impl<'a, P: Producer> Session<'a, P> {
         Ended::Reopen
     }
 
-    fn set_checkpoint_back(&self) -> io::Result<()> {
-        self.shared.journal.advance_committed(self.checkpoint((self.position, Uuid::nil())));
-        self.shared.journal.write_checkpoint()
-    }
-
-    fn checkpoint(&self, (position, receipt): (Position, Uuid)) -> Checkpoint {
+    pub(super) fn checkpoint(&self, (position, receipt): (Position, Uuid)) -> Checkpoint {
         let (run_id, cluster_id) = (self.run_id(position), self.cluster_id.clone());
         Checkpoint { position, run_id, receipt, cluster_id }
     }

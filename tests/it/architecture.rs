@@ -180,3 +180,22 @@ fn rooms_know_nothing_of_what_is_not_theirs() {
         }
     }
 }
+
+#[test]
+fn no_file_is_longer_than_a_reader_can_hold() {
+    const LINES_MAX: usize = 450;
+    fn walk(directory: &Path) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("tests") {
+                walk(&path);
+            } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs")
+            {
+                let text = fs::read_to_string(&path).unwrap();
+                let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+                assert!(code.lines().count() <= LINES_MAX, "{}", path.display());
+            }
+        }
+    }
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+}
