@@ -22,6 +22,10 @@ pub fn explain<'s>(refused: &RefusedCall, sources: impl Iterator<Item = &'s str>
         Some(Slip::Wrong { header, chars, secrets, excess }) => {
             wrong(header, *chars, secrets, *excess)
         }
+        Some(Slip::Exchanged { header }) => words(
+            format!("Chave e Valor estão trocados: a Chave é {header}, e o Valor é o segredo."),
+            format!("Chave and Valor are exchanged: Chave is {header}, and Valor is the secret."),
+        ),
         Some(Slip::Path(path)) => wrong_path(path, sources),
         Some(Slip::Size(max_bytes)) => words(
             format!("O corpo é maior que http.max_body_bytes ({max_bytes} bytes)."),
@@ -111,10 +115,13 @@ fn wrong(header: &str, chars: usize, secrets: &[usize], excess: Option<Excess>) 
 
 fn wrong_path<'s>(path: &str, sources: impl Iterator<Item = &'s str> + Clone) -> Words {
     let said = words(format!("O caminho é {path}."), format!("The path is {path}."));
-    let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let last = path.trim_end_matches(['/', '…']).rsplit('/').next().unwrap_or_default();
     let typed = last.trim().to_ascii_lowercase();
+    // Measuring is dear, and a name of another length is too far away in any case.
+    let may_be_near = |name: &&str| typed.len().abs_diff(name.len()) <= name.len() / 3 + 1;
     let nearest = sources
         .clone()
+        .filter(may_be_near)
         .map(|name| (strsim::damerau_levenshtein(&typed, name), name))
         .min()
         .filter(|(distance, name)| *distance <= name.len() / 3 + 1);
@@ -223,6 +230,7 @@ mod tests {
             path("/hooks/loga", &["filial", "loja"]),
             "The path is /hooks/loga. Did you mean /hooks/loja?"
         );
+        assert!(path("/hooks/loja/secret", &["loja"]).ends_with("It has to be /hooks/loja."));
         assert!(path("/webhook/loja/", &["loja"]).ends_with("It has to be /hooks/loja."));
         assert!(
             path("/", &["a1", "b2", "c3", "d4", "e5", "f6"]).ends_with("a1, b2, c3, d4, e5, ….")

@@ -11,9 +11,10 @@ mod explain;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -25,6 +26,12 @@ use crate::journal::Position;
 
 /// RecentCalls that are kept of each source.
 pub const CALLS_KEPT: usize = 200;
+/// Of them refused ones, so that a flood of those does not push out the others.
+const REFUSED_KEPT: usize = CALLS_KEPT / 2;
+/// Refused calls of a source that are explained in a second.
+const EXPLAINED_PER_SECOND: u32 = 20;
+/// Numbers of calls that a ring has for itself. JavaScript keeps 2^53 apart.
+const NUMBERS: u64 = 1 << 40;
 /// Memory of all rings, in bytes. A source whose ring would exceed it has none.
 pub const BYTES_MAX: usize = 16 << 20;
 
@@ -38,6 +45,8 @@ const TEXT_BYTES_MAX: usize = 120;
 #[derive(Debug, Default)]
 pub struct RecentCalls {
     rings: Mutex<BTreeMap<String, Arc<CallRing>>>,
+    /// Rings that were ever made. A source that comes back gets numbers that no page has seen.
+    made: AtomicU64,
     /// Bytes that all rings hold.
     bytes: Arc<AtomicUsize>,
 }
@@ -52,8 +61,12 @@ pub struct CallRing {
 #[derive(Debug, Default)]
 struct RingState {
     calls: VecDeque<RecentCall>,
+    /// How many of them were refused.
+    refused: usize,
     /// Number of the next call.
     next: u64,
+    /// A second since 1970, and how many calls were explained in it.
+    explained: (u64, u32),
     host: Option<CallerHost>,
     last_arrival_ms: Option<u64>,
 }
@@ -61,7 +74,7 @@ struct RingState {
 /// One call.
 #[derive(Debug, Clone)]
 pub struct RecentCall {
-    /// Counted in its source from 0.
+    /// Grows by one in its source, and is no other call's of the source in this process.
     pub number: u64,
     /// Milliseconds since 1970.
     pub at_ms: u64,
@@ -127,7 +140,12 @@ pub enum Slip {
         /// What makes the value wrong, if a right secret is in it.
         excess: Option<Excess>,
     },
-    /// The path names no source. Its first 120 bytes are kept.
+    /// The secret is the name of a header, so name and value are exchanged.
+    Exchanged {
+        /// The configured header.
+        header: String,
+    },
+    /// The path names no source. Its first two segments are kept, and at most 120 bytes.
     Path(String),
     /// The body is larger than this many bytes.
     Size(usize),
@@ -160,7 +178,9 @@ impl RecentCalls {
         if let Some(ring) = rings.get(source) {
             return Arc::clone(ring);
         }
-        let ring = Arc::new(CallRing { state: Mutex::default(), bytes: Arc::clone(&self.bytes) });
+        let next = NUMBERS * self.made.fetch_add(1, Ordering::Relaxed);
+        let state = Mutex::new(RingState { next, ..RingState::default() });
+        let ring = Arc::new(CallRing { state, bytes: Arc::clone(&self.bytes) });
         rings.insert(source.to_owned(), Arc::clone(&ring));
         ring
     }
@@ -201,11 +221,25 @@ impl CallRing {
         if let Some((authority, scheme)) = host.filter(|(host, _)| host.len() <= TEXT_BYTES_MAX) {
             let is_known =
                 |known: &CallerHost| known.authority == authority && known.scheme == scheme;
-            if !state.host.as_ref().is_some_and(is_known) {
+            if !state.host.as_ref().is_some_and(is_known) && !is_loopback(authority) {
                 state.host = Some(CallerHost { authority: authority.to_owned(), scheme });
             }
         }
-        self.push(&mut state, at_ms, method, CallOutcome::Accepted(accepted));
+        let oldest = self.push(&mut state, at_ms, method, CallOutcome::Accepted(accepted));
+        drop(state);
+        // Freed without the lock.
+        drop(oldest);
+    }
+
+    /// Whether the next refused call is to be explained. That costs more than the refusal, so only some
+    /// of a flood are.
+    pub fn explains(&self, at_ms: u64) -> bool {
+        let (second, mut state) = (at_ms / 1000, self.state.lock());
+        if state.explained.0 != second {
+            state.explained = (second, 0);
+        }
+        state.explained.1 += 1;
+        state.explained.1 <= EXPLAINED_PER_SECOND
     }
 
     /// Records a refused call.
@@ -214,25 +248,44 @@ impl CallRing {
         if !self.take(slip_bytes) {
             refused.slip = None;
         }
-        self.push(&mut self.state.lock(), at_ms, method, CallOutcome::Refused(refused));
+        let mut state = self.state.lock();
+        let oldest = self.push(&mut state, at_ms, method, CallOutcome::Refused(refused));
+        drop(state);
+        drop(oldest);
     }
 
-    fn push(&self, state: &mut RingState, at_ms: u64, method: &'static str, outcome: CallOutcome) {
+    /// Returns the call that had to make room.
+    fn push(
+        &self,
+        state: &mut RingState,
+        at_ms: u64,
+        method: &'static str,
+        outcome: CallOutcome,
+    ) -> Option<RecentCall> {
         let call = RecentCall { number: state.next, at_ms, method, outcome };
         state.next += 1;
         if state.calls.capacity() == 0 {
             if !self.take(RING_BYTES) {
                 self.give_back(bytes_of(&call));
-                return;
+                return Some(call);
             }
             state.calls.reserve_exact(CALLS_KEPT);
         }
-        if state.calls.len() == CALLS_KEPT
-            && let Some(oldest) = state.calls.pop_front()
-        {
-            self.give_back(bytes_of(&oldest));
+        let oldest = if is_refused(&call) && state.refused == REFUSED_KEPT {
+            let at = state.calls.iter().position(is_refused);
+            at.and_then(|at| state.calls.remove(at))
+        } else if state.calls.len() == CALLS_KEPT {
+            state.calls.pop_front()
+        } else {
+            None
+        };
+        state.refused += usize::from(is_refused(&call));
+        if let Some(oldest) = &oldest {
+            state.refused -= usize::from(is_refused(oldest));
+            self.give_back(bytes_of(oldest));
         }
         state.calls.push_back(call);
+        oldest
     }
 
     /// The newest calls from number `from` on, at most `max`, oldest first.
@@ -245,10 +298,13 @@ impl CallRing {
 
     /// The call of that number, if it is kept.
     pub fn call(&self, number: u64) -> Option<RecentCall> {
-        self.since(number, CALLS_KEPT).into_iter().next().filter(|call| call.number == number)
+        let state = self.state.lock();
+        let at = state.calls.binary_search_by_key(&number, |call| call.number).ok()?;
+        Some(state.calls[at].clone())
     }
 
-    /// The address that the last accepted caller used.
+    /// The address that the last accepted caller used. One on this machine does not count: it does not
+    /// say where Weni reaches it.
     pub fn host(&self) -> Option<CallerHost> {
         self.state.lock().host.clone()
     }
@@ -291,8 +347,26 @@ impl Slip {
 
     /// A path that names no source.
     pub fn path(path: &str) -> Self {
-        Self::Path(cut(path))
+        // What follows may be a secret.
+        match path.match_indices('/').nth(2) {
+            Some((third, _)) if third + 1 < path.len() => Self::Path(cut(&path[..=third]) + "…"),
+            _ => Self::Path(cut(path)),
+        }
     }
+}
+
+/// Whether this `Host` is a name that no other machine can have.
+pub fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn is_refused(call: &RecentCall) -> bool {
+    matches!(call.outcome, CallOutcome::Refused(_))
 }
 
 fn cut(text: &str) -> String {
@@ -315,6 +389,7 @@ fn slip_bytes(refused: &RefusedCall) -> usize {
             header.len() + names + misplaced.as_ref().map_or(0, String::len)
         }
         Slip::Wrong { header, secrets, .. } => header.len() + size_of_val(&**secrets),
+        Slip::Exchanged { header } => header.len(),
         Slip::Path(path) => path.len(),
         Slip::Size(_) => 0,
     };
@@ -359,6 +434,48 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_of_refused_calls_pushes_out_no_accepted_one_and_is_explained_in_part() {
+        let ring = RecentCalls::default().ring("loja");
+        for index in 0..150 {
+            ring.accept(1, "POST", accepted(index), None);
+        }
+        for _ in 0..1000 {
+            ring.refuse(2, "POST", refused("/hooks/loga"));
+        }
+        let kept = ring.since(0, usize::MAX);
+        assert_eq!(kept.iter().filter(|call| is_refused(call)).count(), REFUSED_KEPT);
+        assert_eq!(kept.len(), CALLS_KEPT);
+        assert_eq!(kept.last().unwrap().number, 1149, "the newest is there");
+        assert_eq!((0..50).filter(|_| ring.explains(5_999)).count(), 20);
+        assert!(ring.explains(6_000), "the next second");
+    }
+
+    #[test]
+    fn a_source_that_comes_back_has_numbers_that_no_page_has_seen() {
+        let calls = RecentCalls::default();
+        let number = || {
+            let ring = calls.ring("loja");
+            ring.accept(1, "POST", accepted(0), None);
+            ring.since(0, usize::MAX).last().unwrap().number
+        };
+        let (first, second) = (number(), number());
+        calls.retain(|_| false);
+        assert!(first < second && second < number());
+    }
+
+    #[test]
+    fn no_more_than_two_segments_of_a_path_are_kept() {
+        let kept = |path| match Slip::path(path) {
+            Slip::Path(path) => path,
+            slip => panic!("{slip:?}"),
+        };
+        for path in ["/", "/hooks/loga", "/webhook/loja/", "no path"] {
+            assert_eq!(kept(path), path);
+        }
+        assert_eq!(kept("/hooks/loja/5f0c1e6a7b2d4983"), "/hooks/loja/…");
+    }
+
+    #[test]
     fn all_rings_together_stay_within_their_memory_and_give_it_back() {
         let calls = RecentCalls::default();
         let path = "/".repeat(10_000);
@@ -394,6 +511,11 @@ mod tests {
         assert_eq!(ring.last_arrival_ms(), Some(9));
         let host = CallerHost { authority: "edge.example.com".to_owned(), scheme: Some("https") };
         assert_eq!(ring.host(), Some(host));
+        for (authority, is_own) in [("localhost:8080", false), ("10.0.0.1", true)] {
+            let host = (!is_own).then_some((authority, None));
+            ring.accept(9, "POST", AcceptedCall { is_own, ..accepted(1) }, host);
+            assert_eq!(ring.host().unwrap().authority, "edge.example.com");
+        }
         let long = "h".repeat(TEXT_BYTES_MAX + 1);
         ring.accept(9, "POST", accepted(1), Some((&long, None)));
         assert_eq!(ring.host().unwrap().authority, "edge.example.com");

@@ -26,6 +26,7 @@ use uuid::Uuid;
 use super::{
     Phase, State,
     activity::{AnswerGuard, RequestGuard},
+    auth::Check,
     body,
     budget::{Budget, Hold, Share},
     error::Refusal,
@@ -126,14 +127,16 @@ impl Acceptor {
     /// Counts a refused call, and keeps what the caller did wrong.
     fn count_refused(&self, source: Option<&Source>, head: &request::Parts, refusal: Refusal) {
         self.sources.count_refused(source, refusal);
+        let calls = source.map_or(&self.sources.strange_calls, |source| &source.calls);
+        let at_ms = now_ms();
         let slip = match refusal {
+            _ if !calls.explains(at_ms) => None,
             Refusal::Auth => source.and_then(|source| source.check.slip(&head.headers)),
             Refusal::UnknownSource => Some(Slip::path(head.uri.path())),
             Refusal::TooLarge => Some(Slip::Size(self.limits.max_body_bytes)),
             _ => None,
         };
-        let calls = source.map_or(&self.sources.strange_calls, |source| &source.calls);
-        calls.refuse(now_ms(), method_label(&head.method), kept(refusal, slip));
+        calls.refuse(at_ms, method_label(&head.method), kept(refusal, slip));
     }
 
     /// Keeps an accepted call for people who look at it.
@@ -150,7 +153,9 @@ impl Acceptor {
         let is_https = self.limits.tls.is_some() || header(FORWARDED_PROTO) == Some("https");
         let authority = head.uri.authority().map(http::uri::Authority::as_str);
         let host = authority.or_else(|| header(header::HOST));
-        let host = host.map(|host| (host, is_https.then_some("https")));
+        // Anyone may call a source without a secret, by any name.
+        let is_known = !is_own && !matches!(source.check, Check::Nothing);
+        let host = host.filter(|_| is_known).map(|host| (host, is_https.then_some("https")));
         let (receipt, body_bytes) = (callback.receipt, body_bytes as u32);
         let accepted = AcceptedCall { receipt, position, body_bytes, is_own };
         source.calls.accept(callback.received_at_ms, method_label(&head.method), accepted, host);

@@ -39,6 +39,8 @@ const USUAL: [&str; 20] = [
 const LOOKED_AT: usize = 8;
 /// A longer value is only measured.
 const VALUE_BYTES_MAX: usize = 512;
+/// A longer name of a header is not kept.
+const NAME_BYTES_MAX: usize = 40;
 
 /// What a source asks of its callers.
 pub(super) enum Check {
@@ -49,6 +51,8 @@ pub(super) enum Check {
         /// The header as the configuration writes it.
         name: String,
         digests: Vec<[u8; 32]>,
+        /// Of the secrets in lower case, as which a header's name arrives.
+        lower_digests: Vec<[u8; 32]>,
         /// Lengths of the secrets in characters.
         chars: Vec<usize>,
     },
@@ -60,10 +64,13 @@ impl Check {
             return Self::Nothing;
         }
         let digests = source.secrets.iter().map(|secret| digest(secret.expose().as_bytes()));
+        let lower = source.secrets.iter().map(|secret| secret.expose().to_ascii_lowercase());
+        let lower = lower.map(|secret| digest(secret.as_bytes()));
         Self::Secret {
             header: HeaderName::try_from(&source.header).ok(),
             name: source.header.clone(),
             digests: digests.collect(),
+            lower_digests: lower.collect(),
             chars: source.secrets.iter().map(|secret| secret.expose().chars().count()).collect(),
         }
     }
@@ -79,17 +86,25 @@ impl Check {
 
     /// What a caller that does not pass did wrong, by names and lengths.
     pub(super) fn slip(&self, headers: &HeaderMap) -> Option<Slip> {
-        let Self::Secret { header, name, digests, chars } = self else { return None };
+        let Self::Secret { header, name, digests, lower_digests, chars } = self else {
+            return None;
+        };
         let Some(offered) = header.as_ref().and_then(|header| headers.get(header)) else {
             let own = headers.iter().filter(|(name, _)| !USUAL.contains(&name.as_str()));
             let own: Vec<_> = own.take(LOOKED_AT).collect();
+            if own.iter().any(|(name, _)| is_among(lower_digests, name.as_str().as_bytes())) {
+                return Some(Slip::Exchanged { header: name.clone() });
+            }
             let is_right = |value: &HeaderValue| {
                 let value = value.as_bytes().trim_ascii();
-                is_among(digests, value) || excess(digests, value).is_some()
+                let is_short = value.len() <= VALUE_BYTES_MAX;
+                is_short && (is_among(digests, value) || excess(digests, value).is_some())
             };
             let misplaced = own.iter().find(|(_, value)| is_right(value));
             let misplaced = misplaced.map(|(name, _)| name.as_str());
-            let present = own.iter().map(|(name, _)| name.as_str());
+            // A longer one may be a secret that was cut.
+            let is_name = |name: &&str| name.len() <= NAME_BYTES_MAX;
+            let present = own.iter().map(|(name, _)| name.as_str()).filter(is_name);
             return Some(Slip::missing(name, present, misplaced));
         };
         let value = offered.as_bytes().trim_ascii();
@@ -118,13 +133,13 @@ fn excess(digests: &[[u8; 32]], value: &[u8]) -> Option<Excess> {
     let is_seen = |letter: &char| {
         !letter.is_whitespace() && !matches!(letter, '\u{200b}'..='\u{200f}' | '\u{feff}')
     };
-    let seen: String = text.chars().filter(is_seen).collect();
+    let seen = || text.chars().filter(is_seen).collect::<String>();
     if is_right(bare) {
         Some(Excess::Quotes)
     } else if is_right(last) {
         Some(Excess::Prefix)
     } else {
-        is_right(&seen).then_some(Excess::Blanks)
+        is_right(&seen()).then_some(Excess::Blanks)
     }
 }
 
@@ -197,6 +212,14 @@ mod tests {
         headers.insert("token", HeaderValue::from_static(SECRET));
         assert_eq!(check.slip(&headers), missing(Some("token"), &["authorization", "token"]));
         assert!(!format!("{:?}", check.slip(&headers)).contains(SECRET));
+        // Name and value exchanged: the secret arrives as a name, in lower case.
+        let (name, value) = (SECRET.to_ascii_lowercase(), HeaderValue::from_static("X-Token"));
+        let exchanged = HeaderMap::from_iter([(name.parse().unwrap(), value)]);
+        let expected = Slip::Exchanged { header: "X-Token".into() };
+        assert_eq!(check.slip(&exchanged), Some(expected));
+        let long = "n".repeat(NAME_BYTES_MAX + 1).parse().unwrap();
+        let long = HeaderMap::from_iter([(long, HeaderValue::from_static("any"))]);
+        assert_eq!(check.slip(&long), missing(None, &[]));
     }
 
     #[test]

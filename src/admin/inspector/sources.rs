@@ -87,9 +87,7 @@ impl Inspector {
         }
         let public = self.state.public;
         let scheme = if config.http.tls.is_some() { "https" } else { "http" };
-        // Calls from this machine do not say where Weni reaches it.
-        let seen = self.state.calls.ring(source).host();
-        if let Some(host) = seen.filter(|host| !super::access::is_loopback(Some(&host.authority))) {
+        if let Some(host) = self.state.calls.ring(source).host() {
             let url = host.scheme.map(|scheme| format!("{scheme}://{}", host.authority));
             return shown(UrlBasis::Seen, url, Some(host.authority));
         }
