@@ -331,14 +331,14 @@ async fn a_browser_that_stands_still_is_cut_off_and_costs_no_place() {
     let served = Served::at("127.0.0.1:0", |config| {
         let source = config.sources["loja"].clone();
         let name = |number| format!("loja-{number:03}");
-        config.sources.extend((0..100).map(|number| (name(number), source.clone())));
+        config.sources.extend((0..300).map(|number| (name(number), source.clone())));
     })
     .await;
     // More to show than the sockets' buffers take.
-    for number in 0..100 {
+    for number in 0..300 {
         let request = format!("GET /hooks/loja-{number:03} HTTP/1.1\r\nHost: e\r\n\r\n");
         let mut caller = TcpStream::connect(served.public).await.unwrap();
-        caller.write_all(request.repeat(200).as_bytes()).await.unwrap();
+        caller.write_all(request.repeat(100).as_bytes()).await.unwrap();
         caller.shutdown().await.unwrap();
         let mut answers = Vec::new();
         timeout(PATIENCE, caller.read_to_end(&mut answers)).await.unwrap().unwrap();
