@@ -74,13 +74,14 @@ impl Reader {
     }
 
     /// The record at `position`, for people who look at it: none if it is not durable yet, or recycled.
+    /// Ask for records in their order: then what was read of a file serves the next ones, too.
     ///
     /// # Errors
     /// Unlike [`next`](Self::next) an error does not fail the journal, because damage to a committed
     /// record is no loss. The publisher finds any other damage.
     pub fn at(&mut self, position: Position) -> io::Result<Option<&[u8]>> {
         if position != self.position {
-            (self.open, self.position) = (None, position);
+            self.skip_to(position);
         }
         let frame = self.find().inspect_err(|_| self.open = None)?;
         let Some(frame) = frame.filter(|frame| frame.position == position) else {
@@ -100,6 +101,19 @@ impl Reader {
         };
         // Without the lock: it may free the blocks of a whole segment.
         drop(recycled);
+    }
+
+    fn skip_to(&mut self, position: Position) {
+        let place = {
+            let index = &self.shared.watermarks.lock().index;
+            let segment = index.locate(position);
+            segment.map(|found| (found.header.base, found.mark_before(position), found.end))
+        };
+        let open = self.open.take().filter(|_| position > self.position);
+        let same = open.zip(place).filter(|(open, (base, ..))| open.base == *base);
+        self.open =
+            same.map(|(open, (_, mark, end))| Open { at: open.at.max(mark), limit: end, ..open });
+        self.position = position;
     }
 
     fn find(&mut self) -> io::Result<Option<Frame>> {

@@ -123,6 +123,9 @@ impl Follower {
             write_event(&mut events, "hello", &hello);
         } else if !Arc::ptr_eq(&config, &self.config) {
             write_event(&mut events, "changed", &json!({}));
+            // One that comes back has other calls.
+            let is_left = |source: &String| config.sources.contains_key(source);
+            self.next.retain(|source, _| source == UNKNOWN_SOURCE || is_left(source));
         }
         self.config = Arc::clone(&config);
         // Before the calls, so that a call that is committed meanwhile is told later.

@@ -270,6 +270,22 @@ fn tear(directory: &TempDir, batch: &mut WriteBatch, page: usize, mask: u64) -> 
 }
 
 #[test]
+fn single_records_are_read_forwards_backwards_and_over_gaps() {
+    let directory = directory();
+    let journal = open(&directory);
+    let expected = numbered(0..1500);
+    expected.iter().for_each(|payload| drop(append(&journal, payload).unwrap()));
+    let mut reader = journal.reader(Position::default());
+    let steps = (0..1500).step_by(7).chain([1499, 3, 4, 900, 2, 1498, 1499]);
+    for index in steps {
+        let read = reader.at(Position::new(1, index)).unwrap();
+        assert_eq!(read, Some(&expected[index as usize][..]), "{index}");
+    }
+    assert_eq!(reader.at(journal.durable()).unwrap(), None);
+    assert_eq!(reader.at(Position::new(1, 5)).unwrap(), Some(&expected[5][..]));
+}
+
+#[test]
 fn what_was_appended_is_read_in_order_now_and_after_a_restart() {
     let directory = directory();
     let journal = open(&directory);
