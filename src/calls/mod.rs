@@ -31,7 +31,7 @@ const REFUSED_KEPT: usize = CALLS_KEPT / 2;
 /// Refused calls of a source that are explained in a second.
 const EXPLAINED_PER_SECOND: u32 = 20;
 /// Numbers of calls that a ring has for itself. JavaScript keeps 2^53 apart.
-const NUMBERS: u64 = 1 << 40;
+const NUMBERS: u64 = 1 << 36;
 /// Memory of all rings, in bytes. A source whose ring would exceed it has none.
 pub const BYTES_MAX: usize = 16 << 20;
 
@@ -347,11 +347,11 @@ impl Slip {
 
     /// A path that names no source.
     pub fn path(path: &str) -> Self {
-        // What follows may be a secret.
-        match path.match_indices('/').nth(2) {
-            Some((third, _)) if third + 1 < path.len() => Self::Path(cut(&path[..=third]) + "…"),
-            _ => Self::Path(cut(path)),
-        }
+        // What follows may be a secret. A `%` may stand for a slash.
+        let third = path.match_indices('/').nth(2).map(|(third, _)| third + 1);
+        let end = third.into_iter().chain(path.find('%')).min().unwrap_or(path.len());
+        let rest = if end < path.len() { "…" } else { "" };
+        Self::Path(cut(&path[..end]) + rest)
     }
 }
 
@@ -473,6 +473,7 @@ mod tests {
             assert_eq!(kept(path), path);
         }
         assert_eq!(kept("/hooks/loja/5f0c1e6a7b2d4983"), "/hooks/loja/…");
+        assert_eq!(kept("/hooks/loja%2F5f0c1e6a7b2d4983"), "/hooks/loja…");
     }
 
     #[test]

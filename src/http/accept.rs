@@ -130,7 +130,11 @@ impl Acceptor {
         let calls = source.map_or(&self.sources.strange_calls, |source| &source.calls);
         let at_ms = now_ms();
         let slip = match refusal {
-            _ if !calls.explains(at_ms) => None,
+            Refusal::Auth | Refusal::UnknownSource | Refusal::TooLarge
+                if !calls.explains(at_ms) =>
+            {
+                None
+            }
             Refusal::Auth => source.and_then(|source| source.check.slip(&head.headers)),
             Refusal::UnknownSource => Some(Slip::path(head.uri.path())),
             Refusal::TooLarge => Some(Slip::Size(self.limits.max_body_bytes)),

@@ -101,9 +101,9 @@ impl Check {
                 is_short && (is_among(digests, value) || excess(digests, value).is_some())
             };
             let misplaced = own.iter().find(|(_, value)| is_right(value));
-            let misplaced = misplaced.map(|(name, _)| name.as_str());
-            // A longer one may be a secret that was cut.
+            // A longer name may be a secret that was cut.
             let is_name = |name: &&str| name.len() <= NAME_BYTES_MAX;
+            let misplaced = misplaced.map(|(name, _)| name.as_str()).filter(is_name);
             let present = own.iter().map(|(name, _)| name.as_str()).filter(is_name);
             return Some(Slip::missing(name, present, misplaced));
         };

@@ -159,7 +159,8 @@ impl Follower {
         let most = if initial { CALLS_KEPT } else { SHOWN_MAX };
         let new = state.calls.ring(source).since(*next, most);
         let (Some(first), Some(last)) = (new.first(), new.last()) else { return };
-        let skipped = if initial { 0 } else { first.number - *next };
+        // 0: nothing of this source was there so far. Its numbers may begin anywhere.
+        let skipped = if initial || *next == 0 { 0 } else { first.number - *next };
         *next = last.number + 1;
         let sources = self.config.sources.keys().map(String::as_str);
         let mut reader = state.journal.reader(committed);

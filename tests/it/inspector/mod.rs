@@ -218,6 +218,18 @@ async fn a_call_shows_what_it_was_masked_and_when_kafka_has_it_and_its_body_on_d
 }
 
 #[tokio::test]
+async fn a_page_that_was_open_before_the_first_calls_has_missed_none() {
+    let served = Served::start().await;
+    let mut events = served.follow(&[]).await;
+    events.event("hello", |_| true).await;
+    for (path, source) in [("/hooks/loja", "loja"), ("/hooks/loga", "unknown")] {
+        served.call(path, "", BODY).await;
+        let calls = events.event("calls", |calls| calls["source"] == source).await;
+        assert_eq!(calls["skipped"], 0, "{calls}");
+    }
+}
+
+#[tokio::test]
 async fn refused_calls_are_explained_without_what_the_caller_wrote() {
     let served = Served::start().await;
     let wrong = "X-Token: a wrong secret, which has 36 letters\r\n";
