@@ -48,6 +48,7 @@ start_edge() { # NAME PORT CONFIGURATION; the admin port is the next one
   WENI_EDGE_CONFIG=$3 WENI_EDGE__HTTP__LISTEN=127.0.0.1:$2 WENI_EDGE__ADMIN__LISTEN=127.0.0.1:$(($2 + 1)) \
     WENI_EDGE__JOURNAL__DIRECTORY=$work/$1 WENI_EDGE__JOURNAL__MIN_FREE_BYTES=0 \
     WENI_EDGE__KAFKA__BOOTSTRAP_SERVERS=$kafka WENI_EDGE__SOURCES__DEMO__SECRETS_FILE=$work/secrets/demo \
+    WENI_EDGE__ADMIN__TOKEN_FILE=$work/secrets/admin \
     start "$work/$1.log" "$edge" serve
 }
 
