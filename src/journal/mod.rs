@@ -197,12 +197,13 @@ impl Journal {
     ) -> Result<Position, AppendError> {
         let started = clock::now();
         let shared = self.shared();
-        let Pushed { position, is_first, mut outcome } = shared.queue.push(len, accepted, write)?;
-        if is_first {
-            // Tasks that are ready now come into the same batch. A caller who leaves wakes the writer, too.
-            let _wake = scopeguard::guard((), |()| shared.queue.wake_writer());
+        let Pushed { position, wakes_writer, mut outcome } =
+            shared.queue.push(len, accepted, write)?;
+        if wakes_writer.is_some() {
+            // Tasks that are ready now come into the same batch.
             tokio::task::yield_now().await;
         }
+        drop(wakes_writer);
         let decided = outcome.wait_for(Option::is_some).await.map(|outcome| *outcome);
         // A writer that panics drops its batch without an outcome.
         decided.unwrap_or_default().unwrap_or(Err(AppendError::Failed))?;

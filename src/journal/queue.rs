@@ -60,10 +60,21 @@ pub(super) type Outcome = Option<Result<(), AppendError>>;
 
 /// A record in a batch.
 #[derive(Debug)]
-pub(super) struct Pushed {
+pub(super) struct Pushed<'q> {
     pub(super) position: Position,
-    pub(super) is_first: bool,
+    /// Of the first record of a batch.
+    pub(super) wakes_writer: Option<WakesWriter<'q>>,
     pub(super) outcome: watch::Receiver<Outcome>,
+}
+
+/// Wakes the writer when it is dropped, so that no caller can leave a batch behind.
+#[derive(Debug)]
+pub(super) struct WakesWriter<'q>(&'q Condvar);
+
+impl Drop for WakesWriter<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 /// Records that are written and synced together.
@@ -90,14 +101,13 @@ impl Queue {
         }
     }
 
-    /// Admits a record and copies it into the last batch, or refuses it. The first of a batch is to call
-    /// [`wake_writer`](Self::wake_writer).
+    /// Admits a record and copies it into the last batch, or refuses it.
     pub(super) fn push(
         &self,
         len: usize,
         accepted: &IntCounter,
         write: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<Pushed, AppendError> {
+    ) -> Result<Pushed<'_>, AppendError> {
         let frame_bytes = FRAME_HEADER_BYTES.saturating_add(len);
         let limit = self.limit();
         let mut state = self.state.lock();
@@ -110,14 +120,11 @@ impl Queue {
         }
         let batch = state.batch_with_room(frame_bytes).ok_or(AppendError::Slow)?;
         let position = batch.push(accepted, write);
-        let (is_first, outcome) = (position == batch.first, batch.outcome.subscribe());
+        let wakes_writer = (position == batch.first).then_some(WakesWriter(&self.work));
+        let outcome = batch.outcome.subscribe();
         state.next = position.next();
         state.admitted_bytes = admitted;
-        Ok(Pushed { position, is_first, outcome })
-    }
-
-    pub(super) fn wake_writer(&self) {
-        self.work.notify_one();
+        Ok(Pushed { position, wakes_writer, outcome })
     }
 
     /// Waits for the next batch; `None` once the queue is closed and empty.

@@ -107,12 +107,12 @@ fn append_together(journal: &Journal, payloads: &[Vec<u8>]) {
         .map(|payload| {
             let len = payload.len();
             let pushed = journal.shared().queue.push(len, &accepted, |out| out.extend(payload));
-            journal.shared().queue.wake_writer();
+            let outcome = pushed.unwrap().outcome;
             // The first goes alone.
             while payload == b"first" && !journal.shared().queue.is_empty() {
                 std::thread::yield_now();
             }
-            pushed.unwrap().outcome
+            outcome
         })
         .collect();
     drop(hang);
