@@ -1,4 +1,4 @@
-//! Whether a caller knows a secret. Pure.
+//! Whether a caller knows a secret. Pure. The admin listener's login compares in the same way.
 //!
 //! Secrets and offered values are compared by their digests, so each comparison takes the same time
 //! whatever the lengths.
@@ -42,6 +42,9 @@ const VALUE_BYTES_MAX: usize = 512;
 /// A longer name of a header is not kept.
 const NAME_BYTES_MAX: usize = 40;
 
+/// A digest by SHA-256.
+pub(crate) type Digest256 = [u8; 32];
+
 /// What a source asks of its callers.
 pub(super) enum Check {
     Nothing,
@@ -50,9 +53,9 @@ pub(super) enum Check {
         header: Option<HeaderName>,
         /// The header as the configuration writes it.
         name: String,
-        digests: Vec<[u8; 32]>,
+        digests: Vec<Digest256>,
         /// Of the secrets in lower case, as which a header's name arrives.
-        lower_digests: Vec<[u8; 32]>,
+        lower_digests: Vec<Digest256>,
         /// Lengths of the secrets in characters.
         chars: Vec<usize>,
     },
@@ -117,7 +120,8 @@ impl Check {
     }
 }
 
-fn is_among(digests: &[[u8; 32]], offered: &[u8]) -> bool {
+/// Whether one of these digests is that of `offered`.
+pub(crate) fn is_among(digests: &[Digest256], offered: &[u8]) -> bool {
     let offered = digest(offered);
     // All secrets are compared, also after a match.
     let none = Choice::from(0);
@@ -125,7 +129,7 @@ fn is_among(digests: &[[u8; 32]], offered: &[u8]) -> bool {
 }
 
 /// What has to be taken out of a value to get a right secret.
-fn excess(digests: &[[u8; 32]], value: &[u8]) -> Option<Excess> {
+fn excess(digests: &[Digest256], value: &[u8]) -> Option<Excess> {
     let text = str::from_utf8(value).ok().filter(|text| text.len() <= VALUE_BYTES_MAX)?;
     let is_right = |text: &str| is_among(digests, text.as_bytes());
     let bare = text.trim_matches(|letter: char| "\"'`“”‘’«»<>[](){}".contains(letter));
@@ -143,7 +147,8 @@ fn excess(digests: &[[u8; 32]], value: &[u8]) -> Option<Excess> {
     }
 }
 
-fn digest(text: &[u8]) -> [u8; 32] {
+/// SHA-256.
+pub(crate) fn digest(text: &[u8]) -> Digest256 {
     Sha256::digest(text).into()
 }
 

@@ -30,6 +30,7 @@ use arc_swap::ArcSwap;
 pub use self::listener::serve;
 pub(crate) use self::{
     activity::RequestGuard,
+    auth::{Digest256, digest, is_among},
     listener::{Handler, serve_admin},
     places::KEPT_DESCRIPTORS,
     sources::add_source,

@@ -14,13 +14,16 @@ use std::{
 use arc_swap::ArcSwap;
 use http::{HeaderMap, header};
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
 use super::Problem;
-use crate::{calls::is_loopback, config::Config, metrics::Metrics};
+use crate::{
+    calls::is_loopback,
+    config::Config,
+    http::{Digest256, digest, is_among},
+    metrics::Metrics,
+};
 
 /// Logins at once.
 const ATTEMPTS: usize = 4;
@@ -30,8 +33,6 @@ const DELAY: Duration = Duration::from_secs(1);
 const SESSION: Duration = Duration::from_secs(12 * 60 * 60);
 /// A further login ends the oldest session.
 const SESSIONS_MAX: usize = 32;
-
-type Hash = [u8; 32];
 
 /// The door of the inspector.
 #[derive(Debug)]
@@ -49,9 +50,9 @@ pub(super) struct Access {
 /// One login of a person.
 #[derive(Debug)]
 struct Login {
-    session: Hash,
+    session: Digest256,
     /// The token that it was made with.
-    token: Hash,
+    token: Digest256,
     until: Instant,
 }
 
@@ -61,7 +62,7 @@ pub(super) enum Pass {
     /// No login is needed.
     Open,
     /// The digest of the session's id.
-    Session(Hash),
+    Session(Digest256),
 }
 
 impl Access {
@@ -102,14 +103,14 @@ impl Access {
             return Ok(Pass::Open);
         }
         let ids = self.session_ids(headers).into_iter();
-        let mut passes = ids.map(|id| Pass::Session(hash(id)));
+        let mut passes = ids.map(|id| Pass::Session(digest(id.as_bytes())));
         passes.find(|pass| self.is_valid(*pass)).ok_or(Problem::LoginNeeded)
     }
 
     /// Whether a pass still holds: a login ends with its time, and with its token.
     pub(super) fn is_valid(&self, pass: Pass) -> bool {
         let Pass::Session(session) = pass else { return !self.needs_login() };
-        let tokens = self.token_hashes();
+        let tokens = self.token_digests();
         let mut logins = self.logins.lock();
         logins.retain(|login| login.until > Instant::now() && tokens.contains(&login.token));
         logins.iter().any(|login| login.session == session)
@@ -130,12 +131,13 @@ impl Access {
         headers: &HeaderMap,
         _begun: SemaphorePermit<'_>,
     ) -> Result<String, Problem> {
-        let Some(token) = among(&self.token_hashes(), hash(token.trim())) else {
+        let token = token.trim().as_bytes();
+        if !is_among(&self.token_digests(), token) {
             self.count("wrong");
             tracing::warn!("a login to the inspector with a wrong token");
             tokio::time::sleep(DELAY).await;
             return Err(Problem::WrongToken);
-        };
+        }
         self.count("accepted");
         tracing::info!("a login to the inspector");
         let id = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
@@ -144,7 +146,7 @@ impl Access {
         if logins.len() == SESSIONS_MAX {
             logins.pop_front();
         }
-        logins.push_back(Login { session: hash(&id), token, until });
+        logins.push_back(Login { session: digest(id.as_bytes()), token: digest(token), until });
         let secure = if is_from_https(headers) { "; Secure" } else { "" };
         let seconds = SESSION.as_secs();
         Ok(format!("{}={id}; Max-Age={seconds}; {}{secure}", self.cookie, Self::ATTRIBUTES))
@@ -161,9 +163,9 @@ impl Access {
         format!("{}=; Max-Age=0; {}", self.cookie, Self::ATTRIBUTES)
     }
 
-    fn token_hashes(&self) -> Vec<Hash> {
+    fn token_digests(&self) -> Vec<Digest256> {
         let config = self.config.load();
-        config.admin.tokens.iter().map(|token| hash(token.expose())).collect()
+        config.admin.tokens.iter().map(|token| digest(token.expose().as_bytes())).collect()
     }
 
     fn session_ids<'h>(&self, headers: &'h HeaderMap) -> Vec<&'h str> {
@@ -208,17 +210,6 @@ fn is_forwarded(headers: &HeaderMap) -> bool {
 
 fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-fn hash(text: &str) -> Hash {
-    Sha256::digest(text).into()
-}
-
-/// The one of `known` that was offered. All are compared, also after a match.
-fn among(known: &[Hash], offered: Hash) -> Option<Hash> {
-    let none = Choice::from(0);
-    let found = known.iter().fold(none, |found, known| found | known.ct_eq(&offered));
-    bool::from(found).then_some(offered)
 }
 
 #[cfg(test)]
