@@ -16,6 +16,9 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import expect, sync_playwright
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "operations"))
+from processes import end, wait_for
+
 TOKEN = "the token of the browser tests"
 SECRET = "the secret of the browser tests"
 MESSAGE = "wamid.HBgNNTU4Mjk5OTk5MDAwMBUCABEYEjNB"
@@ -59,7 +62,7 @@ class Dev:
         return post(url, {self.header: self.secret} if headers is None else headers, status())
 
     def end(self):
-        end(self.process)
+        end(self.process, signal.SIGINT)
 
 
 class Serve:
@@ -93,32 +96,28 @@ allow_volatile = true
 bootstrap_servers = "{self.kafka}"
 """)
         command = [self.binary, "serve", "--config", config]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-        for line in self.process.stderr:
-            if '"listening"' in line:
-                listening = json.loads(line)
-                self.public, self.admin = listening["public"], listening["admin"]
-                return
-        self.end()
-        raise RuntimeError("the edge does not start")
+        log = self.work / "edge.log"
+        with log.open("w") as stderr:
+            self.process = subprocess.Popen(command, stderr=stderr, stdin=subprocess.DEVNULL)
+        try:
+            line = wait_for("the edge listens", lambda: self.listening(log), 60)
+        except BaseException:
+            self.end()
+            raise
+        self.public, self.admin = line["public"], line["admin"]
+
+    def listening(self, log):
+        """The line of the log that says where it listens, once it is there."""
+        assert self.process.poll() is None, f"the edge has ended: {log.read_text()}"
+        lines = [line for line in log.read_text().splitlines(keepends=True) if '"listening"' in line]
+        return json.loads(lines[0]) if lines and lines[0].endswith("\n") else None
 
     def kill(self):
         self.process.kill()
         self.process.wait()
-        self.process.stderr.close()
 
     def end(self):
-        end(self.process)
-
-
-def end(process):
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    process.wait()
+        end(self.process, signal.SIGINT)
 
 
 class Tests:
