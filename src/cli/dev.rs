@@ -95,7 +95,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         print_line(&match args.output {
             Output::Human => {
                 let weni = for_weni(edge.public, &secret);
-                format!("{weni}{}", by_hand(&hooks, &secret, &admin, &kafka, &topics))
+                let is_local = args.admin.ip().is_loopback();
+                let login = if is_local { "" } else { "; its token is the secret above" };
+                format!("{weni}{}", by_hand(&hooks, &secret, &admin, login, &kafka, &topics))
             }
             Output::Json => ready(&hooks, &secret, &admin, &kafka, &topics).to_string(),
         })?;
@@ -193,7 +195,14 @@ fn program() -> String {
     visible(&name.to_string_lossy())
 }
 
-fn by_hand(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics) -> String {
+fn by_hand(
+    hooks: &str,
+    secret: &str,
+    admin: &str,
+    login: &str,
+    kafka: &str,
+    topics: &Topics,
+) -> String {
     let (program, statuses) = (program(), &topics.message_status);
     format!(
         "By hand, in another terminal:\n  \
@@ -202,8 +211,7 @@ fn by_hand(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics)
          Or as Weni does:\n  {program} send {hooks} -H '{HEADER}: {secret}'\n\n\
          Kafka   {kafka}   ({program} tail -b {kafka}; kcat -b {kafka} -C -t {statuses})\n\
          Metrics {admin}/metrics\n\
-         Inspector {admin}/inspector   (what to paste, and each call as it arrives; if it\n  \
-           asks for a token, that is {secret})\n\n\
+         Inspector {admin}/inspector   (what to paste, and each call as it arrives{login})\n\n\
          Every event as it reaches Kafka:"
     )
 }
