@@ -3,13 +3,14 @@
 //! Records of an aborted transaction stay in their topics until retention deletes them, and no
 //! `read_committed` consumer is shown one. Nothing else in Kafka shows that a record may be written.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::{
     Aspect, Finding, Report,
     kafka::{obstructed, remedy},
 };
 use crate::{
+    clock,
     config::{Config, client::TRANSACTION_TIMEOUT},
     kafka::{
         BATCH_BYTES, Blocked, Cluster as _, Code, Failure, Fault, GroupOffset, Headers,
@@ -118,7 +119,6 @@ impl<'a> Trial<'a> {
     }
 
     fn write(&mut self, topic: &str) -> Result<(), Finding> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut headers = Headers::default();
         headers.push("weni-edge-check", b"aborted");
         let record = Record {
@@ -126,7 +126,7 @@ impl<'a> Trial<'a> {
             key: "weni-edge-check",
             value: b"",
             headers: &headers,
-            timestamp_ms: now.as_millis() as i64,
+            timestamp_ms: clock::wall_ms() as i64,
             number: 0,
         };
         let deadline = Instant::now() + CALL;

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     callback::{Callback, is_traceparent},
     calls::{AcceptedCall, RefusedCall, Slip},
-    config,
+    clock, config,
     journal::{Journal, Position},
     metrics::Metrics,
 };
@@ -128,7 +128,7 @@ impl Acceptor {
     fn count_refused(&self, source: Option<&Source>, head: &request::Parts, refusal: Refusal) {
         self.sources.count_refused(source, refusal);
         let calls = source.map_or(&self.sources.strange_calls, |source| &source.calls);
-        let at_ms = now_ms();
+        let at_ms = clock::wall_ms();
         let slip = match refusal {
             Refusal::Auth | Refusal::UnknownSource | Refusal::TooLarge
                 if !calls.explains(at_ms) =>
@@ -283,7 +283,7 @@ impl Handler for Acceptor {
 
     fn refuse(&self, refusal: Refusal) {
         self.sources.count_refused(None, refusal);
-        self.sources.strange_calls.refuse(now_ms(), "other", kept(refusal, None));
+        self.sources.strange_calls.refuse(clock::wall_ms(), "other", kept(refusal, None));
     }
 }
 
@@ -312,11 +312,6 @@ fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
 fn kept(refusal: Refusal, slip: Option<Slip>) -> RefusedCall {
     let (status, reason) = (refusal.status().as_u16(), refusal.reason());
     RefusedCall { status, reason, slip: slip.map(Box::new) }
-}
-
-/// Milliseconds since 1970.
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 fn accepted(receipt: Uuid, in_kafka: Option<bool>) -> Response<Bytes> {

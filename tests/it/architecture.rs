@@ -16,13 +16,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("journal", &["clock", "metrics", "mutant"]),
     ("quarantine", &["event", "journal", "mutant"]),
     ("kafka", &["config", "event", "metrics"]),
-    ("http", &["callback", "calls", "config", "journal", "metrics"]),
+    ("http", &["callback", "calls", "clock", "config", "journal", "metrics"]),
     (
         "admin",
         &[
             "callback",
             "caller",
             "calls",
+            "clock",
             "config",
             "event",
             "http",
@@ -62,7 +63,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("serve", &["admin", "callback", "calls", "config", "http", "journal", "metrics", "publish"]),
-    ("check", &["caller", "config", "event", "http", "journal", "kafka", "serve"]),
+    ("check", &["caller", "clock", "config", "event", "http", "journal", "kafka", "serve"]),
     ("tail", &["event", "kafka"]),
     (
         "cli",

@@ -114,25 +114,27 @@ impl Described {
     /// Reads a record. In a list, the sender's ids are masked.
     pub(super) fn of(record: &[u8], config: &Config) -> Self {
         // The publisher makes a dead letter of a callback that normalizing panics on.
-        let read = panic::catch_unwind(|| described(record, config, LISTED, true));
-        read.ok().flatten().map_or(Self::unread(Unread::Damaged), |(what, _)| what)
+        let read = panic::catch_unwind(|| {
+            let callback = Callback::decode(record).ok()?;
+            Some(described(&callback, config, LISTED, true).0)
+        });
+        read.ok().flatten().unwrap_or(Self::unread(Unread::Damaged))
     }
 }
 
 fn described(
-    record: &[u8],
+    callback: &Callback<'_>,
     config: &Config,
     events_max: usize,
     is_masked: bool,
-) -> Option<(Described, Option<(String, bool)>)> {
-    let callback = Callback::decode(record).ok()?;
-    let body = normalize::decode(&callback, config.http.max_body_bytes);
+) -> (Described, Option<(String, bool)>) {
+    let body = normalize::decode(callback, config.http.max_body_bytes);
     let parsed = normalize::parse(&body);
-    let items = normalize::items(&callback, config.event_settings(callback.source), &parsed);
+    let items = normalize::items(callback, config.event_settings(callback.source), &parsed);
     let events = items.iter().take(events_max).map(|item| event(item, config, is_masked));
     let what = Described { total: items.len(), events: events.collect(), unread: None };
     let text = (!is_masked).then(|| shown_body(body.bytes().unwrap_or(callback.body)));
-    Some((what, text))
+    (what, text)
 }
 
 fn shown_body(body: &[u8]) -> (String, bool) {
@@ -242,7 +244,7 @@ impl Inspector {
 
 fn details(record: &[u8], config: &Config) -> Option<Response<Body>> {
     let callback = Callback::decode(record).ok()?;
-    let (what, text) = described(record, config, DETAILED, false)?;
+    let (what, text) = described(&callback, config, DETAILED, false);
     let (body, body_is_changed) = text.unwrap_or_default();
     let (method, content_type) =
         (callback.method.to_owned(), callback.content_type.map(Into::into));

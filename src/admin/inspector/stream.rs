@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     calls::{CALLS_KEPT, CallOutcome, RecentCall},
+    clock,
     config::Config,
     http::RequestGuard,
     journal::{Position, Reader},
@@ -57,7 +58,7 @@ struct Follower {
 #[derive(Serialize)]
 struct NewCalls<'a> {
     source: &'a str,
-    /// Calls before these that are not shown.
+    /// Calls since the last look that are not shown.
     skipped: u64,
     /// The page was opened after these calls.
     initial: bool,
@@ -158,9 +159,10 @@ impl Follower {
         let next = self.next.entry(source.to_owned()).or_default();
         let most = if initial { CALLS_KEPT } else { SHOWN_MAX };
         let new = state.calls.ring(source).since(*next, most);
-        let (Some(first), Some(last)) = (new.first(), new.last()) else { return };
+        let Some(last) = new.last() else { return };
         // 0: nothing of this source was there so far. Its numbers may begin anywhere.
-        let skipped = if initial || *next == 0 { 0 } else { first.number - *next };
+        let since = last.number + 1 - *next;
+        let skipped = if initial || *next == 0 { 0 } else { since - new.len() as u64 };
         *next = last.number + 1;
         let sources = self.config.sources.keys().map(String::as_str);
         let mut reader = state.journal.reader(committed);
@@ -180,7 +182,7 @@ impl Follower {
         write_event(
             events,
             "calls",
-            &NewCalls { source, skipped, initial, seen_ms: now_ms(), calls },
+            &NewCalls { source, skipped, initial, seen_ms: clock::wall_ms(), calls },
         );
         let pending = new.iter().filter_map(|call| match &call.outcome {
             CallOutcome::Accepted(accepted) if accepted.position >= committed => {
@@ -213,7 +215,7 @@ impl Follower {
             false
         });
         if !settled.is_empty() {
-            let event = json!({"at_ms": now_ms(), "sources": settled});
+            let event = json!({"at_ms": clock::wall_ms(), "sources": settled});
             write_event(events, "settled", &event);
         }
     }
@@ -233,10 +235,6 @@ fn describe(reader: &mut Reader, position: Position, config: &Config) -> Describ
         Ok(None) => Described::unread(Unread::Recycled),
         Err(_) => Described::unread(Unread::Damaged),
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 fn write_event(events: &mut String, name: &str, data: &impl Serialize) {
