@@ -61,7 +61,7 @@ impl Limit {
         let mut out = Vec::new();
         for part in parts {
             out.clear();
-            let bytes = write(&reading.item(part), &mut out) + out.len();
+            let bytes = write(&reading.item(part.clone()), &mut out) + out.len();
             match left.checked_sub(bytes) {
                 Some(rest) => left = rest,
                 None => return true,

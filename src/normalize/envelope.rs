@@ -14,7 +14,7 @@ use super::{
 use crate::event::{Channel, Contact, ElementContext, EventKind, Format, Reason, Text};
 
 /// What a callback is made of.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Part<'a> {
     Element(Element<'a>),
     /// Something else stands where an object belongs.
@@ -32,7 +32,7 @@ pub(super) enum Part<'a> {
 }
 
 /// An object that becomes an event.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Element<'a> {
     pub(super) array: Array,
     pub(super) kind: EventKind,
@@ -177,7 +177,7 @@ impl<'a> Walk<'a> {
             let pointer = || join(pointer, &key);
             match &*key {
                 "object" if is_text(member) => {}
-                "entry" => self.each(member, &pointer(), &scope, Self::entry)?,
+                "entry" => self.each(member, pointer(), &scope, Self::entry)?,
                 _ => self.rest.push((pointer(), member)),
             }
         }
@@ -192,7 +192,7 @@ impl<'a> Walk<'a> {
             let pointer = || join(pointer, &key);
             match &*key {
                 "id" | "time" if is_text(member) => {}
-                "changes" => self.each(member, &pointer(), &scope, Self::change)?,
+                "changes" => self.each(member, pointer(), &scope, Self::change)?,
                 _ => self.rest.push((pointer(), member)),
             }
         }
@@ -219,7 +219,7 @@ impl<'a> Walk<'a> {
     fn each(
         &mut self,
         array: Value<'a>,
-        pointer: &str,
+        pointer: String,
         scope: &Scope<'a>,
         read: fn(&mut Self, Value<'a>, &str, &Scope<'a>) -> Result<(), Reason>,
     ) -> Result<(), Reason> {

@@ -123,7 +123,7 @@ pub fn items<'a>(
     if limit.may_be_exceeded_by(parts.len()) && limit.is_exceeded(&reading, &parts) {
         return amplified();
     }
-    parts.iter().map(|part| reading.item(part)).collect()
+    parts.into_iter().map(|part| reading.item(part)).collect()
 }
 
 /// The items of a dead letter: of the one element that was taken out of its callback, or of the
@@ -146,7 +146,7 @@ pub fn items_of_letter<'a>(
     let budget = amplification::Limit::of(&reading).bytes;
     let (root, was_event) = (document.root(), letter.was_event);
     match envelope::parts_alone(root, context, was_event, ELEMENTS_MAX, budget) {
-        Ok(parts) => parts.iter().map(|part| reading.item(part)).collect(),
+        Ok(parts) => parts.into_iter().map(|part| reading.item(part)).collect(),
         Err(Reason::Amplification) => dead(Reason::Amplification, SHARED_TOO_OFTEN),
         Err(reason) => dead(reason, &format!("more than {ELEMENTS_MAX} elements")),
     }
@@ -182,7 +182,7 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn item(&self, part: &Part<'a>) -> Item<'a> {
+    fn item(&self, part: Part<'a>) -> Item<'a> {
         match part {
             Part::Element(element) => self.element(element),
             Part::Dead { reason, value, context, kind } => {
@@ -190,15 +190,14 @@ impl<'a> Reading<'a> {
                     Reason::NotAnObject => "an object belongs here",
                     _ => "something else belongs here",
                 };
-                self.dead_letter(*reason, detail, *value, context, *kind)
+                self.dead_letter(reason, detail, value, context, kind)
             }
-            Part::Remainder { format, members } => self.remainder(*format, members),
+            Part::Remainder { format, members } => self.remainder(format, &members),
         }
     }
 
-    fn element(&self, element: &Element<'a>) -> Item<'a> {
+    fn element(&self, element: Element<'a>) -> Item<'a> {
         let Element { array, kind, value, context, person } = element;
-        let (array, kind, value) = (*array, *kind, *value);
         let message_id = value.filled("id");
         let status = value.get("status").and_then(Value::text);
         let has_status = status.is_some_and(|status| !status.trim().is_empty());
@@ -213,15 +212,15 @@ impl<'a> Reading<'a> {
             return self.dead_letter(reason, detail, value, context, kind);
         }
         let raw = Cow::Borrowed(value.bytes());
-        let mut event = Event::new(self.callback, self.settings, kind, context.clone(), raw);
+        let mut event = Event::new(self.callback, self.settings, kind, context, raw);
         event.message_id = message_id;
         event.group_id = value.filled("group_id");
-        event.user_key = person.key(context.contact.as_ref());
+        event.user_key = person.key(event.context.contact.as_ref());
         event.timestamp = value.filled("timestamp");
         let in_metadata =
             || value.get("metadata").and_then(|metadata| metadata.filled("timestamp"));
         let own = event.timestamp.clone().or_else(in_metadata);
-        event.occurred = own.or_else(|| context.entry_time.clone());
+        event.occurred = own.or_else(|| event.context.entry_time.clone());
         event.typed = fragment(|out| {
             match array {
                 Array::Statuses => status::read(value, &mut event, out),
@@ -292,11 +291,11 @@ impl<'a> Reading<'a> {
         reason: Reason,
         detail: &str,
         value: Value<'a>,
-        context: &ElementContext<'a>,
+        context: ElementContext<'a>,
         kind: EventKind,
     ) -> Item<'a> {
         let (stage, bytes) = (Stage::Normalize, Cow::Borrowed(value.bytes()));
-        let context = Some((context.clone(), kind.topic()));
+        let context = Some((context, kind.topic()));
         Item::DeadLetter(DeadLetter::new(self.callback, reason, stage, detail, bytes, context))
     }
 }

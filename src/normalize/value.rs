@@ -114,7 +114,7 @@ impl<'a> Inside<'a> {
             let field = self.field.as_deref().filter(|field| *field != "history");
             let array = Array::named(&key, field.filter(|_| member.is_array()));
             match (&*key, in_standby) {
-                ("contacts", _) => self.contacts(member, &pointer()),
+                ("contacts", _) => self.contacts(member, pointer()),
                 ("messaging_product" | "metadata" | "standby" | "history", _)
                     if member.is_null() => {}
                 ("messaging_product", false) if is_text(member) => {}
@@ -126,13 +126,13 @@ impl<'a> Inside<'a> {
                 ("standby", false) if member.is_object() => self.read(member, &pointer(), true)?,
                 ("history", false) if member.is_array() || member.is_object() => {
                     self.is_split = true;
-                    self.history(member, &pointer())?;
+                    self.history(member, pointer())?;
                 }
                 _ => match array {
                     Some(_) if member.is_null() => {}
                     Some(array) => {
                         self.is_split = true;
-                        self.split(array, in_standby, member, &pointer(), None)?;
+                        self.split(array, in_standby, member, pointer(), None)?;
                     }
                     None => self.others.push((pointer(), member)),
                 },
@@ -146,7 +146,7 @@ impl<'a> Inside<'a> {
         array: Array,
         in_standby: bool,
         member: Value<'a>,
-        pointer: &str,
+        pointer: String,
         thread: Option<&Text<'a>>,
     ) -> Result<(), Reason> {
         let thread_bytes = thread.map_or(0, owned_bytes);
@@ -169,7 +169,7 @@ impl<'a> Inside<'a> {
         });
     }
 
-    fn contacts(&mut self, contacts: Value<'a>, pointer: &str) {
+    fn contacts(&mut self, contacts: Value<'a>, pointer: String) {
         for (contact, pointer) in of_array(contacts, pointer) {
             match contact.is_object() {
                 true => self.contacts.list(contact, pointer),
@@ -179,7 +179,7 @@ impl<'a> Inside<'a> {
     }
 
     /// `history[].threads[].messages[]` and `history[].errors[]`.
-    fn history(&mut self, chunks: Value<'a>, pointer: &str) -> Result<(), Reason> {
+    fn history(&mut self, chunks: Value<'a>, pointer: String) -> Result<(), Reason> {
         for (chunk, pointer) in of_array(chunks, pointer) {
             if !chunk.is_object() {
                 self.not_an_object(chunk, pointer);
@@ -188,8 +188,8 @@ impl<'a> Inside<'a> {
             for (key, member) in chunk.members() {
                 let pointer = join(&pointer, &key);
                 match &*key {
-                    "errors" => self.split(Array::Errors, false, member, &pointer, None)?,
-                    "threads" => of_array(member, &pointer)
+                    "errors" => self.split(Array::Errors, false, member, pointer, None)?,
+                    "threads" => of_array(member, pointer)
                         .try_for_each(|(thread, pointer)| self.thread(thread, &pointer))?,
                     _ => self.unknown.push((pointer, member)),
                 }
@@ -208,7 +208,7 @@ impl<'a> Inside<'a> {
         for (key, member) in thread.members() {
             let pointer = join(pointer, &key);
             match &*key {
-                "messages" => self.split(Array::History, false, member, &pointer, id.as_ref())?,
+                "messages" => self.split(Array::History, false, member, pointer, id.as_ref())?,
                 _ => rest.push((pointer, member)),
             }
         }
@@ -224,10 +224,9 @@ impl<'a> Inside<'a> {
 /// The elements of an array with their pointers. What is no array is an array of one; null is none.
 pub(super) fn of_array<'a>(
     array: Value<'a>,
-    pointer: &str,
-) -> impl Iterator<Item = (Value<'a>, String)> + use<'a> {
-    let alone = (!array.is_array() && !array.is_null()).then(|| (array, pointer.to_owned()));
-    let pointer = pointer.to_owned();
+    pointer: String,
+) -> impl Iterator<Item = (Value<'a>, String)> {
+    let alone = (!array.is_array() && !array.is_null()).then(|| (array, pointer.clone()));
     let inside = array.elements().enumerate();
     let of = move |at| join(&pointer, itoa::Buffer::new().format(at));
     alone.into_iter().chain(inside.map(move |(at, value)| (value, of(at))))
