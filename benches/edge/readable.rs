@@ -65,23 +65,23 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
     let Some(bootstrap) = kafka::real() else {
         return Ok(vec![Row::without_kafka(figure, TARGET)]);
     };
-    let broker = kafka::broker(&bootstrap);
     let mut settings = Vec::new();
     for setting in SETTINGS {
         settings.push(Setting::start(&bootstrap, setting)?);
     }
-    let count = settings.len();
+    // The broker's Java compiles itself at first.
+    settings[0].turn()?;
+    settings[0].turns.clear();
     for round in 0..effort.rounds(ROUNDS) as usize {
-        for at in 0..count {
-            settings[(at + round) % count].turn(broker)?;
+        for at in 0..SETTINGS.len() {
+            settings[(at + round) % SETTINGS.len()].turn()?;
         }
     }
     for setting in &settings {
         setting.edge.prove(&setting.kafka, setting.accepted)?;
     }
-    let (default, others) = (&settings[0], &settings[2..]);
-    let mut rows = vec![row(figure, default, &settings[1])];
-    rows.extend(others.iter().map(|setting| compare(default, setting)));
+    let mut rows = vec![row(figure, &settings[0], &settings[1])];
+    rows.extend(settings[2..].iter().map(|setting| compare(&settings[0], setting)));
     Ok(rows)
 }
 
@@ -96,11 +96,12 @@ impl Setting {
         Ok(Self { interval, wait_ms, kafka, edge, _home: home, accepted, turns })
     }
 
-    fn turn(&mut self, broker: Option<u32>) -> anyhow::Result<()> {
+    fn turn(&mut self) -> anyhow::Result<()> {
         // A new one each time, because one that has nothing to read costs the broker, too.
         let mut reader = Reader::new(&self.kafka, self.wait_ms)?;
         // After this read it is connected, so that the turn does not measure its start.
         reader.read(|| Ok(Some(self.accepted)))?;
+        let broker = kafka::broker(&self.kafka.bootstrap);
         let cpu = || broker.map_or(Ok(Duration::ZERO), process::cpu_of);
         let (start, before) = (Instant::now(), cpu()?);
         let latency = reader.read_along(ROUND.start(&self.edge.url())?)?;
