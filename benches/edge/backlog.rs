@@ -56,13 +56,7 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
     ];
     let figure = "the same into a real Kafka".to_owned();
     rows.push(match kafka::real() {
-        None => Row {
-            figure,
-            target: "",
-            measured: "not measured".to_owned(),
-            met: None,
-            note: "WENI_EDGE_TEST_KAFKA names no Kafka".to_owned(),
-        },
+        None => Row::without_kafka(figure, ""),
         Some(bootstrap) => {
             let mut absences = Vec::new();
             for _ in 0..rounds {

@@ -34,16 +34,26 @@ impl Home {
     /// # Errors
     /// Also if the build directory is in memory, where a sync costs nothing.
     pub(crate) fn new(kafka: &Kafka) -> anyhow::Result<Self> {
+        Self::with_sources(kafka, 1)
+    }
+
+    /// Sources `bench`, `bench2` and so on. As [`new`](Self::new).
+    pub(crate) fn with_sources(kafka: &Kafka, sources: u32) -> anyhow::Result<Self> {
         machine::file_system(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
         let home = Self(TempDir::with_prefix_in("bench-", env!("CARGO_TARGET_TMPDIR"))?);
-        let text = format!(
+        let mut text = format!(
             "[http]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-             [sources.bench]\nheader = \"{HEADER}\"\nsecrets = [\"{SECRET}\"]\n\
              [journal]\ndirectory = {:?}\nmax_bytes = {CAPACITY}\nallow_volatile = true\n\
              [log]\nformat = \"json\"\n{}",
             home.journal(),
             kafka.section()
         );
+        for at in 1..=sources {
+            let number = if at == 1 { String::new() } else { at.to_string() };
+            text += &format!(
+                "[sources.bench{number}]\nheader = \"{HEADER}\"\nsecrets = [\"{SECRET}\"]\n"
+            );
+        }
         fs::write(home.config(), text)?;
         Ok(home)
     }
@@ -100,8 +110,7 @@ impl Edge {
 
     /// Starts it with an address at which there is no Kafka.
     pub(crate) fn start_without_kafka(home: &Home, nowhere: &str) -> anyhow::Result<Self> {
-        let variable = "WENI_EDGE__KAFKA__BOOTSTRAP_SERVERS";
-        Self::spawn(home, Command::new(BINARY).env(variable, nowhere))
+        Self::start_with(home, "KAFKA__BOOTSTRAP_SERVERS", nowhere)
     }
 
     /// Starts it with all its threads on the first core.
@@ -109,10 +118,9 @@ impl Edge {
         Self::spawn(home, Command::new("taskset").args(["-c", "0", BINARY]))
     }
 
-    /// Starts it with this `http.wait_for_kafka`.
-    pub(crate) fn start_that_waits(home: &Home, wait: &str) -> anyhow::Result<Self> {
-        let variable = "WENI_EDGE__HTTP__WAIT_FOR_KAFKA";
-        Self::spawn(home, Command::new(BINARY).env(variable, wait))
+    /// Starts it with another value of a key of its configuration, such as `HTTP__WAIT_FOR_KAFKA`.
+    pub(crate) fn start_with(home: &Home, key: &str, value: &str) -> anyhow::Result<Self> {
+        Self::spawn(home, Command::new(BINARY).env(format!("WENI_EDGE__{key}"), value))
     }
 
     fn spawn(home: &Home, command: &mut Command) -> anyhow::Result<Self> {
@@ -131,6 +139,10 @@ impl Edge {
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}/hooks/bench", self.public)
+    }
+
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     pub(crate) fn process(&self) -> &Process {

@@ -14,6 +14,14 @@ pub(crate) struct Row {
     pub(crate) note: String,
 }
 
+impl Row {
+    /// Of what needs a real Kafka.
+    pub(crate) fn without_kafka(figure: String, target: &'static str) -> Self {
+        let note = "WENI_EDGE_TEST_KAFKA names no Kafka".to_owned();
+        Self { figure, target, measured: "not measured".to_owned(), met: None, note }
+    }
+}
+
 /// Median, least and most of the rounds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spread {

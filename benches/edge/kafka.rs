@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::TcpListener,
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -30,6 +31,15 @@ const CALL: Duration = Duration::from_secs(20);
 /// The address of the real Kafka, if there is one.
 pub(crate) fn real() -> Option<String> {
     std::env::var("WENI_EDGE_TEST_KAFKA").ok()
+}
+
+/// The broker's process, if it is on this machine.
+pub(crate) fn broker(bootstrap: &str) -> Option<u32> {
+    let here = ["127.0.0.1:", "localhost:"];
+    let port = here.iter().find_map(|host| bootstrap.strip_prefix(host))?;
+    let output = Command::new("ss").args(["-Hltnp", &format!("sport = :{port}")]).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.split("pid=").nth(1)?.split(',').next()?.parse().ok()
 }
 
 /// An address without a listener.

@@ -12,14 +12,18 @@ mod backlog;
 mod children;
 mod comeback;
 mod comparators;
+mod cost;
+mod counts;
 mod edge;
 mod figures;
+mod inspector;
 mod kafka;
 mod load;
 mod machine;
 mod process;
 mod readable;
 mod requests;
+mod scale;
 mod servers;
 mod side_by_side;
 mod topics;
@@ -44,8 +48,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// `weni-edge send`; a row says "generator-bound" if it took more than 80 % of a core. Each body
 /// has 1 KB and its own message id. Each callback is synced before its answer, and published.
 /// Baseline and edge take turns. Figures are medians of the rounds, with the least and the most in
-/// parentheses. For the rows of `wrk` the generator is wrk, which takes less CPU and sends one body
-/// of 1 KB with Content-Length.
+/// parentheses. For the rows of `wrk`, `cost`, `scale` and `inspector` the generator is wrk, which
+/// takes less CPU and sends one body again and again, of 1 KB and with Content-Length unless the row
+/// says otherwise.
 ///
 /// A run fails, without a table, if a call was not accepted, a transaction was aborted, a record is
 /// missing in Kafka or there twice, or the journal would not be on a disk.
@@ -56,11 +61,11 @@ struct Args {
     #[arg(value_enum)]
     rows: Vec<Rows>,
 
-    /// Rounds of each row, instead of 5 for requests and wrk, 12 for --against, and 3 for the rest
+    /// Rounds of each row, instead of 5 for requests, wrk and inspector, 12 for --against, and 3 for the rest
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
 
-    /// How long one round of requests, wrk or --against loads the server
+    /// How long one round of requests, waiting, or a row of wrk loads the server
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
 
@@ -70,7 +75,7 @@ struct Args {
     #[arg(long, value_name = "PATH", conflicts_with = "rows")]
     against: Option<PathBuf>,
 
-    /// How much is in the journal before it is opened and drained
+    /// How much is in the journal before it is opened and drained, and in the last row of scale
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..))]
     backlog: u64,
 
@@ -94,6 +99,14 @@ enum Rows {
     /// Requests a second and CPU under wrk: the baseline, axum with rdkafka, and the edge, at 16,
     /// 64 and 256 connections; the edge's CPU by thread (7 minutes; needs wrk)
     Wrk,
+    /// What a request costs under wrk, with a Content-Length and chunked: context switches by thread,
+    /// syscalls and allocations (6 minutes; needs wrk; to count the latter two, perf and root)
+    Cost,
+    /// How requests a second and CPU a request under wrk change with cores, sources, bytes, elements
+    /// and a backlog (5 minutes; needs wrk and taskset)
+    Scale,
+    /// The same with 0, 1 and 8 open event streams of the inspector (2 minutes; needs wrk)
+    Inspector,
     /// 1 GiB accepted while Kafka is away: memory, opening it again, draining it on one core
     /// (5 minutes; a second time with the Kafka that WENI_EDGE_TEST_KAFKA names)
     Backlog,
@@ -101,7 +114,8 @@ enum Rows {
     /// (2 minutes)
     Return,
     /// Accepted -> readable by a read_committed consumer, 1,000 a second; needs a real Kafka:
-    /// WENI_EDGE_TEST_KAFKA=host:port (3 minutes)
+    /// WENI_EDGE_TEST_KAFKA=host:port; also with shorter values of `kafka.commit_interval`, and what
+    /// they cost the broker (8 minutes)
     Latency,
     /// What `wait_for_kafka` costs, on a real Kafka if WENI_EDGE_TEST_KAFKA names one (2 minutes)
     Waiting,
@@ -159,7 +173,7 @@ fn measure(args: &Args) -> anyhow::Result<()> {
 
 fn measure_rows(rows: &[Rows], effort: Effort) -> anyhow::Result<Vec<Row>> {
     let rows = if rows.is_empty() { Rows::value_variants() } else { rows };
-    if rows.contains(&Rows::Wrk) {
+    if [Rows::Wrk, Rows::Cost, Rows::Scale, Rows::Inspector].iter().any(|row| rows.contains(row)) {
         wrk::look()?;
     }
     let mut table = Vec::new();
@@ -167,6 +181,9 @@ fn measure_rows(rows: &[Rows], effort: Effort) -> anyhow::Result<Vec<Row>> {
         let measured = match name {
             Rows::Requests => requests::measure(effort),
             Rows::Wrk => side_by_side::measure(effort),
+            Rows::Cost => cost::measure(effort),
+            Rows::Scale => scale::measure(effort),
+            Rows::Inspector => inspector::measure(effort),
             Rows::Backlog => backlog::measure(effort),
             Rows::Return => comeback::measure(effort),
             Rows::Latency => readable::measure(effort),

@@ -35,6 +35,8 @@ pub(crate) struct Taken {
     pub(crate) cpu: Duration,
     /// How often it gave up its core to wait: voluntary context switches.
     pub(crate) waits: u64,
+    /// How often its core was taken from it: the other context switches.
+    pub(crate) losses: u64,
 }
 
 impl Process {
@@ -58,9 +60,13 @@ impl Process {
         &mut self.child
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Processor time of all its threads, user and system, in steps of 10 ms.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        Ok(cpu(&self.proc("stat")?)?.1)
+        cpu_of(self.child.id()).with_context(|| format!("{} is gone", self.name))
     }
 
     /// What its threads have used, by name. Threads with one name are added up.
@@ -72,12 +78,14 @@ impl Process {
             // A thread that ends meanwhile uses no more.
             let (Ok(stat), Ok(status)) = (read("stat"), read("status")) else { continue };
             let (name, cpu) = cpu(&stat)?;
-            let waits =
-                status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            let switches = |field| -> anyhow::Result<u64> {
+                let count = status.lines().find_map(|line| line.strip_prefix(field));
+                Ok(count.context("no switches in /proc/<pid>/status")?.trim().parse()?)
+            };
             let taken = threads.entry(name.to_owned()).or_default();
             taken.cpu += cpu;
-            taken.waits +=
-                waits.context("no switches in /proc/<pid>/status")?.trim().parse::<u64>()?;
+            taken.waits += switches("voluntary_ctxt_switches:")?;
+            taken.losses += switches("nonvoluntary_ctxt_switches:")?;
         }
         Ok(threads)
     }
@@ -110,6 +118,11 @@ impl Process {
         let path = format!("/proc/{}/{file}", self.child.id());
         fs::read_to_string(&path).with_context(|| format!("{} is gone: {path}", self.name))
     }
+}
+
+/// As [`Process::cpu`], of a process that this one did not start.
+pub(crate) fn cpu_of(id: u32) -> anyhow::Result<Duration> {
+    Ok(cpu(&fs::read_to_string(format!("/proc/{id}/stat"))?)?.1)
 }
 
 /// Name and processor time of a process or thread, from its `/proc/…/stat`.

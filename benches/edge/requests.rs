@@ -11,11 +11,10 @@ use crate::{
     kafka::Kafka,
     load::{Amount, Load, Summary},
     process::Process,
+    servers::WARM_UP,
 };
 
 const ROUNDS: u32 = 5;
-/// Long enough for segments to be recycled and connections to Kafka to be made.
-const WARM_UP: Duration = Duration::from_secs(5);
 /// If the publisher needs a larger share of a round's time after its end, the round's figures lack
 /// a part of its work.
 const PUBLISH_LAG_MAX: f64 = 0.1;

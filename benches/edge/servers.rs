@@ -11,15 +11,16 @@ use anyhow::{Context, ensure};
 
 use crate::{
     children::{self, Child, Conversation},
+    counts::{Counter, Counts},
     edge::{Edge, Home, PATIENCE},
     figures::progress,
     kafka::Kafka,
     process::{Process, Taken},
-    wrk::{Summary, Wrk},
+    wrk::{Call, ONE_KB, Summary, Wrk},
 };
 
 /// Long enough for segments to be recycled and connections to Kafka to be made.
-const WARM_UP: Duration = Duration::from_secs(5);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(5);
 
 /// A server with its own Kafka.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub(crate) struct Server {
     pub(crate) name: &'static str,
     kind: Kind,
     kafka: Option<Kafka>,
+    pub(crate) call: Call,
     /// Calls whose answer wrk has read.
     answered: u64,
     /// Further calls that may have been accepted, because wrk ends in the middle of them.
@@ -58,19 +60,30 @@ pub(crate) struct Share {
     pub(crate) cpu_us: f64,
     /// Voluntary context switches.
     pub(crate) waits: f64,
+    /// The other context switches.
+    pub(crate) losses: f64,
 }
 
 impl Server {
     pub(crate) fn edge(name: &'static str, binary: &Path) -> anyhow::Result<Self> {
-        let kafka = Kafka::mock()?;
-        let home = Home::new(&kafka)?;
-        let edge = Edge::start_binary(&home, binary)?;
-        Ok(Self::new(name, Kind::Edge { edge, _home: home }, Some(kafka)))
+        Self::edge_for(name, ONE_KB, |home| Edge::start_binary(home, binary))
     }
 
-    pub(crate) fn baseline(name: &'static str) -> anyhow::Result<Self> {
+    /// An edge that gets such calls.
+    pub(crate) fn edge_for(
+        name: &'static str,
+        call: Call,
+        start: impl FnOnce(&Home) -> anyhow::Result<Edge>,
+    ) -> anyhow::Result<Self> {
+        let kafka = Kafka::mock()?;
+        let home = Home::with_sources(&kafka, call.sources)?;
+        let edge = start(&home)?;
+        Ok(Self { call, ..Self::new(name, Kind::Edge { edge, _home: home }, Some(kafka)) })
+    }
+
+    pub(crate) fn baseline(name: &'static str, call: Call) -> anyhow::Result<Self> {
         let (process, conversation, address) = children::start(Child::Baseline, "")?;
-        Ok(Self::new(name, Kind::Child(process, conversation, address), None))
+        Ok(Self { call, ..Self::new(name, Kind::Child(process, conversation, address), None) })
     }
 
     pub(crate) fn comparator(name: &'static str, child: Child) -> anyhow::Result<Self> {
@@ -80,7 +93,7 @@ impl Server {
     }
 
     fn new(name: &'static str, kind: Kind, kafka: Option<Kafka>) -> Self {
-        Self { name, kind, kafka, answered: 0, unanswered: 0 }
+        Self { name, kind, kafka, call: ONE_KB, answered: 0, unanswered: 0 }
     }
 
     fn url(&self) -> String {
@@ -118,12 +131,27 @@ impl Server {
         }
     }
 
-    fn turn(&mut self, wrk: Wrk) -> anyhow::Result<Turn> {
-        let before = self.process().threads()?;
-        let summary = wrk.send(&self.url())?;
+    /// Loads it, and waits until everything is published.
+    fn load(&mut self, wrk: Wrk) -> anyhow::Result<Summary> {
+        let summary = wrk.send(&self.url(), self.call)?;
         self.answered += summary.requests;
         self.unanswered += u64::from(wrk.connections);
         self.settle()?;
+        Ok(summary)
+    }
+
+    /// A turn whose syscalls and allocations are counted. It is slower, and gives no other figures.
+    /// Also returns the requests.
+    pub(crate) fn counted(&mut self, wrk: Wrk, counter: &Counter) -> anyhow::Result<(Counts, u64)> {
+        let id = self.process().id();
+        let (counts, summary) = counter.count(id, || self.load(wrk))?;
+        self.prove()?;
+        Ok((counts, summary.requests))
+    }
+
+    fn turn(&mut self, wrk: Wrk) -> anyhow::Result<Turn> {
+        let before = self.process().threads()?;
+        let summary = self.load(wrk)?;
         let turn = Turn::new(&summary, &before, &self.process().threads()?);
         progress(format_args!(
             "{} connections, {}: {:.0}/s, {:.1} µs, p50 {:.2} ms, p99 {:.2} ms (wrk takes {:.2} cores)",
@@ -138,7 +166,7 @@ impl Server {
         Ok(turn)
     }
 
-    /// Proves that all answered calls were accepted, and that each accepted call is in Kafka once.
+    /// Proves that all answered calls were accepted, and that each of their elements is in Kafka once.
     fn prove(&mut self) -> anyhow::Result<()> {
         let accepted = self.settle()?;
         let (answered, most) = (self.answered, self.answered + self.unanswered);
@@ -149,7 +177,7 @@ impl Server {
         );
         let Some(kafka) = &self.kafka else { return Ok(()) };
         if let Kind::Edge { edge, .. } = &self.kind {
-            return edge.prove(kafka, accepted);
+            return edge.prove(kafka, accepted * u64::from(self.call.elements));
         }
         let records = kafka.records()?;
         ensure!(records == accepted, "{}: {accepted} accepted, {records} in Kafka", self.name);
@@ -158,7 +186,7 @@ impl Server {
 }
 
 impl Turn {
-    fn new(
+    pub(crate) fn new(
         summary: &Summary,
         before: &BTreeMap<String, Taken>,
         after: &BTreeMap<String, Taken>,
@@ -167,10 +195,10 @@ impl Turn {
         let share = |(name, taken): (&String, &Taken)| {
             let earlier = before.get(name).copied().unwrap_or_default();
             let cpu = taken.cpu.saturating_sub(earlier.cpu);
-            let waits = taken.waits.saturating_sub(earlier.waits);
             let share = Share {
                 cpu_us: cpu.as_secs_f64() * 1e6 / requests,
-                waits: waits as f64 / requests,
+                waits: taken.waits.saturating_sub(earlier.waits) as f64 / requests,
+                losses: taken.losses.saturating_sub(earlier.losses) as f64 / requests,
             };
             (name.clone(), share)
         };

@@ -10,7 +10,7 @@ use crate::{
     edge,
     figures::{Row, Spread, decimals, thousands},
     servers::{Server, Turn, take_turns},
-    wrk::{self, Wrk},
+    wrk::{self, ONE_KB, Wrk},
 };
 
 const ROUNDS: u32 = 5;
@@ -21,7 +21,7 @@ const TOLERANCE: f64 = 0.03;
 
 pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
     let mut servers = [
-        Server::baseline("the baseline")?,
+        Server::baseline("the baseline", ONE_KB)?,
         Server::comparator("axum + rdkafka, answers from memory", Child::FromMemory)?,
         Server::comparator("axum + rdkafka, awaits the ack", Child::Acknowledged)?,
         Server::edge("the edge", Path::new(edge::BINARY))?,
@@ -30,18 +30,12 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
     for connections in [16, 64, 256] {
         let wrk = Wrk { connections, time: effort.round };
         let turns = take_turns(&mut servers, wrk, effort.rounds(ROUNDS))?;
-        let (baseline, others) = (&turns[0], servers.iter().zip(&turns).skip(1));
-        rows.push(Row {
-            figure: format!("wrk, {connections} connections: {}", servers[0].name),
-            target: "",
-            measured: "1".to_owned(),
-            met: None,
-            note: absolute(baseline),
-        });
-        rows.extend(
-            others.map(|(server, turns)| beside(connections, server.name, baseline, turns)),
-        );
-        rows.push(threads(connections, &turns[turns.len() - 1]));
+        let figure = |server: &Server| format!("wrk, {connections} connections: {}", server.name);
+        rows.push(first(figure(&servers[0]), &turns[0]));
+        let others = servers.iter().zip(&turns).skip(1);
+        rows.extend(others.map(|(server, own)| beside(figure(server), &turns[0], own)));
+        let edge = servers.len() - 1;
+        rows.push(threads(format!("{} by thread", figure(&servers[edge])), &turns[edge]));
     }
     Ok(rows)
 }
@@ -61,7 +55,7 @@ pub(crate) fn against(old: &Path, effort: Effort) -> anyhow::Result<Vec<Row>> {
 }
 
 /// The ratio of each round. Both servers ran in it, so that other load of the machine cancels out.
-fn ratio(before: &[Turn], after: &[Turn], figure: fn(&Turn) -> f64) -> Spread {
+pub(crate) fn ratio(before: &[Turn], after: &[Turn], figure: fn(&Turn) -> f64) -> Spread {
     Spread::of(after.iter().zip(before).map(|(after, before)| figure(after) / figure(before)))
 }
 
@@ -69,7 +63,7 @@ fn spread(turns: &[Turn], figure: fn(&Turn) -> f64) -> Spread {
     Spread::of(turns.iter().map(figure))
 }
 
-fn absolute(turns: &[Turn]) -> String {
+pub(crate) fn absolute(turns: &[Turn]) -> String {
     format!(
         "{} requests/s, {} µs, p50 {} ms, p99 {} ms",
         spread(turns, |turn| turn.per_second).show(thousands),
@@ -79,10 +73,15 @@ fn absolute(turns: &[Turn]) -> String {
     )
 }
 
-fn beside(connections: u16, name: &str, baseline: &[Turn], turns: &[Turn]) -> Row {
+/// The server that others are compared with.
+pub(crate) fn first(figure: String, turns: &[Turn]) -> Row {
+    Row { figure, target: "", measured: "1".to_owned(), met: None, note: absolute(turns) }
+}
+
+pub(crate) fn beside(figure: String, baseline: &[Turn], turns: &[Turn]) -> Row {
     let two = decimals(2);
     Row {
-        figure: format!("wrk, {connections} connections: {name}"),
+        figure,
         target: "",
         measured: format!(
             "{} of the requests/s, {}× the CPU a request",
@@ -94,7 +93,7 @@ fn beside(connections: u16, name: &str, baseline: &[Turn], turns: &[Turn]) -> Ro
     }
 }
 
-fn threads(connections: u16, turns: &[Turn]) -> Row {
+pub(crate) fn threads(figure: String, turns: &[Turn]) -> Row {
     let mut names: Vec<_> = turns.iter().flat_map(|turn| turn.threads.keys()).collect();
     names.sort_unstable();
     names.dedup();
@@ -112,11 +111,13 @@ fn threads(connections: u16, turns: &[Turn]) -> Row {
     let shares: Vec<_> =
         shares.iter().map(|(cpu, waits, name)| format!("{name} {cpu:.1} µs, {waits:.3}")).collect();
     Row {
-        figure: format!("wrk, {connections} connections: the edge by thread"),
+        figure,
         target: "",
         measured: format!(
-            "{} µs, {waits:.2} voluntary context switches a request",
-            spread(turns, |turn| turn.cpu_us).show(decimals(1))
+            "{} µs, {waits:.2} voluntary and {} other context switches a request",
+            spread(turns, |turn| turn.cpu_us).show(decimals(1)),
+            spread(turns, |turn| turn.threads.values().map(|share| share.losses).sum())
+                .show(decimals(2))
         ),
         met: None,
         note: shares.join("; "),

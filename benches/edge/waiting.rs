@@ -47,7 +47,7 @@ fn compare(effort: Effort, kafka: &Kafka, name: &str, target: &'static str) -> a
     let (mut plain, mut waiting, mut accepted) = (Vec::new(), Vec::new(), 0);
     for _ in 0..effort.rounds(ROUNDS) {
         for (wait, turns) in [("0s", &mut plain), (WAIT, &mut waiting)] {
-            let edge = Edge::start_that_waits(&home, wait)?;
+            let edge = Edge::start_with(&home, "HTTP__WAIT_FOR_KAFKA", wait)?;
             let (turn, calls) = turn(&edge, effort.round)?;
             accepted += calls;
             edge.prove(kafka, accepted)?;

@@ -23,6 +23,22 @@ pub(crate) struct Wrk {
     pub(crate) time: Duration,
 }
 
+/// What each of the calls is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call {
+    /// Of the body, unless its elements need more.
+    pub(crate) bytes: u32,
+    /// Statuses in the body.
+    pub(crate) elements: u32,
+    /// Sources that the calls go to in turn.
+    pub(crate) sources: u32,
+    /// Whether the body is one chunk, instead of having a Content-Length.
+    pub(crate) is_chunked: bool,
+}
+
+/// One status of 1 KB.
+pub(crate) const ONE_KB: Call = Call { bytes: 1024, elements: 1, sources: 1, is_chunked: false };
+
 /// What `wrk.lua` printed at the end.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Summary {
@@ -49,14 +65,16 @@ impl Wrk {
     ///
     /// # Errors
     /// When a call was not answered, or not with success.
-    pub(crate) fn send(self, url: &str) -> anyhow::Result<Summary> {
+    pub(crate) fn send(self, url: &str, call: Call) -> anyhow::Result<Summary> {
+        let Call { bytes, elements, sources, is_chunked } = call;
         let mut command = Command::new("wrk");
         command
             .args(["-t", THREADS, "-c", &self.connections.to_string()])
             .args(["-d", &format!("{}s", self.time.as_secs())])
             .args(["-H", &format!("{}: {}", edge::HEADER, edge::SECRET), "-s"])
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/edge/wrk.lua"))
-            .arg(url)
+            .args([url, "--", if is_chunked { "chunked" } else { "length" }])
+            .args([bytes, elements, sources].map(|number| number.to_string()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         let mut process = Process::start("wrk", &mut command)?;
