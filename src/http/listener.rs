@@ -10,6 +10,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -29,6 +30,10 @@ use super::{
 
 /// Before the next try when file descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A peer that acknowledges nothing of what it is sent for so long has vanished. Else an open stream would
+/// keep its place until TCP gives up, after a quarter of an hour.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// Read buffer of one connection, and so the largest head of HTTP/1.
 const READ_AHEAD_BYTES: usize = 16 << 10;
@@ -142,6 +147,11 @@ async fn next(listener: &TcpListener) -> TcpStream {
     }
 }
 
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    Ok(set_tcp_user_timeout(stream, UNACKNOWLEDGED.as_millis() as u32)?)
+}
+
 /// Whether only the connection that was to be accepted has failed.
 fn is_callers(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
@@ -166,7 +176,7 @@ fn protocol() -> auto::Builder<TokioExecutor> {
 impl<H: Handler> Server<H> {
     async fn connection(self: Arc<Self>, stream: TcpStream, mut place: Place) {
         // This fails only if the connection has ended already.
-        stream.set_nodelay(true).ok();
+        set_options(&stream).ok();
         let Some(certificates) = &self.certificates else {
             return self.speak(stream, &mut place).await;
         };
@@ -253,4 +263,21 @@ fn is_refusal(error: &(dyn Error + 'static), http2: bool) -> bool {
     let Some(error) = error.downcast_ref::<hyper::Error>() else { return false };
     let broke = error.source().is_none_or(|source| source.is::<io::Error>());
     error.is_parse() || (http2 && !broke)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt::tcp_user_timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_vanishes_is_given_up_after_half_a_minute() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = next(&listener).await;
+        set_options(&stream).unwrap();
+        assert_eq!(tcp_user_timeout(&stream).unwrap(), 30_000);
+        assert!(stream.nodelay().unwrap());
+    }
 }
