@@ -3,7 +3,7 @@
 //! The file `arrivals` in the journal's directory holds it, as a JSON object of milliseconds since
 //! 1970. Nothing depends on it but what the inspector shows, so it is not synced.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, mem, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
@@ -28,7 +28,13 @@ type Times = BTreeMap<String, u64>;
 pub(super) struct Arrivals {
     calls: Arc<RecentCalls>,
     journal: Journal,
-    written: Arc<Mutex<Times>>,
+    written: Arc<Mutex<Written>>,
+}
+
+struct Written {
+    times: Times,
+    /// The last write failed, and the log says so.
+    is_failing: bool,
 }
 
 impl Arrivals {
@@ -41,7 +47,8 @@ impl Arrivals {
             .and_then(|content| serde_json::from_slice(&content).ok())
             .unwrap_or_default();
         calls.restore(times.clone());
-        Self { calls, journal, written: Arc::new(Mutex::new(times)) }
+        let written = Written { times, is_failing: false };
+        Self { calls, journal, written: Arc::new(Mutex::new(written)) }
     }
 
     /// Writes changes until it is aborted.
@@ -60,13 +67,25 @@ impl Arrivals {
     pub(super) fn write(&self) {
         let Some(mut written) = self.written.try_lock() else { return };
         let times = self.calls.last_arrivals();
-        if times == *written {
+        if times == written.times {
             return;
         }
         match self.try_write(&times) {
-            Ok(()) => *written = times,
-            // The journal reports a disk that fails.
-            Err(error) => tracing::debug!(%error, "the last arrivals cannot be written"),
+            Ok(()) => {
+                written.times = times;
+                if mem::take(&mut written.is_failing) {
+                    tracing::info!("the last arrivals are written again");
+                }
+            }
+            Err(error) => {
+                if !mem::replace(&mut written.is_failing, true) {
+                    tracing::warn!(
+                        %error,
+                        "when each source called last cannot be written, so a restart forgets it; \
+                         calls are not concerned, and it is tried again"
+                    );
+                }
+            }
         }
     }
 

@@ -341,6 +341,11 @@ impl Edge {
         log[self.running().process.log_from..].iter().any(|line| line.contains(what))
     }
 
+    /// How often the edge has said this, in all its processes.
+    pub(crate) fn times_logged(&self, what: &str) -> usize {
+        self.log.lock().unwrap().iter().filter(|line| line.contains(what)).count()
+    }
+
     /// Does something while nobody reads what the process logs.
     pub(crate) fn while_log_stands<T>(&self, work: impl FnOnce() -> T) -> T {
         let log = self.log.lock().unwrap();

@@ -62,6 +62,9 @@ pub(super) enum KafkaState {
 /// What a record holds.
 #[derive(Serialize)]
 pub(super) struct Described {
+    /// Of the body, without its compression. 0: it was not read.
+    #[serde(skip)]
+    pub(super) body_bytes: usize,
     /// Events and dead letters.
     total: usize,
     /// The first of them.
@@ -108,7 +111,7 @@ struct Details {
 
 impl Described {
     pub(super) fn unread(why: Unread) -> Self {
-        Self { total: 0, events: Vec::new(), unread: Some(why) }
+        Self { body_bytes: 0, total: 0, events: Vec::new(), unread: Some(why) }
     }
 
     /// Reads a record. In a list, the sender's ids are masked.
@@ -132,8 +135,10 @@ fn described(
     let parsed = normalize::parse(&body);
     let items = normalize::items(callback, config.event_settings(callback.source), &parsed);
     let events = items.iter().take(events_max).map(|item| event(item, config, is_masked));
-    let what = Described { total: items.len(), events: events.collect(), unread: None };
-    let text = (!is_masked).then(|| shown_body(body.bytes().unwrap_or(callback.body)));
+    let bytes = body.bytes().unwrap_or(callback.body);
+    let (body_bytes, total) = (bytes.len(), items.len());
+    let what = Described { body_bytes, total, events: events.collect(), unread: None };
+    let text = (!is_masked).then(|| shown_body(bytes));
     (what, text)
 }
 

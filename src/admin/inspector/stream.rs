@@ -39,8 +39,9 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const SHOWN_MAX: usize = 20;
 /// A look that has made so many bytes leaves the other sources to the next look.
 const EVENTS_BYTES: usize = 256 << 10;
-/// Bytes of bodies that one look reads. Later bodies are read when a person asks for one.
-const READ_BYTES_MAX: usize = 512 << 10;
+/// Bytes of bodies that one look reads, without their compression: only the last body that is read may go
+/// beyond. Other bodies are read when a person asks for one.
+const READ_BYTES_MAX: i64 = 512 << 10;
 
 /// What one page has seen.
 struct Follower {
@@ -152,7 +153,7 @@ impl Follower {
         events: &mut String,
         source: &str,
         committed: Position,
-        bytes_left: &mut usize,
+        bytes_left: &mut i64,
     ) {
         let state = &self.inspector.state;
         let initial = !self.next.contains_key(source);
@@ -171,10 +172,13 @@ impl Follower {
         let calls = new.iter().enumerate().map(|(at, call)| {
             shown(call, sources.clone(), |accepted| {
                 let kafka = kafka_state(&state.journal, committed, accepted.position);
-                let what = match unread {
-                    Some(unread) if at <= unread => Described::unread(Unread::Busy),
-                    _ => describe(&mut reader, accepted.position, &self.config),
+                let is_busy = *bytes_left < 0 || unread.is_some_and(|unread| at <= unread);
+                let what = match is_busy {
+                    true => Described::unread(Unread::Busy),
+                    false => describe(&mut reader, accepted.position, &self.config),
                 };
+                // How much a compressed body holds is known when it has been read.
+                *bytes_left -= (what.body_bytes as i64 - i64::from(accepted.body_bytes)).max(0);
                 (kafka, what)
             })
         });
@@ -221,12 +225,15 @@ impl Follower {
     }
 }
 
-/// Takes what reading a call takes of `bytes_left`, if there is as much.
-fn take_bytes(call: &RecentCall, bytes_left: &mut usize) -> bool {
+/// Takes what reading a call takes at least of `bytes_left`, if there is as much.
+fn take_bytes(call: &RecentCall, bytes_left: &mut i64) -> bool {
     let CallOutcome::Accepted(accepted) = &call.outcome else { return true };
-    let left = bytes_left.checked_sub(accepted.body_bytes as usize);
-    *bytes_left = left.unwrap_or(*bytes_left);
-    left.is_some()
+    let bytes = i64::from(accepted.body_bytes);
+    let is_enough = *bytes_left >= bytes;
+    if is_enough {
+        *bytes_left -= bytes;
+    }
+    is_enough
 }
 
 fn describe(reader: &mut Reader, position: Position, config: &Config) -> Described {

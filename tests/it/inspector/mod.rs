@@ -1,5 +1,6 @@
 //! The inspector, as a browser gets it and as others do not.
 
+mod limits;
 mod served;
 
 use std::{sync::Arc, time::Duration};
