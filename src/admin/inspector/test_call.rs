@@ -89,3 +89,21 @@ async fn call(
     let (url, status, failure) = (url.to_owned(), answered.as_ref().ok().copied(), answered.err());
     TestResult { way, url, status, failure }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_says_each_failure_in_both_languages_and_what_to_do_about_tls() {
+        use Failure::{Closed, Connect, Malformed, Timeout, Tls};
+        let texts = include_str!("texts.js");
+        for failure in [Connect, Tls, Timeout, Closed, Malformed] {
+            let key = format!("\"{failure}\": ");
+            let said: Vec<_> = texts.lines().filter(|line| line.contains(&key)).collect();
+            assert_eq!(said.len(), 2, "{failure}");
+            let has_remedy = said.iter().all(|line| line.contains("http.public_url"));
+            assert!(failure != Tls || has_remedy, "{said:?}");
+        }
+    }
+}

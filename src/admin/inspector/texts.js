@@ -51,7 +51,7 @@ const pt = {
   test_status: (status) => `recusado (${status})`,
   test_failure: {
     "no connection": "sem conexão",
-    "no TLS": "o TLS falhou: confira certificado e nome",
+    "no TLS": "o TLS falhou: o certificado tem de ser de uma autoridade pública e conter o nome da URL; configure http.public_url com um nome que está nele",
     "no answer in 60 s": "sem resposta",
     "closed before the answer": "a conexão caiu antes da resposta",
     "answer is not HTTP": "a resposta não é HTTP",
@@ -146,7 +146,7 @@ const en = {
   test_status: (status) => `refused (${status})`,
   test_failure: {
     "no connection": "no connection",
-    "no TLS": "TLS failed: check certificate and name",
+    "no TLS": "TLS failed: the certificate has to be of a public authority and to have the name of the URL; set http.public_url to a name that is in it",
     "no answer in 60 s": "no answer",
     "closed before the answer": "the connection ended before the answer",
     "answer is not HTTP": "the answer is not HTTP",
