@@ -3,7 +3,7 @@
 use super::{Aspect, Finding, kafka::obstructed};
 use crate::{
     config::{Config, client::largest_event},
-    kafka::{Obstacle, topic_state::TopicState},
+    kafka::{Obstacle, Risk, topic_state::TopicState},
 };
 
 const ASPECT: Aspect = Aspect::KafkaTopic;
@@ -74,6 +74,7 @@ fn number(state: &TopicState, name: &str) -> Option<i64> {
 /// Without the settings, `min.insync.replicas` is not known and not judged.
 fn judge_copies(name: &str, state: &TopicState) -> Vec<Finding> {
     let TopicState { replicas, in_sync, .. } = *state;
+    let has = |risk: Risk| risk.is_in(|name| setting(state, name));
     let min = number(state, "min.insync.replicas").map(|min| min.max(1) as usize);
     let mut findings = Vec::new();
     match min {
@@ -82,7 +83,7 @@ fn judge_copies(name: &str, state: &TopicState) -> Vec<Finding> {
             let remedy = "give it three (kafka-reassign-partitions.sh), and min.insync.replicas=2";
             findings.push(Finding::warning(ASPECT, found, remedy));
         }
-        Some(1) => {
+        _ if has(Risk::MinInsync) => {
             let found = format!(
                 "{name} has min.insync.replicas=1: an event that one broker alone has counts as kept"
             );
@@ -109,13 +110,14 @@ fn judge_copies(name: &str, state: &TopicState) -> Vec<Finding> {
 }
 
 fn judge_settings(config: &Config, name: &str, state: &TopicState) -> Vec<Finding> {
+    let has = |risk: Risk| risk.is_in(|name| setting(state, name));
     let mut findings = Vec::new();
-    if setting(state, "unclean.leader.election.enable") == Some("true") {
+    if has(Risk::Unclean) {
         let found =
             format!("{name} has unclean.leader.election.enable=true: Kafka may lose events");
         findings.push(Finding::warning(ASPECT, found, "set it to false"));
     }
-    if setting(state, "cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+    if has(Risk::Compacted) {
         let found = format!(
             "{name} is compacted (cleanup.policy): Kafka deletes all but the last event of each key"
         );

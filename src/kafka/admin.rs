@@ -15,7 +15,7 @@ use rdkafka::{
     metadata::{Metadata, MetadataPartition},
 };
 
-use super::{Blocked, Code, Limits, Obstacle, Topics, librdkafka::Cluster};
+use super::{Blocked, Code, Limits, Obstacle, Risk, Topics, librdkafka::Cluster};
 use crate::{
     config::{Config, CreateTopics},
     event::Topic,
@@ -174,11 +174,8 @@ impl Cluster {
 
     fn limits(&self, name: &str, resource: &ConfigResource) -> Limits {
         let value = |key: &str| resource.get(key).and_then(|entry| entry.value.as_deref());
-        for (risk, risky) in [
-            ("min_insync", value("min.insync.replicas") == Some("1")),
-            ("unclean", value("unclean.leader.election.enable") == Some("true")),
-            ("compacted", value("cleanup.policy").is_some_and(|policy| policy.contains("compact"))),
-        ] {
+        for risk in Risk::ALL {
+            let (risky, risk) = (risk.is_in(value), risk.as_str());
             let gauge = self.metrics.kafka_topic_risky.with_label_values(&[name, risk]);
             if risky && gauge.get() == 0 {
                 tracing::warn!(

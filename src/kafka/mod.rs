@@ -25,7 +25,7 @@ pub use rdkafka::types::RDKafkaErrorCode as Code;
 pub use self::{
     error::{Blocked, Failure, Fault, Obstacle, Step, classify, label},
     record::{Draft, Headers, Record},
-    topics::{Limits, Timestamps, Topics},
+    topics::{Limits, Risk, Timestamps, Topics},
 };
 
 /// A cluster, as one consumer group sees it: the edge's identity, or a replay's group.

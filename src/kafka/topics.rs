@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use super::{Blocked, Obstacle};
-use crate::{config, event::Topic};
+use crate::{
+    config,
+    event::{Topic, named},
+};
 
 /// Retention that is assumed where it cannot be read.
 const RETENTION_MS: u64 = 24 * 60 * 60 * 1000;
@@ -29,6 +32,31 @@ pub struct Limits {
     pub min_insync: Option<usize>,
     /// The number of replicas in sync of a partition that has too few of them.
     pub too_few_in_sync: Option<usize>,
+}
+
+named! {
+    /// A setting of a topic that lets Kafka lose events.
+    Risk {
+        /// An event that one broker alone has counts as kept.
+        MinInsync = "min_insync",
+        /// A broker that lacks events may lead.
+        Unclean = "unclean",
+        /// Only the last event of each key stays.
+        Compacted = "compacted",
+    }
+}
+
+impl Risk {
+    /// Whether settings, by Kafka's own names, have it.
+    pub(crate) fn is_in<'a>(self, setting: impl Fn(&str) -> Option<&'a str>) -> bool {
+        match self {
+            Self::MinInsync => setting("min.insync.replicas") == Some("1"),
+            Self::Unclean => setting("unclean.leader.election.enable") == Some("true"),
+            Self::Compacted => {
+                setting("cleanup.policy").is_some_and(|policy| policy.contains("compact"))
+            }
+        }
+    }
 }
 
 /// The time that a record carries.
