@@ -57,24 +57,25 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads the URL. For https it trusts the certificates of `ca_file`, or else Mozilla's.
+    /// Reads the URL. For https it trusts `roots`, or else Mozilla's.
     ///
     /// # Errors
-    /// Says what is wrong with URL, header or file.
+    /// Says what is wrong with URL or header.
     pub fn new(
         url: &str,
         method: Method,
         own_headers: &[(HeaderName, HeaderValue)],
-        ca_file: Option<&Path>,
+        roots: Option<&RootCertStore>,
     ) -> anyhow::Result<Self> {
-        let uri: Uri = url.parse().with_context(|| format!("{url} is not a URL"))?;
+        let shown = without_secrets(url);
+        let uri: Uri = url.parse().with_context(|| format!("{shown} is not a URL"))?;
         let (Some(host), Some(authority)) = (uri.host(), uri.authority()) else {
-            bail!("{url} is not a whole URL: use one such as http://localhost:8080/hooks/loja");
+            bail!("{shown} is not a whole URL: use one such as http://localhost:8080/hooks/loja");
         };
         let (tls, port) = match uri.scheme_str() {
             Some("http") => (None, 80),
-            Some("https") => (Some(tls(host, ca_file)?), 443),
-            _ => bail!("{url} is neither http:// nor https://"),
+            Some("https") => (Some(tls(host, roots)?), 443),
+            _ => bail!("{shown} is neither http:// nor https://"),
         };
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_str(authority.as_str())?);
@@ -157,6 +158,20 @@ pub fn trusted_roots(ca_file: Option<&Path>) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
+/// A URL, also a wrong one, without what may be secret: user, password, query and fragment.
+pub fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+            (format!("{scheme}://"), rest)
+        }
+        _ => (String::new(), url),
+    };
+    let (address, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+    // The mark may stand in a password, and the @ in a query.
+    let address = if query.contains('@') { "..." } else { address };
+    scheme + address.rsplit('@').next().unwrap_or_default()
+}
+
 /// Whether the internet has a way to an address: neither private nor of a documentation's or another special
 /// range.
 pub fn is_public(address: IpAddr) -> bool {
@@ -196,8 +211,11 @@ pub fn on_this_machine(mut listen: SocketAddr) -> SocketAddr {
     listen
 }
 
-fn tls(host: &str, ca_file: Option<&Path>) -> anyhow::Result<(TlsConnector, ServerName<'static>)> {
-    let roots = trusted_roots(ca_file)?;
+fn tls(
+    host: &str,
+    roots: Option<&RootCertStore>,
+) -> anyhow::Result<(TlsConnector, ServerName<'static>)> {
+    let roots = roots.map_or_else(|| trusted_roots(None), |roots| Ok(roots.clone()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -340,6 +358,24 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_what_may_be_secret() {
+        for (url, shown) in [
+            ("https://e.example/hooks/loja", "https://e.example/hooks/loja"),
+            ("https://me:secret@e.example/hooks/loja", "https://e.example/hooks/loja"),
+            ("https://e.example/hooks/loja?token=secret#secret", "https://e.example/hooks/loja"),
+            ("https://me:se@cr/et@e.example", "https://e.example"),
+            ("https://me:se?cret@e.example", "https://..."),
+            ("https://e.example/hooks?to=secret@secret", "https://..."),
+            ("me:secret@e.example/hooks/loja", "e.example/hooks/loja"),
+            ("me:secret://secret@e.example", "e.example"),
+            ("https://", "https://"),
+            ("", ""),
+        ] {
+            assert_eq!(without_secrets(url), shown, "{url}");
+        }
+    }
 
     #[test]
     fn only_addresses_of_the_internet_are_public() {

@@ -9,15 +9,19 @@ use std::{
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, Uri, Version};
-use jiff::{Timestamp, fmt::rfc2822};
+use http::{HeaderValue, Method, StatusCode, Version};
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Aspect, Finding, Report, Severity, Subject, Webhook, block_on, kafka};
+use super::{
+    Aspect, Finding, Report, Severity, Subject, Webhook, block_on, kafka, machine::compare_clocks,
+};
 use crate::{
-    caller::{Answer, EDGE_TEST, Failure, MessageId, Target, Template, WeniClient},
+    caller::{
+        Answer, EDGE_TEST, Failure, MessageId, Target, Template, WeniClient, without_secrets,
+    },
     event::Topic,
     kafka::{
         Blocked, Obstacle, View,
@@ -30,8 +34,6 @@ use crate::{
 const CALL: Duration = Duration::from_secs(10);
 /// From the last answer until its event has to be in Kafka. An edge publishes within a second.
 const IN_KAFKA: Duration = Duration::from_secs(10);
-/// Clocks that differ by more are worth a word.
-const CLOCKS: i64 = 30;
 const ASPECT: Aspect = Aspect::Call;
 
 /// Sent instead of the secret, to be refused.
@@ -68,7 +70,7 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         return report.add(refused);
     }
     let Calls { receipts, clock, .. } = calls;
-    report.all(clock);
+    report.add(clock.unwrap_or_else(|| compare_clocks(None, Timestamp::now())));
     if !receipts.is_empty() {
         let within = report.time_left().min(IN_KAFKA);
         let arrived = follower.and_then(|follower| arrivals(follower, &receipts, within));
@@ -92,7 +94,7 @@ pub(super) fn target(subject: &Subject, way: Way) -> anyhow::Result<Option<Targe
     });
     let method = if way == Way::Get { Method::GET } else { Method::POST };
     let header: Vec<_> = header.transpose()?.into_iter().collect();
-    Target::new(&webhook.url, method, &header, subject.ca_file.as_deref()).map(Some)
+    Target::new(&webhook.url, method, &header, Some(&subject.roots)).map(Some)
 }
 
 async fn call(
@@ -163,9 +165,12 @@ impl Calls<'_> {
         let is_refused = judged.severity == Severity::Problem;
         self.report.add(judged);
         self.receipts.extend(receipt.map(|receipt| (receipt, name)));
-        let date = answer.date.as_ref().and_then(|date| date.to_str().ok());
-        self.clock =
-            date.and_then(|date| judge_clock(date, Timestamp::now())).or(self.clock.take());
+        if let Some(date) = answer.date.as_ref().and_then(|date| date.to_str().ok()) {
+            let compared = compare_clocks(Some(date), Timestamp::now());
+            if self.clock.as_ref().is_none_or(|clock| clock.severity <= compared.severity) {
+                self.clock = Some(compared);
+            }
+        }
         let is_other = !is_http1 && answer.version != Version::HTTP_2;
         if is_other {
             let found = "HTTP/2 is not offered, so Weni uses HTTP/1.1";
@@ -239,11 +244,7 @@ fn judge(way: Way, name: &str, status: StatusCode, has_receipt: bool) -> Finding
 }
 
 fn unanswered(webhook: &Webhook, way: Way, error: &anyhow::Error) -> Finding {
-    // Userinfo and query may be secrets.
-    let whole: Uri = webhook.url.parse().unwrap_or_default();
-    let (host, path) = (whole.authority().map_or("", |all| all.as_str()), whole.path());
-    let host = host.rsplit('@').next().unwrap_or_default();
-    let found = format!("{host}{path}: {}: {error:#}", way.name());
+    let found = format!("{}: {}: {error:#}", without_secrets(&webhook.url), way.name());
     let remedy = match error.downcast_ref::<Failure>() {
         Some(Failure::Connect) => "start the edge, and let the port through to http.listen",
         Some(Failure::Tls) => {
@@ -259,18 +260,6 @@ fn unanswered(webhook: &Webhook, way: Way, error: &anyhow::Error) -> Finding {
         }
     };
     Finding::problem(ASPECT, found, remedy)
-}
-
-/// Compares the clock of the server that answered with this machine's.
-fn judge_clock(date: &str, now: Timestamp) -> Option<Finding> {
-    let theirs = rfc2822::parse(date).ok()?.timestamp();
-    let seconds = now.as_second() - theirs.as_second();
-    let is_far = seconds.abs() > CLOCKS;
-    is_far.then(|| {
-        let found = format!("the clock here and that of the server differ by {} s", seconds.abs());
-        let remedy = "set the wrong one of the two (timedatectl)";
-        Finding::warning(Aspect::Clock, found, remedy)
-    })
 }
 
 /// Begins to read what comes into the topic of channel events.
@@ -375,14 +364,5 @@ mod tests {
             assert_eq!(judged.severity, severity, "{way:?} {status}: {judged:?}");
             assert_eq!(judged.remedy.is_none(), severity == Ok, "{judged:?}");
         }
-    }
-
-    #[test]
-    fn clocks_that_differ_are_noticed() {
-        let now = "2026-11-27T10:00:00Z".parse().unwrap();
-        assert_eq!(judge_clock("Fri, 27 Nov 2026 10:00:20 GMT", now), None);
-        let far = judge_clock("Fri, 27 Nov 2026 09:58:00 GMT", now).unwrap();
-        assert!(far.found.contains("differ by 120 s"), "{far:?}");
-        assert_eq!(judge_clock("yesterday", now), None);
     }
 }

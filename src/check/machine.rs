@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use jiff::Timestamp;
+use jiff::{Timestamp, fmt::rfc2822};
 use rustix::process::{Resource, getrlimit};
 
 use super::{Aspect, Finding, Report, Subject};
@@ -14,6 +14,8 @@ use crate::{config::Http, http::KEPT_DESCRIPTORS, journal::Holder};
 
 /// The program is younger: 2026-01-01.
 const EARLIEST: u64 = 1_767_225_600;
+/// Clocks that differ by more seconds are worth a word.
+const CLOCKS: i64 = 30;
 /// Of deploy/RUNBOOK.md, Capacity: what the process takes beside calls, and what a connection takes.
 const BASE_BYTES: u64 = 64 << 20;
 const CONNECTION_BYTES: u64 = 32 << 10;
@@ -37,10 +39,22 @@ fn judge_clock(now: u64) -> Finding {
                       what carries such a time";
         return Finding::problem(Aspect::Clock, found, remedy);
     }
-    Finding::ok(
-        Aspect::Clock,
-        format!("this machine says {shown}; it was not compared with another clock"),
-    )
+    Finding::ok(Aspect::Clock, format!("this machine says {shown}"))
+}
+
+/// Compares this machine's clock with that of a server, by the `Date` of its answer.
+pub(super) fn compare_clocks(date: Option<&str>, now: Timestamp) -> Finding {
+    let Some(theirs) = date.and_then(|date| rfc2822::parse(date).ok()) else {
+        let found = "the clock was not compared with another one: no answer has a Date";
+        return Finding::ok(Aspect::Clock, found);
+    };
+    let seconds = (now.as_second() - theirs.timestamp().as_second()).abs();
+    let found = format!("the clock here and that of the server differ by {seconds} s");
+    if seconds > CLOCKS {
+        let remedy = "set the wrong one of the two (timedatectl)";
+        return Finding::warning(Aspect::Clock, found, remedy);
+    }
+    Finding::ok(Aspect::Clock, found)
 }
 
 /// The edge that runs here if its limits can be read, or else this process, whose limits a new edge gets
@@ -219,5 +233,17 @@ mod tests {
     fn a_clock_of_another_year_is_noticed() {
         assert_eq!(judge_clock(0).severity, Severity::Problem);
         assert_eq!(judge_clock(1_795_000_000).severity, Severity::Ok);
+    }
+
+    #[test]
+    fn clocks_that_differ_are_noticed() {
+        let now = "2026-11-27T10:00:00Z".parse().unwrap();
+        let near = compare_clocks(Some("Fri, 27 Nov 2026 10:00:20 GMT"), now);
+        assert_eq!(near.severity, Severity::Ok);
+        let far = compare_clocks(Some("Fri, 27 Nov 2026 09:58:00 GMT"), now);
+        assert!(far.severity == Severity::Warning && far.found.contains("by 120 s"), "{far:?}");
+        for date in [None, Some("yesterday")] {
+            assert!(compare_clocks(date, now).found.contains("was not compared"), "{date:?}");
+        }
     }
 }

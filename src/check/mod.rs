@@ -127,7 +127,6 @@ pub struct Webhook {
 pub struct Subject {
     config: Arc<Config>,
     webhook: Option<Webhook>,
-    ca_file: Option<PathBuf>,
     roots: RootCertStore,
     running: OnceLock<io::Result<Option<Holder>>>,
 }
@@ -144,8 +143,7 @@ impl Subject {
         ca_file: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let roots = trusted_roots(ca_file.as_deref())?;
-        let subject =
-            Self { config: Arc::new(config), webhook, ca_file, roots, running: <_>::default() };
+        let subject = Self { config: Arc::new(config), webhook, roots, running: <_>::default() };
         calls::target(&subject, calls::Way::Post)?;
         Ok(subject)
     }

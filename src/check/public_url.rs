@@ -7,20 +7,29 @@ use std::{
 };
 
 use http::Uri;
+use jiff::Timestamp;
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 
-use super::{Aspect, Finding, Report, Severity, Subject, block_on, certificate};
+use super::{
+    Aspect, Finding, Report, Severity, Subject, block_on, certificate, machine::compare_clocks,
+};
 use crate::caller::is_public;
 
 /// Of a name's addresses, of a connection, and of a handshake.
 const STEP: Duration = Duration::from_secs(5);
+/// Of an answer, more is not read.
+const HEAD_BYTES_MAX: u64 = 16 << 10;
 const ASPECT: Aspect = Aspect::PublicUrl;
 
 pub(super) fn probe(subject: &Subject, report: &Report) {
@@ -28,17 +37,17 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         let found = "http.public_url is not set, so the address that Weni calls was not looked at";
         let remedy = "set it to scheme and host of the URL in Weni, such as \
                       \"https://edge.example.com\"";
-        return report.add(Finding::warning(ASPECT, found, remedy));
+        report.add(Finding::warning(ASPECT, found, remedy));
+        return report.add(compare_clocks(None, Timestamp::now()));
     };
     let judged = judge(url);
     let is_usable = judged.iter().all(|finding| finding.severity < Severity::Problem);
     report.all(judged);
-    if is_usable {
-        match block_on(ASPECT, visit(url, &subject.roots)) {
-            Ok(findings) => report.all(findings),
-            Err(refused) => report.add(refused),
-        }
-    }
+    let visited =
+        if is_usable { block_on(ASPECT, visit(url, &subject.roots)) } else { Ok(<_>::default()) };
+    let (findings, date) = visited.unwrap_or_else(|refused| (vec![refused], None));
+    report.all(findings);
+    report.add(compare_clocks(date.as_deref(), Timestamp::now()));
 }
 
 /// The host of a checked URL, without the brackets of an IPv6 address.
@@ -75,16 +84,17 @@ fn judge(url: &str) -> Vec<Finding> {
     findings
 }
 
-/// Resolves the name, connects, and looks at the certificate. No call is made.
-async fn visit(url: &str, roots: &RootCertStore) -> Vec<Finding> {
-    let Some(host) = host(url) else { return Vec::new() };
+/// Resolves the name, connects, looks at the certificate, and asks for `/` to learn the server's `Date`. The
+/// request has no secret, and an edge counts it as a refused call.
+async fn visit(url: &str, roots: &RootCertStore) -> (Vec<Finding>, Option<String>) {
+    let Some(host) = host(url) else { return (Vec::new(), None) };
     let is_https = url.starts_with("https://");
     let port = url.parse::<Uri>().ok().and_then(|uri| uri.port_u16());
     let port = port.unwrap_or(if is_https { 443 } else { 80 });
     let addresses = match timeout(STEP, tokio::net::lookup_host((host.as_str(), port))).await {
         Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
-        Ok(Err(error)) => return vec![unresolved(&host, &error.to_string())],
-        Err(_) => return vec![unresolved(&host, "no name server answers within 5 s")],
+        Ok(Err(error)) => return (vec![unresolved(&host, &error.to_string())], None),
+        Err(_) => return (vec![unresolved(&host, "no name server answers within 5 s")], None),
     };
     let mut findings = Vec::new();
     if !addresses.iter().any(|address| is_public(address.ip())) {
@@ -94,18 +104,41 @@ async fn visit(url: &str, roots: &RootCertStore) -> Vec<Finding> {
     }
     let connected = match timeout(STEP, TcpStream::connect(&addresses[..])).await {
         Ok(Ok(stream)) if is_https => handshake(&host, stream, roots).await,
-        Ok(Ok(_)) => Ok(Vec::new()),
+        Ok(Ok(stream)) => Ok((Vec::new(), date_of(&host, stream).await)),
         Ok(Err(error)) => Err(unreached(url, &error.to_string())),
         Err(_) => Err(unreached(url, "nothing answers within 5 s")),
     };
     match connected {
-        Ok(judged) => {
+        Ok((judged, date)) => {
             findings.push(Finding::ok(ASPECT, format!("a server answers at {url}")));
             findings.extend(judged);
+            (findings, date)
         }
-        Err(finding) => findings.push(finding),
+        Err(finding) => {
+            findings.push(finding);
+            (findings, None)
+        }
     }
-    findings
+}
+
+/// The header `Date` of an answer over this connection, if there is one.
+async fn date_of(host: &str, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Option<String> {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let request = format!("HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let mut answer = Vec::new();
+    let exchange = async {
+        stream.write_all(request.as_bytes()).await?;
+        stream.take(HEAD_BYTES_MAX).read_to_end(&mut answer).await
+    };
+    // What came before an end without a farewell counts.
+    timeout(STEP, exchange).await.ok();
+    let answer = String::from_utf8_lossy(&answer);
+    let mut headers = answer.lines().take_while(|line| !line.is_empty());
+    let date = headers.find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("date").then(|| value.trim().to_owned())
+    });
+    date.filter(|_| answer.starts_with("HTTP/"))
 }
 
 fn listed(addresses: &[SocketAddr]) -> String {
@@ -123,12 +156,12 @@ fn unreached(url: &str, why: &str) -> Finding {
     Finding::warning(ASPECT, format!("{url} cannot be reached from here: {why}"), remedy)
 }
 
-/// Judges the certificate that the server shows.
+/// Judges the certificate that the server shows, and learns its `Date`.
 async fn handshake(
     host: &str,
     stream: TcpStream,
     roots: &RootCertStore,
-) -> Result<Vec<Finding>, Finding> {
+) -> Result<(Vec<Finding>, Option<String>), Finding> {
     let remedy = "have something that speaks TLS 1.2 or 1.3 with a certificate for the name listen \
                   there";
     let problem = |why: String| Finding::problem(ASPECT, why, remedy);
@@ -143,7 +176,8 @@ async fn handshake(
     };
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let judged = certificate::judge(chain, Some(host), roots, UnixTime::now()).into_iter();
-    Ok(judged.map(|finding| of_server(host, finding)).collect())
+    let judged = judged.map(|finding| of_server(host, finding)).collect();
+    Ok((judged, date_of(host, stream).await))
 }
 
 fn of_server(host: &str, mut finding: Finding) -> Finding {
@@ -152,7 +186,7 @@ fn of_server(host: &str, mut finding: Finding) -> Finding {
 }
 
 /// A client that takes any certificate, because [`certificate::judge`] judges what the server shows.
-/// Nothing is sent over the connection.
+/// No secret is sent over the connection.
 fn any_certificate() -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(ring::default_provider());
     Ok(ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -251,11 +285,15 @@ mod tests {
         let serve = async {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                acceptor.accept(stream).await.ok();
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let answer = "HTTP/1.1 404 No\r\ndate: Fri, 27 Nov 2026 10:00:00 GMT\r\n\r\n";
+                assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
             }
         };
-        let findings = tokio::select! {
-            findings = visit(&url, &roots) => findings,
+        let (findings, date) = tokio::select! {
+            visited = visit(&url, &roots) => visited,
             () = serve => unreachable!(),
         };
         let found: Vec<_> = findings.iter().map(|finding| finding.found.as_str()).collect();
@@ -263,5 +301,6 @@ mod tests {
         assert!(found[0].starts_with("from here localhost leads only to"), "{found:?}");
         assert_eq!(found[1], format!("a server answers at {url}"));
         assert!(found[2].contains("valid until"), "{found:?}");
+        assert_eq!(date.as_deref(), Some("Fri, 27 Nov 2026 10:00:00 GMT"));
     }
 }

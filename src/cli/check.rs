@@ -11,6 +11,7 @@ use super::{
     terminal::{is_coloured, print_line, spinner, visible},
 };
 use crate::{
+    caller::without_secrets,
     check::{self, Finding, Severity, Subject, Webhook},
     config::Config,
 };
@@ -27,6 +28,9 @@ Examples:
 Looked at, from the outside in: http.public_url and the certificate there, the certificate's files, the
 ports, the journal's directory, Kafka, the topics, the rights, the clock, and the limits of files and
 memory. A certificate's dates, a setting or a limit that may fail later is a warning.
+
+The clock is compared with the Date of an answer: of --url, or else of http.public_url, which is asked for /
+without a secret. An edge counts that as a refused call.
 
 A running edge is not disturbed: its journal is only read and its lock asked for, and its transactional id
 and group are never used. In Kafka check opens a transaction as PREFIXcheck.RANDOM (PREFIX is
@@ -97,7 +101,8 @@ fn webhook(
     if header.is_some() {
         return Ok(Webhook { url, secret: header });
     }
-    let uri: Uri = url.parse().with_context(|| format!("{url} is not a URL"))?;
+    let uri: Uri =
+        url.parse().with_context(|| format!("{} is not a URL", without_secrets(&url)))?;
     let name = uri.path().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let source = config.sources.get(name).with_context(|| {
         format!(

@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{Output, terminal::progress_bar};
 use crate::{
-    caller::{Bodies, Outcomes, SAMPLES, Sample, Target, WeniClient},
+    caller::{Bodies, Outcomes, SAMPLES, Sample, Target, WeniClient, trusted_roots},
     config::parse_duration,
 };
 
@@ -115,7 +115,8 @@ pub(super) struct Args {
 /// Arguments that cannot be used, and files that cannot be read or written. A call that is refused
 /// or fails is counted and makes the exit code 1.
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let target = Target::new(&args.url, args.method, &args.headers, args.ca_file.as_deref())?;
+    let roots = args.ca_file.as_deref().map(|file| trusted_roots(Some(file))).transpose()?;
+    let target = Target::new(&args.url, args.method, &args.headers, roots.as_ref())?;
     let size = args.size.unwrap_or(0);
     let bodies = if !args.files.is_empty() {
         Bodies::files(&args.files)?

@@ -106,6 +106,9 @@ impl Place {
     }
 }
 
+/// A host has no such letters.
+const WRONG_URL: &str =
+    "http://user:s3cr3t-s3cr3t-s3cr3t@ho<st/hooks/demo?token=s3cr3t-s3cr3t-s3cr3t";
 const LISTEN: &str = "listen = \"127.0.0.1:0\"";
 
 #[test]
@@ -134,12 +137,18 @@ fn what_cannot_run_ends_with_2() {
             &["--config", config, "--url", "http://127.0.0.1:1/hooks/demo", "-H", "Host: x"],
             "is set by HTTP itself",
         ),
+        (&["--config", config, "--url", WRONG_URL], "http://ho<st/hooks/demo is not a URL"),
+        (
+            &["--config", config, "--url", WRONG_URL, "-H", "X-Token: x"],
+            "http://ho<st/hooks/demo is not a URL",
+        ),
         (&["--config", config, "--ca-file", config], "has no certificate in PEM"),
         (&["--config", config, "--ca-file", "no/such/file.pem"], "no/such/file.pem"),
     ] {
         let output = run(["check"].iter().chain(arguments));
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(said(&output).contains(words), "{words}: {}", said(&output));
+        assert!(!said(&output).contains(SECRET), "{}", said(&output));
     }
 }
 
