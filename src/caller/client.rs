@@ -37,6 +37,7 @@ use tokio_rustls::TlsConnector;
 
 const USER_AGENT: &str = concat!("Courier/0.0.0 (weni-edge send ", env!("CARGO_PKG_VERSION"), ")");
 const TIMEOUT: Duration = Duration::from_secs(60);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(15);
 
 /// Headers that HTTP itself sets.
@@ -321,6 +322,22 @@ impl WeniClient {
         let body = response.into_body().collect().await?.to_bytes();
         Ok(Answer { version, status, date, body })
     }
+}
+
+/// Asks an edge's admin listener, which answers at once while it is well. Returns the status and the first
+/// line of the answer.
+///
+/// # Errors
+/// There is no answer within three seconds.
+pub async fn probe(authority: &str, path: &str) -> anyhow::Result<(StatusCode, String)> {
+    let target = Target::new(&format!("http://{authority}{path}"), Method::GET, &[], None)?;
+    let mut client = WeniClient::new(Arc::new(target));
+    let Ok(answer) = tokio::time::timeout(PROBE_TIMEOUT, client.call(Bytes::new())).await else {
+        bail!("{authority} does not answer within {} s", PROBE_TIMEOUT.as_secs());
+    };
+    let answer = answer.with_context(|| format!("{authority} does not answer"))?;
+    let text = String::from_utf8_lossy(&answer.body);
+    Ok((answer.status, text.lines().next().unwrap_or_default().to_owned()))
 }
 
 enum Connection {

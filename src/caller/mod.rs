@@ -8,7 +8,8 @@ mod samples;
 
 pub use bodies::Bodies;
 pub use client::{
-    Answer, Failure, Target, WeniClient, is_public, on_this_machine, trusted_roots, without_secrets,
+    Answer, Failure, Target, WeniClient, is_public, on_this_machine, probe, trusted_roots,
+    without_secrets,
 };
 pub use outcomes::{Outcomes, Summary};
 pub use samples::{EDGE_TEST, LIFE, MessageId, SAMPLES, Sample, Template};

@@ -20,11 +20,9 @@ const MICROS_MAX: u64 = 120_000_000;
 const QUANTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 
-/// Counts of all calls that have ended.
+/// Counts calls that have ended.
 pub struct Outcomes {
-    accepted: u64,
-    refused: BTreeMap<u16, u64>,
-    failed: BTreeMap<Failure, u64>,
+    summary: Summary,
     /// Of answered calls, in microseconds.
     latency: Histogram<u64>,
     /// The first write error ends the file.
@@ -32,7 +30,7 @@ pub struct Outcomes {
 }
 
 /// The counts as `send --output json` prints them.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Summary {
     /// All that were made.
     pub calls: u64,
@@ -60,26 +58,22 @@ impl Outcomes {
     pub fn new(receipts: Option<File>) -> Self {
         // INVARIANT: one microsecond to two minutes in three digits is a valid range.
         let latency = Histogram::new_with_bounds(1, MICROS_MAX, 3).expect("a valid range");
-        Self {
-            accepted: 0,
-            refused: BTreeMap::new(),
-            failed: BTreeMap::new(),
-            latency,
-            receipts: Ok(receipts.map(BufWriter::new)),
-        }
+        let receipts = Ok(receipts.map(BufWriter::new));
+        Self { summary: Summary::default(), latency, receipts }
     }
 
     /// Counts one call. `name` is its body's.
     pub fn count(&mut self, name: &str, took: Duration, answer: Result<Answer, Failure>) {
+        self.summary.calls += 1;
         match answer {
-            Err(failure) => *self.failed.entry(failure).or_default() += 1,
+            Err(failure) => *self.summary.failed.entry(failure).or_default() += 1,
             Ok(answer) => {
                 self.latency.saturating_record(took.as_micros() as u64);
                 if answer.status.is_success() {
-                    self.accepted += 1;
+                    self.summary.accepted += 1;
                     self.write_receipt(name, &answer.body);
                 } else {
-                    *self.refused.entry(answer.status.as_u16()).or_default() += 1;
+                    *self.summary.refused.entry(answer.status.as_u16()).or_default() += 1;
                 }
             }
         }
@@ -95,12 +89,7 @@ impl Outcomes {
 
     /// Calls that have ended.
     pub fn total(&self) -> u64 {
-        self.accepted + self.refused.values().sum::<u64>() + self.failed.values().sum::<u64>()
-    }
-
-    /// Whether there were calls and each of them was accepted.
-    pub fn is_clean(&self) -> bool {
-        self.accepted > 0 && self.accepted == self.total()
+        self.summary.calls
     }
 
     /// Writes the receipts that are still in memory.
@@ -112,18 +101,20 @@ impl Outcomes {
     }
 
     /// The counts of calls that took `elapsed` together.
-    pub fn summary(&self, elapsed: Duration) -> Summary {
+    pub fn summary(&mut self, elapsed: Duration) -> &Summary {
         let millis = |quantile| self.latency.value_at_quantile(quantile) as f64 / 1000.0;
-        let seconds = elapsed.as_secs_f64();
-        Summary {
-            calls: self.total(),
-            accepted: self.accepted,
-            refused: self.refused.clone(),
-            failed: self.failed.clone(),
-            seconds,
-            calls_per_second: self.total() as f64 / seconds.max(f64::EPSILON),
-            latency_ms: QUANTILES.map(|(name, quantile)| (name.into(), millis(quantile))).into(),
-        }
+        let summary = &mut self.summary;
+        summary.seconds = elapsed.as_secs_f64();
+        summary.calls_per_second = summary.calls as f64 / summary.seconds.max(f64::EPSILON);
+        summary.latency_ms = QUANTILES.map(|(name, of)| (name.into(), millis(of))).into();
+        summary
+    }
+}
+
+impl Summary {
+    /// Whether there were calls and each of them was accepted.
+    pub fn is_clean(&self) -> bool {
+        self.accepted > 0 && self.accepted == self.calls
     }
 }
 

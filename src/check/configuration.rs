@@ -7,10 +7,7 @@ const ASPECT: Aspect = Aspect::Configuration;
 pub(super) fn probe(subject: &Subject, report: &Report) {
     let config = &subject.config;
     let mut findings = Vec::new();
-    let exposed = config.exposed_files();
-    if !exposed.is_empty() {
-        let files: Vec<_> = exposed.iter().map(|path| path.display().to_string()).collect();
-        let files = files.join(" ");
+    if let Some(files) = config.exposed_files() {
         let found = format!("every user of this machine may read or change the secrets in {files}");
         findings.push(Finding::warning(ASPECT, found, format!("run chmod o-rwx {files}")));
     }

@@ -3,19 +3,17 @@
 use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
-    sync::Arc,
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Method, StatusCode};
-use tokio::{
-    net::{TcpSocket, TcpStream},
-    time::timeout,
-};
+use http::StatusCode;
+use tokio::{net::TcpStream, time::timeout};
 
 use super::{Aspect, Finding, Report, Subject, block_on};
-use crate::caller::{Target, WeniClient, on_this_machine};
+use crate::{
+    caller::{self, on_this_machine},
+    serve::bind,
+};
 
 /// A healthy edge answers at once.
 const STEP: Duration = Duration::from_secs(3);
@@ -24,6 +22,7 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
     let (http, admin) = (subject.config.http.listen, subject.config.admin.listen);
     let is_running = subject.running().is_some();
     let asked = |aspect, address| {
+        // For a moment, and without listening: no caller is answered.
         let bound = bind(address);
         let is_taken = matches!(&bound, Err(error) if error.kind() == ErrorKind::AddrInUse);
         if !(is_taken && is_running) {
@@ -37,14 +36,6 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
     };
     report.add(asked(Aspect::HttpListen, http));
     report.add(asked(Aspect::AdminListen, admin));
-}
-
-/// Takes the address for a moment, without listening: no caller is answered.
-fn bind(address: SocketAddr) -> io::Result<()> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // As the edge does. An address that another program listens on is refused all the same.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)
 }
 
 fn judge(
@@ -93,48 +84,39 @@ fn judge(
 async fn ask_admin(address: SocketAddr) -> Finding {
     const ASPECT: Aspect = Aspect::AdminListen;
     let near = on_this_machine(address);
-    let answer = async {
-        let target = Target::new(&format!("http://{near}/readyz"), Method::GET, &[], None)?;
-        anyhow::Ok(WeniClient::new(Arc::new(target)).call(Bytes::new()).await?)
-    };
     let problem = |why: String| {
         let remedy = "read the edge's log; `weni-edge healthcheck` asks again";
         Finding::problem(ASPECT, why, remedy)
     };
-    match timeout(STEP, answer).await {
-        Ok(Ok(answer)) if answer.status == StatusCode::OK => {
+    match caller::probe(&near.to_string(), "/readyz").await {
+        Ok((StatusCode::OK, _)) => {
             Finding::ok(ASPECT, format!("an edge runs here, and is ready on {near}"))
         }
-        Ok(Ok(answer)) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
-            let text = String::from_utf8_lossy(&answer.body);
-            let first = text.lines().next().unwrap_or_default();
+        Ok((StatusCode::SERVICE_UNAVAILABLE, first)) => {
             problem(format!("an edge runs here, and is not ready: 503 {first}"))
         }
-        Ok(Ok(answer)) => {
-            let found = format!("{near} answers /readyz with {}, as no edge does", answer.status);
+        Ok((status, _)) => {
+            let found = format!("{near} answers /readyz with {status}, as no edge does");
             let remedy =
                 "end the other program (ss -ltnp shows it), or choose another admin.listen";
             Finding::problem(ASPECT, found, remedy)
         }
-        Ok(Err(error)) => problem(format!("{near} does not answer as an edge: {error:#}")),
-        Err(_) => problem(format!("{near} does not answer within 3 s")),
+        Err(error) => problem(format!("{error:#}")),
     }
 }
 
 /// Whether a connection to an edge that runs here can be opened. No call is made.
 async fn knock(aspect: Aspect, address: SocketAddr) -> Finding {
     let near = on_this_machine(address);
-    match timeout(STEP, TcpStream::connect(near)).await {
-        Ok(Ok(_)) => Finding::ok(aspect, format!("an edge runs here, and listens on {address}")),
-        Ok(Err(error)) => {
-            let found = format!("{near} takes no connection: {error}");
-            Finding::problem(aspect, found, "read the edge's log, and restart it")
+    let why = match timeout(STEP, TcpStream::connect(near)).await {
+        Ok(Ok(_)) => {
+            return Finding::ok(aspect, format!("an edge runs here, and listens on {address}"));
         }
-        Err(_) => {
-            let found = format!("{near} takes no connection within 3 s");
-            Finding::problem(aspect, found, "read the edge's log, and restart it")
-        }
-    }
+        Ok(Err(error)) => format!(": {error}"),
+        Err(_) => format!(" within {} s", STEP.as_secs()),
+    };
+    let found = format!("{near} takes no connection{why}");
+    Finding::problem(aspect, found, "read the edge's log, and restart it")
 }
 
 #[cfg(test)]
@@ -157,9 +139,7 @@ mod tests {
         assert_eq!(found.severity, Severity::Problem);
         assert!(found.found.contains("another program listens"), "{found:?}");
         // Bound without listening, it is nobody else's.
-        let held = TcpSocket::new_v4().unwrap();
-        held.set_reuseaddr(true).unwrap();
-        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let held = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let free = held.local_addr().unwrap().to_string();
         assert_eq!(judged(&free, false).found, format!("{free} is free"));
         assert_eq!(judged(&free, true).severity, Severity::Warning);

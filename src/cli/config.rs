@@ -35,19 +35,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let (config, values) = Config::load_effective(args.config.path.as_deref())?;
     let text = match args.output {
-        Output::Human => to_toml(&values).chars().map(toml).collect(),
+        Output::Human => to_toml(&values),
         Output::Json => serde_json::to_string(&values)?,
     };
     let text: String = text.lines().map(|line| visible(line) + "\n").collect();
     stdout.write_all(text.as_bytes())?;
     config.ready_to_serve()?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// TOML takes no pairs of surrogates, with which [`visible`] escapes letters this high.
-fn toml(letter: char) -> String {
-    match letter {
-        '\u{e0000}'..='\u{e007f}' => format!("\\U{:08x}", u32::from(letter)),
-        _ => letter.into(),
-    }
 }

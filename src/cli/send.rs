@@ -147,13 +147,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     });
     let mut outcomes = outcomes.lock();
     let summary = outcomes.summary(elapsed);
+    let is_clean = summary.is_clean();
     let summary = match args.output {
         Output::Human => summary.to_string(),
-        Output::Json => serde_json::to_string(&summary)? + "\n",
+        Output::Json => serde_json::to_string(summary)? + "\n",
     };
     std::io::stdout().write_all(summary.as_bytes())?;
     outcomes.close().context("cannot write the receipts")?;
-    Ok(if outcomes.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The calls to make, and when.

@@ -3,7 +3,7 @@
 use std::{panic, process::ExitCode, sync::Arc, thread};
 
 use super::{ConfigFile, log};
-use crate::{config::Config, metrics::Metrics, serve::Edge};
+use crate::{metrics::Metrics, serve::Edge};
 
 /// Take callbacks, keep them on disk, publish them to Kafka
 #[derive(Debug, clap::Args)]
@@ -22,7 +22,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     config.ready_to_serve()?;
     let metrics = Arc::new(Metrics::default());
     log::init(&config.log, metrics.log_lines_dropped_total.clone())?;
-    warn_of_exposed_files(&config);
+    if let Some(files) = config.exposed_files() {
+        tracing::warn!(
+            "every user of this machine may read or change files that hold secrets: run chmod o-rwx {files}"
+        );
+    }
     exit_when_main_thread_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
@@ -34,18 +38,6 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Dropping it would wait for calls that hang on a disk, and only a restart mends those.
     runtime.shutdown_background();
     ended.map(|()| ExitCode::SUCCESS)
-}
-
-fn warn_of_exposed_files(config: &Config) {
-    let exposed = config.exposed_files();
-    if !exposed.is_empty() {
-        let files: Vec<_> = exposed.iter().map(|path| path.display().to_string()).collect();
-        tracing::warn!(
-            "every user of this machine may read or change files that hold secrets: run chmod o-rwx \
-             {}",
-            files.join(", ")
-        );
-    }
 }
 
 /// If the OS refuses new threads, tokio panics while it builds its runtime. Unwinding would then

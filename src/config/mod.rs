@@ -26,7 +26,7 @@ use std::{
     fmt, fs,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -212,12 +212,14 @@ impl Config {
         Settings { labels, key_by_conversation: self.topics.key_by_conversation }
     }
 
-    /// Files with secrets that every user of this machine may read or change.
-    pub fn exposed_files(&self) -> Vec<&Path> {
+    /// Files with secrets that every user of this machine may read or change. None: there is none.
+    pub fn exposed_files(&self) -> Option<String> {
         let exposed = |path: &&PathBuf| {
             fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0)
         };
-        self.secret_files.iter().filter(exposed).map(PathBuf::as_path).collect()
+        let exposed = self.secret_files.iter().filter(exposed);
+        let names: Vec<_> = exposed.map(|path| path.display().to_string()).collect();
+        (!names.is_empty()).then(|| names.join(" "))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Takes values out of one table of the configuration, and reports what is wrong with them.
 //!
-//! Asking for a key makes it a known one. Keys that are left when the section is dropped are
-//! unknown.
+//! Asking for a key makes it a known one. Keys that are left when the section is dropped are unknown.
 //! So the code that reads the configuration is also the table of its keys.
 
 use std::{

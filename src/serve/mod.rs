@@ -14,6 +14,7 @@ mod reload;
 pub mod signals;
 
 use std::{
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -62,20 +63,21 @@ pub struct Edge {
     calls: Arc<RecentCalls>,
     certificates: Option<Arc<Certificates>>,
     metrics: Arc<Metrics>,
+    signals: Signals,
 }
 
 impl Edge {
-    /// Starts everything.
+    /// Starts everything. From its return on a signal makes [`run`](Self::run) stop in order.
     ///
     /// # Errors
-    /// If an address cannot be bound, the certificate cannot be read or the journal cannot be
-    /// opened. Never because of Kafka.
+    /// If an address cannot be bound, the certificate cannot be read, the journal cannot be opened or
+    /// signals cannot be handled. Never because of Kafka.
     pub async fn start(config: Config, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let tls = config.http.tls.as_ref();
         let certificates =
             tls.map(|tls| Certificates::load(tls, Arc::clone(&metrics))).transpose()?;
-        let public = bind(config.http.listen)?;
-        let probes = bind(config.admin.listen)?;
+        let public = listen(config.http.listen)?;
+        let probes = listen(config.admin.listen)?;
         let (public_address, probes_address) = (public.local_addr()?, probes.local_addr()?);
 
         let journal = open_journal(&config, Arc::clone(&metrics))?;
@@ -114,6 +116,7 @@ impl Edge {
             calls,
             certificates,
             metrics,
+            signals: Signals::take_over()?,
         })
     }
 
@@ -141,10 +144,9 @@ impl Edge {
     /// # Errors
     /// If the journal or the public listener failed: the process has to start again.
     pub async fn run(mut self) -> anyhow::Result<()> {
-        let mut signals = Signals::take_over()?;
         let keeping = tokio::spawn(self.arrivals.clone().keep());
         tokio::select! {
-            () = signals.next() => {}
+            () = self.signals.next() => {}
             why = self.journal.failed() => bail!("the journal failed: {why}"),
             ended = &mut self.http => bail!("the public listener ended: {ended:?}"),
         }
@@ -156,7 +158,7 @@ impl Edge {
         self.phase.send_replace(Phase::Draining);
         tokio::select! {
             () = tokio::time::sleep(drain) => {}
-            () = signals.next() => {}
+            () = self.signals.next() => {}
             why = self.journal.failed() => bail!("the journal failed: {why}"),
         }
         self.phase.send_replace(Phase::Closing);
@@ -180,14 +182,17 @@ impl Edge {
     }
 }
 
-fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let bound = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    bound().with_context(|| format!("cannot listen on {address}"))
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = bind(address).and_then(|socket| socket.listen(BACKLOG));
+    listener.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Takes an address. One that another program listens on is refused all the same.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 fn open_journal(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<Journal> {
