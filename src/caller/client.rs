@@ -69,7 +69,9 @@ impl Target {
         roots: Option<&RootCertStore>,
     ) -> anyhow::Result<Self> {
         let shown = without_secrets(url);
-        let uri: Uri = url.parse().with_context(|| format!("{shown} is not a URL"))?;
+        let uri: Uri = url.parse().with_context(|| {
+            format!("{shown} is not a URL such as http://localhost:8080/hooks/loja")
+        })?;
         let (Some(host), Some(authority)) = (uri.host(), uri.authority()) else {
             bail!("{shown} is not a whole URL: use one such as http://localhost:8080/hooks/loja");
         };

@@ -127,6 +127,17 @@ impl fmt::Display for Summary {
                 "refused   {count}  {}",
                 StatusCode::from_u16(*status).unwrap_or_default()
             )?;
+            match status {
+                401 => writeln!(
+                    f,
+                    "          the secret is missing or wrong: give -H 'X-Token: SECRET'"
+                )?,
+                404 => writeln!(
+                    f,
+                    "          no such source: the path is /hooks/ and a source's name"
+                )?,
+                _ => {}
+            }
         }
         for (failure, count) in &self.failed {
             writeln!(f, "failed    {count}  {failure}")?;

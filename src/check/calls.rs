@@ -248,8 +248,8 @@ fn unanswered(webhook: &Webhook, way: Way, error: &anyhow::Error) -> Finding {
     let remedy = match error.downcast_ref::<Failure>() {
         Some(Failure::Connect) => "start the edge, and let the port through to http.listen",
         Some(Failure::Tls) => {
-            "the certificate has to name the URL's host and to be of a public \
-                               authority (or give --ca-file)"
+            "an edge without [http.tls] is called by http://, or by the URL of what ends TLS in front of it; \
+             else the certificate has to name the URL's host and to be of a public authority (or give --ca-file)"
         }
         Some(Failure::Closed | Failure::Malformed) => {
             "point the URL at an edge's http.listen; http:// \

@@ -67,7 +67,7 @@ pub(super) struct Args {
     /// The address for webhooks; port 0 is a free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// The address for probes and metrics; port 0 is a free port
+    /// The address for the inspector, probes and metrics; port 0 is a free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     admin: SocketAddr,
 }
@@ -212,7 +212,7 @@ fn by_hand(
          Kafka   {kafka}   ({program} tail -b {kafka}; kcat -b {kafka} -C -t {statuses})\n\
          Metrics {admin}/metrics\n\
          Inspector {admin}/inspector   (what to paste, and each call as it arrives{login})\n\n\
-         Every event as it reaches Kafka:"
+         Every event as it reaches Kafka (a body without any, such as {{}}, is answered 200 all the same):"
     )
 }
 

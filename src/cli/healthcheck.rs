@@ -1,17 +1,12 @@
 //! `healthcheck`: asks a running edge's probes. The edge's image has neither curl nor a shell.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::process::ExitCode;
 
-use anyhow::{Context, bail};
-use bytes::Bytes;
-use http::{Method, StatusCode};
-use tokio::time::timeout;
+use anyhow::{anyhow, bail};
+use http::StatusCode;
 
 use super::{ConfigFile, log};
-use crate::caller::{Target, WeniClient, on_this_machine};
-
-/// A healthy edge answers at once.
-const TIMEOUT: Duration = Duration::from_secs(3);
+use crate::caller::{on_this_machine, probe};
 
 /// Ask a running edge whether it is ready
 #[derive(Debug, clap::Args)]
@@ -62,18 +57,14 @@ fn check(args: Args) -> anyhow::Result<()> {
         None => on_this_machine(args.config.load()?.admin.listen).to_string(),
     };
     let path = if args.live { "/livez" } else { "/readyz" };
-    let target = Target::new(&format!("http://{authority}{path}"), Method::GET, &[], None)?;
-    let mut client = WeniClient::new(Arc::new(target));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = runtime.block_on(async { timeout(TIMEOUT, client.call(Bytes::new())).await });
-    let Ok(answer) = answer else {
-        bail!("{authority} does not answer within {} s", TIMEOUT.as_secs());
-    };
-    let answer = answer.with_context(|| format!("{authority} does not answer"))?;
-    if answer.status != StatusCode::OK {
-        let text = String::from_utf8_lossy(&answer.body);
-        let first = text.lines().next().unwrap_or_default();
-        bail!("{authority}{path} answers {}: {first}", answer.status.as_u16());
+    let (status, first) = runtime.block_on(probe(&authority, path)).map_err(|error| {
+        anyhow!(
+            "{error:#}: is an edge running, and is this its admin.listen? (--config or --admin)"
+        )
+    })?;
+    if status != StatusCode::OK {
+        bail!("{authority}{path} answers {}: {first}", status.as_u16());
     }
     Ok(())
 }

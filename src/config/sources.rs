@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -151,7 +152,12 @@ pub(super) fn secrets_file(
 
 fn secrets_of_file(path: &Path) -> Result<Vec<Secret>, String> {
     let name = path.display();
-    let text = file::read(path).map_err(|error| format!("names {name}: {error}"))?;
+    let text = file::read(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("names {name}: {error}: make it, for example (umask 077; openssl rand -hex 24 >{name})")
+        }
+        _ => format!("names {name}: {error}"),
+    })?;
     let secret = |(line, secret): (usize, &str)| {
         secret_of(secret.into())
             .map_err(|why| format!("names {name}, which has {why} in line {}", line + 1))

@@ -151,7 +151,12 @@ impl Registry {
         *count += 1;
         if logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
             let why = refusal.detail();
-            tracing::warn!(source = name, reason, count = *count, "calls refused: {why}");
+            tracing::warn!(
+                source = name,
+                reason,
+                count = *count,
+                "calls refused: {why} The inspector shows each."
+            );
             (*logged, *count) = (Some(Instant::now()), 0);
         }
     }

@@ -9,9 +9,12 @@ use super::sealed;
 #[expect(missing_docs, reason = "the messages say what each holds")]
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("the journal in {directory} is in use by {}", match pid {
-        Some(pid) => format!("process {pid}"), None => "another process".to_owned()
-    }, directory = directory.display())]
+    #[error(
+        "the journal in {directory} is in use by {}: end that process, or give this one another \
+         journal.directory",
+        match pid { Some(pid) => format!("process {pid}"), None => "another process".to_owned() },
+        directory = directory.display()
+    )]
     Locked { directory: PathBuf, pid: Option<u32> },
     /// Another process opened it past the lock.
     #[error(

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -76,8 +76,8 @@ impl Edge {
         let tls = config.http.tls.as_ref();
         let certificates =
             tls.map(|tls| Certificates::load(tls, Arc::clone(&metrics))).transpose()?;
-        let public = listen(config.http.listen)?;
-        let probes = listen(config.admin.listen)?;
+        let public = listen("http.listen", config.http.listen)?;
+        let probes = listen("admin.listen", config.admin.listen)?;
         let (public_address, probes_address) = (public.local_addr()?, probes.local_addr()?);
 
         let journal = open_journal(&config, Arc::clone(&metrics))?;
@@ -182,9 +182,18 @@ impl Edge {
     }
 }
 
-fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = bind(address).and_then(|socket| socket.listen(BACKLOG));
-    listener.with_context(|| format!("cannot listen on {address}"))
+    listener.map_err(|error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                ". Another program has this port, perhaps a running edge: end it (ss -ltnp shows it), or \
+                 choose another port"
+            }
+            _ => "",
+        };
+        anyhow!("cannot listen on {address} ({key}): {error}{remedy}")
+    })
 }
 
 /// Takes an address. One that another program listens on is refused all the same.

@@ -45,7 +45,7 @@ pub(super) fn partitions(
     }
     if partitions.is_empty() {
         let detail = "none of the topics exists. Their names are those of [topics] in the edge's \
-                      configuration: give it with --config";
+                      configuration: give that with --config, correct it, or create them";
         return Err(Obstacle::new(Blocked::UnknownTopic, detail));
     }
     Ok(partitions)
