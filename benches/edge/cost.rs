@@ -52,22 +52,23 @@ fn counted(
     let (measured, note) = match counter {
         Err(missing) => ("not counted".to_owned(), format!("{missing:#}")),
         Ok(counter) => {
-            let (counts, requests) = server.counted(wrk, counter)?;
-            let each = |count: u64| count as f64 / requests as f64;
+            let [(syscalls, calls), (allocations, slower_calls)] = server.counted(wrk, counter)?;
+            let each = |count: u64, requests: u64| count as f64 / requests as f64;
             let measured = format!(
                 "{:.2} syscalls, {:.1} allocations a request",
-                each(counts.syscalls),
-                each(counts.allocations.values().sum())
+                each(syscalls.syscalls, calls),
+                each(allocations.allocations.values().sum(), slower_calls)
             );
-            let list = |counts: &BTreeMap<String, u64>| {
-                let mut counts: Vec<_> = counts.iter().map(|(name, n)| (each(*n), name)).collect();
-                counts.retain(|(each, _)| *each >= 0.005);
+            let list = |counts: &BTreeMap<String, u64>, requests| {
+                let counts = counts.iter().map(|(name, count)| (each(*count, requests), name));
+                let mut counts: Vec<_> = counts.filter(|(each, _)| *each >= 0.005).collect();
                 counts.sort_by(|(one, _), (other, _)| other.total_cmp(one));
                 let counts = counts.iter().map(|(each, name)| format!("{name} {each:.2}"));
                 counts.collect::<Vec<_>>().join(", ")
             };
-            let (by_name, by_thread) = (list(&counts.by_name), list(&counts.allocations));
-            (measured, format!("one slower turn under perf; {by_name}; allocations: {by_thread}"))
+            let by_name = list(&syscalls.by_name, calls);
+            let by_thread = list(&allocations.allocations, slower_calls);
+            (measured, format!("turns under perf; {by_name}; allocations: {by_thread}"))
         }
     };
     Ok(Row { figure, target: "", measured, met: None, note })

@@ -50,32 +50,47 @@ impl Counter {
         Ok(counter)
     }
 
-    /// Counts what the process `id` does in the meantime.
-    pub(crate) fn count<T>(
+    /// Counts the syscalls of the process `id` in the meantime.
+    pub(crate) fn syscalls<T>(
+        id: u32,
+        meantime: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<(Counts, T)> {
+        let named = SYSCALLS.split(' ').map(|name| format!("syscalls:sys_enter_{name}"));
+        count(id, std::iter::once(ALL_SYSCALLS.to_owned()).chain(named), meantime)
+    }
+
+    /// Counts its allocations. That makes it ten times slower, so what it does by the clock is done
+    /// ten times as often for each request.
+    pub(crate) fn allocations<T>(
         &self,
         id: u32,
         meantime: impl FnOnce() -> anyhow::Result<T>,
     ) -> anyhow::Result<(Counts, T)> {
-        let mut events = vec![ALL_SYSCALLS.to_owned()];
-        events.extend(SYSCALLS.split(' ').map(|name| format!("syscalls:sys_enter_{name}")));
-        events.extend(ALLOCATORS.split(' ').map(|name| format!("{}:{name}", self.0)));
-        // It counts as long as cat runs, which is as long as its standard input is open.
-        let mut perf = Command::new("perf")
-            .args(["stat", "--per-thread", "-x", ";", "-p", &id.to_string()])
-            .args(["-e", &events.join(","), "--", "cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context(NEEDS)?;
-        writeln!(perf.stdin.as_mut().context("no stdin")?, "begun")?;
-        BufReader::new(perf.stdout.as_mut().context("no stdout")?).read_line(&mut String::new())?;
-        let result = meantime()?;
-        let output = perf.wait_with_output()?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{NEEDS} ({text})");
-        Ok((Counts::parse(&text), result))
+        count(id, ALLOCATORS.split(' ').map(|name| format!("{}:{name}", self.0)), meantime)
     }
+}
+
+fn count<T>(
+    id: u32,
+    events: impl Iterator<Item = String>,
+    meantime: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<(Counts, T)> {
+    // It counts as long as cat runs, which is as long as its standard input is open.
+    let mut perf = Command::new("perf")
+        .args(["stat", "--per-thread", "-x", ";", "-p", &id.to_string()])
+        .args(["-e", &events.collect::<Vec<_>>().join(","), "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context(NEEDS)?;
+    writeln!(perf.stdin.as_mut().context("no stdin")?, "begun")?;
+    BufReader::new(perf.stdout.as_mut().context("no stdout")?).read_line(&mut String::new())?;
+    let result = meantime()?;
+    let output = perf.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{NEEDS} ({text})");
+    Ok((Counts::parse(&text), result))
 }
 
 impl Drop for Counter {

@@ -131,22 +131,44 @@ impl Server {
         }
     }
 
-    /// Loads it, and waits until everything is published.
-    fn load(&mut self, wrk: Wrk) -> anyhow::Result<Summary> {
+    fn send(&mut self, wrk: Wrk) -> anyhow::Result<Summary> {
         let summary = wrk.send(&self.url(), self.call)?;
         self.answered += summary.requests;
         self.unanswered += u64::from(wrk.connections);
+        Ok(summary)
+    }
+
+    /// Loads it, and waits until everything is published.
+    fn load(&mut self, wrk: Wrk) -> anyhow::Result<Summary> {
+        let summary = self.send(wrk)?;
         self.settle()?;
         Ok(summary)
     }
 
-    /// A turn whose syscalls and allocations are counted. It is slower, and gives no other figures.
-    /// Also returns the requests.
-    pub(crate) fn counted(&mut self, wrk: Wrk, counter: &Counter) -> anyhow::Result<(Counts, u64)> {
+    /// The same, but asks Kafka whether everything is published, because the server is counted.
+    fn load_without_asking(&mut self, wrk: Wrk) -> anyhow::Result<Summary> {
+        let summary = self.send(wrk)?;
+        let (start, elements) = (Instant::now(), u64::from(self.call.elements));
+        let kafka = self.kafka.as_mut().context("no Kafka")?;
+        while kafka.records()? < self.answered * elements {
+            ensure!(start.elapsed() < PATIENCE, "{}: not all records are in Kafka", self.name);
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(summary)
+    }
+
+    /// A turn whose syscalls are counted, and then a slower one for its allocations. They give no
+    /// other figures. With each count come the requests of its turn.
+    pub(crate) fn counted(
+        &mut self,
+        wrk: Wrk,
+        counter: &Counter,
+    ) -> anyhow::Result<[(Counts, u64); 2]> {
         let id = self.process().id();
-        let (counts, summary) = counter.count(id, || self.load(wrk))?;
+        let (syscalls, first) = Counter::syscalls(id, || self.load_without_asking(wrk))?;
+        let (allocations, second) = counter.allocations(id, || self.load_without_asking(wrk))?;
         self.prove()?;
-        Ok((counts, summary.requests))
+        Ok([(syscalls, first.requests), (allocations, second.requests)])
     }
 
     fn turn(&mut self, wrk: Wrk) -> anyhow::Result<Turn> {
