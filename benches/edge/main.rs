@@ -70,8 +70,9 @@ struct Args {
     seconds: u64,
 
     /// Only compares the edge with another build of it, in 12 pairs of rounds of wrk (5 minutes).
-    /// PATH may be a script that sets variables and executes that build: 0.1.0 needs
-    /// WENI_EDGE__DUPLICATES__ENTRIES=0, because wrk repeats one body
+    /// PATH may be a script that executes that build. For 0.1.0 it has to set
+    /// WENI_EDGE__DUPLICATES__ENTRIES=0, because wrk repeats one body, and to remove
+    /// `allow_volatile` from the file that --config names
     #[arg(long, value_name = "PATH", conflicts_with = "rows")]
     against: Option<PathBuf>,
 
