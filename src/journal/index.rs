@@ -8,7 +8,7 @@ use super::{
 };
 
 /// All durable records by segment, oldest first.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Index {
     pub(super) segments: VecDeque<Layout>,
     /// Whether the last segment is appended to.
@@ -30,7 +30,7 @@ impl Index {
     /// Adds the segment that is appended to from now on. It may have the name of an empty one.
     pub(super) fn add_empty(&mut self, header: Header) {
         self.segments.pop_back_if(|last| last.header.base == header.base);
-        self.segments.push_back(Layout::new(header));
+        self.segments.push_back(Layout::new(header, self.mark_every_bytes));
         self.last_is_open = true;
     }
 
@@ -43,7 +43,7 @@ impl Index {
     pub(super) fn extend(&mut self, positions: Range<Position>, bytes: u64) {
         let Some(last) = self.segments.back_mut() else { return };
         self.end = positions.end;
-        last.add(positions, last.end..last.end + bytes, self.mark_every_bytes);
+        last.add(positions, last.end..last.end + bytes);
         self.bytes += bytes;
     }
 
@@ -74,7 +74,7 @@ impl Index {
 
     /// How many records lie in `[from, to)`.
     pub(super) fn count(&self, from: Position, to: Position) -> u64 {
-        count(self.spans(), from, to)
+        self.spans().map(|span| positions(&(span.start.max(from)..span.end.min(to)))).sum()
     }
 
     fn first_after(&self, position: Position) -> usize {
@@ -93,15 +93,6 @@ impl Index {
         let within = rest.peek().map_or(0, |first| first.mark_before(position) - HEADER_BYTES);
         self.bytes + within - rest.map(|segment| segment.end - HEADER_BYTES).sum::<u64>()
     }
-}
-
-/// How many positions of the ranges lie in `[from, to)`. A range never spans runs.
-pub(super) fn count<'a>(
-    spans: impl Iterator<Item = &'a Range<Position>>,
-    from: Position,
-    to: Position,
-) -> u64 {
-    spans.map(|span| positions(&(span.start.max(from)..span.end.min(to)))).sum()
 }
 
 /// How many positions a range has. It never spans runs.
