@@ -60,7 +60,12 @@ impl Producer {
     ) -> Result<Option<Self>, Obstacle> {
         let client =
             BaseProducer::from_config_and_context(config, context).map_err(Obstacle::kafka)?;
-        if let Err(error) = init_transactions(&client) {
+        // In steps, to serve the client's events in between.
+        let initialised = repeat(2 * CALL, || {
+            client.poll(Duration::ZERO);
+            client.init_transactions(STEP)
+        });
+        if let Err(error) = initialised {
             let refused = error.rdkafka_error_code() == Some(Code::InvalidTransactionTimeout);
             if refused && timeout / 2 >= TIMEOUT_MIN {
                 return Ok(None);
@@ -218,16 +223,8 @@ impl super::Producer for Producer {
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
-        let deadline = Instant::now() + 2 * self.timeout;
-        loop {
-            let error = match self.client.commit_transaction(self.timeout) {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            if !is_retriable(&error) || Instant::now() >= deadline {
-                return Err(Failure::of(Step::Commit, &error));
-            }
-        }
+        let committed = repeat(2 * self.timeout, || self.client.commit_transaction(self.timeout));
+        committed.map_err(|error| Failure::of(Step::Commit, &error))
     }
 
     /// First waits until no request is on its way. A broker that takes one up after the abort adds
@@ -261,23 +258,16 @@ impl super::Producer for Producer {
     }
 }
 
-/// Initialises transactions in steps, and serves the client's events in between.
-fn init_transactions(producer: &BaseProducer<Context>) -> KafkaResult<()> {
-    let deadline = Instant::now() + 2 * CALL;
+/// Repeats a call as long as librdkafka says that it may be repeated, and until the time is over.
+fn repeat(within: Duration, mut call: impl FnMut() -> KafkaResult<()>) -> KafkaResult<()> {
+    let deadline = Instant::now() + within;
     loop {
-        producer.poll(Duration::ZERO);
-        let error = match producer.init_transactions(STEP) {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        if !is_retriable(&error) || Instant::now() >= deadline {
-            return Err(error);
+        match call() {
+            Err(KafkaError::Transaction(error))
+                if error.is_retriable() && Instant::now() < deadline => {}
+            done => return done,
         }
     }
-}
-
-fn is_retriable(error: &KafkaError) -> bool {
-    matches!(error, KafkaError::Transaction(error) if error.is_retriable())
 }
 
 fn owned(headers: &Headers) -> OwnedHeaders {
