@@ -18,7 +18,7 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
     let servers = &config.kafka.bootstrap_servers;
     let entered = Cluster::new(Arc::clone(config), group, Arc::default())
         .and_then(|cluster| Ok((cluster.look(false)?, cluster)));
-    let (found, cluster) = match entered {
+    let (topics, cluster) = match entered {
         Ok(entered) => entered,
         Err(obstacle) => {
             let found = format!(
@@ -28,7 +28,7 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
             return report.add(Finding::problem(Aspect::Kafka, found, remedy(obstacle.blocked)));
         }
     };
-    let id = &found.cluster_id;
+    let id = &topics.cluster_id;
     if id.starts_with("mockCluster") {
         // It shows aborted records to consumers, and has no settings.
         let found =
@@ -59,7 +59,7 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         }
         report.all(topics::judge(config, name, state));
     }
-    rights::check(config, &cluster, &found.topics, &usable, report);
+    rights::check(config, &cluster, &topics, &usable, report);
 }
 
 /// Of clients and transactions. It begins as the rights of the edge's user do, and is no edge's.

@@ -11,7 +11,6 @@ pub mod librdkafka;
 mod producer;
 pub mod record;
 mod statistics;
-pub(crate) mod topic_state;
 pub mod topics;
 pub(crate) mod version;
 
@@ -22,8 +21,10 @@ use std::{
 
 pub use rdkafka::types::RDKafkaErrorCode as Code;
 
+pub(crate) use self::admin::TopicState;
 pub use self::{
     error::{Blocked, Failure, Fault, Obstacle, Step, classify, label},
+    follow::Followed,
     record::{Draft, Headers, Record},
     topics::{Limits, Risk, Timestamps, Topics},
 };
@@ -40,12 +41,12 @@ pub trait Cluster {
     ///
     /// # Errors
     /// No broker answers, or a topic is missing and may not be created.
-    fn look(&self, create: bool) -> Result<Found, Obstacle>;
+    fn look(&self, create: bool) -> Result<Topics, Obstacle>;
 
     /// The numbers of a topic's partitions; none if the topic does not exist.
     ///
     /// # Errors
-    /// No broker answers.
+    /// No broker answers, or the topic may not be looked at.
     fn partitions(&self, topic: &str) -> Result<Vec<i32>, Obstacle>;
 
     /// The offsets that a partition has; with [`View::Stable`] only those before the first open
@@ -152,15 +153,8 @@ pub trait Reader {
 /// What reading a partition brings.
 #[derive(Debug)]
 pub enum Fetched {
-    /// A record; its key is not needed.
-    Record {
-        /// Its place in the partition.
-        offset: i64,
-        /// Names and values.
-        headers: Vec<(String, Vec<u8>)>,
-        /// Empty if there is none.
-        value: Vec<u8>,
-    },
+    /// A record.
+    Record(Followed),
     /// The end of the partition.
     End,
 }
@@ -172,15 +166,6 @@ pub enum View {
     Stable,
     /// A group's offset before the transaction; a partition with the transaction's records.
     Unstable,
-}
-
-/// What a cluster is and has.
-#[derive(Debug)]
-pub struct Found {
-    /// Names the cluster for all time.
-    pub cluster_id: String,
-    /// Names and limits.
-    pub topics: Topics,
 }
 
 /// An offset that a group keeps for a partition.

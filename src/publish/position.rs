@@ -23,7 +23,7 @@ use super::{Shared, sizing::Learnt};
 use crate::{
     clock,
     journal::{Checkpoint, Position},
-    kafka::{Blocked, Cluster, Found, GroupOffset, Obstacle, Topics, View},
+    kafka::{Blocked, Cluster, GroupOffset, Obstacle, Topics, View},
     mutant,
 };
 
@@ -65,7 +65,6 @@ impl FromStr for PositionMetadata {
 pub(super) struct Opened<P> {
     pub(super) producer: P,
     pub(super) topics: Topics,
-    pub(super) cluster_id: String,
     pub(super) start: Start,
 }
 
@@ -90,14 +89,13 @@ pub(super) fn open<C: Cluster>(
     learnt: &mut Learnt,
 ) -> Result<Opened<C::Producer>, Obstacle> {
     let since = clock::now();
-    let Found { cluster_id, topics } = cluster.look(true)?;
+    let topics = cluster.look(true)?;
     if let Some((name, limit)) = topics.too_small() {
         let detail = format!("topic {name} takes no event: its max.message.bytes is {limit}");
         return Err(Obstacle::new(Blocked::TopicRefuses, detail));
     }
     shared.heartbeat.beat_in_kafka();
-    let reading =
-        Reading { shared, cluster, cluster_id: &cluster_id, topic: &topics.names().position };
+    let reading = Reading { shared, cluster, topics: &topics };
     let asked = clock::now();
     let before = reading.read(View::Unstable, CALL)?;
     let first_answer = clock::now() - asked;
@@ -126,20 +124,20 @@ pub(super) fn open<C: Cluster>(
         seconds,
         "a producer is open: publishing goes on from this position"
     );
-    Ok(Opened { producer, topics, cluster_id, start })
+    Ok(Opened { producer, topics, start })
 }
 
 /// Reads and judges the position.
 struct Reading<'a, C> {
     shared: &'a Shared,
     cluster: &'a C,
-    cluster_id: &'a str,
-    topic: &'a str,
+    topics: &'a Topics,
 }
 
 impl<C: Cluster> Reading<'_, C> {
     fn read(&self, view: View, within: Duration) -> Result<Option<GroupOffset>, Obstacle> {
-        let offsets = self.cluster.committed(view, &[(self.topic, 0)], within)?;
+        let partition = (self.topics.names().position.as_str(), 0);
+        let offsets = self.cluster.committed(view, &[partition], within)?;
         self.shared.heartbeat.beat_in_kafka();
         Ok(offsets.into_iter().next())
     }
@@ -149,9 +147,9 @@ impl<C: Cluster> Reading<'_, C> {
         let journal = &self.shared.journal;
         if let Some(checkpoint) = journal.checkpoint()
             && !checkpoint.cluster_id.is_empty()
-            && checkpoint.cluster_id != self.cluster_id
+            && checkpoint.cluster_id != self.topics.cluster_id
         {
-            let (before, now) = (checkpoint.cluster_id, self.cluster_id);
+            let (before, now) = (checkpoint.cluster_id, &self.topics.cluster_id);
             let detail = format!(
                 "this journal published to cluster {before}, this is {now}: go back, or run `weni-edge \
                  journal fork`"
@@ -202,7 +200,7 @@ impl<C: Cluster> Reading<'_, C> {
 
     /// The next producer's first act may delete the position, and then the checkpoint counts.
     fn go_back(&self, kept: Option<&GroupOffset>) -> io::Result<()> {
-        let (journal, cluster_id) = (&self.shared.journal, self.cluster_id.to_owned());
+        let (journal, cluster_id) = (&self.shared.journal, self.topics.cluster_id.clone());
         let position = kept.map_or(journal.oldest(), position_of);
         let repeated = journal.count(position, journal.committed());
         tracing::error!(

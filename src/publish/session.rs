@@ -49,7 +49,6 @@ pub(super) struct Session<'a, P> {
     pub(super) learnt: &'a mut Learnt,
     pub(super) producer: P,
     pub(super) topics: Topics,
-    cluster_id: String,
     pub(super) reader: Reader,
     /// The first position that is not committed.
     pub(super) position: Position,
@@ -61,14 +60,13 @@ pub(super) struct Session<'a, P> {
 
 impl<'a, P: Producer> Session<'a, P> {
     pub(super) fn new(shared: &'a Shared, learnt: &'a mut Learnt, opened: Opened<P>) -> Self {
-        let Opened { producer, topics, cluster_id, start } = opened;
+        let Opened { producer, topics, start } = opened;
         let Start { position, receipt, is_certain, unfinished } = start;
         Self {
             shared,
             learnt,
             producer,
             topics,
-            cluster_id,
             reader: shared.journal.reader(position),
             position,
             last_receipt: receipt,
@@ -239,7 +237,7 @@ impl<'a, P: Producer> Session<'a, P> {
     }
 
     pub(super) fn checkpoint(&self, (position, receipt): (Position, Uuid)) -> Checkpoint {
-        let (run_id, cluster_id) = (self.run_id(position), self.cluster_id.clone());
+        let (run_id, cluster_id) = (self.run_id(position), self.topics.cluster_id.clone());
         Checkpoint { position, run_id, receipt, cluster_id }
     }
 

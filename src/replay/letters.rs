@@ -5,7 +5,7 @@ use std::{collections::VecDeque, ops::Range, time::Duration};
 use crate::{
     clock,
     event::{header, received_at_ms},
-    kafka::{Blocked, Cluster, Fetched, Obstacle, Reader},
+    kafka::{Blocked, Cluster, Fetched, Followed, Obstacle, Reader},
 };
 
 /// How long a broker may take for the next letter.
@@ -155,8 +155,8 @@ impl<R: Reader> Letters<R> {
         };
         match fetched {
             // The client may deliver a record twice.
-            Fetched::Record { offset, .. } if offset < partition.next => {}
-            Fetched::Record { offset, headers, value } if offset < partition.end => {
+            Fetched::Record(record) if record.offset < partition.next => {}
+            Fetched::Record(Followed { offset, headers, value, .. }) if offset < partition.end => {
                 let origin = Origin::Record { partition: number, offset };
                 let letter = Letter { origin, headers, value };
                 let receipt = letter.header("receipt").to_owned();

@@ -155,9 +155,9 @@ impl<'a, C: Cluster> Replay<'a, C> {
         disk: &'a dyn Disk,
         may_change: bool,
     ) -> anyhow::Result<Self> {
-        let found = cluster.look(may_change);
+        let topics = cluster.look(may_change);
         let topics =
-            found.with_context(|| format!("Kafka at {}", config.kafka.bootstrap_servers))?.topics;
+            topics.with_context(|| format!("Kafka at {}", config.kafka.bootstrap_servers))?;
         let producer = if may_change {
             let settings =
                 ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES };

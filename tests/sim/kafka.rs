@@ -13,7 +13,7 @@ use weni_edge::{
     config,
     journal::Position,
     kafka::{
-        self, Blocked, Code, Failure, Fetched, Found, GroupOffset, Obstacle, ProducerSettings,
+        self, Blocked, Code, Failure, Fetched, Followed, GroupOffset, Obstacle, ProducerSettings,
         Record, Step, Topics, View,
     },
     mutant,
@@ -311,10 +311,9 @@ impl kafka::Cluster for Cluster {
     type Producer = Producer;
     type Reader = Reader;
 
-    fn look(&self, _: bool) -> Result<Found, Obstacle> {
+    fn look(&self, _: bool) -> Result<Topics, Obstacle> {
         self.call("look", &["no broker", "brokers go down", "not authorized", "crash before"])?;
-        let topics = Topics::new(self.names.clone(), HashMap::new());
-        Ok(Found { cluster_id: "simulated".to_owned(), topics })
+        Ok(Topics::new("simulated".to_owned(), self.names.clone(), HashMap::new()))
     }
 
     fn partitions(&self, _: &str) -> Result<Vec<i32>, Obstacle> {
@@ -427,7 +426,8 @@ impl kafka::Reader for Reader {
             return Ok(Some((number, Fetched::End)));
         };
         let Entry { headers, value, .. } = entry;
-        Ok(Some((number, Fetched::Record { offset, headers, value })))
+        let record = Followed { partition: number, offset, headers, value, ..Followed::default() };
+        Ok(Some((number, Fetched::Record(record))))
     }
 }
 
