@@ -91,7 +91,7 @@ impl<'a, P: Producer> Session<'a, P> {
             self.shared.heartbeat.beat();
             // Serves the client's events. No transaction is open, so no record can be refused.
             self.producer.check().ok();
-            if self.shared.stopping(self.position) {
+            if self.shared.stopping() {
                 return Ended::Stopped;
             }
             if self.shared.config.load().topics != *self.topics.names() {
