@@ -76,6 +76,12 @@ impl From<Failure> for BatchError {
     }
 }
 
+impl From<io::Error> for BatchError {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
 /// A transaction being filled.
 pub(super) struct TransactionBatch<'a, P> {
     pub(super) producer: &'a mut P,
@@ -85,6 +91,10 @@ pub(super) struct TransactionBatch<'a, P> {
     pub(super) timestamps: Timestamps,
     /// Only these are sent, to find the one that is rejected; nothing is quarantined then.
     pub(super) only: Option<&'a BTreeSet<ItemId>>,
+    /// Nothing is taken beyond it.
+    pub(super) limit: Size,
+    /// Nothing is taken after it, but one callback.
+    pub(super) full_at: Option<Instant>,
     /// Nothing is sent after it.
     pub(super) deadline: Instant,
     pub(super) attempt: Attempt,
@@ -92,38 +102,20 @@ pub(super) struct TransactionBatch<'a, P> {
 }
 
 impl<P: Producer> TransactionBatch<'_, P> {
-    /// Takes callbacks until `size` or `full_at` is reached or nothing durable is left; always at
-    /// least one.
-    ///
-    /// # Errors
-    /// The producer or the disk fails; the transaction has to be aborted.
-    pub(super) fn fill(
-        &mut self,
-        reader: &mut Reader,
-        size: Size,
-        full_at: Option<Instant>,
-    ) -> Result<(), BatchError> {
+    /// Takes callbacks, at least one, until a limit or the last item of [`only`](Self::only) is
+    /// reached, or nothing durable is left. After an error the transaction has to be aborted.
+    pub(super) fn fill(&mut self, reader: &mut Reader) -> Result<(), BatchError> {
+        let full_at = self.full_at;
         let is_late = || full_at.is_some_and(|full_at| clock::now() >= full_at);
-        while self.attempt.size.is_below(size) && (self.attempt.end.is_none() || !is_late()) {
-            let Some(record) = reader.next().map_err(BatchError::Disk)? else { return Ok(()) };
-            self.callback(&record)?;
-        }
-        self.attempt.full = true;
-        Ok(())
-    }
-
-    /// Takes callbacks up to the last of [`only`](Self::only).
-    ///
-    /// # Errors
-    /// As [`fill`](Self::fill).
-    pub(super) fn send_subset(&mut self, reader: &mut Reader) -> Result<(), BatchError> {
-        let Some(last) = self.only.and_then(BTreeSet::last) else { return Ok(()) };
-        while let Some(record) = reader.next().map_err(BatchError::Disk)? {
-            if record.position > last.position {
-                break;
+        let last = self.only.and_then(BTreeSet::last).map(|last| last.position);
+        while self.attempt.size.is_below(self.limit) && (self.attempt.end.is_none() || !is_late()) {
+            let Some(record) = reader.next()? else { return Ok(()) };
+            if last.is_some_and(|last| record.position > last) {
+                return Ok(());
             }
             self.callback(&record)?;
         }
+        self.attempt.full = true;
         Ok(())
     }
 
@@ -138,8 +130,7 @@ impl<P: Producer> TransactionBatch<'_, P> {
                 let name = quarantine::record_name(position);
                 tracing::error!(%error, file = name,
                     "a journal record cannot be read: its bytes go into quarantine");
-                quarantine::keep(self.shared.quarantine(), &name, &[], payload)
-                    .map_err(BatchError::Disk)?;
+                quarantine::keep(self.shared.quarantine(), &name, &[], payload)?;
                 self.attempt.size.add(payload.len());
                 self.attempt.account.quarantined();
                 self.attempt.set_aside.push(position);
@@ -213,8 +204,7 @@ impl<P: Producer> TransactionBatch<'_, P> {
                 self.attempt.account.quarantined();
                 self.attempt.set_aside.push(id.position);
                 let name = quarantine::letter_name(id.position, callback.receipt, id.number);
-                quarantine::keep_letter(self.shared.quarantine(), &name, letter)
-                    .map_err(BatchError::Disk)?;
+                quarantine::keep_letter(self.shared.quarantine(), &name, letter)?;
             }
             return Ok(());
         }

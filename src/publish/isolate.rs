@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{
     batch::{BatchError, ItemId, Sent},
     session::{Ended, Session},
-    sizing::RejectedRecord,
+    sizing::{RejectedRecord, Size},
 };
 use crate::{
     callback::Callback,
@@ -44,31 +44,28 @@ impl<P: Producer> Session<'_, P> {
             match (rejected.first(), half) {
                 (Some((alone, code)), 1) => return self.reject(*alone, *code, sent),
                 (Some(_), _) => suspects = rejected.into_iter().map(|(sent, _)| sent).collect(),
-                (None, _) if suspects.len() == 1 => return Err(self.only_together()),
+                (None, _) if suspects.len() == 1 => {
+                    // Each passes alone: a limit of the cluster has changed. The next producer reads it.
+                    // Without the right to read it, the next producer sends less in one request.
+                    let batch_bytes = &mut self.learnt.settings.batch_bytes;
+                    *batch_bytes = (*batch_bytes / 2).max(1);
+                    tracing::warn!(
+                        batch_bytes,
+                        "Kafka rejects records together that pass alone: requests get smaller"
+                    );
+                    return Err(Ended::Lost(None));
+                }
                 (None, _) => drop(suspects.drain(..half)),
             }
         }
         Ok(())
     }
 
-    /// Each record passes alone, and together they are rejected: a limit of the cluster has
-    /// changed. The next producer reads it. Without the right to read it, the next producer sends
-    /// less in one request.
-    fn only_together(&mut self) -> Ended {
-        self.learnt.halve_requests();
-        let batch_bytes = self.learnt.settings.batch_bytes;
-        tracing::warn!(
-            batch_bytes,
-            "Kafka rejects records together that pass alone: requests get smaller"
-        );
-        Ended::Lost(None)
-    }
-
     /// Sends some records of the next transaction and aborts. Returns those that were rejected.
     fn try_subset(&mut self, suspects: &[Sent]) -> Result<Vec<(Sent, Code)>, Ended> {
         let ids: BTreeSet<ItemId> = suspects.iter().map(|sent| sent.id).collect();
         let deadline = self.deadline(clock::now());
-        let (attempt, sent) = self.send_subset(&ids, deadline);
+        let (attempt, sent) = self.attempt(Size::ALL, None, deadline, Some(&ids));
         let reported = sent.and_then(|()| Ok(self.producer.await_reports(deadline)?));
         self.read_again();
         let failure = match reported {

@@ -130,9 +130,14 @@ impl<'a, P: Producer> Session<'a, P> {
     /// once: this one was full, or has failed.
     fn transaction(&mut self, begun: Instant) -> Result<bool, Ended> {
         fail_point!("transaction");
-        let (attempt, filled) = self.fill(begun);
-        let end = attempt.end.unwrap_or((self.position, self.last_receipt));
+        // What ends an unfinished transaction must hold all that it held.
+        let (limit, full_at) = match self.unfinished {
+            true => (Size::TWICE, None),
+            false => (self.learnt.size, Some(begun + self.producer.timeout() / 3)),
+        };
         let deadline = self.deadline(begun);
+        let (attempt, filled) = self.attempt(limit, full_at, deadline, None);
+        let end = attempt.end.unwrap_or((self.position, self.last_receipt));
         let ready = filled.and_then(|()| {
             if self.unfinished {
                 // The position last: it shows the unfinished transaction until all partitions of
@@ -177,31 +182,13 @@ impl<'a, P: Producer> Session<'a, P> {
         begun + self.producer.timeout() * 2 / 3
     }
 
-    /// Begins a transaction and fills it.
-    fn fill(&mut self, begun: Instant) -> (Attempt, Result<(), BatchError>) {
-        let deadline = self.deadline(begun);
-        // What ends an unfinished transaction must hold all that it held.
-        let (size, full_at) = match self.unfinished {
-            true => (Size::TWICE, None),
-            false => (self.learnt.size, Some(begun + (deadline - begun) / 2)),
-        };
-        self.attempt(deadline, None, |batch, reader| batch.fill(reader, size, full_at))
-    }
-
-    /// Begins a transaction with only these records.
-    pub(super) fn send_subset(
+    /// Begins a transaction and fills it. The arguments are [`TransactionBatch`]'s.
+    pub(super) fn attempt(
         &mut self,
-        ids: &BTreeSet<ItemId>,
-        deadline: Instant,
-    ) -> (Attempt, Result<(), BatchError>) {
-        self.attempt(deadline, Some(ids), |batch, reader| batch.send_subset(reader))
-    }
-
-    fn attempt(
-        &mut self,
+        limit: Size,
+        full_at: Option<Instant>,
         deadline: Instant,
         only: Option<&BTreeSet<ItemId>>,
-        fill: impl FnOnce(&mut TransactionBatch<'_, P>, &mut Reader) -> Result<(), BatchError>,
     ) -> (Attempt, Result<(), BatchError>) {
         let attempt = Attempt::new(&self.shared.metrics);
         if let Err(failure) = self.producer.begin() {
@@ -214,11 +201,13 @@ impl<'a, P: Producer> Session<'a, P> {
             suspects: &self.learnt.suspects,
             timestamps: self.learnt.timestamps,
             only,
+            limit,
+            full_at,
             deadline,
             attempt,
             draft: Draft::default(),
         };
-        let filled = fill(&mut batch, &mut self.reader);
+        let filled = batch.fill(&mut self.reader);
         self.shared.heartbeat.normalized();
         (batch.attempt, filled)
     }

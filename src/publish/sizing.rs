@@ -32,6 +32,8 @@ impl Size {
     /// More than any earlier transaction held, also one whose settings made smaller records.
     pub(super) const TWICE: Self =
         Self { items: 2 * Self::FULL.items, bytes: 2 * Self::FULL.bytes };
+    /// No limit.
+    pub(super) const ALL: Self = Self { items: usize::MAX, bytes: usize::MAX };
     /// One callback.
     pub(super) const SINGLE: Self = Self { items: 1, bytes: 1 };
 
@@ -171,11 +173,6 @@ impl Learnt {
         let longest = self.settings.timeout >= TRANSACTION_TIMEOUT_MAX;
         self.settings.timeout = (2 * self.settings.timeout).min(TRANSACTION_TIMEOUT_MAX);
         !longest
-    }
-
-    /// Records are rejected together that pass alone.
-    pub(super) fn halve_requests(&mut self) {
-        self.settings.batch_bytes = (self.settings.batch_bytes / 2).max(1);
     }
 }
 
