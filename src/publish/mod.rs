@@ -28,11 +28,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 pub use self::position::PositionMetadata;
-use self::{
-    session::{Ended, Session},
-    sizing::Learnt,
-    supervisor::Heartbeat,
-};
+use self::{session::Ended, sizing::Learnt, supervisor::Heartbeat};
 use crate::{
     callback::Callback,
     clock,
@@ -247,7 +243,7 @@ fn publish<C: Cluster>(
             connect(shared).and_then(|cluster| position::open(shared, &cluster, &mut learnt));
         let obstacle = match opened {
             Err(obstacle) => Some(obstacle),
-            Ok(opened) => match Session::new(shared, &mut learnt, opened).run() {
+            Ok(session) => match session.run() {
                 Ended::Stopped => return,
                 Ended::Reopen => {
                     shared.pause(PAUSE_UNREACHABLE);

@@ -19,7 +19,7 @@ use std::{fmt, io, str::FromStr, time::Duration};
 
 use uuid::Uuid;
 
-use super::{Shared, sizing::Learnt};
+use super::{Shared, session::Session, sizing::Learnt};
 use crate::{
     clock,
     journal::{Checkpoint, Position},
@@ -61,13 +61,6 @@ impl FromStr for PositionMetadata {
     }
 }
 
-/// A producer, and where it goes on.
-pub(super) struct Opened<P> {
-    pub(super) producer: P,
-    pub(super) topics: Topics,
-    pub(super) start: Start,
-}
-
 /// Where publishing goes on.
 pub(super) struct Start {
     pub(super) position: Position,
@@ -79,15 +72,12 @@ pub(super) struct Start {
     pub(super) unfinished: bool,
 }
 
-/// Opens a producer and finds where to go on.
-///
-/// # Errors
-/// What stands in the way. Nothing has been changed then.
-pub(super) fn open<C: Cluster>(
-    shared: &Shared,
+/// Opens a producer and finds where to go on. If something stands in the way, nothing has been changed.
+pub(super) fn open<'a, C: Cluster>(
+    shared: &'a Shared,
     cluster: &C,
-    learnt: &mut Learnt,
-) -> Result<Opened<C::Producer>, Obstacle> {
+    learnt: &'a mut Learnt,
+) -> Result<Session<'a, C::Producer>, Obstacle> {
     let since = clock::now();
     let topics = cluster.look(true)?;
     if let Some((name, limit)) = topics.too_small() {
@@ -124,7 +114,7 @@ pub(super) fn open<C: Cluster>(
         seconds,
         "a producer is open: publishing goes on from this position"
     );
-    Ok(Opened { producer, topics, start })
+    Ok(Session::new(shared, learnt, producer, topics, start))
 }
 
 /// Reads and judges the position.
@@ -140,6 +130,14 @@ impl<C: Cluster> Reading<'_, C> {
         let offsets = self.cluster.committed(view, &[partition], within)?;
         self.shared.heartbeat.beat_in_kafka();
         Ok(offsets.into_iter().next())
+    }
+
+    /// The position that no open transaction holds. None: brokers answer, and do not tell it.
+    fn stable(&self, within: Duration) -> Result<Option<Option<GroupOffset>>, Obstacle> {
+        match self.read(View::Stable, within) {
+            Err(obstacle) if obstacle.blocked == Blocked::PositionUnreadable => Ok(None),
+            stable => stable.map(Some),
+        }
     }
 
     /// The metadata of the position, if this journal may publish after it.
@@ -188,14 +186,11 @@ impl<C: Cluster> Reading<'_, C> {
     /// Whether a transaction still holds the position behind what Kafka has acknowledged, although
     /// its end is long due.
     fn is_untold(&self) -> Result<bool, Obstacle> {
-        match self.read(View::Stable, DOUBT) {
-            Err(obstacle) if obstacle.blocked == Blocked::PositionUnreadable => {
-                let still = self.read(View::Unstable, CALL)?;
-                Ok(self.is_behind(still.as_ref())
-                    && !mutant::is("acknowledged commit not looked for"))
-            }
-            stable => stable.map(|_| false),
+        if self.stable(DOUBT)?.is_some() {
+            return Ok(false);
         }
+        let still = self.read(View::Unstable, CALL)?;
+        Ok(self.is_behind(still.as_ref()) && !mutant::is("acknowledged commit not looked for"))
     }
 
     /// The next producer's first act may delete the position, and then the checkpoint counts.
@@ -265,10 +260,8 @@ impl<C: Cluster> Reading<'_, C> {
         &self,
         within: Duration,
     ) -> Result<(Option<GroupOffset>, bool), Obstacle> {
-        let is_unreadable = |obstacle: &Obstacle| obstacle.blocked == Blocked::PositionUnreadable;
-        match self.read(View::Stable, within) {
-            Err(obstacle) if is_unreadable(&obstacle) => {}
-            stable => return Ok((stable?, false)),
+        if let Some(stable) = self.stable(within)? {
+            return Ok((stable, false));
         }
         let before = self.read(View::Unstable, CALL)?;
         if before.is_some() {
@@ -276,11 +269,9 @@ impl<C: Cluster> Reading<'_, C> {
         }
         // Without a position all that is on disk would be repeated. A broker that was only slow
         // answers now.
-        match self.read(View::Stable, CALL) {
-            Err(obstacle) if is_unreadable(&obstacle) => {
-                Ok((self.read(View::Unstable, CALL)?, true))
-            }
-            stable => Ok((stable?, false)),
+        match self.stable(CALL)? {
+            Some(stable) => Ok((stable, false)),
+            None => Ok((self.read(View::Unstable, CALL)?, true)),
         }
     }
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     Shared, TICK,
     batch::{Attempt, BatchError, ItemId, TransactionBatch},
-    position::{Opened, PositionMetadata, Start},
+    position::{PositionMetadata, Start},
     sizing::{Learnt, Size},
 };
 use crate::{
@@ -59,8 +59,13 @@ pub(super) struct Session<'a, P> {
 }
 
 impl<'a, P: Producer> Session<'a, P> {
-    pub(super) fn new(shared: &'a Shared, learnt: &'a mut Learnt, opened: Opened<P>) -> Self {
-        let Opened { producer, topics, start } = opened;
+    pub(super) fn new(
+        shared: &'a Shared,
+        learnt: &'a mut Learnt,
+        producer: P,
+        topics: Topics,
+        start: Start,
+    ) -> Self {
         let Start { position, receipt, is_certain, unfinished } = start;
         Self {
             shared,
