@@ -51,16 +51,6 @@ impl Letter {
     }
 }
 
-/// What comes next in a partition.
-#[derive(Debug)]
-pub(super) enum Next {
-    /// A letter, and how many offsets end with it since the letter before: transaction markers take
-    /// offsets too.
-    Letter(Letter, i64),
-    /// A partition has no more letters: there is none at these offsets.
-    End { partition: i32, offsets: Range<i64> },
-}
-
 /// All partitions as one sequence: each in its order, the oldest callback first.
 pub(super) struct Letters<R> {
     reader: R,
@@ -79,9 +69,6 @@ struct Partition {
 
 impl<R: Reader> Letters<R> {
     /// Reads these partitions, each from an offset to another.
-    ///
-    /// # Errors
-    /// When Kafka cannot be asked.
     pub(super) fn new<C: Cluster<Reader = R>>(
         cluster: &C,
         topic: &str,
@@ -103,19 +90,10 @@ impl<R: Reader> Letters<R> {
         })
     }
 
-    /// The next one; none at the end of all partitions.
-    ///
-    /// # Errors
-    /// When Kafka does not give it.
-    pub(super) fn next(&mut self) -> Result<Option<Next>, Obstacle> {
-        for at in 0..self.partitions.len() {
-            self.fill(at)?;
-            let Partition { number, next, end, ref read, .. } = self.partitions[at];
-            if read.is_empty() && next < end {
-                self.partitions[at].next = end;
-                return Ok(Some(Next::End { partition: number, offsets: next..end }));
-            }
-        }
+    /// The next one, and how many offsets end with it since the letter before: transaction markers
+    /// take offsets too. None at the end of all partitions.
+    pub(super) fn next(&mut self) -> Result<Option<(Letter, i64)>, Obstacle> {
+        (0..self.partitions.len()).try_for_each(|at| self.fill(at))?;
         let with_letters =
             self.partitions.iter_mut().filter(|partition| !partition.read.is_empty());
         let accepted = |partition: &Partition| partition.read[0].1.clone();
@@ -125,8 +103,13 @@ impl<R: Reader> Letters<R> {
         Ok(oldest.read.pop_front().map(|(offset, _, letter)| {
             let offsets = offset + 1 - oldest.next;
             oldest.next = offset + 1;
-            Next::Letter(letter, offsets)
+            (letter, offsets)
         }))
+    }
+
+    /// After the last letter: the offsets of each partition after its last one.
+    pub(super) fn rests(&self) -> impl Iterator<Item = (i32, Range<i64>)> {
+        self.partitions.iter().map(|partition| (partition.number, partition.next..partition.end))
     }
 
     /// Reads until a partition's next letter is there, or it has ended.

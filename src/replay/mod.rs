@@ -20,9 +20,8 @@ use jiff::Timestamp;
 
 pub use self::summary::{Outcome, Summary};
 use self::{
-    letters::{Letter, Letters, Next, Origin},
+    letters::{Letter, Letters, Origin},
     progress::{Kept, Progress},
-    verdict::Verdict,
 };
 use crate::{
     config::Config,
@@ -127,8 +126,9 @@ struct Ready {
     origin: Origin,
     /// Offsets that are done with it: its own and those between the letter before and it.
     offsets: i64,
-    /// Each with when its callback was accepted.
-    records: Vec<(Draft, u64)>,
+    records: Vec<Draft>,
+    /// When its callback was accepted.
+    accepted_ms: u64,
 }
 
 /// One run.
@@ -228,7 +228,13 @@ impl<'a, C: Cluster> Replay<'a, C> {
             partitions.into_iter().map(|number| (number, Progress::default())).collect();
         for kept in offsets {
             if kept.topic == topic {
-                let progress = Progress::read(kept.offset, &kept.metadata)?;
+                let progress = Progress::read(kept.offset, &kept.metadata).with_context(|| {
+                    let text = &kept.metadata;
+                    format!(
+                        "{text:?} is no progress that this program can read: most likely a newer one \
+                         wrote it"
+                    )
+                })?;
                 self.kept.partitions.insert(kept.partition, progress);
             } else {
                 self.kept.files = kept.metadata.split_whitespace().map(str::to_owned).collect();
@@ -269,20 +275,14 @@ impl<'a, C: Cluster> Replay<'a, C> {
         let letters = Letters::new(&self.cluster, self.dead_letter(), ranges);
         let mut letters = letters.context(UNREADABLE)?;
         let (mut ready, mut records, mut bytes) = (Vec::new(), 0, 0);
-        let (mut done, mut ends) = (0, Vec::new());
-        while let Some(next) = letters.next().context(UNREADABLE)? {
-            match next {
-                Next::End { partition, offsets } => ends.push((partition, offsets)),
-                Next::Letter(letter, offsets) => {
-                    done += offsets as u64;
-                    watch(done, total);
-                    if let Some(letter) = self.letter(&letter, offsets) {
-                        records += letter.records.len();
-                        let drafts = letter.records.iter().map(|(draft, _)| draft.wire_bytes());
-                        bytes += drafts.sum::<usize>();
-                        ready.push(letter);
-                    }
-                }
+        let mut done = 0;
+        while let Some((letter, offsets)) = letters.next().context(UNREADABLE)? {
+            done += offsets as u64;
+            watch(done, total);
+            if let Some(letter) = self.letter(&letter, offsets) {
+                records += letter.records.len();
+                bytes += letter.records.iter().map(Draft::wire_bytes).sum::<usize>();
+                ready.push(letter);
             }
             let full = records >= TRANSACTION_RECORDS || bytes >= TRANSACTION_BYTES;
             if full || ready.len() >= TRANSACTION_RECORDS {
@@ -292,7 +292,7 @@ impl<'a, C: Cluster> Replay<'a, C> {
             }
         }
         self.publish(&ready)?;
-        for (partition, offsets) in ends {
+        for (partition, offsets) in letters.rests() {
             self.kept.partition(partition).insert_empty(offsets);
         }
         Ok(())
@@ -315,11 +315,12 @@ impl<'a, C: Cluster> Replay<'a, C> {
         let verdict = verdict::judge(self.config, &self.topics, letter);
         self.summary.count(letter, &verdict, &self.topics);
         let records = match verdict {
-            Verdict::Records(records) => records,
-            Verdict::Dead(_) if self.options.dismiss_dead => Vec::new(),
-            Verdict::Dead(_) => return None,
+            Ok(records) => records,
+            Err(_) if self.options.dismiss_dead => Vec::new(),
+            Err(_) => return None,
         };
-        Some(Ready { origin: letter.origin.clone(), offsets, records })
+        let accepted_ms = letter.received_at_ms().unwrap_or_default();
+        Some(Ready { origin: letter.origin.clone(), offsets, records, accepted_ms })
     }
 
     /// The quarantined files to be replayed. Those that are done are renamed.

@@ -93,11 +93,6 @@ pub(super) struct Progress {
     runs: BTreeMap<i64, i64>,
 }
 
-/// Why metadata is not read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no progress that this program can read: most likely a newer one wrote it")]
-pub(super) struct Unreadable(String);
-
 impl Progress {
     /// The first offset that is not done.
     pub(super) fn first(&self) -> i64 {
@@ -153,26 +148,26 @@ impl Progress {
         text
     }
 
-    /// Reads what was committed. An offset without metadata was set by hand.
-    pub(super) fn read(first: i64, metadata: &str) -> Result<Self, Unreadable> {
-        let unreadable = || Unreadable(metadata.to_owned());
+    /// Reads what was committed; none if it is no progress. An offset without metadata was set by
+    /// hand.
+    pub(super) fn read(first: i64, metadata: &str) -> Option<Self> {
         let mut progress = Self { first, ..Self::default() };
         if metadata.is_empty() {
-            return Ok(progress);
+            return Some(progress);
         }
         let mut words = metadata.split(' ');
         if words.next() != Some(VERSION) {
-            return Err(unreadable());
+            return None;
         }
+        let positive = |text: &str| text.parse().ok().filter(|number: &i64| *number > 0);
         let mut at = first;
         for word in words {
-            let parse = |text: &str| text.parse().ok().filter(|number: &i64| *number > 0);
-            let (skip, len) = word.split_once('+').ok_or_else(unreadable)?;
-            let start = parse(skip).and_then(|skip| at.checked_add(skip)).ok_or_else(unreadable)?;
-            at = parse(len).and_then(|len| start.checked_add(len)).ok_or_else(unreadable)?;
+            let (skip, len) = word.split_once('+')?;
+            let start = at.checked_add(positive(skip)?)?;
+            at = start.checked_add(positive(len)?)?;
             progress.runs.insert(start, at);
         }
-        Ok(progress)
+        Some(progress)
     }
 }
 
@@ -197,11 +192,11 @@ mod tests {
 
     #[test]
     fn what_is_no_progress_is_said_to_be_none() {
-        assert_eq!(Progress::read(7, ""), Ok(Progress { first: 7, ..Progress::default() }));
+        assert_eq!(Progress::read(7, ""), Some(Progress { first: 7, ..Progress::default() }));
         for text in
             ["v2 1+1", "v1 1", "v1 0+1", "v1 1+0", "v1 1+-1", "v1 1+1 ", "v1 9223372036854775807+1"]
         {
-            assert_eq!(Progress::read(7, text), Err(Unreadable(text.to_owned())), "{text}");
+            assert_eq!(Progress::read(7, text), None, "{text}");
         }
     }
 
@@ -231,7 +226,7 @@ mod tests {
             }
             prop_assert_eq!(progress.first(), (0..).find(|offset| !set.contains(offset)).unwrap());
             let read = Progress::read(progress.first(), &progress.metadata());
-            prop_assert_eq!(read, Ok(progress));
+            prop_assert_eq!(read, Some(progress));
         }
     }
 }

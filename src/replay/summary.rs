@@ -41,10 +41,10 @@ impl Summary {
         let outcome = self.letters.entry(key).or_default();
         outcome.letters += 1;
         match verdict {
-            Verdict::Dead(why) => *outcome.still_dead.entry(why).or_default() += 1,
-            Verdict::Records(records) => {
+            Err(why) => *outcome.still_dead.entry(why).or_default() += 1,
+            Ok(records) => {
                 outcome.replayed += 1;
-                for (draft, _) in records {
+                for draft in records {
                     let topic = topics.name(draft.topic).to_owned();
                     *outcome.records.entry(topic).or_default() += 1;
                 }

@@ -107,7 +107,7 @@ impl<C: Cluster> Replay<'_, C> {
     /// What to do about a letter that Kafka refuses.
     fn refused(&self, letter: &Ready, failure: &Failure) -> anyhow::Error {
         let topics: BTreeSet<_> =
-            letter.records.iter().map(|(draft, _)| self.topics.name(draft.topic)).collect();
+            letter.records.iter().map(|draft| self.topics.name(draft.topic)).collect();
         let code = failure.reports.first().map_or(failure.code, |(_, code)| *code);
         anyhow!(
             "Kafka refuses what the letter {} becomes ({}): {code}; mend the topic (such as its \
@@ -150,9 +150,11 @@ fn send(
     deadline: Instant,
 ) -> Result<(), Failure> {
     let now_ms = clock::wall_ms();
-    let records = letters.iter().flat_map(|letter| &letter.records);
+    let records = letters
+        .iter()
+        .flat_map(|letter| letter.records.iter().map(|draft| (draft, letter.accepted_ms)));
     for (number, (draft, accepted_ms)) in records.enumerate() {
-        let record = draft.record(topics, *accepted_ms, timestamps, now_ms, number);
+        let record = draft.record(topics, accepted_ms, timestamps, now_ms, number);
         producer.send(&record, deadline)?;
     }
     Ok(())
