@@ -52,9 +52,6 @@ impl Followed {
 
 impl Cluster {
     /// Where a point lies in each of these partitions. After the last record it lies at the end.
-    ///
-    /// # Errors
-    /// No broker answers, or the topics may not be read.
     pub(crate) fn offsets(
         &self,
         view: View,
@@ -93,9 +90,6 @@ impl Cluster {
     }
 
     /// Reads partitions, each from an offset: up to these ends, or beyond them.
-    ///
-    /// # Errors
-    /// The client refuses the assignment.
     pub(crate) fn follow(
         &self,
         from: &Offsets,
@@ -131,10 +125,8 @@ impl Follower {
         self.unread.is_empty()
     }
 
-    /// What comes next in any partition; none after a moment.
-    ///
-    /// # Errors
-    /// The cluster refuses. A lost connection is no error: the client reconnects.
+    /// What comes next in any partition; none after a moment. A lost connection is no error: the
+    /// client reconnects.
     pub(crate) fn poll(&mut self) -> Result<Option<Followed>, Obstacle> {
         let count = self.consumers.len();
         let from = self.turn;

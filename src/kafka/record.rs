@@ -40,14 +40,8 @@ impl Headers {
         self.ends.push((name_end, self.bytes.len()));
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.ends.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
     }
 
     /// Names and values, in order.

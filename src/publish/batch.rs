@@ -121,7 +121,7 @@ impl<P: Producer> TransactionBatch<'_, P> {
 
     fn callback(&mut self, record: &JournalRecord<'_>) -> Result<(), BatchError> {
         let JournalRecord { position, payload } = *record;
-        self.shared.heartbeat.normalizing(position);
+        self.shared.heartbeat.normalizing(Some(position));
         let callback = match Callback::decode(payload) {
             Ok(callback) => callback,
             Err(_) if self.only.is_some() => return Ok(()),

@@ -213,7 +213,7 @@ impl<'a, P: Producer> Session<'a, P> {
             draft: Draft::default(),
         };
         let filled = batch.fill(&mut self.reader);
-        self.shared.heartbeat.normalized();
+        self.shared.heartbeat.normalizing(None);
         (batch.attempt, filled)
     }
 
@@ -222,7 +222,9 @@ impl<'a, P: Producer> Session<'a, P> {
     /// so it is in the same partitions, and its abort ends both.
     fn end_unfinished(&mut self) -> Ended {
         self.read_again();
-        self.learnt.suspects.forget_rejections();
+        // It settles nothing: rejections are found again.
+        self.learnt.suspects.rejected.clear();
+        self.learnt.suspects.consecutive_rejections.clear();
         if let Err(ended) = self.abort() {
             return ended;
         }
@@ -279,7 +281,7 @@ impl<'a, P: Producer> Session<'a, P> {
         attempt.account.count(metrics, clock::wall_ms());
         self.shared.unblock();
         let (position, receipt) = end;
-        self.learnt.committed(position, attempt.sent.iter().map(|sent| sent.topic));
+        self.learnt.committed(position, &attempt.sent);
         self.last_commit = clock::now();
         self.last_receipt = receipt;
         self.position = position;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::batch::ItemId;
+use super::batch::{ItemId, Sent};
 use crate::{
     config::client::TRANSACTION_TIMEOUT,
     event::{Reason, Topic},
@@ -86,18 +86,14 @@ pub(super) struct Suspects {
 }
 
 impl Suspects {
-    /// What lies before `position` is committed.
-    fn forget_before(&mut self, position: Position) {
+    /// These records were committed, and all that lies before `position`.
+    fn forget(&mut self, position: Position, committed: &[Sent]) {
         self.rejected.retain(|id, _| id.position >= position);
         self.corrupted_once.retain(|id| id.position >= position);
         self.dead.retain(|dead, _| *dead >= position);
         self.slow = self.slow.filter(|(slow, _)| *slow >= position);
-    }
-
-    /// After a transaction that settles nothing: rejections are found again.
-    pub(super) fn forget_rejections(&mut self) {
-        self.rejected.clear();
-        self.consecutive_rejections.clear();
+        let is_out = |topic: Topic| committed.iter().all(|sent| sent.topic != topic);
+        self.consecutive_rejections.retain(|(topic, _), _| is_out(*topic));
     }
 
     /// The callback ran out of time, and Kafka takes others in time.
@@ -137,20 +133,11 @@ impl Learnt {
         }
     }
 
-    /// Records of these topics were committed, and all that lies before `position`.
-    pub(super) fn committed(
-        &mut self,
-        position: Position,
-        topics: impl IntoIterator<Item = Topic>,
-    ) {
+    /// These records were committed, and all that lies before `position`.
+    pub(super) fn committed(&mut self, position: Position, sent: &[Sent]) {
         self.grow();
         self.timestamps = Timestamps::Accepted;
-        self.suspects.forget_before(position);
-        if !self.suspects.consecutive_rejections.is_empty() {
-            for committed in topics {
-                self.suspects.consecutive_rejections.retain(|(topic, _), _| *topic != committed);
-            }
-        }
+        self.suspects.forget(position, sent);
     }
 
     fn grow(&mut self) {

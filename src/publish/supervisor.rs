@@ -46,13 +46,9 @@ impl Heartbeat {
         self.in_kafka.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn normalizing(&self, position: Position) {
+    pub(super) fn normalizing(&self, position: Option<Position>) {
         self.beat();
-        self.normalizing.store(position.as_u64(), Ordering::Relaxed);
-    }
-
-    pub(super) fn normalized(&self) {
-        self.normalizing.store(0, Ordering::Relaxed);
+        self.normalizing.store(position.map_or(0, Position::as_u64), Ordering::Relaxed);
     }
 
     pub(super) fn abandoned(&self) -> bool {

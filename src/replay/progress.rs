@@ -51,10 +51,8 @@ impl Kept {
         next
     }
 
-    /// The group's offsets: of the partitions that are `touched`, and of the files.
-    ///
-    /// # Errors
-    /// What is done in a partition is too scattered for an offset's metadata.
+    /// The group's offsets: of the partitions that are `touched`, and of the files. An error if what
+    /// is done in a partition is too scattered for an offset's metadata.
     pub(super) fn offsets(
         &self,
         topics: &config::Topics,
