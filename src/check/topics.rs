@@ -3,7 +3,7 @@
 use super::{Aspect, Finding, kafka::obstructed};
 use crate::{
     config::{Config, client::largest_event},
-    kafka::{Obstacle, Risk, topic_state::TopicState},
+    kafka::{Obstacle, Risk, TopicState},
 };
 
 const ASPECT: Aspect = Aspect::KafkaTopic;

@@ -1,21 +1,20 @@
 //! Topics on the real cluster: whether they exist, their limits, and what puts their records at
 //! risk.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use pollster::block_on;
 use rdkafka::{
-    admin::{
-        AdminClient, AdminOptions, ConfigResource, ConfigResourceResult, NewTopic,
-        ResourceSpecifier, TopicReplication,
-    },
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
     consumer::Consumer,
-    error::KafkaResult,
     metadata::{Metadata, MetadataPartition},
 };
 
-use super::{Blocked, Code, Limits, Obstacle, Risk, Topics, librdkafka::Cluster};
+use super::{Blocked, Cluster as _, Code, Limits, Obstacle, Risk, Topics, librdkafka::Cluster};
 use crate::{
     config::{Config, CreateTopics},
     event::Topic,
@@ -23,9 +22,22 @@ use crate::{
 
 const CALL: Duration = Duration::from_secs(5);
 
+/// A topic's configuration: Kafka's own names and values, its defaults included.
+type Settings = BTreeMap<String, String>;
+
+/// A topic that exists.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TopicState {
+    pub(crate) partitions: usize,
+    /// Of the partition that has fewest.
+    pub(crate) replicas: usize,
+    /// The same of those that are in sync.
+    pub(crate) in_sync: usize,
+    /// None: they may not be read.
+    pub(crate) settings: Option<Settings>,
+}
+
 impl Cluster {
-    /// # Errors
-    /// No broker answers.
     pub(super) fn cluster_id(&self) -> Result<String, Obstacle> {
         // librdkafka learns the id from any metadata. Without metadata the next call only waits.
         self.metadata(&self.config.topics.position)?;
@@ -34,9 +46,6 @@ impl Cluster {
     }
 
     /// The metadata of one topic.
-    ///
-    /// # Errors
-    /// No broker answers.
     pub(super) fn metadata(&self, topic: &str) -> Result<Metadata, Obstacle> {
         self.unstable.fetch_metadata(Some(topic), CALL).map_err(|error| {
             // The connection's own error is nearer to the cause than a call's timeout. Each poll
@@ -47,13 +56,10 @@ impl Cluster {
         })
     }
 
-    /// Creates the topics that are missing.
-    ///
-    /// # Errors
-    /// A topic of events is missing and may not be created.
+    /// Creates the topics that are missing. One that may not be created is an obstacle.
     pub(super) fn create_missing(&self) -> Result<(), Obstacle> {
         for (name, allowed) in self.creations() {
-            if self.exists(name)? {
+            if !self.partitions(name)?.is_empty() {
                 continue;
             }
             let Some(allowed) = allowed else {
@@ -76,18 +82,31 @@ impl Cluster {
     }
 
     /// Asks whether a missing topic could be created, if it may be. None is.
-    ///
-    /// # Errors
-    /// The cluster refuses.
     pub(crate) fn try_creation(&self, name: &str) -> Result<(), Obstacle> {
         let create = self.creations().find(|(one, _)| *one == name).and_then(|(_, create)| create);
         create.map_or(Ok(()), |create| self.create(name, create, true))
     }
 
-    /// # Errors
-    /// No broker answers, or the topic may not be looked at.
-    pub fn exists(&self, name: &str) -> Result<bool, Obstacle> {
-        Ok(partitions_of(&self.metadata(name)?, name)?.is_some())
+    /// The state of each topic; none for one that does not exist. librdkafka's mock cluster does not
+    /// answer.
+    pub(crate) fn topic_states(&self, names: &[&str]) -> Vec<Result<Option<TopicState>, Obstacle>> {
+        let mut settings = self.settings(names);
+        let state = |name: &&str| -> Result<_, Obstacle> {
+            let metadata = self.metadata(name)?;
+            let partitions = partitions_of(&metadata)?;
+            let fewest =
+                |count: fn(&MetadataPartition) -> usize| partitions.iter().map(count).min();
+            let Some(replicas) = fewest(|partition| partition.replicas().len()) else {
+                return Ok(None);
+            };
+            Ok(Some(TopicState {
+                partitions: partitions.len(),
+                replicas,
+                in_sync: fewest(|partition| partition.isr().len()).unwrap_or_default(),
+                settings: settings.remove(*name),
+            }))
+        };
+        names.iter().map(state).collect()
     }
 
     fn create(&self, name: &str, create: CreateTopics, is_trial: bool) -> Result<(), Obstacle> {
@@ -95,8 +114,8 @@ impl Cluster {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replication_factor));
         let options = AdminOptions::new().operation_timeout(Some(CALL)).request_timeout(Some(CALL));
         let options = options.validate_only(is_trial);
-        let created = block_on(self.admin()?.create_topics([&topic], &options));
-        match created.map_err(Obstacle::kafka)?.pop() {
+        let admin: AdminClient<DefaultClientContext> = self.base.create()?;
+        match block_on(admin.create_topics([&topic], &options))?.pop() {
             Some(Err((_, code))) if code != Code::TopicAlreadyExists => {
                 let detail = format!("topic {name} is missing and cannot be created: {code}");
                 Err(Obstacle::new(Blocked::UnknownTopic, detail))
@@ -109,71 +128,59 @@ impl Cluster {
         }
     }
 
-    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, Obstacle> {
-        self.base.create().map_err(Obstacle::kafka)
-    }
-
     /// Reads the topics' limits, and sets the metric of topics at risk.
-    ///
-    /// # Errors
-    /// No broker answers.
-    pub(super) fn topics(&self, cluster_id: &str) -> Result<Topics, Obstacle> {
+    pub(super) fn topics(&self) -> Result<Topics, Obstacle> {
+        let cluster_id = self.cluster_id()?;
         let names = &self.config.topics;
         let events = Topic::ALL.map(|topic| names.name(topic));
         // librdkafka's mock cluster never answers such calls.
-        let mut limits = match cluster_id.starts_with("mockCluster") {
+        let settings = match cluster_id.starts_with("mockCluster") {
             true => HashMap::new(),
-            false => self.describe(&events)?,
+            false => self.settings(&events),
         };
+        let mut limits = HashMap::new();
         for name in events {
             let metadata = self.metadata(name)?;
-            let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
+            // Without the right to look at a topic, its risks are not known.
+            let partitions = partitions_of(&metadata).unwrap_or_default();
             let alone = |partition: &MetadataPartition| partition.replicas().len() < 2;
             let gauge = self.metrics.kafka_topic_risky.with_label_values(&[name, "replication"]);
             gauge.set(partitions.iter().any(alone).into());
-            if let Some(limits) = limits.get_mut(name) {
-                limits.too_few_in_sync = too_few_in_sync(partitions, limits.min_insync);
+            if let Some(settings) = settings.get(name) {
+                limits.insert(name.to_owned(), self.limits(name, settings, partitions));
             }
         }
-        Ok(Topics::new(names.clone(), limits))
+        Ok(Topics { cluster_id, names: names.clone(), limits })
     }
 
-    /// Reads the topics' configuration. Without the right to read it, there are no limits to
-    /// compare.
-    fn describe(&self, names: &[&str]) -> Result<HashMap<String, Limits>, Obstacle> {
-        let resources = self.described(names)?.unwrap_or_else(|error| {
+    /// By topic. Those that may not be read are left out.
+    fn settings(&self, names: &[&str]) -> HashMap<String, Settings> {
+        let topics: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let options = AdminOptions::new().request_timeout(Some(CALL));
+        let admin = self.base.create::<AdminClient<DefaultClientContext>>();
+        let described = admin.and_then(|admin| block_on(admin.describe_configs(&topics, &options)));
+        let described = described.unwrap_or_else(|error| {
             tracing::warn!(%error, "the topics' configuration cannot be read: limits and risks are not checked");
             Vec::new()
         });
-        let mut limits = HashMap::new();
-        for (name, resource) in names.iter().zip(resources) {
-            match resource {
-                Ok(resource) => {
-                    limits.insert((*name).to_owned(), self.limits(name, &resource));
+        let mut settings = HashMap::new();
+        for (name, described) in names.iter().zip(described) {
+            match described {
+                Ok(found) => {
+                    let entries = found.entries.into_iter();
+                    let set = entries.filter_map(|entry| Some((entry.name, entry.value?)));
+                    settings.insert((*name).to_owned(), set.collect());
                 }
                 Err(code) => {
                     tracing::warn!(topic = %name, %code, "the topic's configuration cannot be read: its limits and risks are not checked");
                 }
             }
         }
-        Ok(limits)
+        settings
     }
 
-    /// The topics' configurations, in the order of their names.
-    ///
-    /// # Errors
-    /// Outside, that no client can be made; inside, that the cluster does not answer.
-    pub(super) fn described(
-        &self,
-        names: &[&str],
-    ) -> Result<KafkaResult<Vec<ConfigResourceResult>>, Obstacle> {
-        let topics: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
-        let options = AdminOptions::new().request_timeout(Some(CALL));
-        Ok(block_on(self.admin()?.describe_configs(&topics, &options)))
-    }
-
-    fn limits(&self, name: &str, resource: &ConfigResource) -> Limits {
-        let value = |key: &str| resource.get(key).and_then(|entry| entry.value.as_deref());
+    fn limits(&self, name: &str, settings: &Settings, partitions: &[MetadataPartition]) -> Limits {
+        let value = |key: &str| settings.get(key).map(String::as_str);
         for risk in Risk::ALL {
             let (risky, risk) = (risk.is_in(value), risk.as_str());
             let gauge = self.metrics.kafka_topic_risky.with_label_values(&[name, risk]);
@@ -186,40 +193,32 @@ impl Cluster {
             }
             gauge.set(risky.into());
         }
+        let min_insync = value("min.insync.replicas").and_then(|replicas| replicas.parse().ok());
         Limits {
             max_message_bytes: value("max.message.bytes").and_then(|bytes| bytes.parse().ok()),
             // -1 means for ever.
             retention_ms: value("retention.ms").map(|ms| ms.parse().unwrap_or(u64::MAX)),
-            min_insync: value("min.insync.replicas").and_then(|replicas| replicas.parse().ok()),
-            too_few_in_sync: None,
+            too_few_in_sync: min_insync.and_then(|min| too_few_in_sync(partitions, min)),
         }
     }
 }
 
-/// None if the topic does not exist.
-///
-/// # Errors
-/// It may not be looked at.
-pub(super) fn partitions_of<'a>(
-    metadata: &'a Metadata,
-    name: &str,
-) -> Result<Option<&'a [MetadataPartition]>, Obstacle> {
-    let Some(topic) = metadata.topics().first() else { return Ok(None) };
-    let Some(code) = topic.error().map(Code::from) else {
-        return Ok(Some(topic.partitions()).filter(|partitions| !partitions.is_empty()));
-    };
+/// Empty if the topic does not exist. One that may not be looked at is an obstacle.
+pub(super) fn partitions_of(metadata: &Metadata) -> Result<&[MetadataPartition], Obstacle> {
+    let Some(topic) = metadata.topics().first() else { return Ok(&[]) };
+    let Some(code) = topic.error().map(Code::from) else { return Ok(topic.partitions()) };
     match Blocked::by(code) {
-        Blocked::UnknownTopic => Ok(None),
-        blocked => Err(Obstacle::new(blocked, format!("topic {name}: {code}"))),
+        Blocked::UnknownTopic => Ok(&[]),
+        blocked => Err(Obstacle::new(blocked, format!("topic {}: {code}", topic.name()))),
     }
 }
 
-/// The replicas in sync of a partition that takes no record for want of them. A partition with fewer
-/// replicas than `min.insync.replicas` needs all that it has.
-fn too_few_in_sync(partitions: &[MetadataPartition], min: Option<usize>) -> Option<usize> {
-    let min = min?;
-    let weak = partitions
-        .iter()
-        .filter(|partition| partition.isr().len() < min.min(partition.replicas().len()));
-    weak.map(|partition| partition.isr().len()).min()
+/// The replicas in sync of a partition that takes no record for want of them, and how many it needs. A
+/// partition with fewer replicas than `min.insync.replicas` needs all that it has.
+fn too_few_in_sync(partitions: &[MetadataPartition], min: usize) -> Option<(usize, usize)> {
+    let is_weak = |partition: &&MetadataPartition| {
+        partition.isr().len() < min.min(partition.replicas().len())
+    };
+    let weak = partitions.iter().filter(is_weak).map(|partition| partition.isr().len()).min();
+    weak.map(|in_sync| (in_sync, min))
 }

@@ -22,12 +22,8 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self {
-            metrics,
-            reports: Mutex::default(),
-            trouble: Mutex::default(),
-            statistics: Mutex::default(),
-        }
+        let (reports, trouble, statistics) = Default::default();
+        Self { metrics, reports, trouble, statistics }
     }
 
     /// The obstacle in the client's own errors since the last call.

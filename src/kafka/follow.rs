@@ -3,16 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{
-    Message, Offset, TopicPartitionList,
+    Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
-    message::BorrowedMessage,
 };
 
 use super::{
-    Blocked, Code, Obstacle, View,
+    Blocked, Fetched, Obstacle, View,
     context::Context,
-    librdkafka::{Cluster, consumer, headers_of, is_passing, owned},
+    librdkafka::{Cluster, fetched},
 };
 
 const CALL: Duration = Duration::from_secs(5);
@@ -32,15 +30,16 @@ pub(crate) enum Point {
 
 /// A record as it is in Kafka. An absent key or value is empty.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Followed {
-    pub(crate) topic: String,
-    pub(crate) partition: i32,
-    pub(crate) offset: i64,
-    pub(crate) timestamp_ms: i64,
-    pub(crate) key: Vec<u8>,
+#[expect(missing_docs, reason = "the names are Kafka's")]
+pub struct Followed {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: i64,
+    pub key: Vec<u8>,
     /// Names and values.
-    pub(crate) headers: Vec<(String, Vec<u8>)>,
-    pub(crate) value: Vec<u8>,
+    pub headers: Vec<(String, Vec<u8>)>,
+    pub value: Vec<u8>,
 }
 
 impl Followed {
@@ -53,9 +52,6 @@ impl Followed {
 
 impl Cluster {
     /// Where a point lies in each of these partitions. After the last record it lies at the end.
-    ///
-    /// # Errors
-    /// No broker answers, or the topics may not be read.
     pub(crate) fn offsets(
         &self,
         view: View,
@@ -71,16 +67,16 @@ impl Cluster {
         };
         let mut asked = TopicPartitionList::new();
         for (topic, partition) in partitions {
-            asked.add_partition_offset(topic, *partition, offset).map_err(Obstacle::kafka)?;
+            asked.add_partition_offset(topic, *partition, offset)?;
         }
         let client = self.consumer(view);
         // Its events would fill the memory.
         while client.poll(Duration::ZERO).is_some() {}
-        let answer = client.offsets_for_times(asked, CALL).map_err(Obstacle::kafka)?;
+        let answer = client.offsets_for_times(asked, CALL)?;
         let mut offsets = Offsets::new();
         let mut at_end = Vec::new();
         for element in answer.elements() {
-            element.error().map_err(Obstacle::kafka)?;
+            element.error()?;
             let place = (element.topic().to_owned(), element.partition());
             match element.offset() {
                 Offset::Offset(offset) => drop(offsets.insert(place, offset)),
@@ -94,9 +90,6 @@ impl Cluster {
     }
 
     /// Reads partitions, each from an offset: up to these ends, or beyond them.
-    ///
-    /// # Errors
-    /// The client refuses the assignment.
     pub(crate) fn follow(
         &self,
         from: &Offsets,
@@ -104,26 +97,15 @@ impl Cluster {
         is_beyond: bool,
     ) -> Result<Follower, Obstacle> {
         ends.retain(|place, end| from.get(place).is_some_and(|start| start < end));
-        let mut assignments = BTreeMap::<&str, TopicPartitionList>::new();
-        for ((topic, partition), offset) in from {
-            let assignment = assignments.entry(topic).or_default();
-            let offset = Offset::Offset(*offset);
-            assignment.add_partition_offset(topic, *partition, offset).map_err(Obstacle::kafka)?;
-        }
-        let properties = [
-            ("enable.partition.eof", "true"),
-            // Records that are deleted before they are read are passed over.
-            ("auto.offset.reset", "earliest"),
-            // For each partition.
-            ("queued.max.messages.kbytes", "2048"),
-        ];
         // A consumer for each topic, because rdkafka tells the end of a partition without its topic.
-        let start = |(topic, assignment): (&str, TopicPartitionList)| {
-            let consumer = consumer(&self.base, &self.group, &properties, &self.metrics)?;
-            consumer.assign(&assignment).map_err(Obstacle::kafka)?;
-            Ok((topic.to_owned(), consumer))
+        let mut topics = BTreeMap::<&String, Vec<(i32, i64)>>::new();
+        for ((topic, partition), offset) in from {
+            topics.entry(topic).or_default().push((*partition, *offset));
+        }
+        let start = |(topic, from): (&String, Vec<_>)| -> Result<_, Obstacle> {
+            Ok((topic.clone(), self.assigned(topic, &from)?))
         };
-        let consumers = assignments.into_iter().map(start).collect::<Result<_, _>>()?;
+        let consumers = topics.into_iter().map(start).collect::<Result<_, _>>()?;
         Ok(Follower { consumers, turn: 0, unread: ends, is_beyond })
     }
 }
@@ -143,10 +125,8 @@ impl Follower {
         self.unread.is_empty()
     }
 
-    /// What comes next in any partition; none after a moment.
-    ///
-    /// # Errors
-    /// The cluster refuses. A lost connection is no error: the client reconnects.
+    /// What comes next in any partition; none after a moment. A lost connection is no error: the
+    /// client reconnects.
     pub(crate) fn poll(&mut self) -> Result<Option<Followed>, Obstacle> {
         let count = self.consumers.len();
         let from = self.turn;
@@ -154,24 +134,20 @@ impl Follower {
         for step in 0..=count {
             let (topic, consumer) = &self.consumers[(from + step) % count];
             let wait = if step == count { STEP } else { Duration::ZERO };
-            match consumer.poll(wait) {
-                None => {}
-                Some(Ok(message)) => {
-                    let record = followed(&message);
+            match consumer.poll(wait).map_or(Ok(None), fetched) {
+                Ok(None) => {}
+                Ok(Some(Fetched::Record(record))) => {
                     if self.is_wanted(&record) {
                         return Ok(Some(record));
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                Ok(Some(Fetched::End(partition))) => {
                     let place = (topic.clone(), partition);
                     self.unread.remove(&place);
                 }
-                Some(Err(error)) => match error.rdkafka_error_code() {
-                    // librdkafka asks for the group's coordinator, which nothing here needs.
-                    Some(Code::GroupAuthorizationFailed) => {}
-                    _ if is_passing(&error) => {}
-                    _ => return Err(Obstacle::kafka(error)),
-                },
+                // librdkafka asks for the group's coordinator, which nothing here needs.
+                Err(obstacle) if obstacle.blocked == Blocked::GroupNotAuthorized => {}
+                Err(obstacle) => return Err(obstacle),
             }
         }
         Ok(None)
@@ -193,17 +169,5 @@ impl Follower {
         // A missing right to the group is none.
         let of_connection = [Blocked::NoBroker, Blocked::NotAuthorized, Blocked::Tls];
         troubles.flatten().find(|trouble| of_connection.contains(&trouble.blocked))
-    }
-}
-
-fn followed(message: &BorrowedMessage<'_>) -> Followed {
-    Followed {
-        topic: message.topic().to_owned(),
-        partition: message.partition(),
-        offset: message.offset(),
-        timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
-        key: owned(message.key()),
-        headers: headers_of(message),
-        value: owned(message.payload()),
     }
 }

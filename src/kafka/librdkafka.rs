@@ -12,8 +12,8 @@ use rdkafka::{
 
 pub use super::producer::Producer;
 use super::{
-    Blocked, Code, Fault, Fetched, Found, GroupOffset, Obstacle, ProducerSettings, Topics, View,
-    classify, context::Context,
+    Blocked, Code, Fault, Fetched, Followed, GroupOffset, Obstacle, ProducerSettings, Topics, View,
+    admin::partitions_of, classify, context::Context,
 };
 use crate::{
     config::{
@@ -47,9 +47,9 @@ impl Cluster {
         metrics: Arc<Metrics>,
     ) -> Result<Self, Obstacle> {
         let base = base_config(&config);
-        let client = |isolation| consumer(&base, &group, &[isolation], &metrics);
-        let unstable = client(("isolation.level", "read_uncommitted"))?;
-        let stable = client(("isolation.level", "read_committed"))?;
+        let properties = [("isolation.level", "read_uncommitted")];
+        let unstable = consumer(&base, &group, &properties, &metrics)?;
+        let stable = consumer(&base, &group, &[], &metrics)?;
         Ok(Self { config, group, metrics, base, unstable, stable })
     }
 
@@ -59,9 +59,31 @@ impl Cluster {
             View::Unstable => &self.unstable,
         }
     }
+
+    /// A consumer that reads partitions of a topic, each from an offset.
+    pub(super) fn assigned(
+        &self,
+        topic: &str,
+        from: &[(i32, i64)],
+    ) -> Result<BaseConsumer<Context>, Obstacle> {
+        let properties = [
+            ("enable.partition.eof", "true"),
+            // Records that are deleted before they are read are passed over.
+            ("auto.offset.reset", "earliest"),
+            // For each partition.
+            ("queued.max.messages.kbytes", "2048"),
+        ];
+        let consumer = consumer(&self.base, &self.group, &properties, &self.metrics)?;
+        let mut assignment = TopicPartitionList::new();
+        for (partition, offset) in from {
+            assignment.add_partition(topic, *partition).set_offset(Offset::Offset(*offset))?;
+        }
+        consumer.assign(&assignment)?;
+        Ok(consumer)
+    }
 }
 
-pub(super) fn consumer(
+fn consumer(
     base: &ClientConfig,
     group: &str,
     properties: &[(&str, &str)],
@@ -72,31 +94,29 @@ pub(super) fn consumer(
         config.set(*name, *value);
     }
     let context = Context::new(Arc::clone(metrics));
-    BaseConsumer::from_config_and_context(&config, context).map_err(Obstacle::kafka)
+    Ok(BaseConsumer::from_config_and_context(&config, context)?)
 }
 
 impl super::Cluster for Cluster {
     type Producer = Producer;
     type Reader = Reader;
 
-    fn look(&self, create: bool) -> Result<Found, Obstacle> {
-        let cluster_id = self.cluster_id()?;
+    fn look(&self, create: bool) -> Result<Topics, Obstacle> {
         if create {
             self.create_missing()?;
         }
-        let topics = self.topics(&cluster_id)?;
-        Ok(Found { cluster_id, topics })
+        self.topics()
     }
 
     fn partitions(&self, topic: &str) -> Result<Vec<i32>, Obstacle> {
         let metadata = self.metadata(topic)?;
-        let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
-        Ok(partitions.iter().map(|partition| partition.id()).collect())
+        let partitions = partitions_of(&metadata)?.iter();
+        Ok(partitions.map(|partition| partition.id()).collect())
     }
 
     fn watermarks(&self, view: View, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle> {
-        let watermarks = self.consumer(view).fetch_watermarks(topic, partition, CALL);
-        watermarks.map(|(low, end)| low..end).map_err(Obstacle::kafka)
+        let (low, end) = self.consumer(view).fetch_watermarks(topic, partition, CALL)?;
+        Ok(low..end)
     }
 
     fn committed(
@@ -141,19 +161,7 @@ impl super::Cluster for Cluster {
     }
 
     fn read(&self, topic: &str, from: &[(i32, i64)]) -> Result<Reader, Obstacle> {
-        let properties = [
-            ("enable.partition.eof", "true"),
-            ("auto.offset.reset", "earliest"),
-            // For each partition.
-            ("queued.max.messages.kbytes", "2048"),
-        ];
-        let consumer = Arc::new(consumer(&self.base, &self.group, &properties, &self.metrics)?);
-        let mut assignment = TopicPartitionList::new();
-        for (partition, offset) in from {
-            let mut partition = assignment.add_partition(topic, *partition);
-            partition.set_offset(Offset::Offset(*offset)).map_err(Obstacle::kafka)?;
-        }
-        consumer.assign(&assignment).map_err(Obstacle::kafka)?;
+        let consumer = Arc::new(self.assigned(topic, from)?);
         let split = |(partition, _): &(i32, i64)| {
             Some((*partition, consumer.split_partition_queue(topic, *partition)?))
         };
@@ -191,11 +199,7 @@ pub struct Reader {
 }
 
 impl super::Reader for Reader {
-    fn poll(
-        &mut self,
-        partition: i32,
-        within: Duration,
-    ) -> Result<Option<(i32, Fetched)>, Obstacle> {
+    fn poll(&mut self, partition: i32, within: Duration) -> Result<Option<Fetched>, Obstacle> {
         // What was fetched before the queues were split off, and the client's own events.
         let polled = self.consumer.poll(Duration::ZERO).or_else(|| {
             let mut queues = self.queues.iter();
@@ -205,32 +209,28 @@ impl super::Reader for Reader {
     }
 }
 
-fn fetched(polled: KafkaResult<BorrowedMessage<'_>>) -> Result<Option<(i32, Fetched)>, Obstacle> {
-    match polled {
-        Ok(message) => {
-            let (offset, value) = (message.offset(), owned(message.payload()));
-            let fetched = Fetched::Record { offset, headers: headers_of(&message), value };
-            Ok(Some((message.partition(), fetched)))
+pub(super) fn fetched(
+    polled: KafkaResult<BorrowedMessage<'_>>,
+) -> Result<Option<Fetched>, Obstacle> {
+    let message = match polled {
+        Ok(message) => message,
+        Err(KafkaError::PartitionEOF(partition)) => return Ok(Some(Fetched::End(partition))),
+        Err(error) => {
+            // The client reconnects by itself.
+            let fault = error.rdkafka_error_code().map(classify);
+            let is_passing = matches!(fault, Some(Fault::Time | Fault::Shared(Blocked::NoBroker)));
+            return if is_passing { Ok(None) } else { Err(error.into()) };
         }
-        Err(KafkaError::PartitionEOF(partition)) => Ok(Some((partition, Fetched::End))),
-        Err(error) if is_passing(&error) => Ok(None),
-        Err(error) => Err(Obstacle::kafka(error)),
-    }
-}
-
-/// The client reconnects by itself.
-pub(super) fn is_passing(error: &KafkaError) -> bool {
-    let fault = error.rdkafka_error_code().map(classify);
-    matches!(fault, Some(Fault::Time | Fault::Shared(Blocked::NoBroker)))
-}
-
-/// Names and values.
-pub(super) fn headers_of(message: &BorrowedMessage<'_>) -> Vec<(String, Vec<u8>)> {
+    };
+    let owned = |bytes: Option<&[u8]>| bytes.unwrap_or_default().to_vec();
     let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-    headers.map(|header| (header.key.to_owned(), owned(header.value))).collect()
-}
-
-/// A key or a value; empty if there is none.
-pub(super) fn owned(bytes: Option<&[u8]>) -> Vec<u8> {
-    bytes.unwrap_or_default().to_vec()
+    Ok(Some(Fetched::Record(Followed {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
+        key: owned(message.key()),
+        headers: headers.map(|header| (header.key.to_owned(), owned(header.value))).collect(),
+        value: owned(message.payload()),
+    })))
 }

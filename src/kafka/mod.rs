@@ -11,7 +11,6 @@ pub mod librdkafka;
 mod producer;
 pub mod record;
 mod statistics;
-pub(crate) mod topic_state;
 pub mod topics;
 pub(crate) mod version;
 
@@ -22,8 +21,10 @@ use std::{
 
 pub use rdkafka::types::RDKafkaErrorCode as Code;
 
+pub(crate) use self::admin::TopicState;
 pub use self::{
     error::{Blocked, Failure, Fault, Obstacle, Step, classify, label},
+    follow::Followed,
     record::{Draft, Headers, Record},
     topics::{Limits, Risk, Timestamps, Topics},
 };
@@ -35,24 +36,15 @@ pub trait Cluster {
     /// What it opens to read.
     type Reader: Reader;
 
-    /// Reads the cluster's id and the topics' limits. With `create`, creates missing topics where
-    /// the configuration allows it.
-    ///
-    /// # Errors
-    /// No broker answers, or a topic is missing and may not be created.
-    fn look(&self, create: bool) -> Result<Found, Obstacle>;
+    /// Reads the cluster's id and the topics' limits. With `create`, creates missing topics; one that
+    /// the configuration does not allow to create is an obstacle.
+    fn look(&self, create: bool) -> Result<Topics, Obstacle>;
 
     /// The numbers of a topic's partitions; none if the topic does not exist.
-    ///
-    /// # Errors
-    /// No broker answers.
     fn partitions(&self, topic: &str) -> Result<Vec<i32>, Obstacle>;
 
     /// The offsets that a partition has; with [`View::Stable`] only those before the first open
     /// transaction.
-    ///
-    /// # Errors
-    /// No broker answers.
     fn watermarks(&self, view: View, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle>;
 
     /// The offsets that the group keeps for these partitions; those without one are left out.
@@ -68,62 +60,38 @@ pub trait Cluster {
     ) -> Result<Vec<GroupOffset>, Obstacle>;
 
     /// Reads partitions of a topic, each from an offset, as `read_committed` consumers do.
-    ///
-    /// # Errors
-    /// The client refuses the assignment.
     fn read(&self, topic: &str, from: &[(i32, i64)]) -> Result<Self::Reader, Obstacle>;
 
     /// Opens a producer whose transactional id is the group's name. This fences its earlier
     /// producers and aborts the transaction that one of them left open.
-    ///
-    /// # Errors
-    /// The producer could not be initialized.
     fn open(&self, topics: &Topics, settings: ProducerSettings)
     -> Result<Self::Producer, Obstacle>;
 }
 
-/// A transactional producer. After an error that says so it must be dropped.
+/// A transactional producer.
 pub trait Producer {
-    /// Begins a transaction.
-    ///
-    /// # Errors
-    /// The producer must be dropped.
+    /// Begins a transaction. After an error the producer must be dropped.
     fn begin(&mut self) -> Result<(), Failure>;
 
-    /// Queues a copy of a record. Waits for room in the client's queue until `deadline`.
-    ///
-    /// # Errors
-    /// The client refuses this record, or an earlier one was refused.
+    /// Queues a copy of a record. Waits for room in the client's queue until `deadline`. An error
+    /// refuses this record or an earlier one.
     fn send(&mut self, record: &Record<'_>, deadline: Instant) -> Result<(), Failure>;
 
-    /// Serves the client's events without waiting.
-    ///
-    /// # Errors
-    /// The refusals of records so far.
+    /// Serves the client's events without waiting. The error has the refusals of records so far.
     fn check(&mut self) -> Result<(), Failure>;
 
-    /// Adds offsets of the group to the transaction.
-    ///
-    /// # Errors
-    /// The transaction is still open.
+    /// Adds offsets of the group to the transaction, which stays open after an error.
     fn send_offsets(&mut self, offsets: &[GroupOffset]) -> Result<(), Failure>;
 
-    /// Waits until the cluster has answered for every record.
-    ///
-    /// # Errors
-    /// Refusals, or the time is over. The transaction is still open.
+    /// Waits until the cluster has answered for every record. After an error, refusals or the end of
+    /// the time, the transaction stays open.
     fn await_reports(&mut self, deadline: Instant) -> Result<(), Failure>;
 
-    /// Commits. Every record must have been [reported](Self::await_reports).
-    ///
-    /// # Errors
-    /// Only [`Cluster::committed`] tells whether it happened. The producer must be dropped.
+    /// Commits. Every record must have been [reported](Self::await_reports). After an error only
+    /// [`Cluster::committed`] tells whether it happened, and the producer must be dropped.
     fn commit(&mut self) -> Result<(), Failure>;
 
-    /// Aborts the open transaction.
-    ///
-    /// # Errors
-    /// The producer must be dropped.
+    /// Aborts the open transaction. After an error the producer must be dropped.
     fn abort(&mut self) -> Result<(), Code>;
 
     /// The connection's own error since the last call.
@@ -138,31 +106,18 @@ pub trait Producer {
 
 /// Reads partitions of a topic.
 pub trait Reader {
-    /// What comes next in `partition` or in another one, with its number; none within the time.
-    ///
-    /// # Errors
-    /// The cluster refuses. A lost connection is no error: the client reconnects.
-    fn poll(
-        &mut self,
-        partition: i32,
-        within: Duration,
-    ) -> Result<Option<(i32, Fetched)>, Obstacle>;
+    /// What comes next in `partition` or in another one; none within the time. A lost connection is no
+    /// error: the client reconnects.
+    fn poll(&mut self, partition: i32, within: Duration) -> Result<Option<Fetched>, Obstacle>;
 }
 
 /// What reading a partition brings.
 #[derive(Debug)]
 pub enum Fetched {
-    /// A record; its key is not needed.
-    Record {
-        /// Its place in the partition.
-        offset: i64,
-        /// Names and values.
-        headers: Vec<(String, Vec<u8>)>,
-        /// Empty if there is none.
-        value: Vec<u8>,
-    },
-    /// The end of the partition.
-    End,
+    /// A record.
+    Record(Followed),
+    /// The end of the partition with this number.
+    End(i32),
 }
 
 /// What is asked for, where transactions are open.
@@ -172,15 +127,6 @@ pub enum View {
     Stable,
     /// A group's offset before the transaction; a partition with the transaction's records.
     Unstable,
-}
-
-/// What a cluster is and has.
-#[derive(Debug)]
-pub struct Found {
-    /// Names the cluster for all time.
-    pub cluster_id: String,
-    /// Names and limits.
-    pub topics: Topics,
 }
 
 /// An offset that a group keeps for a partition.

@@ -58,16 +58,20 @@ impl Producer {
         consumer: &BaseConsumer<Context>,
         timeout: Duration,
     ) -> Result<Option<Self>, Obstacle> {
-        let client =
-            BaseProducer::from_config_and_context(config, context).map_err(Obstacle::kafka)?;
-        if let Err(error) = init_transactions(&client) {
+        let client = BaseProducer::from_config_and_context(config, context)?;
+        // In steps, to serve the client's events in between.
+        let initialised = repeat(2 * CALL, || {
+            client.poll(Duration::ZERO);
+            client.init_transactions(STEP)
+        });
+        if let Err(error) = initialised {
             let refused = error.rdkafka_error_code() == Some(Code::InvalidTransactionTimeout);
             if refused && timeout / 2 >= TIMEOUT_MIN {
                 return Ok(None);
             }
             // The connection's own error is nearer to the cause than a call's timeout.
             let trouble = client.context().take_trouble();
-            return Err(trouble.unwrap_or_else(|| Obstacle::kafka(error)));
+            return Err(trouble.unwrap_or_else(|| error.into()));
         }
         // INVARIANT: `group.id` is always set, and that is all that the metadata needs.
         let group = consumer.group_metadata().expect("a consumer with a group");
@@ -107,6 +111,16 @@ impl Producer {
         }
     }
 
+    /// Waits for a refusal, or until every record is reported; false if time ran out before.
+    fn reports(&self, deadline: Instant) -> Result<bool, Failure> {
+        let mut reported = Ok(());
+        let all = self.wait_until(deadline, |producer| {
+            reported = producer.refusals();
+            reported.is_err() || producer.outstanding() == 0
+        });
+        reported.map(|()| all)
+    }
+
     /// Polls until `met`, or until the deadline; returns whether it was met.
     fn wait_until(&self, deadline: Instant, mut met: impl FnMut(&Self) -> bool) -> bool {
         loop {
@@ -144,13 +158,8 @@ impl Producer {
         if !failure.reports.is_empty() {
             return failure;
         }
-        let mut reported = self.refusals();
-        if reported.is_ok() && failure.code == Code::State {
-            self.wait_until(Instant::now() + STEP, |producer| {
-                reported = producer.refusals();
-                reported.is_err() || producer.outstanding() == 0
-            });
-        }
+        let wait = if failure.code == Code::State { STEP } else { Duration::ZERO };
+        let reported = self.reports(Instant::now() + wait);
         // librdkafka also purges the records of a deleted topic: there the failure has the cause.
         reported.err().filter(|cause| cause.fault() != Fault::Purged).unwrap_or(failure)
     }
@@ -208,26 +217,15 @@ impl super::Producer for Producer {
     }
 
     fn await_reports(&mut self, deadline: Instant) -> Result<(), Failure> {
-        let mut reported = Ok(());
-        let all = self.wait_until(deadline, |producer| {
-            reported = producer.refusals();
-            reported.is_err() || producer.outstanding() == 0
-        });
-        reported.map_err(|failure| self.root_cause(failure))?;
-        if all { Ok(()) } else { Err(Failure::new(Step::Produce, Code::OperationTimedOut)) }
+        match self.reports(deadline).map_err(|failure| self.root_cause(failure))? {
+            true => Ok(()),
+            false => Err(Failure::new(Step::Produce, Code::OperationTimedOut)),
+        }
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
-        let deadline = Instant::now() + 2 * self.timeout;
-        loop {
-            let error = match self.client.commit_transaction(self.timeout) {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            if !is_retriable(&error) || Instant::now() >= deadline {
-                return Err(Failure::of(Step::Commit, &error));
-            }
-        }
+        let committed = repeat(2 * self.timeout, || self.client.commit_transaction(self.timeout));
+        committed.map_err(|error| Failure::of(Step::Commit, &error))
     }
 
     /// First waits until no request is on its way. A broker that takes one up after the abort adds
@@ -261,23 +259,16 @@ impl super::Producer for Producer {
     }
 }
 
-/// Initialises transactions in steps, and serves the client's events in between.
-fn init_transactions(producer: &BaseProducer<Context>) -> KafkaResult<()> {
-    let deadline = Instant::now() + 2 * CALL;
+/// Repeats a call as long as librdkafka says that it may be repeated, and until the time is over.
+fn repeat(within: Duration, mut call: impl FnMut() -> KafkaResult<()>) -> KafkaResult<()> {
+    let deadline = Instant::now() + within;
     loop {
-        producer.poll(Duration::ZERO);
-        let error = match producer.init_transactions(STEP) {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        if !is_retriable(&error) || Instant::now() >= deadline {
-            return Err(error);
+        match call() {
+            Err(KafkaError::Transaction(error))
+                if error.is_retriable() && Instant::now() < deadline => {}
+            done => return done,
         }
     }
-}
-
-fn is_retriable(error: &KafkaError) -> bool {
-    matches!(error, KafkaError::Transaction(error) if error.is_retriable())
 }
 
 fn owned(headers: &Headers) -> OwnedHeaders {

@@ -2,7 +2,7 @@
 //! and a replay both decide it here.
 
 use super::{Timestamps, Topics};
-use crate::event::{DeadLetter, Event, Item, Reason, Stage, Topic};
+use crate::event::{Event, Item, Reason, Stage, Topic};
 
 /// At most what Kafka's record format adds to key, value and headers: lengths, offsets, batch.
 const RECORD_OVERHEAD_BYTES: usize = 512;
@@ -40,14 +40,8 @@ impl Headers {
         self.ends.push((name_end, self.bytes.len()));
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.ends.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
     }
 
     /// Names and values, in order.
@@ -108,7 +102,9 @@ impl Draft {
                 Err((reason, detail)) => event.into_dead_letter(reason, Stage::Publish, detail),
             },
         };
-        self.dead_letter(&letter);
+        self.begin(Topic::DeadLetter, letter.key());
+        self.value.extend_from_slice(letter.value());
+        letter.headers(&mut |name, value| self.headers.push(name, value));
         Item::DeadLetter(letter)
     }
 
@@ -128,17 +124,11 @@ impl Draft {
         self.begin(event.topic(), event.key());
         event.write_json(&mut self.value);
         event.headers(&mut |name, value| self.headers.push(name, value));
-        if self.fits(topics) {
+        let bytes = self.wire_bytes();
+        if topics.fits(self.topic, bytes) {
             return Ok(());
         }
-        let bytes = self.wire_bytes();
         Err((Reason::TooLarge, format!("{bytes} bytes are more than the topic takes")))
-    }
-
-    fn dead_letter(&mut self, letter: &DeadLetter<'_>) {
-        self.begin(Topic::DeadLetter, letter.key());
-        self.value.extend_from_slice(letter.value());
-        letter.headers(&mut |name, value| self.headers.push(name, value));
     }
 
     fn begin(&mut self, topic: Topic, key: &str) {
@@ -147,11 +137,6 @@ impl Draft {
         self.key.push_str(key);
         self.value.clear();
         self.headers.clear();
-    }
-
-    /// Whether its topic takes it.
-    pub fn fits(&self, topics: &Topics) -> bool {
-        topics.fits(self.topic, self.wire_bytes())
     }
 
     /// An upper bound of its bytes in a request.

@@ -25,12 +25,13 @@ impl Exporter {
 
     fn export_broker(&mut self, name: &str, broker: &Broker, metrics: &Metrics) {
         let up = matches!(broker.state.as_str(), "UP" | "UPDATE");
-        metrics.kafka_broker_up.with_label_values(&[name]).set(up.into());
-        let outbuf = metrics.kafka_broker_outbuf_messages.with_label_values(&[name]);
-        outbuf.set(broker.outbuf_msg_cnt);
-        let waiting = metrics.kafka_broker_waiting_responses.with_label_values(&[name]);
-        waiting.set(broker.waitresp_cnt);
-
+        for (gauge, value) in [
+            (&metrics.kafka_broker_up, up.into()),
+            (&metrics.kafka_broker_outbuf_messages, broker.outbuf_msg_cnt),
+            (&metrics.kafka_broker_waiting_responses, broker.waitresp_cnt),
+        ] {
+            gauge.with_label_values(&[name]).set(value);
+        }
         let disconnects = broker.disconnects.unwrap_or(0).try_into().unwrap_or(0);
         let now = [broker.txerrs, broker.txretries, broker.req_timeouts, disconnects];
         let last = self.0.insert(name.to_owned(), now).unwrap_or_default();
@@ -50,15 +51,12 @@ impl Exporter {
             (&metrics.kafka_rtt_seconds, &broker.rtt, MICROSECONDS),
             (&metrics.kafka_throttle_seconds, &broker.throttle, MILLISECONDS),
         ] {
-            for (quantile, value) in window.iter().flat_map(quantiles) {
+            let Some(Window { p50, p95, p99, .. }) = *window else { continue };
+            for (quantile, value) in [("0.5", p50), ("0.95", p95), ("0.99", p99)] {
                 gauge.with_label_values(&[name, quantile]).set(value as f64 * unit);
             }
         }
     }
-}
-
-fn quantiles(window: &Window) -> [(&'static str, i64); 3] {
-    [("0.5", window.p50), ("0.95", window.p95), ("0.99", window.p99)]
 }
 
 #[cfg(test)]

@@ -17,8 +17,12 @@ const EVENT_BYTES_MIN: usize = 512;
 /// The topics in use.
 #[derive(Debug)]
 pub struct Topics {
-    names: config::Topics,
-    limits: HashMap<String, Limits>,
+    /// Names their cluster for all time.
+    pub cluster_id: String,
+    /// All configured names.
+    pub names: config::Topics,
+    /// By name.
+    pub limits: HashMap<String, Limits>,
 }
 
 /// The limits of one topic, as far as they are known.
@@ -28,10 +32,8 @@ pub struct Limits {
     pub max_message_bytes: Option<usize>,
     /// `retention.ms`.
     pub retention_ms: Option<u64>,
-    /// `min.insync.replicas`.
-    pub min_insync: Option<usize>,
-    /// The number of replicas in sync of a partition that has too few of them.
-    pub too_few_in_sync: Option<usize>,
+    /// Of a partition that has too few replicas in sync: how many those are, and `min.insync.replicas`.
+    pub too_few_in_sync: Option<(usize, usize)>,
 }
 
 named! {
@@ -69,19 +71,9 @@ pub enum Timestamps {
 }
 
 impl Topics {
-    /// Limits are by the topic's name.
-    pub fn new(names: config::Topics, limits: HashMap<String, Limits>) -> Self {
-        Self { names, limits }
-    }
-
     /// The configured name of a topic.
     pub fn name(&self, topic: Topic) -> &str {
         self.names.name(topic)
-    }
-
-    /// All configured names.
-    pub fn names(&self) -> &config::Topics {
-        &self.names
     }
 
     /// Whether a record of so many bytes is within the topic's limit, as far as the limit is known.
@@ -124,11 +116,9 @@ impl Topics {
         if !matches!(obstacle.blocked, Blocked::NoBroker | Blocked::TooSlow) {
             return obstacle;
         }
-        let weak = self
-            .limits
-            .iter()
-            .find_map(|(name, limits)| Some((name, limits.too_few_in_sync?, limits.min_insync?)));
-        let Some((name, in_sync, min)) = weak else { return obstacle };
+        let mut limits = self.limits.iter();
+        let weak = limits.find_map(|(name, limits)| Some((name, limits.too_few_in_sync?)));
+        let Some((name, (in_sync, min))) = weak else { return obstacle };
         let detail = format!(
             "a partition of topic {name} has {in_sync} replicas in sync, and its \
              min.insync.replicas is {min} ({})",
@@ -149,10 +139,12 @@ mod tests {
 
     #[test]
     fn too_few_replicas_explain_a_broker_that_is_away_or_slow_and_nothing_else() {
-        let explained = |too_few_in_sync, blocked| {
-            let limits = Limits { min_insync: Some(2), too_few_in_sync, ..Limits::default() };
+        let explained = |in_sync: Option<usize>, blocked| {
+            let too_few_in_sync = in_sync.map(|in_sync| (in_sync, 2));
+            let limits = Limits { too_few_in_sync, ..Limits::default() };
             let limits = HashMap::from([("statuses".to_owned(), limits)]);
-            let topics = Topics::new(config::Config::default().topics, limits);
+            let names = config::Config::default().topics;
+            let topics = Topics { cluster_id: String::new(), names, limits };
             topics.explain(Obstacle::new(blocked, "librdkafka's words")).to_string()
         };
         let said = "too_few_replicas: a partition of topic statuses has 1 replicas in sync, and its \

@@ -1,7 +1,11 @@
 //! Which Apache Kafka a broker is. No request asks for it, but each version offers newer versions of some
 //! requests (`ApiVersions`), and librdkafka logs what is offered.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use rdkafka::{
@@ -44,68 +48,48 @@ const API_VERSIONS: i16 = 18;
 const TXN_OFFSET_COMMIT: i16 = 28;
 const DESCRIBE_LOG_DIRS: i16 = 35;
 
-/// What is known of a broker's version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BrokerVersion {
-    /// Exactly once is proved on it.
-    Proved(&'static str),
-    NotProved(&'static str),
-}
-
 /// A request's key and the highest version that is offered.
 type OfferedVersions = BTreeMap<i16, i16>;
 
 impl Cluster {
     /// The version of the brokers; of a mixture, what all of them offer. None: they do not say.
-    pub(crate) fn broker_version(&self) -> Option<BrokerVersion> {
+    pub(crate) fn broker_version(&self) -> Option<&'static str> {
         let mut config = consumer_config(&self.base, &self.group);
         config.set("debug", "feature").set_log_level(RDKafkaLogLevel::Debug);
         let context = LogReader::default();
         let client = BaseConsumer::from_config_and_context(&config, context).ok()?;
         client.fetch_metadata(Some(&self.config.topics.position), CALL).ok()?;
         // Each poll ends at one event, and each line of the log is one.
-        while client.poll(Duration::from_millis(20)).is_some() || client.context().has_grown() {}
-        let lines = client.context().0.lock();
-        Some(version(&lines.offered)).filter(|_| !lines.offered.is_empty())
+        let has_grown = || client.context().has_grown.swap(false, Ordering::Relaxed);
+        while client.poll(Duration::from_millis(20)).is_some() || has_grown() {}
+        let offered = client.context().offered.lock();
+        Some(version(&offered)).filter(|_| !offered.is_empty())
     }
 }
 
-fn version(offered: &OfferedVersions) -> BrokerVersion {
+fn version(offered: &OfferedVersions) -> &'static str {
     let highest = |key: i16| offered.get(&key).copied().unwrap_or(-1);
     if OFFERED_LAST.iter().any(|(key, last)| highest(*key) > *last) {
-        return BrokerVersion::NotProved("later than 4.4");
+        return "later than 4.4";
     }
     let found = OFFERED_SINCE.iter().find(|(_, key, since)| highest(*key) >= *since);
-    match found {
-        Some((version, ..)) if PROVED.contains(version) => BrokerVersion::Proved(version),
-        Some((version, ..)) => BrokerVersion::NotProved(version),
-        None => BrokerVersion::NotProved("earlier than 4.0, or another product"),
-    }
+    found.map_or("earlier than 4.0, or another product", |(version, ..)| *version)
 }
 
 /// Reads librdkafka's log.
 #[derive(Default)]
-struct LogReader(Mutex<LogLines>);
-
-#[derive(Default)]
-struct LogLines {
-    offered: OfferedVersions,
-    is_new: bool,
-}
-
-impl LogReader {
-    /// Whether there was a line since the last call.
-    fn has_grown(&self) -> bool {
-        std::mem::take(&mut self.0.lock().is_new)
-    }
+struct LogReader {
+    offered: Mutex<OfferedVersions>,
+    /// There was a line since the last look.
+    has_grown: AtomicBool,
 }
 
 impl ClientContext for LogReader {
     fn log(&self, _level: RDKafkaLogLevel, _facility: &str, message: &str) {
-        let mut lines = self.0.lock();
-        lines.is_new = true;
+        self.has_grown.store(true, Ordering::Relaxed);
         if let Some((key, highest)) = offered_in(message) {
-            let least = lines.offered.entry(key).or_insert(highest);
+            let mut offered = self.offered.lock();
+            let least = offered.entry(key).or_insert(highest);
             *least = highest.min(*least);
         }
     }
@@ -129,15 +113,14 @@ mod tests {
     #[test]
     fn a_version_is_told_by_what_is_offered() {
         let told = |offered: &[(i16, i16)]| version(&offered.iter().copied().collect());
-        use BrokerVersion::{NotProved, Proved};
         for (produce, fetch, list, directories, commit, expected) in [
-            (11, 17, 9, 4, 4, NotProved("earlier than 4.0, or another product")),
-            (12, 17, 10, 4, 5, NotProved("4.0")),
-            (13, 18, 10, 4, 5, Proved("4.1")),
-            (13, 18, 11, 4, 5, NotProved("4.2")),
-            (13, 18, 11, 5, 5, NotProved("4.3")),
-            (13, 18, 11, 5, 6, Proved("4.4")),
-            (14, 18, 11, 5, 6, NotProved("later than 4.4")),
+            (11, 17, 9, 4, 4, "earlier than 4.0, or another product"),
+            (12, 17, 10, 4, 5, "4.0"),
+            (13, 18, 10, 4, 5, "4.1"),
+            (13, 18, 11, 4, 5, "4.2"),
+            (13, 18, 11, 5, 5, "4.3"),
+            (13, 18, 11, 5, 6, "4.4"),
+            (14, 18, 11, 5, 6, "later than 4.4"),
         ] {
             let offered = [(0, produce), (1, fetch), (2, list), (35, directories), (28, commit)];
             assert_eq!(told(&offered), expected);

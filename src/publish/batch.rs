@@ -76,6 +76,12 @@ impl From<Failure> for BatchError {
     }
 }
 
+impl From<io::Error> for BatchError {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
 /// A transaction being filled.
 pub(super) struct TransactionBatch<'a, P> {
     pub(super) producer: &'a mut P,
@@ -92,44 +98,31 @@ pub(super) struct TransactionBatch<'a, P> {
 }
 
 impl<P: Producer> TransactionBatch<'_, P> {
-    /// Takes callbacks until `size` or `full_at` is reached or nothing durable is left; always at
-    /// least one.
-    ///
-    /// # Errors
-    /// The producer or the disk fails; the transaction has to be aborted.
+    /// Takes callbacks, at least one, until `limit`, `full_at` or the last item of
+    /// [`only`](Self::only) is reached, or nothing durable is left. After an error the transaction has
+    /// to be aborted.
     pub(super) fn fill(
         &mut self,
         reader: &mut Reader,
-        size: Size,
+        limit: Size,
         full_at: Option<Instant>,
     ) -> Result<(), BatchError> {
         let is_late = || full_at.is_some_and(|full_at| clock::now() >= full_at);
-        while self.attempt.size.is_below(size) && (self.attempt.end.is_none() || !is_late()) {
-            let Some(record) = reader.next().map_err(BatchError::Disk)? else { return Ok(()) };
+        let last = self.only.and_then(BTreeSet::last).map(|last| last.position);
+        while self.attempt.size.is_below(limit) && (self.attempt.end.is_none() || !is_late()) {
+            let Some(record) = reader.next()? else { return Ok(()) };
+            if last.is_some_and(|last| record.position > last) {
+                return Ok(());
+            }
             self.callback(&record)?;
         }
         self.attempt.full = true;
         Ok(())
     }
 
-    /// Takes callbacks up to the last of [`only`](Self::only).
-    ///
-    /// # Errors
-    /// As [`fill`](Self::fill).
-    pub(super) fn send_subset(&mut self, reader: &mut Reader) -> Result<(), BatchError> {
-        let Some(last) = self.only.and_then(BTreeSet::last) else { return Ok(()) };
-        while let Some(record) = reader.next().map_err(BatchError::Disk)? {
-            if record.position > last.position {
-                break;
-            }
-            self.callback(&record)?;
-        }
-        Ok(())
-    }
-
     fn callback(&mut self, record: &JournalRecord<'_>) -> Result<(), BatchError> {
         let JournalRecord { position, payload } = *record;
-        self.shared.heartbeat.normalizing(position);
+        self.shared.heartbeat.normalizing(Some(position));
         let callback = match Callback::decode(payload) {
             Ok(callback) => callback,
             Err(_) if self.only.is_some() => return Ok(()),
@@ -138,8 +131,7 @@ impl<P: Producer> TransactionBatch<'_, P> {
                 let name = quarantine::record_name(position);
                 tracing::error!(%error, file = name,
                     "a journal record cannot be read: its bytes go into quarantine");
-                quarantine::keep(self.shared.quarantine(), &name, &[], payload)
-                    .map_err(BatchError::Disk)?;
+                quarantine::keep(self.shared.quarantine(), &name, &[], payload)?;
                 self.attempt.size.add(payload.len());
                 self.attempt.account.quarantined();
                 self.attempt.set_aside.push(position);
@@ -205,16 +197,17 @@ impl<P: Producer> TransactionBatch<'_, P> {
         let (topics, timestamps) = (self.topics, self.timestamps);
         let rejected = self.suspects.rejected.get(&id);
         let item = self.draft.write(item, rejected.map(|record| label(record.code)), topics);
-        self.attempt.size.add(self.draft.wire_bytes());
+        let bytes = self.draft.wire_bytes();
+        self.attempt.size.add(bytes);
         if let Item::DeadLetter(letter) = &item
-            && (rejected.is_some_and(|record| record.dead_letter_too) || !self.draft.fits(topics))
+            && (rejected.is_some_and(|record| record.dead_letter_too)
+                || !topics.fits(self.draft.topic, bytes))
         {
             if self.only.is_none() {
                 self.attempt.account.quarantined();
                 self.attempt.set_aside.push(id.position);
                 let name = quarantine::letter_name(id.position, callback.receipt, id.number);
-                quarantine::keep_letter(self.shared.quarantine(), &name, letter)
-                    .map_err(BatchError::Disk)?;
+                quarantine::keep_letter(self.shared.quarantine(), &name, letter)?;
             }
             return Ok(());
         }

@@ -1,16 +1,13 @@
 //! Searches for the record that Kafka rejects, and proves that a callback alone is too slow.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io, iter,
-};
+use std::{collections::BTreeSet, io, iter};
 
 use uuid::Uuid;
 
 use super::{
     batch::{BatchError, ItemId, Sent},
     session::{Ended, Session},
-    sizing::RejectedRecord,
+    sizing::{RejectedRecord, Size},
 };
 use crate::{
     callback::Callback,
@@ -37,38 +34,38 @@ type Keys = BTreeSet<(Topic, String)>;
 impl<P: Producer> Session<'_, P> {
     /// Searches by halves, narrowed by reports, for the record that is rejected alone.
     pub(super) fn isolate(&mut self, failure: &Failure, sent: &[Sent]) -> Result<(), Ended> {
-        let mut suspects: Vec<_> = suspects_of(failure, sent).map(|(_, sent)| sent).collect();
+        let only_sent = |rejected: Vec<(Sent, Code)>| -> Vec<Sent> {
+            rejected.into_iter().map(|(sent, _)| sent).collect()
+        };
+        let mut suspects = only_sent(suspects_of(failure, sent));
         while !suspects.is_empty() {
             let half = suspects.len().div_ceil(2);
             let rejected = self.try_subset(&suspects[..half])?;
             match (rejected.first(), half) {
                 (Some((alone, code)), 1) => return self.reject(*alone, *code, sent),
-                (Some(_), _) => suspects = rejected.into_iter().map(|(sent, _)| sent).collect(),
-                (None, _) if suspects.len() == 1 => return Err(self.only_together()),
+                (Some(_), _) => suspects = only_sent(rejected),
+                (None, _) if suspects.len() == 1 => {
+                    // Each passes alone: a limit of the cluster has changed. The next producer reads it.
+                    // Without the right to read it, the next producer sends less in one request.
+                    let batch_bytes = &mut self.learnt.settings.batch_bytes;
+                    *batch_bytes = (*batch_bytes / 2).max(1);
+                    tracing::warn!(
+                        batch_bytes,
+                        "Kafka rejects records together that pass alone: requests get smaller"
+                    );
+                    return Err(Ended::Lost(None));
+                }
                 (None, _) => drop(suspects.drain(..half)),
             }
         }
         Ok(())
     }
 
-    /// Each record passes alone, and together they are rejected: a limit of the cluster has
-    /// changed. The next producer reads it. Without the right to read it, the next producer sends
-    /// less in one request.
-    fn only_together(&mut self) -> Ended {
-        self.learnt.halve_requests();
-        let batch_bytes = self.learnt.settings.batch_bytes;
-        tracing::warn!(
-            batch_bytes,
-            "Kafka rejects records together that pass alone: requests get smaller"
-        );
-        Ended::Lost(None)
-    }
-
     /// Sends some records of the next transaction and aborts. Returns those that were rejected.
     fn try_subset(&mut self, suspects: &[Sent]) -> Result<Vec<(Sent, Code)>, Ended> {
         let ids: BTreeSet<ItemId> = suspects.iter().map(|sent| sent.id).collect();
         let deadline = self.deadline(clock::now());
-        let (attempt, sent) = self.send_subset(&ids, deadline);
+        let (attempt, sent) = self.attempt(Size::ALL, None, deadline, Some(&ids));
         let reported = sent.and_then(|()| Ok(self.producer.await_reports(deadline)?));
         self.read_again();
         let failure = match reported {
@@ -79,9 +76,7 @@ impl<P: Producer> Session<'_, P> {
         self.abort()?;
         match failure.fault() {
             Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => {
-                let codes: BTreeMap<_, _> = failure.reports.iter().copied().collect();
-                let rejected = suspects_of(&failure, &attempt.sent);
-                Ok(rejected.map(|(number, sent)| (sent, codes[&number])).collect())
+                Ok(suspects_of(&failure, &attempt.sent))
             }
             // One record with a refused timestamp makes its whole batch invalid.
             Fault::Clock if self.learnt.timestamps == Timestamps::Accepted => {
@@ -216,20 +211,13 @@ impl<P: Producer> Session<'_, P> {
     }
 }
 
-/// The records under suspicion, and their numbers: those that a report blames, else all that were
+/// The records under suspicion, in the order of sending: those that a report blames, else all that were
 /// rejected.
-fn suspects_of<'s>(
-    failure: &'s Failure,
-    sent: &'s [Sent],
-) -> impl Iterator<Item = (usize, Sent)> + 's {
-    let named = |code: Code| matches!(classify(code), Fault::Record | Fault::RecordIfTwice);
-    let any_named = failure.reports.iter().any(|(_, code)| named(*code));
-    let mut numbers: Vec<_> = failure
-        .reports
-        .iter()
-        .filter(move |(_, code)| !any_named || named(*code))
-        .map(|(number, _)| *number)
-        .collect();
-    numbers.sort_unstable();
-    numbers.into_iter().filter_map(|number| Some((number, *sent.get(number)?)))
+fn suspects_of(failure: &Failure, sent: &[Sent]) -> Vec<(Sent, Code)> {
+    let blames = |code: Code| matches!(classify(code), Fault::Record | Fault::RecordIfTwice);
+    let any_blamed = failure.reports.iter().any(|(_, code)| blames(*code));
+    let mut reports = failure.reports.clone();
+    reports.retain(|(_, code)| !any_blamed || blames(*code));
+    reports.sort_unstable_by_key(|(number, _)| *number);
+    reports.into_iter().filter_map(|(number, code)| Some((*sent.get(number)?, code))).collect()
 }

@@ -28,11 +28,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 pub use self::position::PositionMetadata;
-use self::{
-    session::{Ended, Session},
-    sizing::Learnt,
-    supervisor::Heartbeat,
-};
+use self::{session::Ended, sizing::Learnt, supervisor::Heartbeat};
 use crate::{
     callback::Callback,
     clock,
@@ -95,12 +91,11 @@ impl Publisher {
     pub fn stop(self, deadline: Instant) {
         *self.shared.stop.lock() = Some(deadline);
         let idle_until = clock::now() + IDLE_STOP;
-        let until = deadline + Duration::from_secs(5);
-        let waits = || match self.shared.journal.pending() {
-            0 => clock::now() < idle_until,
-            _ => clock::now() < until,
+        let until = || match self.shared.journal.pending() {
+            0 => idle_until,
+            _ => deadline + Duration::from_secs(5),
         };
-        while !self.supervisor.is_finished() && waits() {
+        while !self.supervisor.is_finished() && clock::now() < until() {
             thread::sleep(TICK / 10);
         }
         if !self.supervisor.is_finished() {
@@ -164,14 +159,7 @@ impl Shared {
     }
 
     /// Whether to end: a stop was asked for, and nothing or no time is left.
-    fn stopping(&self, position: Position) -> bool {
-        let Some(deadline) = *self.stop.lock() else { return self.heartbeat.abandoned() };
-        let journal = &self.journal;
-        clock::now() >= deadline || journal.count(position, journal.durable()) == 0
-    }
-
-    /// The same where nothing can be published.
-    fn out_of_time(&self) -> bool {
+    fn stopping(&self) -> bool {
         let is_over = |deadline| clock::now() >= deadline || self.journal.pending() == 0;
         self.heartbeat.abandoned() || self.stop.lock().is_some_and(is_over)
     }
@@ -180,10 +168,7 @@ impl Shared {
         if self.heartbeat.abandoned() {
             return;
         }
-        let before = self.blocked.lock().replace(obstacle.blocked);
-        if before != Some(obstacle.blocked) {
-            self.show_blocked(before, false);
-            self.show_blocked(Some(obstacle.blocked), true);
+        if self.set_blocked(Some(obstacle.blocked)) != Some(obstacle.blocked) {
             tracing::error!(
                 reason = obstacle.blocked.as_str(),
                 detail = obstacle.detail,
@@ -195,23 +180,29 @@ impl Shared {
     /// Something was committed.
     fn unblock(&self) {
         self.heartbeat.commits.fetch_add(1, Ordering::Relaxed);
-        if let Some(before) = self.blocked.lock().take() {
-            self.show_blocked(Some(before), false);
+        if let Some(before) = self.set_blocked(None) {
             tracing::info!(was = before.as_str(), "publishing goes on");
         }
     }
 
-    fn show_blocked(&self, blocked: Option<Blocked>, on: bool) {
-        if let Some(blocked) = blocked {
-            self.metrics.publish_blocked.with_label_values(&[blocked.as_str()]).set(on.into());
+    /// Keeps and shows why nothing is published, and returns what it was before.
+    fn set_blocked(&self, now: Option<Blocked>) -> Option<Blocked> {
+        let mut blocked = self.blocked.lock();
+        let before = std::mem::replace(&mut *blocked, now);
+        if before != now {
+            for reason in Blocked::ALL {
+                let gauge = self.metrics.publish_blocked.with_label_values(&[reason.as_str()]);
+                gauge.set((Some(reason) == now).into());
+            }
         }
+        before
     }
 
     /// Waits until `pause` is over, the topics change or it is time to end.
     fn pause(&self, pause: Duration) {
         let until = clock::now() + pause;
         let topics = self.config.load().topics.clone();
-        while clock::now() < until && !self.out_of_time() && self.config.load().topics == topics {
+        while clock::now() < until && !self.stopping() && self.config.load().topics == topics {
             self.heartbeat.beat();
             clock::sleep(TICK.min(pause));
         }
@@ -220,13 +211,11 @@ impl Shared {
     /// Waits; returns false as soon as a stop is asked for.
     fn wait_unless_stopped(&self, pause: Duration) -> bool {
         let until = clock::now() + pause;
-        while self.stop.lock().is_none() {
-            if clock::now() >= until {
-                return true;
-            }
+        let is_running = || self.stop.lock().is_none();
+        while is_running() && clock::now() < until {
             thread::sleep(TICK);
         }
-        false
+        is_running()
     }
 }
 
@@ -245,14 +234,14 @@ fn publish<C: Cluster>(
     let mut learnt = Learnt::new(panicked);
     let mut pause = PAUSE_MIN;
     let mut commits = 0;
-    while !shared.out_of_time() {
+    while !shared.stopping() {
         shared.heartbeat.silent_at_most(SILENT_OPENING);
         shared.heartbeat.beat_in_kafka();
         let opened =
             connect(shared).and_then(|cluster| position::open(shared, &cluster, &mut learnt));
         let obstacle = match opened {
             Err(obstacle) => Some(obstacle),
-            Ok(opened) => match Session::new(shared, &mut learnt, opened).run() {
+            Ok(session) => match session.run() {
                 Ended::Stopped => return,
                 Ended::Reopen => {
                     shared.pause(PAUSE_UNREACHABLE);

@@ -4,26 +4,26 @@
 //! fence the rightful publisher if this journal is a copy, and again afterwards, when no earlier
 //! producer can move it.
 //!
-//! Then no transaction of this identity is open, unless Kafka has lost its end: a broker that is
+//! Then no transaction of this identity is open, unless Kafka has lost its end. A broker that is
 //! killed while it ends one may afterwards call it ended without telling the partitions (seen with
-//! 4.4: no marker in any partition, `CompleteCommit` in `__transaction_state`). Readers are held
-//! and the position has no stable value until [`Start::unfinished`] is handled. Its coordinator
-//! takes partitions without a leader for deleted ones (`TransactionMarkerChannelManager`); those of
-//! a single broker have none when it comes back before its last session is over.
+//! 4.4: no marker in any partition, `CompleteCommit` in `__transaction_state`). The coordinator
+//! takes partitions without a leader for deleted ones (`TransactionMarkerChannelManager`), and those
+//! of a single broker have no leader when it comes back before its last session is over. Readers are
+//! held and the position has no stable value until [`Start::unfinished`] is handled.
 //!
-//! Such a transaction may have been acknowledged, and the end of the next one is then its end too.
-//! So an opening that finds the position behind what was acknowledged, and held by a transaction,
+//! Kafka may have acknowledged such a transaction, and the end of the next one is its end too. So an
+//! opening that finds the position behind what was acknowledged, and held by a transaction,
 //! publishes that transaction again.
 
 use std::{fmt, io, str::FromStr, time::Duration};
 
 use uuid::Uuid;
 
-use super::{Shared, sizing::Learnt};
+use super::{Shared, session::Session, sizing::Learnt};
 use crate::{
     clock,
     journal::{Checkpoint, Position},
-    kafka::{Blocked, Cluster, Found, GroupOffset, Obstacle, Topics, View},
+    kafka::{Blocked, Cluster, GroupOffset, Obstacle, Topics, View},
     mutant,
 };
 
@@ -61,43 +61,31 @@ impl FromStr for PositionMetadata {
     }
 }
 
-/// A producer, and where it goes on.
-pub(super) struct Opened<P> {
-    pub(super) producer: P,
-    pub(super) topics: Topics,
-    pub(super) cluster_id: String,
-    pub(super) start: Start,
-}
-
 /// Where publishing goes on.
 pub(super) struct Start {
     pub(super) position: Position,
     /// Of the last callback before it, as far as it is known.
-    pub(super) receipt: Uuid,
+    pub(super) last_receipt: Uuid,
     /// The position did not go back, and Kafka left nothing open.
     pub(super) is_certain: bool,
     /// Kafka left an earlier transaction after this position open.
     pub(super) unfinished: bool,
 }
 
-/// Opens a producer and finds where to go on.
-///
-/// # Errors
-/// What stands in the way. Nothing has been changed then.
-pub(super) fn open<C: Cluster>(
-    shared: &Shared,
+/// Opens a producer and finds where to go on. If something stands in the way, nothing has been changed.
+pub(super) fn open<'a, C: Cluster>(
+    shared: &'a Shared,
     cluster: &C,
-    learnt: &mut Learnt,
-) -> Result<Opened<C::Producer>, Obstacle> {
+    learnt: &'a mut Learnt,
+) -> Result<Session<'a, C::Producer>, Obstacle> {
     let since = clock::now();
-    let Found { cluster_id, topics } = cluster.look(true)?;
+    let topics = cluster.look(true)?;
     if let Some((name, limit)) = topics.too_small() {
         let detail = format!("topic {name} takes no event: its max.message.bytes is {limit}");
         return Err(Obstacle::new(Blocked::TopicRefuses, detail));
     }
     shared.heartbeat.beat_in_kafka();
-    let reading =
-        Reading { shared, cluster, cluster_id: &cluster_id, topic: &topics.names().position };
+    let reading = Reading { shared, cluster, topics: &topics };
     let asked = clock::now();
     let before = reading.read(View::Unstable, CALL)?;
     let first_answer = clock::now() - asked;
@@ -118,7 +106,8 @@ pub(super) fn open<C: Cluster>(
     let start = reading.start(SETTLES_WITHIN + 2 * first_answer, learnt.tries_to_end > 0)?;
     reading.still_counts()?;
     learnt.tries_to_end = learnt.tries_to_end.saturating_sub(1);
-    let (run, index) = (start.position.run(), start.position.index());
+    let Start { position, last_receipt, is_certain, unfinished } = start;
+    let (run, index) = (position.run(), position.index());
     let seconds = (clock::now() - since).as_secs_f64();
     tracing::info!(
         run,
@@ -126,39 +115,58 @@ pub(super) fn open<C: Cluster>(
         seconds,
         "a producer is open: publishing goes on from this position"
     );
-    Ok(Opened { producer, topics, cluster_id, start })
+    Ok(Session {
+        shared,
+        learnt,
+        producer,
+        topics,
+        reader: shared.journal.reader(position),
+        position,
+        last_receipt,
+        last_commit: clock::now(),
+        is_certain,
+        unfinished,
+    })
 }
 
 /// Reads and judges the position.
 struct Reading<'a, C> {
     shared: &'a Shared,
     cluster: &'a C,
-    cluster_id: &'a str,
-    topic: &'a str,
+    topics: &'a Topics,
 }
 
 impl<C: Cluster> Reading<'_, C> {
     fn read(&self, view: View, within: Duration) -> Result<Option<GroupOffset>, Obstacle> {
-        let offsets = self.cluster.committed(view, &[(self.topic, 0)], within)?;
+        let partition = (self.topics.names.position.as_str(), 0);
+        let offsets = self.cluster.committed(view, &[partition], within)?;
         self.shared.heartbeat.beat_in_kafka();
         Ok(offsets.into_iter().next())
     }
 
-    /// The metadata of the position, if this journal may publish after it.
-    fn judge(&self, kept: Option<&GroupOffset>) -> Result<Option<PositionMetadata>, Obstacle> {
+    /// The position that no open transaction holds. None: brokers answer, and do not tell it.
+    fn stable(&self, within: Duration) -> Result<Option<Option<GroupOffset>>, Obstacle> {
+        match self.read(View::Stable, within) {
+            Err(obstacle) if obstacle.blocked == Blocked::PositionUnreadable => Ok(None),
+            stable => stable.map(Some),
+        }
+    }
+
+    /// The receipt before the position, nil without one, if this journal may publish after it.
+    fn judge(&self, kept: Option<&GroupOffset>) -> Result<Uuid, Obstacle> {
         let journal = &self.shared.journal;
         if let Some(checkpoint) = journal.checkpoint()
             && !checkpoint.cluster_id.is_empty()
-            && checkpoint.cluster_id != self.cluster_id
+            && checkpoint.cluster_id != self.topics.cluster_id
         {
-            let (before, now) = (checkpoint.cluster_id, self.cluster_id);
+            let (before, now) = (checkpoint.cluster_id, &self.topics.cluster_id);
             let detail = format!(
                 "this journal published to cluster {before}, this is {now}: go back, or run `weni-edge \
                  journal fork`"
             );
             return Err(Obstacle::new(Blocked::ClusterChanged, detail));
         }
-        let Some(kept) = kept else { return Ok(None) };
+        let Some(kept) = kept else { return Ok(Uuid::nil()) };
         if kept.metadata.is_empty() {
             let detail = "the group's offset was reset by hand: run `weni-edge journal fork`";
             return Err(Obstacle::new(Blocked::PositionReset, detail));
@@ -170,7 +178,7 @@ impl<C: Cluster> Reading<'_, C> {
                           wrong one, or run `weni-edge journal fork`";
             return Err(Obstacle::new(Blocked::JournalDiverged, detail));
         }
-        Ok(metadata)
+        Ok(metadata.map_or(Uuid::nil(), |metadata| metadata.receipt))
     }
 
     /// A publisher that was replaced while it waited must not touch what its successor uses.
@@ -190,19 +198,16 @@ impl<C: Cluster> Reading<'_, C> {
     /// Whether a transaction still holds the position behind what Kafka has acknowledged, although
     /// its end is long due.
     fn is_untold(&self) -> Result<bool, Obstacle> {
-        match self.read(View::Stable, DOUBT) {
-            Err(obstacle) if obstacle.blocked == Blocked::PositionUnreadable => {
-                let still = self.read(View::Unstable, CALL)?;
-                Ok(self.is_behind(still.as_ref())
-                    && !mutant::is("acknowledged commit not looked for"))
-            }
-            stable => stable.map(|_| false),
+        if self.stable(DOUBT)?.is_some() {
+            return Ok(false);
         }
+        let still = self.read(View::Unstable, CALL)?;
+        Ok(self.is_behind(still.as_ref()) && !mutant::is("acknowledged commit not looked for"))
     }
 
     /// The next producer's first act may delete the position, and then the checkpoint counts.
     fn go_back(&self, kept: Option<&GroupOffset>) -> io::Result<()> {
-        let (journal, cluster_id) = (&self.shared.journal, self.cluster_id.to_owned());
+        let (journal, cluster_id) = (&self.shared.journal, self.topics.cluster_id.clone());
         let position = kept.map_or(journal.oldest(), position_of);
         let repeated = journal.count(position, journal.committed());
         tracing::error!(
@@ -222,8 +227,7 @@ impl<C: Cluster> Reading<'_, C> {
         let doubted_until = clock::now() + DOUBT;
         loop {
             let (kept, unfinished) = self.stable_or_unfinished(within)?;
-            let metadata = self.judge(kept.as_ref())?;
-            let receipt = metadata.map_or(Uuid::nil(), |metadata| metadata.receipt);
+            let last_receipt = self.judge(kept.as_ref())?;
             let position = kept.as_ref().map(position_of);
             let unfinished = unfinished || untold;
             if unfinished {
@@ -232,14 +236,14 @@ impl<C: Cluster> Reading<'_, C> {
                 // lie after it, because Kafka has acknowledged its commit.
                 let first = if untold { known } else { journal.oldest() };
                 let position = position.unwrap_or(first);
-                return Ok(Start { position, receipt, is_certain: false, unfinished });
+                return Ok(Start { position, last_receipt, is_certain: false, unfinished });
             }
             if position.is_none() && known > journal.oldest() {
                 tracing::warn!("Kafka keeps no position: going on from the journal's checkpoint");
             }
             let position = position.unwrap_or(known);
             if position >= known {
-                return Ok(Start { position, receipt, is_certain: true, unfinished });
+                return Ok(Start { position, last_receipt, is_certain: true, unfinished });
             }
             if clock::now() < doubted_until {
                 self.shared.heartbeat.beat_in_kafka();
@@ -247,7 +251,7 @@ impl<C: Cluster> Reading<'_, C> {
                 continue;
             }
             if mutant::is("position that went back not believed") {
-                return Ok(Start { position: known, receipt, is_certain: false, unfinished });
+                return Ok(Start { position: known, last_receipt, is_certain: false, unfinished });
             }
             self.shared.metrics.position_went_back_total.inc();
             let repeated = journal.count(position, known);
@@ -257,7 +261,7 @@ impl<C: Cluster> Reading<'_, C> {
                     "Kafka's position lies before the oldest record: callbacks between them are gone"
                 );
             }
-            return Ok(Start { position, receipt, is_certain: false, unfinished });
+            return Ok(Start { position, last_receipt, is_certain: false, unfinished });
         }
     }
 
@@ -267,10 +271,8 @@ impl<C: Cluster> Reading<'_, C> {
         &self,
         within: Duration,
     ) -> Result<(Option<GroupOffset>, bool), Obstacle> {
-        let is_unreadable = |obstacle: &Obstacle| obstacle.blocked == Blocked::PositionUnreadable;
-        match self.read(View::Stable, within) {
-            Err(obstacle) if is_unreadable(&obstacle) => {}
-            stable => return Ok((stable?, false)),
+        if let Some(stable) = self.stable(within)? {
+            return Ok((stable, false));
         }
         let before = self.read(View::Unstable, CALL)?;
         if before.is_some() {
@@ -278,11 +280,9 @@ impl<C: Cluster> Reading<'_, C> {
         }
         // Without a position all that is on disk would be repeated. A broker that was only slow
         // answers now.
-        match self.read(View::Stable, CALL) {
-            Err(obstacle) if is_unreadable(&obstacle) => {
-                Ok((self.read(View::Unstable, CALL)?, true))
-            }
-            stable => Ok((stable?, false)),
+        match self.stable(CALL)? {
+            Some(stable) => Ok((stable, false)),
+            None => Ok((self.read(View::Unstable, CALL)?, true)),
         }
     }
 }

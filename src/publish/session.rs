@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     Shared, TICK,
     batch::{Attempt, BatchError, ItemId, TransactionBatch},
-    position::{Opened, PositionMetadata, Start},
+    position::PositionMetadata,
     sizing::{Learnt, Size},
 };
 use crate::{
@@ -49,35 +49,16 @@ pub(super) struct Session<'a, P> {
     pub(super) learnt: &'a mut Learnt,
     pub(super) producer: P,
     pub(super) topics: Topics,
-    cluster_id: String,
     pub(super) reader: Reader,
     /// The first position that is not committed.
     pub(super) position: Position,
     pub(super) last_receipt: Uuid,
-    last_commit: Instant,
+    pub(super) last_commit: Instant,
     pub(super) is_certain: bool,
     pub(super) unfinished: bool,
 }
 
-impl<'a, P: Producer> Session<'a, P> {
-    pub(super) fn new(shared: &'a Shared, learnt: &'a mut Learnt, opened: Opened<P>) -> Self {
-        let Opened { producer, topics, cluster_id, start } = opened;
-        let Start { position, receipt, is_certain, unfinished } = start;
-        Self {
-            shared,
-            learnt,
-            producer,
-            topics,
-            cluster_id,
-            reader: shared.journal.reader(position),
-            position,
-            last_receipt: receipt,
-            last_commit: clock::now(),
-            is_certain,
-            unfinished,
-        }
-    }
-
+impl<P: Producer> Session<'_, P> {
     /// Publishes until asked to stop or until the producer is lost.
     pub(super) fn run(mut self) -> Ended {
         self.shared.heartbeat.silent_at_most(self.producer.longest_call());
@@ -93,10 +74,10 @@ impl<'a, P: Producer> Session<'a, P> {
             self.shared.heartbeat.beat();
             // Serves the client's events. No transaction is open, so no record can be refused.
             self.producer.check().ok();
-            if self.shared.stopping(self.position) {
+            if self.shared.stopping() {
                 return Ended::Stopped;
             }
-            if self.shared.config.load().topics != *self.topics.names() {
+            if self.shared.config.load().topics != self.topics.names {
                 return Ended::Reopen;
             }
             // After the last record of an earlier run, the next record is the first one of this
@@ -132,9 +113,14 @@ impl<'a, P: Producer> Session<'a, P> {
     /// once: this one was full, or has failed.
     fn transaction(&mut self, begun: Instant) -> Result<bool, Ended> {
         fail_point!("transaction");
-        let (attempt, filled) = self.fill(begun);
-        let end = attempt.end.unwrap_or((self.position, self.last_receipt));
+        // What ends an unfinished transaction must hold all that it held.
+        let (limit, full_at) = match self.unfinished {
+            true => (Size::TWICE, None),
+            false => (self.learnt.size, Some(begun + self.producer.timeout() / 3)),
+        };
         let deadline = self.deadline(begun);
+        let (attempt, filled) = self.attempt(limit, full_at, deadline, None);
+        let end = attempt.end.unwrap_or((self.position, self.last_receipt));
         let ready = filled.and_then(|()| {
             if self.unfinished {
                 // The position last: it shows the unfinished transaction until all partitions of
@@ -180,30 +166,12 @@ impl<'a, P: Producer> Session<'a, P> {
     }
 
     /// Begins a transaction and fills it.
-    fn fill(&mut self, begun: Instant) -> (Attempt, Result<(), BatchError>) {
-        let deadline = self.deadline(begun);
-        // What ends an unfinished transaction must hold all that it held.
-        let (size, full_at) = match self.unfinished {
-            true => (Size::TWICE, None),
-            false => (self.learnt.size, Some(begun + (deadline - begun) / 2)),
-        };
-        self.attempt(deadline, None, |batch, reader| batch.fill(reader, size, full_at))
-    }
-
-    /// Begins a transaction with only these records.
-    pub(super) fn send_subset(
+    pub(super) fn attempt(
         &mut self,
-        ids: &BTreeSet<ItemId>,
-        deadline: Instant,
-    ) -> (Attempt, Result<(), BatchError>) {
-        self.attempt(deadline, Some(ids), |batch, reader| batch.send_subset(reader))
-    }
-
-    fn attempt(
-        &mut self,
+        limit: Size,
+        full_at: Option<Instant>,
         deadline: Instant,
         only: Option<&BTreeSet<ItemId>>,
-        fill: impl FnOnce(&mut TransactionBatch<'_, P>, &mut Reader) -> Result<(), BatchError>,
     ) -> (Attempt, Result<(), BatchError>) {
         let attempt = Attempt::new(&self.shared.metrics);
         if let Err(failure) = self.producer.begin() {
@@ -220,8 +188,8 @@ impl<'a, P: Producer> Session<'a, P> {
             attempt,
             draft: Draft::default(),
         };
-        let filled = fill(&mut batch, &mut self.reader);
-        self.shared.heartbeat.normalized();
+        let filled = batch.fill(&mut self.reader, limit, full_at);
+        self.shared.heartbeat.normalizing(None);
         (batch.attempt, filled)
     }
 
@@ -230,7 +198,9 @@ impl<'a, P: Producer> Session<'a, P> {
     /// so it is in the same partitions, and its abort ends both.
     fn end_unfinished(&mut self) -> Ended {
         self.read_again();
-        self.learnt.suspects.forget_rejections();
+        // It settles nothing: rejections are found again.
+        self.learnt.suspects.rejected.clear();
+        self.learnt.suspects.consecutive_rejections.clear();
         if let Err(ended) = self.abort() {
             return ended;
         }
@@ -239,7 +209,7 @@ impl<'a, P: Producer> Session<'a, P> {
     }
 
     pub(super) fn checkpoint(&self, (position, receipt): (Position, Uuid)) -> Checkpoint {
-        let (run_id, cluster_id) = (self.run_id(position), self.cluster_id.clone());
+        let (run_id, cluster_id) = (self.run_id(position), self.topics.cluster_id.clone());
         Checkpoint { position, run_id, receipt, cluster_id }
     }
 
@@ -250,7 +220,7 @@ impl<'a, P: Producer> Session<'a, P> {
         deadline: Instant,
     ) -> Result<(), Failure> {
         let offset = GroupOffset {
-            topic: self.topics.names().position.clone(),
+            topic: self.topics.names.position.clone(),
             partition: 0,
             offset: position.as_u64() as i64 + i64::from(mutant::is("position off by one")),
             metadata: PositionMetadata { run_id: self.run_id(position), receipt }.to_string(),
@@ -287,7 +257,7 @@ impl<'a, P: Producer> Session<'a, P> {
         attempt.account.count(metrics, clock::wall_ms());
         self.shared.unblock();
         let (position, receipt) = end;
-        self.learnt.committed(position, attempt.sent.iter().map(|sent| sent.topic));
+        self.learnt.committed(position, &attempt.sent);
         self.last_commit = clock::now();
         self.last_receipt = receipt;
         self.position = position;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::batch::ItemId;
+use super::batch::{ItemId, Sent};
 use crate::{
     config::client::TRANSACTION_TIMEOUT,
     event::{Reason, Topic},
@@ -32,6 +32,8 @@ impl Size {
     /// More than any earlier transaction held, also one whose settings made smaller records.
     pub(super) const TWICE: Self =
         Self { items: 2 * Self::FULL.items, bytes: 2 * Self::FULL.bytes };
+    /// No limit.
+    pub(super) const ALL: Self = Self { items: usize::MAX, bytes: usize::MAX };
     /// One callback.
     pub(super) const SINGLE: Self = Self { items: 1, bytes: 1 };
 
@@ -84,18 +86,14 @@ pub(super) struct Suspects {
 }
 
 impl Suspects {
-    /// What lies before `position` is committed.
-    fn forget_before(&mut self, position: Position) {
+    /// These records were committed, and all that lies before `position`.
+    fn forget(&mut self, position: Position, committed: &[Sent]) {
         self.rejected.retain(|id, _| id.position >= position);
         self.corrupted_once.retain(|id| id.position >= position);
         self.dead.retain(|dead, _| *dead >= position);
         self.slow = self.slow.filter(|(slow, _)| *slow >= position);
-    }
-
-    /// After a transaction that settles nothing: rejections are found again.
-    pub(super) fn forget_rejections(&mut self) {
-        self.rejected.clear();
-        self.consecutive_rejections.clear();
+        let is_out = |topic: Topic| committed.iter().all(|sent| sent.topic != topic);
+        self.consecutive_rejections.retain(|(topic, _), _| is_out(*topic));
     }
 
     /// The callback ran out of time, and Kafka takes others in time.
@@ -135,20 +133,11 @@ impl Learnt {
         }
     }
 
-    /// Records of these topics were committed, and all that lies before `position`.
-    pub(super) fn committed(
-        &mut self,
-        position: Position,
-        topics: impl IntoIterator<Item = Topic>,
-    ) {
+    /// These records were committed, and all that lies before `position`.
+    pub(super) fn committed(&mut self, position: Position, sent: &[Sent]) {
         self.grow();
         self.timestamps = Timestamps::Accepted;
-        self.suspects.forget_before(position);
-        if !self.suspects.consecutive_rejections.is_empty() {
-            for committed in topics {
-                self.suspects.consecutive_rejections.retain(|(topic, _), _| *topic != committed);
-            }
-        }
+        self.suspects.forget(position, sent);
     }
 
     fn grow(&mut self) {
@@ -171,11 +160,6 @@ impl Learnt {
         let longest = self.settings.timeout >= TRANSACTION_TIMEOUT_MAX;
         self.settings.timeout = (2 * self.settings.timeout).min(TRANSACTION_TIMEOUT_MAX);
         !longest
-    }
-
-    /// Records are rejected together that pass alone.
-    pub(super) fn halve_requests(&mut self) {
-        self.settings.batch_bytes = (self.settings.batch_bytes / 2).max(1);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Starts publishing threads, and replaces those that panic or hang.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -46,13 +46,9 @@ impl Heartbeat {
         self.in_kafka.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn normalizing(&self, position: Position) {
+    pub(super) fn normalizing(&self, position: Option<Position>) {
         self.beat();
-        self.normalizing.store(position.as_u64(), Ordering::Relaxed);
-    }
-
-    pub(super) fn normalized(&self) {
-        self.normalizing.store(0, Ordering::Relaxed);
+        self.normalizing.store(position.map_or(0, Position::as_u64), Ordering::Relaxed);
     }
 
     pub(super) fn abandoned(&self) -> bool {
@@ -69,58 +65,37 @@ impl Heartbeat {
     }
 }
 
-/// How a publishing thread ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ThreadExit {
-    Ended,
-    Panicked,
-    /// It hung in a call of librdkafka, which exceeds its time limits when brokers die.
-    Hung,
-    /// It hung in the edge's own code.
-    Wedged,
-}
-
-impl ThreadExit {
-    /// The label `reason` of the thread that replaces it.
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Ended => "ended",
-            Self::Panicked => "panic",
-            Self::Hung => "lost",
-            Self::Wedged => "wedged",
-        }
-    }
-}
+/// Why a publishing thread has to be replaced: the label `reason` of the next one.
+type Reason = &'static str;
+const PANICKED: Reason = "panic";
+/// It hung in a call of librdkafka, which exceeds its time limits when brokers die.
+const HUNG: Reason = "lost";
+/// It hung in the edge's own code.
+const WEDGED: Reason = "wedged";
 
 /// Runs publishing threads, one after the other, until one ends as it was asked to.
 pub(super) fn supervise(shared: &Shared) {
-    let mut panics: HashMap<u64, u32> = HashMap::new();
+    // Callbacks that made normalizing panic.
+    let (mut once, mut twice) = (BTreeSet::new(), BTreeSet::new());
     let mut replaced = 0;
     let mut reason = "start";
     loop {
         let shared = Shared { heartbeat: Arc::default(), ..shared.clone() };
         shared.metrics.producer_rebuilds_total.with_label_values(&[reason]).inc();
-        let twice = panics.iter().filter(|(_, count)| **count >= 2);
-        let panicked = twice.map(|(position, _)| Position::from_u64(*position)).collect();
-        let exit = run_thread(&shared, panicked);
-        reason = exit.as_str();
+        let Some(why) = run_thread(&shared, twice.clone()) else { return };
+        reason = why;
         let normalizing = shared.heartbeat.normalizing.load(Ordering::Relaxed);
-        match exit {
-            ThreadExit::Ended => return,
-            ThreadExit::Panicked if normalizing != 0 => {
-                *panics.entry(normalizing).or_default() += 1;
-            }
-            ThreadExit::Panicked | ThreadExit::Hung | ThreadExit::Wedged => {}
+        let position = Position::from_u64(normalizing);
+        if reason == PANICKED && normalizing != 0 && !once.insert(position) {
+            twice.insert(position);
         }
         let committed = shared.heartbeat.commits.load(Ordering::Relaxed) > 0;
         replaced = if committed { 0 } else { replaced + 1 };
         if replaced > REPLACED_MAX {
             let detail = format!("{replaced} publishers were lost without a commit: {reason}");
             // The death of a broker is no defect of the edge.
-            let blocked = match exit {
-                ThreadExit::Hung => Blocked::KafkaError,
-                _ => Blocked::PublisherWedged,
-            };
+            let blocked =
+                if reason == HUNG { Blocked::KafkaError } else { Blocked::PublisherWedged };
             let supervisor = Shared { heartbeat: Arc::default(), ..shared };
             supervisor.block(&Obstacle::new(blocked, detail));
             thread::sleep(PAUSE_REFUSED);
@@ -128,8 +103,8 @@ pub(super) fn supervise(shared: &Shared) {
     }
 }
 
-/// One publishing thread from its start to its end.
-fn run_thread(shared: &Shared, panicked: BTreeSet<Position>) -> ThreadExit {
+/// One publishing thread from its start to its end; none if it ended as it was asked to.
+fn run_thread(shared: &Shared, panicked: BTreeSet<Position>) -> Option<Reason> {
     shared.heartbeat.silent_at_most(super::SILENT_OPENING);
     let publishing = shared.clone();
     let thread = match thread::Builder::new()
@@ -140,7 +115,7 @@ fn run_thread(shared: &Shared, panicked: BTreeSet<Position>) -> ThreadExit {
         Err(error) => {
             tracing::error!(%error, "the publisher's thread cannot be started: trying again in 1 s");
             thread::sleep(Duration::from_secs(1));
-            return ThreadExit::Wedged;
+            return Some(WEDGED);
         }
     };
     let mut last_beats = 0;
@@ -148,8 +123,7 @@ fn run_thread(shared: &Shared, panicked: BTreeSet<Position>) -> ThreadExit {
     loop {
         thread::sleep(TICK);
         if thread.is_finished() {
-            let ended = thread.join().is_ok();
-            return if ended { ThreadExit::Ended } else { ThreadExit::Panicked };
+            return thread.join().err().map(|_| PANICKED);
         }
         let Heartbeat { beats, silent_ticks_max, abandoned, in_kafka, .. } = &*shared.heartbeat;
         let beats = beats.load(Ordering::Relaxed);
@@ -157,10 +131,9 @@ fn run_thread(shared: &Shared, panicked: BTreeSet<Position>) -> ThreadExit {
         last_beats = beats;
         if silent_ticks > silent_ticks_max.load(Ordering::Relaxed) {
             abandoned.store(true, Ordering::Relaxed);
-            let in_kafka = in_kafka.load(Ordering::Relaxed);
-            let exit = if in_kafka { ThreadExit::Hung } else { ThreadExit::Wedged };
-            tracing::error!(?exit, "the publisher made no progress in time: it is replaced");
-            return exit;
+            let reason = if in_kafka.load(Ordering::Relaxed) { HUNG } else { WEDGED };
+            tracing::error!(reason, "the publisher made no progress in time: it is replaced");
+            return Some(reason);
         }
     }
 }

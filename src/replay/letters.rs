@@ -5,7 +5,7 @@ use std::{collections::VecDeque, ops::Range, time::Duration};
 use crate::{
     clock,
     event::{header, received_at_ms},
-    kafka::{Blocked, Cluster, Fetched, Obstacle, Reader},
+    kafka::{Blocked, Cluster, Fetched, Followed, Obstacle, Reader},
 };
 
 /// How long a broker may take for the next letter.
@@ -25,7 +25,8 @@ pub(super) struct Letter {
 pub(super) enum Origin {
     Record {
         partition: i32,
-        offset: i64,
+        /// Its own, and before it those since the letter before: transaction markers take offsets too.
+        offsets: Range<i64>,
     },
     /// The name of its files.
     File(String),
@@ -35,7 +36,9 @@ impl Origin {
     /// The value of the header `replayed-from`.
     pub(super) fn name(&self, topic: &str) -> String {
         match self {
-            Self::Record { partition, offset } => format!("{topic}/{partition}@{offset}"),
+            Self::Record { partition, offsets } => {
+                format!("{topic}/{partition}@{}", offsets.end - 1)
+            }
             Self::File(name) => name.clone(),
         }
     }
@@ -51,16 +54,6 @@ impl Letter {
     }
 }
 
-/// What comes next in a partition.
-#[derive(Debug)]
-pub(super) enum Next {
-    /// A letter, and how many offsets end with it since the letter before: transaction markers take
-    /// offsets too.
-    Letter(Letter, i64),
-    /// A partition has no more letters: there is none at these offsets.
-    End { partition: i32, offsets: Range<i64> },
-}
-
 /// All partitions as one sequence: each in its order, the oldest callback first.
 pub(super) struct Letters<R> {
     reader: R,
@@ -69,19 +62,16 @@ pub(super) struct Letters<R> {
 
 struct Partition {
     number: i32,
-    /// The offset after the last letter that was returned.
+    /// The offset after the last letter that was read.
     next: i64,
     end: i64,
-    /// Letters in order, each with when its callback was accepted.
-    read: VecDeque<(i64, (u64, String), Letter)>,
+    /// Letters in order, each with when its callback was accepted, and its receipt.
+    read: VecDeque<((u64, String), Letter)>,
     ended: bool,
 }
 
 impl<R: Reader> Letters<R> {
     /// Reads these partitions, each from an offset to another.
-    ///
-    /// # Errors
-    /// When Kafka cannot be asked.
     pub(super) fn new<C: Cluster<Reader = R>>(
         cluster: &C,
         topic: &str,
@@ -104,29 +94,16 @@ impl<R: Reader> Letters<R> {
     }
 
     /// The next one; none at the end of all partitions.
-    ///
-    /// # Errors
-    /// When Kafka does not give it.
-    pub(super) fn next(&mut self) -> Result<Option<Next>, Obstacle> {
-        for at in 0..self.partitions.len() {
-            self.fill(at)?;
-            let Partition { number, next, end, ref read, .. } = self.partitions[at];
-            if read.is_empty() && next < end {
-                self.partitions[at].next = end;
-                return Ok(Some(Next::End { partition: number, offsets: next..end }));
-            }
-        }
-        let with_letters =
-            self.partitions.iter_mut().filter(|partition| !partition.read.is_empty());
-        let accepted = |partition: &Partition| partition.read[0].1.clone();
-        let Some(oldest) = with_letters.min_by_key(|partition| accepted(partition)) else {
-            return Ok(None);
-        };
-        Ok(oldest.read.pop_front().map(|(offset, _, letter)| {
-            let offsets = offset + 1 - oldest.next;
-            oldest.next = offset + 1;
-            Next::Letter(letter, offsets)
-        }))
+    pub(super) fn next(&mut self) -> Result<Option<Letter>, Obstacle> {
+        (0..self.partitions.len()).try_for_each(|at| self.fill(at))?;
+        let with_letters = self.partitions.iter_mut().filter(|one| !one.read.is_empty());
+        let oldest = with_letters.min_by(|one, other| one.read[0].0.cmp(&other.read[0].0));
+        Ok(oldest.and_then(|oldest| oldest.read.pop_front()).map(|(_, letter)| letter))
+    }
+
+    /// After the last letter: the offsets of each partition after its last one.
+    pub(super) fn rests(&self) -> impl Iterator<Item = (i32, Range<i64>)> {
+        self.partitions.iter().map(|partition| (partition.number, partition.next..partition.end))
     }
 
     /// Reads until a partition's next letter is there, or it has ended.
@@ -142,26 +119,32 @@ impl<R: Reader> Letters<R> {
                 return Err(Obstacle::new(Blocked::NoBroker, detail));
             }
             let number = partition.number;
-            if let Some((number, fetched)) = self.reader.poll(number, STEP)? {
-                self.take(number, fetched);
+            if let Some(fetched) = self.reader.poll(number, STEP)? {
+                self.take(fetched);
             }
         }
     }
 
-    fn take(&mut self, number: i32, fetched: Fetched) {
+    fn take(&mut self, fetched: Fetched) {
+        let number = match &fetched {
+            Fetched::Record(record) => record.partition,
+            Fetched::End(number) => *number,
+        };
         let mut partitions = self.partitions.iter_mut();
         let Some(partition) = partitions.find(|partition| partition.number == number) else {
             return;
         };
         match fetched {
             // The client may deliver a record twice.
-            Fetched::Record { offset, .. } if offset < partition.next => {}
-            Fetched::Record { offset, headers, value } if offset < partition.end => {
-                let origin = Origin::Record { partition: number, offset };
+            Fetched::Record(record) if record.offset < partition.next => {}
+            Fetched::Record(Followed { offset, headers, value, .. }) if offset < partition.end => {
+                let offsets = partition.next..offset + 1;
+                partition.next = offsets.end;
+                let origin = Origin::Record { partition: number, offsets };
                 let letter = Letter { origin, headers, value };
                 let receipt = letter.header("receipt").to_owned();
                 let accepted = (letter.received_at_ms().unwrap_or(0), receipt);
-                partition.read.push_back((offset, accepted, letter));
+                partition.read.push_back((accepted, letter));
             }
             _ => partition.ended = true,
         }

@@ -20,9 +20,8 @@ use jiff::Timestamp;
 
 pub use self::summary::{Outcome, Summary};
 use self::{
-    letters::{Letter, Letters, Next, Origin},
+    letters::{Letter, Letters, Origin},
     progress::{Kept, Progress},
-    verdict::Verdict,
 };
 use crate::{
     config::Config,
@@ -43,9 +42,9 @@ const TRANSACTION_RECORDS: usize = 1000;
 const TRANSACTION_BYTES: usize = 4 << 20;
 const UNREADABLE: &str = "the dead letters cannot be read";
 
-/// Which dead letters; empty means all.
+/// What is to be replayed, and how. Empty means all.
 #[derive(Debug, Default)]
-pub struct Filter {
+pub struct Options {
     /// By the header `reason`.
     pub reasons: BTreeSet<String>,
     /// By the header `source`.
@@ -54,9 +53,11 @@ pub struct Filter {
     pub since: Option<Timestamp>,
     /// Received before this time.
     pub until: Option<Timestamp>,
+    /// Letters that still are dead are done as well.
+    pub dismiss_dead: bool,
 }
 
-impl Filter {
+impl Options {
     fn takes(&self, letter: &Letter) -> bool {
         let has =
             |set: &BTreeSet<String>, name| set.is_empty() || set.contains(letter.header(name));
@@ -67,15 +68,6 @@ impl Filter {
             && self.since.is_none_or(from)
             && self.until.is_none_or(|until| !from(until))
     }
-}
-
-/// What is to be replayed, and how.
-#[derive(Debug, Default)]
-pub struct Options {
-    /// Which letters.
-    pub filter: Filter,
-    /// Letters that still are dead are done as well.
-    pub dismiss_dead: bool,
 }
 
 /// Is told how many letters were read, and how many there are.
@@ -125,10 +117,9 @@ fn connect(config: &Config) -> anyhow::Result<librdkafka::Cluster> {
 /// A letter that goes into the next transaction.
 struct Ready {
     origin: Origin,
-    /// Offsets that are done with it: its own and those between the letter before and it.
-    offsets: i64,
-    /// Each with when its callback was accepted.
-    records: Vec<(Draft, u64)>,
+    records: Vec<Draft>,
+    /// When its callback was accepted.
+    accepted_ms: u64,
 }
 
 /// One run.
@@ -155,18 +146,16 @@ impl<'a, C: Cluster> Replay<'a, C> {
         disk: &'a dyn Disk,
         may_change: bool,
     ) -> anyhow::Result<Self> {
-        let found = cluster.look(may_change);
+        let topics = cluster.look(may_change);
         let topics =
-            found.with_context(|| format!("Kafka at {}", config.kafka.bootstrap_servers))?.topics;
-        let producer = if may_change {
-            let settings =
-                ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES };
-            Some(cluster.open(&topics, settings).with_context(|| {
+            topics.with_context(|| format!("Kafka at {}", config.kafka.bootstrap_servers))?;
+        let settings = ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES };
+        let open = || {
+            cluster.open(&topics, settings).with_context(|| {
                 format!("needs the right to write with the transactional id {}", group(config))
-            })?)
-        } else {
-            None
+            })
         };
+        let producer = may_change.then(open).transpose()?;
         let mut replay = Self {
             config,
             options,
@@ -228,7 +217,13 @@ impl<'a, C: Cluster> Replay<'a, C> {
             partitions.into_iter().map(|number| (number, Progress::default())).collect();
         for kept in offsets {
             if kept.topic == topic {
-                let progress = Progress::read(kept.offset, &kept.metadata)?;
+                let progress = Progress::read(kept.offset, &kept.metadata).with_context(|| {
+                    let text = &kept.metadata;
+                    format!(
+                        "{text:?} is no progress that this program can read: most likely a newer one \
+                         wrote it"
+                    )
+                })?;
                 self.kept.partitions.insert(kept.partition, progress);
             } else {
                 self.kept.files = kept.metadata.split_whitespace().map(str::to_owned).collect();
@@ -269,20 +264,16 @@ impl<'a, C: Cluster> Replay<'a, C> {
         let letters = Letters::new(&self.cluster, self.dead_letter(), ranges);
         let mut letters = letters.context(UNREADABLE)?;
         let (mut ready, mut records, mut bytes) = (Vec::new(), 0, 0);
-        let (mut done, mut ends) = (0, Vec::new());
-        while let Some(next) = letters.next().context(UNREADABLE)? {
-            match next {
-                Next::End { partition, offsets } => ends.push((partition, offsets)),
-                Next::Letter(letter, offsets) => {
-                    done += offsets as u64;
-                    watch(done, total);
-                    if let Some(letter) = self.letter(&letter, offsets) {
-                        records += letter.records.len();
-                        let drafts = letter.records.iter().map(|(draft, _)| draft.wire_bytes());
-                        bytes += drafts.sum::<usize>();
-                        ready.push(letter);
-                    }
-                }
+        let mut done = 0;
+        while let Some(letter) = letters.next().context(UNREADABLE)? {
+            if let Origin::Record { offsets, .. } = &letter.origin {
+                done += (offsets.end - offsets.start) as u64;
+            }
+            watch(done, total);
+            if let Some(letter) = self.letter(letter) {
+                records += letter.records.len();
+                bytes += letter.records.iter().map(Draft::wire_bytes).sum::<usize>();
+                ready.push(letter);
             }
             let full = records >= TRANSACTION_RECORDS || bytes >= TRANSACTION_BYTES;
             if full || ready.len() >= TRANSACTION_RECORDS {
@@ -292,34 +283,35 @@ impl<'a, C: Cluster> Replay<'a, C> {
             }
         }
         self.publish(&ready)?;
-        for (partition, offsets) in ends {
+        for (partition, offsets) in letters.rests() {
             self.kept.partition(partition).insert_empty(offsets);
         }
         Ok(())
     }
 
     /// Judges a letter; none if nothing is to be done about it.
-    fn letter(&mut self, letter: &Letter, offsets: i64) -> Option<Ready> {
-        if let Origin::Record { partition, offset } = letter.origin {
-            let progress = self.kept.partition(partition);
-            if progress.contains(offset) {
-                progress.insert(offset + 1 - offsets..offset + 1);
+    fn letter(&mut self, letter: Letter) -> Option<Ready> {
+        if let Origin::Record { partition, offsets } = &letter.origin {
+            let progress = self.kept.partition(*partition);
+            if progress.contains(offsets.end - 1) {
+                progress.insert(offsets.clone());
                 self.summary.done_before += 1;
                 return None;
             }
         }
-        if !self.options.filter.takes(letter) {
+        if !self.options.takes(&letter) {
             self.summary.left_out += 1;
             return None;
         }
-        let verdict = verdict::judge(self.config, &self.topics, letter);
-        self.summary.count(letter, &verdict, &self.topics);
+        let verdict = verdict::judge(self.config, &self.topics, &letter);
+        self.summary.count(&letter, &verdict, &self.topics);
         let records = match verdict {
-            Verdict::Records(records) => records,
-            Verdict::Dead(_) if self.options.dismiss_dead => Vec::new(),
-            Verdict::Dead(_) => return None,
+            Ok(records) => records,
+            Err(_) if self.options.dismiss_dead => Vec::new(),
+            Err(_) => return None,
         };
-        Some(Ready { origin: letter.origin.clone(), offsets, records })
+        let accepted_ms = letter.received_at_ms().unwrap_or_default();
+        Some(Ready { origin: letter.origin, records, accepted_ms })
     }
 
     /// The quarantined files to be replayed. Those that are done are renamed.
@@ -349,7 +341,7 @@ impl<'a, C: Cluster> Replay<'a, C> {
             read => read.with_context(|| at.clone())?,
         };
         let letter = Letter { origin: Origin::File(name.to_owned()), headers, value };
-        let Some(letter) = self.letter(&letter, 0) else { return Ok(()) };
+        let Some(letter) = self.letter(letter) else { return Ok(()) };
         self.publish(&[letter])?;
         if self.producer.is_some() {
             quarantine::mark_replayed(self.quarantine(), name).context(at)?;

@@ -36,9 +36,8 @@ impl Kept {
         let mut next = self.clone();
         for letter in letters {
             match &letter.origin {
-                Origin::Record { partition, offset } => {
-                    let end = offset + 1;
-                    next.partition(*partition).insert(end - letter.offsets..end);
+                Origin::Record { partition, offsets } => {
+                    next.partition(*partition).insert(offsets.clone());
                 }
                 Origin::File(name) => {
                     next.files.push_back(name.clone());
@@ -51,19 +50,19 @@ impl Kept {
         next
     }
 
-    /// The group's offsets: of the partitions that are `touched`, and of the files.
-    ///
-    /// # Errors
-    /// What is done in a partition is too scattered for an offset's metadata.
+    /// The group's offsets: of the partitions where more is done than `before`, and of the files. An
+    /// error if what is done in a partition is too scattered for an offset's metadata.
     pub(super) fn offsets(
         &self,
         topics: &config::Topics,
-        touched: impl Fn(i32) -> bool,
+        before: &Self,
     ) -> anyhow::Result<Vec<GroupOffset>> {
         let mut offsets = Vec::new();
         let topic = &topics.dead_letter;
-        for (&partition, progress) in self.partitions.iter().filter(|(number, _)| touched(**number))
-        {
+        for (&partition, progress) in &self.partitions {
+            if before.partitions.get(&partition) == Some(progress) {
+                continue;
+            }
             let metadata = progress.metadata();
             if metadata.len() > METADATA_BYTES_MAX {
                 bail!(
@@ -92,11 +91,6 @@ pub(super) struct Progress {
     /// Done runs after it, begin and end; they do not touch each other.
     runs: BTreeMap<i64, i64>,
 }
-
-/// Why metadata is not read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no progress that this program can read: most likely a newer one wrote it")]
-pub(super) struct Unreadable(String);
 
 impl Progress {
     /// The first offset that is not done.
@@ -153,26 +147,26 @@ impl Progress {
         text
     }
 
-    /// Reads what was committed. An offset without metadata was set by hand.
-    pub(super) fn read(first: i64, metadata: &str) -> Result<Self, Unreadable> {
-        let unreadable = || Unreadable(metadata.to_owned());
+    /// Reads what was committed; none if it is no progress. An offset without metadata was set by
+    /// hand.
+    pub(super) fn read(first: i64, metadata: &str) -> Option<Self> {
         let mut progress = Self { first, ..Self::default() };
         if metadata.is_empty() {
-            return Ok(progress);
+            return Some(progress);
         }
         let mut words = metadata.split(' ');
         if words.next() != Some(VERSION) {
-            return Err(unreadable());
+            return None;
         }
+        let positive = |text: &str| text.parse().ok().filter(|number: &i64| *number > 0);
         let mut at = first;
         for word in words {
-            let parse = |text: &str| text.parse().ok().filter(|number: &i64| *number > 0);
-            let (skip, len) = word.split_once('+').ok_or_else(unreadable)?;
-            let start = parse(skip).and_then(|skip| at.checked_add(skip)).ok_or_else(unreadable)?;
-            at = parse(len).and_then(|len| start.checked_add(len)).ok_or_else(unreadable)?;
+            let (skip, len) = word.split_once('+')?;
+            let start = at.checked_add(positive(skip)?)?;
+            at = start.checked_add(positive(len)?)?;
             progress.runs.insert(start, at);
         }
-        Ok(progress)
+        Some(progress)
     }
 }
 
@@ -197,11 +191,11 @@ mod tests {
 
     #[test]
     fn what_is_no_progress_is_said_to_be_none() {
-        assert_eq!(Progress::read(7, ""), Ok(Progress { first: 7, ..Progress::default() }));
+        assert_eq!(Progress::read(7, ""), Some(Progress { first: 7, ..Progress::default() }));
         for text in
             ["v2 1+1", "v1 1", "v1 0+1", "v1 1+0", "v1 1+-1", "v1 1+1 ", "v1 9223372036854775807+1"]
         {
-            assert_eq!(Progress::read(7, text), Err(Unreadable(text.to_owned())), "{text}");
+            assert_eq!(Progress::read(7, text), None, "{text}");
         }
     }
 
@@ -231,7 +225,7 @@ mod tests {
             }
             prop_assert_eq!(progress.first(), (0..).find(|offset| !set.contains(offset)).unwrap());
             let read = Progress::read(progress.first(), &progress.metadata());
-            prop_assert_eq!(read, Ok(progress));
+            prop_assert_eq!(read, Some(progress));
         }
     }
 }

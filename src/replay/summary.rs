@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
 use serde_json::json;
 
 use super::{letters::Letter, verdict::Verdict};
@@ -23,7 +24,7 @@ pub struct Summary {
 }
 
 /// What became of some of them.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct Outcome {
     /// All of them.
     pub letters: u64,
@@ -41,10 +42,10 @@ impl Summary {
         let outcome = self.letters.entry(key).or_default();
         outcome.letters += 1;
         match verdict {
-            Verdict::Dead(why) => *outcome.still_dead.entry(why).or_default() += 1,
-            Verdict::Records(records) => {
+            Err(why) => *outcome.still_dead.entry(why).or_default() += 1,
+            Ok(records) => {
                 outcome.replayed += 1;
-                for (draft, _) in records {
+                for draft in records {
                     let topic = topics.name(draft.topic).to_owned();
                     *outcome.records.entry(topic).or_default() += 1;
                 }
@@ -100,14 +101,10 @@ impl Summary {
     /// The form for programs.
     pub fn json(&self) -> serde_json::Value {
         let kinds = self.letters.iter().map(|((reason, source), outcome)| {
-            json!({
-                "reason": reason,
-                "source": source,
-                "letters": outcome.letters,
-                "replayed": outcome.replayed,
-                "records": outcome.records,
-                "still_dead": outcome.still_dead,
-            })
+            let mut kind = json!(outcome);
+            kind["reason"] = json!(reason);
+            kind["source"] = json!(source);
+            kind
         });
         json!({
             "letters": self.total(),

@@ -1,15 +1,13 @@
 //! One transaction of a replay: what letters become, and the progress after them.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::collections::BTreeSet;
 
 use anyhow::anyhow;
 
-use super::{Ready, Replay, TRANSACTION_TIMEOUT, letters::Origin};
+use super::{Ready, Replay, TRANSACTION_TIMEOUT, progress::Kept};
 use crate::{
     clock,
-    kafka::{
-        Cluster, Code, Failure, Fault, GroupOffset, Producer, Step, Timestamps, Topics, label,
-    },
+    kafka::{Cluster, Code, Failure, Fault, GroupOffset, Producer, Step, Timestamps, label},
     mutant,
 };
 
@@ -23,13 +21,7 @@ impl<C: Cluster> Replay<'_, C> {
             return Ok(());
         }
         let next = self.kept.with(letters);
-        let partition = |letter: &Ready| match letter.origin {
-            Origin::Record { partition, .. } => Some(partition),
-            Origin::File(_) => None,
-        };
-        let touched: BTreeSet<_> = letters.iter().filter_map(partition).collect();
-        let offsets =
-            next.offsets(&self.config.topics, |partition| touched.contains(&partition))?;
+        let offsets = next.offsets(&self.config.topics, &self.kept)?;
         let Err(failure) = self.try_some_times(letters, &offsets) else {
             self.kept = next;
             self.committed += letters.len();
@@ -55,7 +47,7 @@ impl<C: Cluster> Replay<'_, C> {
         if self.producer.is_none() {
             return Ok(());
         }
-        let offsets = self.kept.offsets(&self.config.topics, |_| true)?;
+        let offsets = self.kept.offsets(&self.config.topics, &Kept::default())?;
         self.transact(&[], &offsets).map_err(|failure| self.failed(&failure))
     }
 
@@ -87,13 +79,21 @@ impl<C: Cluster> Replay<'_, C> {
         let Some(producer) = &mut self.producer else { return Ok(()) };
         let deadline = clock::now() + TRANSACTION_TIMEOUT / 2;
         producer.begin()?;
+        let now_ms = clock::wall_ms();
+        let records = letters
+            .iter()
+            .flat_map(|letter| letter.records.iter().map(|draft| (draft, letter.accepted_ms)));
+        let sent = records.enumerate().try_for_each(|(number, (draft, accepted_ms))| {
+            let record = draft.record(&self.topics, accepted_ms, self.timestamps, now_ms, number);
+            producer.send(&record, deadline)
+        });
         // The offsets last: after a refused record they fail with an error that does not name it.
-        let sent = send(producer, letters, &self.topics, self.timestamps, deadline)
-            .and_then(|()| producer.await_reports(deadline))
-            .and_then(|()| match mutant::is("replay's offsets not committed") {
+        let sent = sent.and_then(|()| producer.await_reports(deadline)).and_then(|()| {
+            match mutant::is("replay's offsets not committed") {
                 true => Ok(()),
                 false => producer.send_offsets(offsets),
-            });
+            }
+        });
         let Err(failure) = sent else { return producer.commit() };
         if !failure.fatal
             && let Err(code) = producer.abort()
@@ -107,7 +107,7 @@ impl<C: Cluster> Replay<'_, C> {
     /// What to do about a letter that Kafka refuses.
     fn refused(&self, letter: &Ready, failure: &Failure) -> anyhow::Error {
         let topics: BTreeSet<_> =
-            letter.records.iter().map(|(draft, _)| self.topics.name(draft.topic)).collect();
+            letter.records.iter().map(|draft| self.topics.name(draft.topic)).collect();
         let code = failure.reports.first().map_or(failure.code, |(_, code)| *code);
         anyhow!(
             "Kafka refuses what the letter {} becomes ({}): {code}; mend the topic (such as its \
@@ -121,39 +121,18 @@ impl<C: Cluster> Replay<'_, C> {
     /// What to do about any other failure.
     fn failed(&self, failure: &Failure) -> anyhow::Error {
         let (step, code) = (failure.step, label(failure.code));
-        match failure.fault() {
-            Fault::Client
-                if matches!(
-                    failure.code,
-                    Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch
-                ) =>
-            {
+        match (failure.fault(), failure.code) {
+            (Fault::Client, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => {
                 anyhow!(
                     "another `weni-edge replay` of {} has begun and fenced this one off: let it end",
                     self.dead_letter()
                 )
             }
-            Fault::Shared(blocked) => anyhow!("{}: {code}", blocked.as_str()),
+            (Fault::Shared(blocked), _) => anyhow!("{}: {code}", blocked.as_str()),
             _ => anyhow!(
                 "a transaction failed ({step:?}: {code}): run this again, it goes on from what is \
                  committed"
             ),
         }
     }
-}
-
-fn send(
-    producer: &mut impl Producer,
-    letters: &[Ready],
-    topics: &Topics,
-    timestamps: Timestamps,
-    deadline: Instant,
-) -> Result<(), Failure> {
-    let now_ms = clock::wall_ms();
-    let records = letters.iter().flat_map(|letter| &letter.records);
-    for (number, (draft, accepted_ms)) in records.enumerate() {
-        let record = draft.record(topics, *accepted_ms, timestamps, now_ms, number);
-        producer.send(&record, deadline)?;
-    }
-    Ok(())
 }

@@ -13,7 +13,7 @@ use weni_edge::{
     config,
     journal::Position,
     kafka::{
-        self, Blocked, Code, Failure, Fetched, Found, GroupOffset, Obstacle, ProducerSettings,
+        self, Blocked, Code, Failure, Fetched, Followed, GroupOffset, Obstacle, ProducerSettings,
         Record, Step, Topics, View,
     },
     mutant,
@@ -311,10 +311,10 @@ impl kafka::Cluster for Cluster {
     type Producer = Producer;
     type Reader = Reader;
 
-    fn look(&self, _: bool) -> Result<Found, Obstacle> {
+    fn look(&self, _: bool) -> Result<Topics, Obstacle> {
         self.call("look", &["no broker", "brokers go down", "not authorized", "crash before"])?;
-        let topics = Topics::new(self.names.clone(), HashMap::new());
-        Ok(Found { cluster_id: "simulated".to_owned(), topics })
+        let (cluster_id, names) = ("simulated".to_owned(), self.names.clone());
+        Ok(Topics { cluster_id, names, limits: HashMap::new() })
     }
 
     fn partitions(&self, _: &str) -> Result<Vec<i32>, Obstacle> {
@@ -417,17 +417,18 @@ pub struct Reader {
 }
 
 impl kafka::Reader for Reader {
-    fn poll(&mut self, number: i32, _: Duration) -> Result<Option<(i32, Fetched)>, Obstacle> {
+    fn poll(&mut self, number: i32, _: Duration) -> Result<Option<Fetched>, Obstacle> {
         run::turns();
         if fault("poll", &["no broker"]).is_some() {
             return Err(no_broker());
         }
         let all = self.records.iter_mut().find(|(partition, _)| *partition == number);
         let Some((offset, entry)) = all.and_then(|(_, records)| records.pop()) else {
-            return Ok(Some((number, Fetched::End)));
+            return Ok(Some(Fetched::End(number)));
         };
         let Entry { headers, value, .. } = entry;
-        Ok(Some((number, Fetched::Record { offset, headers, value })))
+        let record = Followed { partition: number, offset, headers, value, ..Followed::default() };
+        Ok(Some(Fetched::Record(record)))
     }
 }
 

@@ -36,12 +36,11 @@ pub(super) fn partitions(
         if !said.insert(format!("topic {name}")) {
             continue;
         }
-        if cluster.exists(name)? {
-            let numbers = cluster.partitions(name)?;
-            partitions.extend(numbers.into_iter().map(|number| (name.to_owned(), number)));
-        } else {
+        let numbers = cluster.partitions(name)?;
+        if numbers.is_empty() {
             say(&format!("topic {name} does not exist"));
         }
+        partitions.extend(numbers.into_iter().map(|number| (name.to_owned(), number)));
     }
     if partitions.is_empty() {
         let detail = "none of the topics exists. Their names are those of [topics] in the edge's \
