@@ -201,10 +201,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// The bytes that the journal keeps of a call beside its body: at most 16 KiB of headers, the
-/// source's name, and fixed fields.
-const RECORD_HEAD_BYTES: usize = 17 << 10;
-
 impl Config {
     /// What it says of a source's events; of a source that is gone, no labels.
     pub fn event_settings(&self, source: &str) -> Settings<'_> {
@@ -238,7 +234,8 @@ impl Topics {
 impl Http {
     /// The size of the largest call's record in the journal.
     pub fn largest_record_bytes(&self) -> usize {
-        self.max_body_bytes + RECORD_HEAD_BYTES
+        // Beside the body: at most 16 KiB of headers, the source's name, and fixed fields.
+        self.max_body_bytes + (17 << 10)
     }
 }
 
