@@ -29,7 +29,7 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
                 "Kafka at {servers} cannot be used: {}; version, topics and rights were not looked at",
                 obstacle.detail
             );
-            return report.add(Finding::problem(Aspect::Kafka, found, remedy(obstacle.blocked)));
+            return report.add(Aspect::Kafka.problem(found, remedy(obstacle.blocked)));
         }
     };
     let id = &found.cluster_id;
@@ -39,9 +39,9 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
             format!("{servers} is the embedded Kafka of `weni-edge dev`, which keeps nothing");
         let remedy = "name a real cluster in kafka.bootstrap_servers: version, topics and rights were not \
                       looked at";
-        return report.add(Finding::warning(Aspect::Kafka, found, remedy));
+        return report.add(Aspect::Kafka.warning(found, remedy));
     }
-    report.add(Finding::ok(Aspect::Kafka, format!("{servers} answers: cluster {id}")));
+    report.add(Aspect::Kafka.ok(format!("{servers} answers: cluster {id}")));
     report.add(judge_version(cluster.broker_version()));
     let mut names = Vec::new();
     let events = Topic::ALL.map(|topic| config.topics.name(topic));
@@ -63,7 +63,7 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         }
         report.all(topics::judge(config, name, state));
     }
-    rights::check(config, &cluster, &found.topics, &usable, report);
+    report.all(rights::check(config, &cluster, &found.topics, &usable, report).err());
 }
 
 /// Of clients and transactions. It begins as the rights of the edge's user do, and is no edge's.
@@ -80,12 +80,12 @@ fn judge_version(version: Option<BrokerVersion>) -> Finding {
     );
     match version {
         Some(BrokerVersion::Proved(version)) => {
-            Finding::ok(ASPECT, format!("Apache Kafka {version}: proved"))
+            ASPECT.ok(format!("Apache Kafka {version}: proved"))
         }
         Some(BrokerVersion::NotProved(version)) => {
-            Finding::warning(ASPECT, format!("Apache Kafka {version}: not proved"), remedy)
+            ASPECT.warning(format!("Apache Kafka {version}: not proved"), remedy)
         }
-        None => Finding::warning(ASPECT, "the broker does not say what it offers", remedy),
+        None => ASPECT.warning("the broker does not say what it offers", remedy),
     }
 }
 
@@ -130,5 +130,5 @@ pub(super) fn remedy(blocked: Blocked) -> &'static str {
 /// One line of an obstacle, as a finding.
 pub(super) fn obstructed(aspect: Aspect, what: &str, obstacle: &Obstacle) -> Finding {
     let found = format!("{what}: {}", obstacle.detail);
-    Finding::problem(aspect, found, remedy(obstacle.blocked))
+    aspect.problem(found, remedy(obstacle.blocked))
 }

@@ -28,66 +28,56 @@ const SETTINGS: ProducerSettings =
     ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES };
 
 /// Writes to each of the topics and commits a position, each in a transaction that is aborted. The names
-/// are those of topics that exist.
+/// are those of topics that exist. An error is the last finding.
 pub(super) fn check(
     config: &Config,
     cluster: &Cluster,
     topics: &Topics,
     names: &[&str],
     report: &Report,
-) {
+) -> Result<(), Finding> {
     let started = Instant::now();
-    let mut trial = match Trial::open(cluster, topics) {
-        Ok(trial) => trial,
-        Err(finding) => return report.add(finding),
-    };
-    let mut is_well = true;
-    if let Some(finding) = judge_timeout(trial.producer.timeout()) {
-        is_well = false;
-        report.add(finding);
-    }
+    let mut trial = Trial::open(cluster, topics)?;
+    let short = judge_timeout(trial.producer.timeout());
+    let mut is_well = short.is_none();
+    report.all(short);
     let position = config.topics.position.as_str();
     for name in names {
         if report.time_left() < TRIAL {
             let found = format!("{name} and what follows was not tried: Kafka answers too slowly");
-            return report.add(Finding::warning(ASPECT, found, remedy(Blocked::TooSlow)));
+            return Err(ASPECT.warning(found, remedy(Blocked::TooSlow)));
         }
         let tried = match *name == position {
             true => trial.commit_position(position),
             false => trial.write(name),
         };
-        let Err(finding) = tried else { continue };
-        is_well = false;
-        report.add(finding);
-        // A producer that was refused something may be of no more use.
-        trial = match Trial::open(cluster, topics) {
-            Ok(trial) => trial,
-            Err(finding) => return report.add(finding),
-        };
+        if let Err(finding) = tried {
+            is_well = false;
+            report.add(finding);
+            // A producer that was refused something may be of no more use.
+            trial = Trial::open(cluster, topics)?;
+        }
     }
     let has_position = names.contains(&position);
-    if !has_position && let Err(finding) = trial.read_position(position) {
-        return report.add(finding);
+    if !has_position {
+        trial.read_position(position)?;
     }
     if !is_well {
-        return;
+        return Ok(());
     }
-    let events = names.len() - usize::from(has_position);
+    let wrote = format!("opened, wrote to {} topics", names.len() - usize::from(has_position));
     let took = started.elapsed().as_millis();
     report.add(match has_position {
-        true => Finding::ok(
-            ASPECT,
-            format!("opened, wrote to {events} topics, committed a position, aborted: {took} ms"),
-        ),
-        false => Finding::warning(
-            ASPECT,
+        true => ASPECT.ok(format!("{wrote}, committed a position, aborted: {took} ms")),
+        false => ASPECT.warning(
             format!(
-                "opened, wrote to {events} topics, aborted: {took} ms; committing a position was not \
-                 tried, because {position} does not exist yet"
+                "{wrote}, aborted: {took} ms; committing a position was not tried, because {position} does \
+                 not exist yet"
             ),
             "check again after the first start, or create the topic (one partition)",
         ),
     });
+    Ok(())
 }
 
 fn judge_timeout(timeout: Duration) -> Option<Finding> {
@@ -100,7 +90,7 @@ fn judge_timeout(timeout: Duration) -> Option<Finding> {
         );
         let remedy = "set transaction.max.timeout.ms of the brokers to 15000 or more (900000 is Kafka's \
                       default)";
-        Finding::warning(ASPECT, found, remedy)
+        ASPECT.warning(found, remedy)
     })
 }
 
@@ -166,7 +156,7 @@ impl<'a> Trial<'a> {
         let aborted = self.producer.abort();
         let mut refused = worked.err().map(|failure| refused(what, &failure));
         if let Err(code) = aborted {
-            let unsure = || Finding::problem(ASPECT, what, remedy(Blocked::KafkaError));
+            let unsure = || ASPECT.problem(what, remedy(Blocked::KafkaError));
             let finding = refused.get_or_insert_with(unsure);
             finding.found += &format!("; its transaction cannot be aborted ({})", label(code));
         }
@@ -187,5 +177,5 @@ fn refused(what: &str, failure: &Failure) -> Finding {
         Code::GroupAuthorizationFailed => "its user lacks the right Read on the group",
         _ => "Kafka refuses",
     };
-    Finding::problem(ASPECT, format!("{what}: {words} ({})", label(code)), remedy(blocked))
+    ASPECT.problem(format!("{what}: {words} ({})", label(code)), remedy(blocked))
 }
