@@ -73,8 +73,11 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
     report.add(clock.unwrap_or_else(|| compare_clocks(None, Timestamp::now())));
     if !receipts.is_empty() {
         let within = report.time_left().min(IN_KAFKA);
-        let arrived = follower.and_then(|follower| arrivals(follower, &receipts, within));
-        report.add(judge_arrivals(&receipts, arrived));
+        let judged = follower.and_then(|follower| judge_arrivals(follower, receipts, within));
+        report.add(judged.unwrap_or_else(|obstacle| {
+            let found = format!("the receipts were not looked for in Kafka: {}", obstacle.detail);
+            ASPECT.warning(found, kafka::remedy(obstacle.blocked))
+        }));
     }
 }
 
@@ -262,61 +265,39 @@ fn follow(subject: &Subject) -> Result<Follower, Obstacle> {
     cluster.follow(&ends, ends.clone(), true)
 }
 
-/// The time from the last answer to the last of the receipts that arrived, and where each is.
-type Arrivals = (Duration, BTreeMap<String, String>);
-
-fn arrivals(
+/// Waits until each of the receipts, which have the name of their call, is in Kafka.
+fn judge_arrivals(
     mut follower: Follower,
-    receipts: &BTreeMap<String, String>,
+    receipts: BTreeMap<String, String>,
     within: Duration,
-) -> Result<Arrivals, Obstacle> {
+) -> Result<Finding, Obstacle> {
     let start = Instant::now();
-    let mut arrived = BTreeMap::new();
-    let mut last = Duration::ZERO;
-    while arrived.len() < receipts.len() && start.elapsed() < within {
+    let count = receipts.len();
+    let (mut missing, mut last) = (receipts, String::new());
+    while !missing.is_empty() && start.elapsed() < within {
         let Some(record) = follower.poll()? else { continue };
         let receipt = record.headers.iter().find(|(name, _)| name == "receipt");
         let Some(receipt) = receipt.and_then(|(_, id)| str::from_utf8(id).ok()) else { continue };
-        if receipts.contains_key(receipt) {
-            let place = format!("{}[{}]@{}", record.topic, record.partition, record.offset);
-            arrived.insert(receipt.to_owned(), place);
-            last = start.elapsed();
+        if missing.remove(receipt).is_some() {
+            let (topic, partition, offset) = (record.topic, record.partition, record.offset);
+            last = format!("{receipt} is at {topic}[{partition}]@{offset}");
         }
     }
-    Ok((last, arrived))
-}
-
-fn judge_arrivals(
-    receipts: &BTreeMap<String, String>,
-    arrived: Result<Arrivals, Obstacle>,
-) -> Finding {
-    let (last, arrived) = match arrived {
-        Ok(arrived) => arrived,
-        Err(obstacle) => {
-            let found = format!("the receipts were not looked for in Kafka: {}", obstacle.detail);
-            return ASPECT.warning(found, kafka::remedy(obstacle.blocked));
-        }
-    };
-    let missing = receipts.iter().find(|(receipt, _)| !arrived.contains_key(*receipt));
-    if let Some((receipt, name)) = missing {
+    let took = start.elapsed().as_millis();
+    if let Some((receipt, name)) = missing.first_key_value() {
         let found = format!(
-            "{} of {} accepted calls are not in Kafka after {} s: the first is {receipt} ({name})",
-            receipts.len() - arrived.len(),
-            receipts.len(),
+            "{} of {count} accepted calls are not in Kafka after {} s: the first is {receipt} ({name})",
+            missing.len(),
             IN_KAFKA.as_secs()
         );
         let remedy = "they are safe in the edge's journal; its metric publish_blocked and its log say \
                       why they wait. Or the edge publishes to another cluster or other topics than this \
                       configuration names";
-        return ASPECT.problem(found, remedy);
+        return Ok(ASPECT.problem(found, remedy));
     }
-    let (receipt, place) = arrived.first_key_value().map_or(("", ""), |(id, at)| (id, at));
-    let found = format!(
-        "all {} accepted calls are in Kafka, {} ms after the last answer; {receipt} is at {place}",
-        receipts.len(),
-        last.as_millis()
-    );
-    ASPECT.ok(found)
+    let found =
+        format!("all {count} accepted calls are in Kafka, {took} ms after the last answer; {last}");
+    Ok(ASPECT.ok(found))
 }
 
 #[cfg(test)]

@@ -1,10 +1,6 @@
 //! The machine: its clock, the limit of open files, and the memory that the edge may take.
 
-use std::{
-    fs,
-    path::Path,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{fs, path::Path};
 
 use jiff::{Timestamp, fmt::rfc2822};
 use rustix::process::{Resource, getrlimit};
@@ -13,7 +9,7 @@ use super::{Aspect, Finding, Report, Subject};
 use crate::{config::Http, http::KEPT_DESCRIPTORS, journal::Holder};
 
 /// The program is younger: 2026-01-01.
-const EARLIEST: u64 = 1_767_225_600;
+const EARLIEST: i64 = 1_767_225_600;
 /// Clocks that differ by more seconds are worth a word.
 const CLOCKS: i64 = 30;
 /// Of deploy/RUNBOOK.md, Capacity: what the process takes beside calls, and what a connection takes.
@@ -23,23 +19,21 @@ const CONNECTION_BYTES: u64 = 32 << 10;
 pub(super) fn probe(subject: &Subject, report: &Report) {
     let (proc, who) = process(subject.running());
     let http = &subject.config.http;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     report.all([
-        judge_clock(now),
+        judge_clock(Timestamp::now()),
         judge_descriptors(http.max_connections as u64, open_files(&proc), who),
         judge_memory(http, memory(&proc)),
     ]);
 }
 
-fn judge_clock(now: u64) -> Finding {
-    let shown = Timestamp::from_second(now as i64).map_or_else(|_| "?".into(), |at| at.to_string());
-    if now < EARLIEST {
-        let found = format!("the clock says {shown}, which has long passed");
+fn judge_clock(now: Timestamp) -> Finding {
+    if now.as_second() < EARLIEST {
+        let found = format!("the clock says {now:.0}, which has long passed");
         let remedy = "set it (timedatectl): certificates count as not valid yet, and Kafka deletes \
                       what carries such a time";
         return Aspect::Clock.problem(found, remedy);
     }
-    Aspect::Clock.ok(format!("this machine says {shown}"))
+    Aspect::Clock.ok(format!("this machine says {now:.0}"))
 }
 
 /// Compares this machine's clock with that of a server, by the `Date` of its answer.
@@ -219,8 +213,9 @@ mod tests {
 
     #[test]
     fn a_clock_of_another_year_is_noticed() {
-        assert_eq!(judge_clock(0).severity, Severity::Problem);
-        assert_eq!(judge_clock(1_795_000_000).severity, Severity::Ok);
+        assert_eq!(judge_clock(Timestamp::UNIX_EPOCH).severity, Severity::Problem);
+        let now = Timestamp::from_second(1_795_000_000).unwrap();
+        assert_eq!(judge_clock(now).found, "this machine says 2026-11-18T11:06:40Z");
     }
 
     #[test]

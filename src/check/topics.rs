@@ -2,7 +2,7 @@
 
 use super::{Aspect, Finding, kafka::obstructed};
 use crate::{
-    config::{Config, client::largest_event},
+    config::{Config, CreateTopics, client::largest_event},
     kafka::{Obstacle, Risk, topic_state::TopicState},
 };
 
@@ -45,13 +45,10 @@ pub(super) fn judge(
 fn missing(config: &Config, name: &str, is_position: bool) -> Finding {
     match (is_position, config.kafka.create_topics) {
         (true, _) => ASPECT.ok(format!("{name} does not exist yet; serve makes it")),
-        (false, Some(create)) => {
-            let found = format!(
-                "{name} does not exist yet; serve makes it with {} partitions and {} replicas",
-                create.partitions, create.replication_factor
-            );
-            ASPECT.ok(found)
-        }
+        (false, Some(CreateTopics { partitions, replication_factor })) => ASPECT.ok(format!(
+            "{name} does not exist yet; serve makes it with {partitions} partitions and \
+             {replication_factor} replicas"
+        )),
         (false, None) => {
             let remedy = format!(
                 "create it (kafka-topics.sh --create --topic {name} --partitions 12 \
@@ -164,7 +161,7 @@ fn summary(state: &TopicState) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{check::Severity, config::CreateTopics, kafka::Blocked};
+    use crate::{check::Severity, kafka::Blocked};
 
     const GOOD: [(&str, &str); 5] = [
         ("min.insync.replicas", "2"),

@@ -14,7 +14,7 @@ use rdkafka::{
     producer::BaseProducer,
 };
 
-use super::{Config, Kafka, Secret};
+use super::{Config, Secret};
 
 /// How long a transaction may take. A callback that needs more alone gets more.
 pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
@@ -131,8 +131,8 @@ pub(super) fn refusals(properties: &Properties) -> Vec<Refusal> {
 }
 
 fn together(properties: &Properties) -> Result<(), Refusal> {
-    let kafka = Kafka { properties: properties.clone(), ..Kafka::default() };
-    let config = Config { kafka, ..Config::default() };
+    let mut config = Config::default();
+    config.kafka.properties = properties.clone();
     let mut base = base_config(&config);
     base.remove("bootstrap.servers");
     let consumer = consumer_config(&base, "weni-edge");

@@ -100,12 +100,6 @@ impl Default for Source {
     }
 }
 
-impl Default for Kafka {
-    fn default() -> Self {
-        default_of(kafka)
-    }
-}
-
 /// What `read` makes of a section without keys.
 fn default_of<T>(read: impl FnOnce(Section<'_>) -> T) -> T {
     read(Section::new(Vec::new(), Node::empty(DEFAULT), &Findings::default()))
