@@ -193,8 +193,7 @@ fn admin(mut section: Section<'_>, http: &Http) -> Admin {
         other => Ok(other),
     };
     let listen = section.value_or("listen", (Ipv4Addr::LOCALHOST, 9090), listen);
-    let (tokens, token_file) = secrets_file(&mut section, "token_file");
-    Admin { listen, tokens, token_file }
+    Admin { listen, tokens: secrets_file(&mut section, "token_file") }
 }
 
 fn journal(mut section: Section<'_>, http: &Http) -> Journal {

@@ -1,10 +1,6 @@
 //! Sources and their secrets: `[sources.NAME]`.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, io, path::Path};
 
 use http::{HeaderName, HeaderValue, header};
 
@@ -67,7 +63,7 @@ pub(super) fn source(mut section: Section<'_>) -> Source {
     if listed.is_some() && !variable {
         section.holds_secret_itself();
     }
-    let (more, secrets_file) = secrets_file(&mut section, "secrets_file");
+    let more = secrets_file(&mut section, "secrets_file");
     let allow_unauthenticated = section.value_or("allow_unauthenticated", false, flag);
     let raw = section.choice("raw", &[("all", true), ("untyped", false)]);
     let labels = labels(section.section("labels"));
@@ -85,7 +81,7 @@ pub(super) fn source(mut section: Section<'_>) -> Source {
     }
     let secrets = [listed.unwrap_or_default(), more].concat();
     let header = header.unwrap_or_default();
-    Source { header, secrets, secrets_file, allow_unauthenticated, raw, labels }
+    Source { header, secrets, allow_unauthenticated, raw, labels }
 }
 
 /// Every event carries them: they are few and short.
@@ -134,21 +130,18 @@ fn secret_of(secret: String) -> Result<Secret, String> {
     }
 }
 
-/// The secrets of the file that `key` names, and the file.
-pub(super) fn secrets_file(
-    section: &mut Section<'_>,
-    key: &'static str,
-) -> (Vec<Secret>, Option<PathBuf>) {
+/// The secrets of the file that `key` names.
+pub(super) fn secrets_file(section: &mut Section<'_>, key: &'static str) -> Vec<Secret> {
     let mut secrets = Vec::new();
     let file = section.value(key, |value| {
         let file = path(value)?;
         secrets = secrets_of_file(&file)?;
         Ok(file)
     });
-    if let Some(file) = &file {
-        section.holds_secret(file);
+    if let Some(file) = file {
+        section.holds_secret(&file);
     }
-    (secrets, file)
+    secrets
 }
 
 fn secrets_of_file(path: &Path) -> Result<Vec<Secret>, String> {
