@@ -1,6 +1,6 @@
 //! What the configuration itself shows: who may call, and who may read its secrets.
 
-use super::{Aspect, Finding, Report, Subject};
+use super::{Aspect, Report, Subject};
 
 const ASPECT: Aspect = Aspect::Configuration;
 

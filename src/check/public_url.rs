@@ -156,24 +156,21 @@ async fn date_of(
     Some(answer.headers().get(header::DATE)?.to_str().ok()?.to_owned())
 }
 
+/// Takes any certificate, because [`certificate::judge`] judges what the server shows. No secret is sent over
+/// the connection.
 async fn handshake(host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| "is not a name that a certificate can have")?;
-    let config = any_certificate().map_err(|error| error.to_string())?;
-    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
-    step(connecting).await.map_err(|why| format!("does not agree on TLS: {why}"))
-}
-
-/// A client that takes any certificate, because [`certificate::judge`] judges what the server shows.
-/// No secret is sent over the connection.
-fn any_certificate() -> Result<ClientConfig, rustls::Error> {
     let provider = ring::default_provider();
     let verifier = AnyCertificate(provider.signature_verification_algorithms);
-    Ok(ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()?
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth())
+        .with_no_client_auth();
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    step(connecting).await.map_err(|why| format!("does not agree on TLS: {why}"))
 }
 
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use super::{Config, Secret};
 pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What the user may change.
-const PRODUCER_DEFAULTS: [(&str, &str); 5] = [
+pub(super) const PRODUCER_DEFAULTS: [(&str, &str); 5] = [
     ("linger.ms", "10"),
     ("compression.codec", "lz4"),
     ("statistics.interval.ms", "5000"),
@@ -98,11 +98,6 @@ pub(crate) fn producer_config(
         .set("message.max.bytes", message_bytes.to_string())
         .set("batch.size", batch_bytes.to_string());
     producer
-}
-
-/// Whether the edge sets this property.
-pub(super) fn has_default(name: &str) -> bool {
-    PRODUCER_DEFAULTS.iter().any(|(own, _)| *own == name)
 }
 
 /// A property that cannot be used, if it is known, and why.

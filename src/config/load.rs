@@ -218,9 +218,10 @@ fn kafka(mut section: Section<'_>) -> Kafka {
     const LATE: &str = "every event would wait that long";
     Kafka {
         bootstrap_servers: section.value("bootstrap_servers", servers).unwrap_or_default(),
-        create_topics: create_topics(&mut section),
         identity_prefix: section.text("identity_prefix", "weni-edge.", |text| plain(text, 100)),
         commit_interval: section.duration("commit_interval", 50, 0..=5000, LATE),
+        // Tables come last: the values in effect are written in the order in which they are read.
+        create_topics: create_topics(&mut section),
         properties: properties::read(section.section("properties")),
     }
 }
@@ -263,7 +264,11 @@ fn servers(value: &Value) -> Result<String, String> {
 }
 
 fn topics(mut section: Section<'_>) -> Topics {
-    let mut topic = |key, default| section.text(key, default, topic_name);
+    let check = |name: &str| match name {
+        "." | ".." => Err(format!("is \"{name}\", which Kafka does not take for a topic's name")),
+        name => plain(name, 249),
+    };
+    let mut topic = |key, default| section.text(key, default, check);
     let topics = Topics {
         message_status: topic("message_status", "weni.message-status.v1"),
         inbound_message: topic("inbound_message", "weni.inbound-message.v1"),
@@ -291,13 +296,6 @@ fn topics(mut section: Section<'_>) -> Topics {
         ));
     }
     topics
-}
-
-fn topic_name(name: &str) -> Result<(), String> {
-    match name {
-        "." | ".." => Err(format!("is \"{name}\", which Kafka does not take for a topic's name")),
-        name => plain(name, 249),
-    }
 }
 
 fn plain(text: &str, len_max: usize) -> Result<(), String> {

@@ -209,7 +209,7 @@ fn conflicts(properties: &BTreeMap<String, Secret>) -> Vec<client::Refusal> {
     for (alias, name) in ALIASES.iter().filter(|(alias, _)| properties.contains_key(*alias)) {
         let why = if properties.contains_key(*name) {
             format!("is another name of {name}, which is given as well: leave one of them out")
-        } else if client::has_default(name) {
+        } else if client::PRODUCER_DEFAULTS.iter().any(|(own, _)| own == name) {
             format!("is another name of {name}, which the edge sets: use that name")
         } else {
             continue;
