@@ -37,8 +37,8 @@ pub(super) fn check(
     report: &Report,
 ) -> Result<(), Finding> {
     let started = Instant::now();
-    let mut trial = Trial::open(cluster, topics)?;
-    let short = judge_timeout(trial.producer.timeout());
+    let mut producer = open(cluster, topics)?;
+    let short = judge_timeout(producer.timeout());
     let mut is_well = short.is_none();
     report.all(short);
     let position = config.topics.position.as_str();
@@ -47,20 +47,23 @@ pub(super) fn check(
             let found = format!("{name} and what follows was not tried: Kafka answers too slowly");
             return Err(ASPECT.warning(found, remedy(Blocked::TooSlow)));
         }
+        // In this order, because the answer to the first names a missing right, and librdkafka retries the
+        // second until its time is over.
         let tried = match *name == position {
-            true => trial.commit_position(position),
-            false => trial.write(name),
+            true => commit_position(&mut producer, position)
+                .and_then(|()| read_position(cluster, position)),
+            false => write(&mut producer, name),
         };
         if let Err(finding) = tried {
             is_well = false;
             report.add(finding);
             // A producer that was refused something may be of no more use.
-            trial = Trial::open(cluster, topics)?;
+            producer = open(cluster, topics)?;
         }
     }
     let has_position = names.contains(&position);
     if !has_position {
-        trial.read_position(position)?;
+        read_position(cluster, position)?;
     }
     if !is_well {
         return Ok(());
@@ -94,74 +97,56 @@ fn judge_timeout(timeout: Duration) -> Option<Finding> {
     })
 }
 
-/// A producer and what it tries.
-struct Trial<'a> {
-    cluster: &'a Cluster,
-    producer: Producer,
+fn open(cluster: &Cluster, topics: &Topics) -> Result<Producer, Finding> {
+    let opened = cluster.open(topics, SETTINGS);
+    opened.map_err(|obstacle| obstructed(ASPECT, "no transaction can be opened", &obstacle))
 }
 
-impl<'a> Trial<'a> {
-    fn open(cluster: &'a Cluster, topics: &Topics) -> Result<Self, Finding> {
-        let opened = cluster.open(topics, SETTINGS);
-        let producer = opened
-            .map_err(|obstacle| obstructed(ASPECT, "no transaction can be opened", &obstacle))?;
-        Ok(Self { cluster, producer })
-    }
+fn write(producer: &mut Producer, topic: &str) -> Result<(), Finding> {
+    let mut headers = Headers::default();
+    headers.push("weni-edge-check", b"aborted");
+    let record = Record {
+        topic,
+        key: "weni-edge-check",
+        value: b"",
+        headers: &headers,
+        timestamp_ms: clock::wall_ms() as i64,
+        number: 0,
+    };
+    let deadline = Instant::now() + CALL;
+    aborted(producer, &format!("{topic} takes no event"), |producer| {
+        producer.send(&record, deadline)?;
+        producer.await_reports(deadline)
+    })
+}
 
-    fn write(&mut self, topic: &str) -> Result<(), Finding> {
-        let mut headers = Headers::default();
-        headers.push("weni-edge-check", b"aborted");
-        let record = Record {
-            topic,
-            key: "weni-edge-check",
-            value: b"",
-            headers: &headers,
-            timestamp_ms: clock::wall_ms() as i64,
-            number: 0,
-        };
-        let deadline = Instant::now() + CALL;
-        self.aborted(&format!("{topic} takes no event"), |producer| {
-            producer.send(&record, deadline)?;
-            producer.await_reports(deadline)
-        })
-    }
+fn commit_position(producer: &mut Producer, topic: &str) -> Result<(), Finding> {
+    let (topic, metadata) = (topic.to_owned(), String::new());
+    let what = format!("{topic} takes no position");
+    let position = GroupOffset { topic, partition: 0, offset: 0, metadata };
+    aborted(producer, &what, |producer| producer.send_offsets(&[position]))
+}
 
-    /// Commits a position in a transaction that is aborted, and reads the group's position. In this order,
-    /// because the answer to the first names a missing right, and librdkafka retries the second until its
-    /// time is over.
-    fn commit_position(&mut self, topic: &str) -> Result<(), Finding> {
-        let what = format!("{topic} takes no position");
-        let position = GroupOffset {
-            topic: topic.to_owned(),
-            partition: 0,
-            offset: 0,
-            metadata: String::new(),
-        };
-        self.aborted(&what, |producer| producer.send_offsets(&[position]))?;
-        self.read_position(topic)
-    }
+fn read_position(cluster: &Cluster, topic: &str) -> Result<(), Finding> {
+    let read = cluster.committed(View::Unstable, &[(topic, 0)], CALL);
+    let what = format!("{topic} gives no position");
+    read.map(drop).map_err(|obstacle| obstructed(ASPECT, &what, &obstacle))
+}
 
-    fn read_position(&self, topic: &str) -> Result<(), Finding> {
-        let read = self.cluster.committed(View::Unstable, &[(topic, 0)], CALL);
-        let what = format!("{topic} gives no position");
-        read.map(drop).map_err(|obstacle| obstructed(ASPECT, &what, &obstacle))
+/// Does `work` in a transaction that is aborted.
+fn aborted(
+    producer: &mut Producer,
+    what: &str,
+    work: impl FnOnce(&mut Producer) -> Result<(), Failure>,
+) -> Result<(), Finding> {
+    let worked = producer.begin().and_then(|()| work(producer));
+    let mut refused = worked.err().map(|failure| refused(what, &failure));
+    if let Err(code) = producer.abort() {
+        let unsure = || ASPECT.problem(what, remedy(Blocked::KafkaError));
+        let finding = refused.get_or_insert_with(unsure);
+        finding.found += &format!("; its transaction cannot be aborted ({})", label(code));
     }
-
-    fn aborted(
-        &mut self,
-        what: &str,
-        work: impl FnOnce(&mut Producer) -> Result<(), Failure>,
-    ) -> Result<(), Finding> {
-        let worked = self.producer.begin().and_then(|()| work(&mut self.producer));
-        let aborted = self.producer.abort();
-        let mut refused = worked.err().map(|failure| refused(what, &failure));
-        if let Err(code) = aborted {
-            let unsure = || ASPECT.problem(what, remedy(Blocked::KafkaError));
-            let finding = refused.get_or_insert_with(unsure);
-            finding.found += &format!("; its transaction cannot be aborted ({})", label(code));
-        }
-        refused.map_or(Ok(()), Err)
-    }
+    refused.map_or(Ok(()), Err)
 }
 
 fn refused(what: &str, failure: &Failure) -> Finding {
