@@ -49,7 +49,7 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         Err(error) => judged = unusable(&place, &error),
     }
     // The disk of an edge that runs is left alone.
-    if subject.running().is_none() {
+    if !matches!(subject.running(), Ok(Some(_))) {
         match syncs(&place) {
             Ok(times) => measured.push(judge_syncs(times)),
             Err(error) => judged = unusable(&place, &error),
@@ -106,7 +106,7 @@ fn judge(subject: &Subject, directory: Directory<'_>) -> Result<Finding, Finding
     check_place(directory, config.journal.allow_volatile).map_err(refused)?;
     let needed = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
     rustix::fs::access(path, needed).map_err(|error| unusable(path, &error.into()))?;
-    let running = subject.lock().as_ref().map_err(|error| unusable(path, error))?;
+    let running = subject.running().map_err(|error| unusable(path, error))?;
     let identity = identity_on_disk(directory).map_err(refused)?;
     let label = publish_label(config);
     if let Some(other) = identity.as_ref().filter(|identity| identity.label != label) {

@@ -17,7 +17,7 @@ const BASE_BYTES: u64 = 64 << 20;
 const CONNECTION_BYTES: u64 = 32 << 10;
 
 pub(super) fn probe(subject: &Subject, report: &Report) {
-    let (proc, who) = process(subject.running());
+    let (proc, who) = process(subject.running().ok().flatten());
     let http = &subject.config.http;
     report.all([
         judge_clock(Timestamp::now()),

@@ -143,15 +143,11 @@ impl Subject {
     }
 
     /// The process that has the journal open. It is asked once, because the question takes a shared lock
-    /// for a moment.
-    fn lock(&self) -> &io::Result<Option<Holder>> {
+    /// for a moment. The journal's own finding has the error.
+    fn running(&self) -> Result<Option<Holder>, &io::Error> {
         let path = &self.config.journal.directory;
-        self.running.get_or_init(|| holder(Directory { disk: &disk::Real, path }))
-    }
-
-    /// The same. An error is none here, and the journal's own finding has it.
-    fn running(&self) -> Option<Holder> {
-        self.lock().as_ref().ok().copied().flatten()
+        let asked = self.running.get_or_init(|| holder(Directory { disk: &disk::Real, path }));
+        asked.as_ref().copied()
     }
 }
 

@@ -19,7 +19,7 @@ const STEP: Duration = Duration::from_secs(3);
 
 pub(super) fn probe(subject: &Subject, report: &Report) {
     let (http, admin) = (subject.config.http.listen, subject.config.admin.listen);
-    let is_running = subject.running().is_some();
+    let is_running = matches!(subject.running(), Ok(Some(_)));
     let asked = |aspect: Aspect, address: SocketAddr| {
         // For a moment, and without listening: no caller is answered.
         let error = bind(address).err();

@@ -196,9 +196,11 @@ fn value(written: &Written, before: Option<&Written>) -> Result<Secret, String> 
     if is_secret(name) && value == HIDDEN {
         return Err(format!("is \"{HIDDEN}\", which stands for a secret: put the secret back"));
     }
-    if name.starts_with("ssl.") && name.ends_with(".location") {
-        readable(name, Path::new(&value))
-            .map_err(|error| format!("names a file that cannot be read: {error}"))?;
+    let path = Path::new(&value);
+    // librdkafka looks for authorities by itself, or takes those of a directory.
+    let is_found = name == "ssl.ca.location" && (value == "probe" || path.is_dir());
+    if name.starts_with("ssl.") && name.ends_with(".location") && !is_found {
+        file::open(path).map_err(|error| format!("names a file that cannot be read: {error}"))?;
     }
     Ok(Secret::new(value))
 }
@@ -225,15 +227,6 @@ fn conflicts(properties: &BTreeMap<String, Secret>) -> Vec<client::Refusal> {
         conflicts.push((Some("security.protocol".to_owned()), why.to_owned()));
     }
     conflicts
-}
-
-/// Whether librdkafka can read what a `….location` names.
-fn readable(name: &str, path: &Path) -> std::io::Result<()> {
-    let authorities = name == "ssl.ca.location";
-    if authorities && (path == Path::new("probe") || path.is_dir()) {
-        return Ok(());
-    }
-    file::open(path).map(drop)
 }
 
 /// Joins keys again: TOML reads a dotted key without quotes as nested tables.
