@@ -189,14 +189,14 @@ fn judge(way: Way, name: &str, status: StatusCode, has_receipt: bool) -> Finding
     let code = status.as_u16();
     let answered = format!("{name}: answered {code}");
     match (way, code) {
-        (Way::WrongSecret, 401 | 403) => {
-            ASPECT.ok(format!("{name}: refused with {code}"))
-        }
+        (Way::WrongSecret, 401 | 403) => ASPECT.ok(format!("{name}: refused with {code}")),
         (Way::WrongSecret, 200..300) => ASPECT.problem(
             format!("{name}: accepted with {code}"),
-            "anyone can publish events: point the URL at the edge itself, and give its source a secret",
+            "anyone can publish events: point the URL at the edge itself, and give its source a \
+             secret",
         ),
-        (Way::WrongSecret, _) => ASPECT.warning(format!("the wrong secret was answered {code}, and an edge answers 401"),
+        (Way::WrongSecret, _) => ASPECT.warning(
+            format!("the wrong secret was answered {code}, and an edge answers 401"),
             "find out what in front of the edge answers so",
         ),
         (_, 200..300) if has_receipt => ASPECT.ok(answered),
@@ -204,11 +204,14 @@ fn judge(way: Way, name: &str, status: StatusCode, has_receipt: bool) -> Finding
             format!("{answered} without a receipt, so something else than an edge answers"),
             "point the URL, the balancer or the ingress at the edge's http.listen",
         ),
-        (Way::Get, _) => ASPECT.warning(answered,
+        (Way::Get, _) => ASPECT.warning(
+            answered,
             "something in front of the edge does not take it: choose POST as Método in Weni",
         ),
-        (Way::Blanks, _) => ASPECT.warning(answered,
-            "something in front of the edge compares the secret: paste the Valor in Weni without blanks",
+        (Way::Blanks, _) => ASPECT.warning(
+            answered,
+            "something in front of the edge compares the secret: paste the Valor in Weni without \
+             blanks",
         ),
         (_, 300..=399) => ASPECT.problem(
             format!(
@@ -237,8 +240,9 @@ fn unanswered(webhook: &Webhook, way: Way, error: &anyhow::Error) -> Finding {
     let remedy = match error.downcast_ref::<Failure>() {
         Some(Failure::Connect) => "start the edge, and let the port through to http.listen",
         Some(Failure::Tls) => {
-            "an edge without [http.tls] is called by http://, or by the URL of what ends TLS in front of it; \
-             else the certificate has to name the URL's host and to be of a public authority (or give --ca-file)"
+            "an edge without [http.tls] is called by http://, or by the URL of what ends TLS in front of \
+             it; else the certificate has to name the URL's host and to be of a public authority (or give \
+             --ca-file)"
         }
         Some(Failure::Closed | Failure::Malformed) => {
             "point the URL at an edge's http.listen; http:// and https:// have to fit its [http.tls]"

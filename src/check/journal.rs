@@ -63,7 +63,8 @@ fn unusable(path: &Path, error: &io::Error) -> Finding {
     let found = format!("{} cannot be used: {error}", path.display());
     let remedy = match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem => {
-            "mount its volume for writing (dmesg says whether the system made it read-only after an error)"
+            "mount its volume for writing (dmesg says whether the system made it read-only after an \
+             error)"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "make room on the volume; never delete files of the journal"

@@ -38,15 +38,15 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         report.add(ASPECT.warning(found, remedy));
         return report.add(compare_clocks(None, Timestamp::now()));
     };
-    let mut findings = judge(url);
-    let mut date = None;
-    if findings.iter().all(|finding| finding.severity < Severity::Problem) {
-        match block_on(ASPECT, visit(url, &subject.roots, &mut findings)) {
-            Ok(told) => date = told,
-            Err(finding) => findings.push(finding),
-        }
-    }
-    report.all(findings);
+    let judged = judge(url);
+    let is_usable = judged.iter().all(|finding| finding.severity < Severity::Problem);
+    report.all(judged);
+    let visiting = visit(url, &subject.roots, report);
+    let visited = if is_usable { block_on(ASPECT, visiting) } else { Ok(None) };
+    let date = visited.unwrap_or_else(|finding| {
+        report.add(finding);
+        None
+    });
     report.add(compare_clocks(date.as_deref(), Timestamp::now()));
 }
 
@@ -89,7 +89,7 @@ fn judge(url: &str) -> Vec<Finding> {
 async fn visit(
     url: &str,
     roots: &RootCertStore,
-    findings: &mut Vec<Finding>,
+    report: &Report,
 ) -> Result<Option<String>, Finding> {
     let host = host(url).unwrap_or_default();
     let is_https = url.starts_with("https://");
@@ -104,7 +104,7 @@ async fn visit(
         let listed: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
         let found = format!("from here {host} leads only to {}", listed.join(", "));
         let remedy = "compare with a public name server: Weni cannot reach such an address";
-        findings.push(ASPECT.warning(found, remedy));
+        report.add(ASPECT.warning(found, remedy));
     }
     let stream = step(TcpStream::connect(&addresses[..])).await.map_err(|why| {
         let remedy = "let the port through to http.listen (firewall, balancer, service). If it is, this \
@@ -114,7 +114,7 @@ async fn visit(
     })?;
     let answers = ASPECT.ok(format!("a server answers at {url}"));
     if !is_https {
-        findings.push(answers);
+        report.add(answers);
         return Ok(date_of(url, stream).await);
     }
     let stream = handshake(&host, stream).await.map_err(|why| {
@@ -122,11 +122,11 @@ async fn visit(
                       there";
         ASPECT.problem(format!("{host} {why}"), remedy)
     })?;
-    findings.push(answers);
+    report.add(answers);
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     for judged in certificate::judge(chain, Some(&host), roots, UnixTime::now()) {
         let found = format!("the certificate at {host}: {}", judged.found);
-        findings.push(Finding { found, ..judged });
+        report.add(Finding { found, ..judged });
     }
     Ok(date_of(url, stream).await)
 }
@@ -213,6 +213,8 @@ impl ServerCertVerifier for AnyCertificate {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::mpsc, time::Instant};
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -269,11 +271,14 @@ mod tests {
                 stream.shutdown().await.unwrap();
             }
         };
-        let mut findings = Vec::new();
+        let (sender, findings) = mpsc::channel();
+        let report = Report { probe: 0, deadline: Instant::now(), sender };
         let date = tokio::select! {
-            visited = visit(&url, &roots, &mut findings) => visited.unwrap(),
+            visited = visit(&url, &roots, &report) => visited.unwrap(),
             () = serve => unreachable!(),
         };
+        drop(report);
+        let findings: Vec<_> = findings.iter().filter_map(|(_, finding)| finding).collect();
         let found: Vec<_> = findings.iter().map(|finding| finding.found.as_str()).collect();
         assert_eq!(found.len(), 3, "{found:?}");
         assert!(found[0].starts_with("from here localhost leads only to"), "{found:?}");
