@@ -176,13 +176,12 @@ fn public_url(value: &Value) -> Result<String, String> {
 
 fn tls(mut section: Section<'_>) -> Option<Tls> {
     let files = section.value("certificate_file", path).zip(section.value("key_file", path));
-    if files.is_none() {
+    let Some((certificate_file, key_file)) = files else {
         section.problem("needs both certificate_file and key_file, PEM each");
-    }
-    if let Some((_, key)) = &files {
-        section.holds_secret(key);
-    }
-    files.map(|(certificate_file, key_file)| Tls { certificate_file, key_file })
+        return None;
+    };
+    section.holds_secret(&key_file);
+    Some(Tls { certificate_file, key_file })
 }
 
 fn admin(mut section: Section<'_>, http: &Http) -> Admin {
