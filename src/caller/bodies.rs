@@ -81,14 +81,10 @@ impl Bodies {
 }
 
 fn files_of(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let name = || format!("cannot read {}", directory.display());
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).with_context(name)? {
-        let path = entry.with_context(name)?.path();
-        if path.is_file() {
-            files.push(path);
-        }
-    }
+    let paths = |entries: fs::ReadDir| entries.map(|entry| Ok(entry?.path())).collect();
+    let found: io::Result<Vec<_>> = fs::read_dir(directory).and_then(paths);
+    let mut files = found.with_context(|| format!("cannot read {}", directory.display()))?;
+    files.retain(|path| path.is_file());
     files.sort();
     Ok(files)
 }

@@ -131,12 +131,15 @@ impl Target {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await;
         let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
         let stream = stream.map_err(|_| Failure::Connect)?;
-        let Some((connector, name)) = &self.tls else {
-            return Ok(Connection::open(stream, false).await?);
-        };
+        let Some((connector, name)) = &self.tls else { return Ok(open_http1(stream).await?) };
         let stream = connector.connect(name.clone(), stream).await.map_err(|_| Failure::Tls)?;
-        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok(Connection::open(stream, is_http2).await?)
+        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Ok(open_http1(stream).await?);
+        }
+        let opening = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (sender, connection) = opening.await?;
+        tokio::spawn(connection);
+        Ok(Connection::Http2(sender))
     }
 }
 
@@ -306,16 +309,18 @@ impl WeniClient {
     }
 
     async fn exchange(&mut self, body: Bytes) -> Result<Answer, Failure> {
-        let kept = match self.connection.take() {
-            Some(kept) if self.used.elapsed() < IDLE => kept.if_open().await,
-            _ => None,
+        let is_recent = self.used.elapsed() < IDLE;
+        let is_open = match &mut self.connection {
+            Some(Connection::Http1(sender)) if is_recent => sender.ready().await.is_ok(),
+            Some(Connection::Http2(sender)) if is_recent => sender.ready().await.is_ok(),
+            _ => false,
         };
-        let connection = match kept {
-            Some(connection) => connection,
-            None => self.target.connect().await?,
+        let connection = match &mut self.connection {
+            Some(kept) if is_open => kept,
+            other => other.insert(self.target.connect().await?),
         };
         let request = |version| self.target.request(version, body);
-        let response = match self.connection.insert(connection) {
+        let response = match connection {
             Connection::Http1(sender) => sender.send_request(request(http::Version::HTTP_11)).await,
             Connection::Http2(sender) => sender.send_request(request(http::Version::HTTP_2)).await,
         }?;
@@ -347,31 +352,14 @@ enum Connection {
     Http2(http2::SendRequest<Body>),
 }
 
-impl Connection {
-    async fn open<S>(stream: S, is_http2: bool) -> hyper::Result<Self>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let stream = TokioIo::new(stream);
-        // The call that uses the connection gets its errors; its task ignores them.
-        if is_http2 {
-            let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
-            tokio::spawn(async move { connection.await.ok() });
-            return Ok(Self::Http2(sender));
-        }
-        let builder = http1::Builder::new().title_case_headers(true).handshake(stream);
-        let (sender, connection) = builder.await?;
-        tokio::spawn(async move { connection.await.ok() });
-        Ok(Self::Http1(sender))
-    }
-
-    async fn if_open(mut self) -> Option<Self> {
-        let ready = match &mut self {
-            Self::Http1(sender) => sender.ready().await,
-            Self::Http2(sender) => sender.ready().await,
-        };
-        ready.ok().map(|()| self)
-    }
+async fn open_http1(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> hyper::Result<Connection> {
+    let opening = http1::Builder::new().title_case_headers(true).handshake(TokioIo::new(stream));
+    let (sender, connection) = opening.await?;
+    // The call that uses the connection gets its errors.
+    tokio::spawn(connection);
+    Ok(Connection::Http1(sender))
 }
 
 #[cfg(test)]

@@ -111,33 +111,18 @@ impl Outcomes {
     }
 }
 
-impl Summary {
-    /// Whether there were calls and each of them was accepted.
-    pub fn is_clean(&self) -> bool {
-        self.accepted > 0 && self.accepted == self.calls
-    }
-}
-
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "accepted  {}", self.accepted)?;
         for (status, count) in &self.refused {
-            writeln!(
-                f,
-                "refused   {count}  {}",
-                StatusCode::from_u16(*status).unwrap_or_default()
-            )?;
-            match status {
-                401 => writeln!(
-                    f,
-                    "          the secret is missing or wrong: give -H 'X-Token: SECRET'"
-                )?,
-                404 => writeln!(
-                    f,
-                    "          no such source: the path is /hooks/ and a source's name"
-                )?,
-                _ => {}
-            }
+            let name = StatusCode::from_u16(*status).unwrap_or_default();
+            writeln!(f, "refused   {count}  {name}")?;
+            let hint = match status {
+                401 => "the secret is missing or wrong: give -H 'X-Token: SECRET'",
+                404 => "no such source: the path is /hooks/ and a source's name",
+                _ => continue,
+            };
+            writeln!(f, "          {hint}")?;
         }
         for (failure, count) in &self.failed {
             writeln!(f, "failed    {count}  {failure}")?;

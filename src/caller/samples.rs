@@ -3,7 +3,6 @@
 //! **Invariant:** two fresh bodies never hold the same element, so each record identifies its call.
 
 use std::{
-    borrow::Cow,
     iter,
     sync::{
         LazyLock,
@@ -110,14 +109,13 @@ impl Sample {
         SAMPLES.iter().find(|sample| sample.name == name)
     }
 
-    fn text(&self) -> Cow<'static, str> {
-        match self.field {
-            None => self.value.into(),
+    fn text(&self) -> String {
+        let Self { field, value, .. } = self;
+        match field {
+            None => (*value).to_owned(),
             Some(field) => format!(
-                r#"{{"object":"whatsapp_business_account","entry":[{{"id":"215580931774206","changes":[{{"field":"{field}","value":{}}}]}}]}}"#,
-                self.value
-            )
-            .into(),
+                r#"{{"object":"whatsapp_business_account","entry":[{{"id":"215580931774206","changes":[{{"field":"{field}","value":{value}}}]}}]}}"#
+            ),
         }
     }
 }
@@ -151,7 +149,7 @@ pub struct Template(Vec<Piece>);
 
 #[derive(Debug)]
 enum Piece {
-    Text(Cow<'static, str>),
+    Text(String),
     Id,
     Time,
     Number,
@@ -178,8 +176,8 @@ impl Template {
             "channel" => Piece::Text(CHANNEL.into()),
             "contact" => Piece::Text(CONTACT.into()),
             "price" => Piece::Text(PRICE.into()),
-            "more" => Piece::Text(more.to_owned().into()),
-            text => Piece::Text(text.to_owned().into()),
+            "more" => Piece::Text(more.into()),
+            text => Piece::Text(text.into()),
         };
         Self(sample.text().split(['<', '>']).map(piece).collect())
     }

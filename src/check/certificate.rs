@@ -1,8 +1,5 @@
 //! What a certificate chain says to a caller: dates, names, and who signed it.
 
-use std::time::Duration;
-
-use jiff::Timestamp;
 use rustls::{
     CertificateError, Error, RootCertStore,
     client::{verify_server_cert_signed_by_trust_anchor, verify_server_name},
@@ -18,7 +15,7 @@ use crate::{
 };
 
 /// The alert `WeniEdgeCertificateExpires` has the same limit.
-const RENEW: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+const RENEW_DAYS: i64 = 14;
 const ASPECT: Aspect = Aspect::Certificate;
 
 /// Looks at the files of `[http.tls]`. A proxy may stand between this certificate and Weni, so only what
@@ -31,19 +28,17 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         Err(error) => {
             let remedy = "give http.tls.certificate_file the chain, the edge's own certificate \
                           first, and http.tls.key_file its key: the edge does not start without";
-            return report.add(Finding::problem(ASPECT, format!("{error:#}"), remedy));
+            return report.add(ASPECT.problem(format!("{error:#}"), remedy));
         }
     };
     let host = subject.config.http.public_url.as_deref().and_then(public_url::host);
     let now = UnixTime::now();
-    let is_expired = |finding: &Finding| finding == &judge_dates(&chain[0], now);
-    for mut finding in judge(&chain, host.as_deref(), &subject.roots, now) {
-        if !is_expired(&finding) {
-            finding = finding.softened();
-        }
-        finding.found = format!("{name}: {}", finding.found);
-        report.add(finding);
-    }
+    let dates = judge_dates(&chain[0], now);
+    report.all(judge(&chain, host.as_deref(), &subject.roots, now).into_iter().map(|finding| {
+        let worst = if finding == dates { Severity::Problem } else { Severity::Warning };
+        let severity = finding.severity.min(worst);
+        Finding { severity, found: format!("{name}: {}", finding.found), ..finding }
+    }));
 }
 
 /// What callers find who are shown this chain, the server's own certificate first.
@@ -54,31 +49,28 @@ pub(super) fn judge(
     now: UnixTime,
 ) -> Vec<Finding> {
     let Some((own, others)) = chain.split_first() else {
-        return vec![Finding::problem(ASPECT, "there is no certificate", "give the server one")];
+        return vec![ASPECT.problem("there is no certificate", "give the server one")];
     };
     let dates = judge_dates(own, now);
     let trust = judge_trust(own, others, host, roots, now);
-    // Callers may not need the others.
     let others = others.iter().map(|other| {
-        let mut judged = judge_dates(other, now).softened();
-        judged.found = format!("beside it the chain has {}: {}", subject_of(other), judged.found);
-        judged
+        let judged = judge_dates(other, now);
+        // Callers may not need it.
+        let severity = judged.severity.min(Severity::Warning);
+        let found = format!("beside it the chain has {}: {}", subject_of(other), judged.found);
+        Finding { severity, found, ..judged }
     });
-    let others = others.filter(|judged| judged.severity > Severity::Ok);
-    let mut findings: Vec<_> = [dates].into_iter().chain(trust).chain(others).collect();
+    let all = [dates.clone()].into_iter().chain(trust).chain(others);
+    let findings: Vec<_> = all.filter(|finding| finding.severity > Severity::Ok).collect();
     // Good dates are worth a line only where nothing else is said.
-    if findings.len() > 1 {
-        findings.retain(|finding| finding.severity > Severity::Ok);
-    }
-    findings
+    if findings.is_empty() { vec![dates] } else { findings }
 }
 
 fn subject_of(certificate: &CertificateDer<'_>) -> String {
-    let parsed = x509_parser::parse_x509_certificate(certificate);
-    parsed.map_or_else(
-        |_| "one that cannot be read".into(),
-        |(_, parsed)| parsed.subject().to_string(),
-    )
+    match x509_parser::parse_x509_certificate(certificate) {
+        Ok((_, parsed)) => parsed.subject().to_string(),
+        Err(_) => "one that cannot be read".to_owned(),
+    }
 }
 
 fn chain_of(tls: &Tls) -> anyhow::Result<Vec<CertificateDer<'static>>> {
@@ -91,27 +83,26 @@ fn chain_of(tls: &Tls) -> anyhow::Result<Vec<CertificateDer<'static>>> {
 fn judge_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Finding {
     let now = now.as_secs() as i64;
     let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else {
-        return Finding::problem(ASPECT, "it cannot be read", "make it anew");
+        return ASPECT.problem("it cannot be read", "make it anew");
     };
-    let validity = parsed.validity();
-    let (begin, end) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    if begin > now {
-        let found = format!("it is valid only from {} on", date(begin));
+    let (begin, end) = (parsed.validity().not_before, parsed.validity().not_after);
+    if begin.timestamp() > now {
+        let found = format!("it is valid only from {} on", begin.to_datetime().date());
         let remedy = "compare this machine's clock with the right time (timedatectl); if it is \
                       right, use the certificate from before until then";
-        return Finding::problem(ASPECT, found, remedy);
+        return ASPECT.problem(found, remedy);
     }
-    let days = (end - now).div_euclid(24 * 60 * 60);
-    let until = date(end);
-    if end < now {
+    let days = (end.timestamp() - now).div_euclid(24 * 60 * 60);
+    let until = end.to_datetime().date();
+    if end.timestamp() < now {
         let remedy = "renew it; a running edge takes up changed files by itself";
-        return Finding::problem(ASPECT, format!("it expired on {until}"), remedy);
+        return ASPECT.problem(format!("it expired on {until}"), remedy);
     }
-    if days < (RENEW.as_secs() / (24 * 60 * 60)) as i64 {
+    if days < RENEW_DAYS {
         let remedy = "renew it now, and find out why it was not renewed by itself";
-        return Finding::warning(ASPECT, format!("it expires on {until}, in {days} days"), remedy);
+        return ASPECT.warning(format!("it expires on {until}, in {days} days"), remedy);
     }
-    Finding::ok(ASPECT, format!("valid until {until}, for {days} days"))
+    ASPECT.ok(format!("valid until {until}, for {days} days"))
 }
 
 /// Judges the server's own certificate as a caller does who trusts `roots`.
@@ -122,7 +113,7 @@ fn judge_trust(
     roots: &RootCertStore,
     now: UnixTime,
 ) -> Option<Finding> {
-    let problem = |found: String, remedy: &str| Some(Finding::problem(ASPECT, found, remedy));
+    let problem = |found: String, remedy: &str| Some(ASPECT.problem(found, remedy));
     let parsed = match ParsedCertificate::try_from(own) {
         Ok(parsed) => parsed,
         Err(error) => return problem(format!("callers cannot read it: {error}"), "make it anew"),
@@ -162,13 +153,10 @@ fn judge_trust(
     }
 }
 
-fn date(seconds: i64) -> String {
-    Timestamp::from_second(seconds)
-        .map_or_else(|_| format!("second {seconds}"), |time| time.strftime("%Y-%m-%d").to_string())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rcgen::{
         BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd,
     };

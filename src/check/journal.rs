@@ -10,9 +10,9 @@ use std::{
 
 use rustix::fs::Access;
 
-use super::{Aspect, Finding, Report, Severity, Subject};
+use super::{Aspect, Finding, Report, Subject};
 use crate::{
-    config::{self, Config},
+    config,
     journal::{Directory, Holder, Identity, OpenError, check_place, disk, disk::Disk as _},
     serve::publish_label,
 };
@@ -28,119 +28,87 @@ const SLOW_MEDIAN: Duration = Duration::from_millis(20);
 const SLOW_LONGEST: Duration = Duration::from_millis(250);
 /// What the journal takes beyond its limit: a segment in use and one prepared.
 const SEGMENTS_BYTES: u64 = 128 << 20;
+const ASPECT: Aspect = Aspect::Journal;
 
 pub(super) fn probe(subject: &Subject, report: &Report) {
-    report.all(look(subject));
-}
-
-fn look(subject: &Subject) -> Vec<Finding> {
-    let config = &subject.config;
-    let path = config.journal.directory.as_path();
+    let config = &subject.config.journal;
+    let path = config.directory.as_path();
     let directory = Directory { disk: &disk::Real, path };
-    match directory.disk.exists(path) {
-        Ok(true) => {}
-        Ok(false) => return missing(config),
-        Err(error) => return vec![unusable(path, &error)],
+    let looked = match directory.disk.exists(path) {
+        Ok(true) => judge(subject, directory).map(|judged| (path.to_owned(), judged)),
+        Ok(false) => judge_missing(config),
+        Err(error) => Err(unusable(path, &error)),
+    };
+    let (place, mut judged) = match looked {
+        Ok(looked) => looked,
+        Err(problem) => return report.add(problem),
+    };
+    let mut measured = Vec::new();
+    match room(&place) {
+        Ok((free, own)) => measured.push(judge_room(config, free, own)),
+        Err(error) => judged = unusable(&place, &error),
     }
-    let running = subject.running();
-    let mut findings = vec![judge_directory(subject, directory)];
-    if findings[0].severity == Severity::Problem {
-        return findings;
+    // The disk of an edge that runs is left alone.
+    if !matches!(subject.running(), Ok(Some(_))) {
+        match syncs(&place) {
+            Ok(times) => measured.push(judge_syncs(times)),
+            Err(error) => judged = unusable(&place, &error),
+        }
     }
-    match room(path) {
-        Ok(room) => findings.push(judge_room(&config.journal, room)),
-        Err(error) => findings.push(unusable(path, &error)),
-    }
-    if running.is_none() {
-        findings.push(match syncs(path) {
-            Ok(times) => judge_syncs(&times),
-            Err(error) => unusable(path, &error),
-        });
-    }
-    findings
+    report.add(judged);
+    report.all(measured);
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Finding {
     let found = format!("{} cannot be used: {error}", path.display());
     let remedy = match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem => {
-            "mount its volume for writing (dmesg says whether the \
-                                              system made it read-only after an error)"
+            "mount its volume for writing (dmesg says whether the system made it read-only after an \
+             error)"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "make room on the volume; never \
-                                                                      delete files of the journal"
+            "make room on the volume; never delete files of the journal"
         }
         io::ErrorKind::PermissionDenied => {
-            "run this as the edge's own user, and give that user the \
-                                            directory (chown, chmod 700)"
+            "run this as the edge's own user, and give that user the directory (chown, chmod 700)"
         }
         _ => "name a directory of the edge's user in journal.directory, on a disk that works",
     };
-    Finding::problem(Aspect::Journal, found, remedy)
+    ASPECT.problem(found, remedy)
 }
 
-/// A directory that does not exist is not made, because nothing is left behind.
-fn missing(config: &Config) -> Vec<Finding> {
-    let path = config.journal.directory.as_path();
-    let Some(parent) = path.ancestors().skip(1).find(|parent| above(parent).exists()) else {
-        let error = io::Error::from(io::ErrorKind::NotFound);
-        return vec![unusable(path, &error)];
-    };
-    let parent = above(parent);
-    if let Err(error) = rustix::fs::access(&parent, Access::WRITE_OK | Access::EXEC_OK) {
-        let found = format!(
-            "{} does not exist and cannot be made in {}: {}",
-            path.display(),
-            parent.display(),
-            io::Error::from(error)
-        );
+/// A directory that does not exist is not made, because nothing is left behind. Returns the one in which it
+/// can be made; an error is a problem.
+fn judge_missing(config: &config::Journal) -> Result<(PathBuf, Finding), Finding> {
+    let path = config.directory.as_path();
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let parent = absolute.ancestors().find(|parent| parent.exists()).unwrap_or(Path::new("/"));
+    let (name, parent_name) = (path.display(), parent.display());
+    rustix::fs::access(parent, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+        let error = io::Error::from(error);
+        let found = format!("{name} does not exist and cannot be made in {parent_name}: {error}");
         let remedy = "make it, for the edge's user alone (install -d -m 700 -o USER), on a volume \
                       that stays";
-        return vec![Finding::problem(Aspect::Journal, found, remedy)];
+        ASPECT.problem(found, remedy)
+    })?;
+    let kind = disk::Real.file_system(parent).ok().and_then(|found| found.volatile);
+    if let Some(file_system) = kind.filter(|_| !config.allow_volatile) {
+        return Err(refused(OpenError::Volatile { directory: path.to_owned(), file_system }));
     }
-    let kind = disk::Real.file_system(&parent).ok().and_then(|found| found.volatile);
-    if let Some(kind) = kind.filter(|_| !config.journal.allow_volatile) {
-        return vec![volatile(path, kind)];
-    }
-    let place = on_volatile(kind);
-    let measured = room(&parent).and_then(|room| Ok((room, syncs(&parent)?)));
-    let (room, times) = match measured {
-        Ok(measured) => measured,
-        Err(error) => return vec![unusable(&parent, &error)],
-    };
-    let found = format!("{} does not exist yet; serve makes it{place}", path.display());
-    vec![
-        Finding::ok(Aspect::Journal, found),
-        judge_room(&config.journal, room),
-        judge_syncs(&times),
-    ]
+    let found = format!("{name} does not exist yet; serve makes it{}", on_volatile(kind));
+    Ok((parent.to_owned(), ASPECT.ok(found)))
 }
 
-/// An empty path is the present directory.
-fn above(path: &Path) -> PathBuf {
-    if path.as_os_str().is_empty() { ".".into() } else { path.to_owned() }
-}
-
-fn judge_directory(subject: &Subject, directory: Directory<'_>) -> Finding {
+/// An error is a problem.
+fn judge(subject: &Subject, directory: Directory<'_>) -> Result<Finding, Finding> {
     let config = &subject.config;
     let path = directory.path;
-    let (name, allow_volatile) = (path.display(), config.journal.allow_volatile);
-    if let Err(error) = check_place(directory, allow_volatile) {
-        return refused(&error);
-    }
+    let name = path.display();
+    check_place(directory, config.journal.allow_volatile).map_err(refused)?;
     let needed = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    if let Err(error) = rustix::fs::access(path, needed) {
-        return unusable(path, &error.into());
-    }
-    let running = match subject.lock() {
-        Ok(running) => running,
-        Err(error) => return unusable(path, error),
-    };
-    let identity = match Identity::read(directory) {
-        Ok(identity) => identity,
-        Err(error) => return refused(&error),
-    };
+    rustix::fs::access(path, needed).map_err(|error| unusable(path, &error.into()))?;
+    let running = subject.running().map_err(|error| unusable(path, error))?;
+    let identity = Identity::read(directory).map_err(refused)?;
     let label = publish_label(config);
     if let Some(other) = identity.as_ref().filter(|identity| identity.label != label) {
         let found = format!(
@@ -149,7 +117,7 @@ fn judge_directory(subject: &Subject, directory: Directory<'_>) -> Finding {
             other.label
         );
         let remedy = "restore the two keys, or run `weni-edge journal fork` with the new ones";
-        return Finding::problem(Aspect::Journal, found, remedy);
+        return Err(ASPECT.problem(found, remedy));
     }
     let what = match (running, &identity) {
         (Some(Holder { pid: Some(pid) }), _) => format!("{name}: process {pid} has it open"),
@@ -162,10 +130,9 @@ fn judge_directory(subject: &Subject, directory: Directory<'_>) -> Finding {
     let is_own = fs::metadata(path).is_ok_and(|found| found.uid() == user);
     if user == 0 && !is_own {
         let found = format!("{what}; it is another user's, and root may write everywhere");
-        let remedy = "check again as the edge's user";
-        return Finding::warning(Aspect::Journal, found, remedy);
+        return Ok(ASPECT.warning(found, "check again as the edge's user"));
     }
-    Finding::ok(Aspect::Journal, what + &on_volatile(kind))
+    Ok(ASPECT.ok(what + &on_volatile(kind)))
 }
 
 /// Of a place that journal.allow_volatile allows.
@@ -174,70 +141,48 @@ fn on_volatile(kind: Option<&str>) -> String {
 }
 
 /// Why the edge would not open the journal.
-fn refused(error: &OpenError) -> Finding {
-    let (found, remedy) = match error {
-        OpenError::Io { path, source } => return unusable(path, source),
-        OpenError::Exposed { path, why } => {
-            let name = path.display();
-            (format!("{name} {why}"), format!("give it to the edge's user alone: chmod 700 {name}"))
-        }
-        OpenError::Volatile { directory, file_system } => return volatile(directory, file_system),
-        OpenError::Newer { .. } | OpenError::Locked { .. } | OpenError::RunTaken { .. } => {
-            (error.to_string(), "the edge does not start before that is mended".to_owned())
-        }
-    };
-    Finding::problem(Aspect::Journal, found, remedy)
+fn refused(error: OpenError) -> Finding {
+    match error {
+        OpenError::Io { path, source } => unusable(&path, &source),
+        // Its words say what to do.
+        error => ASPECT.problem(error.to_string(), "the edge does not start before that is mended"),
+    }
 }
 
-fn volatile(directory: &Path, file_system: &str) -> Finding {
-    let found = format!("{} is on {file_system}, which a restart empties", directory.display());
-    let remedy = "put journal.directory on a volume that stays, or set journal.allow_volatile = true \
-                  where callbacks may be lost";
-    Finding::problem(Aspect::Journal, found, remedy)
-}
-
-/// Bytes of a file system.
-#[derive(Debug, Clone, Copy)]
-struct Room {
-    free: u64,
-    /// Of the journal's own files.
-    own: u64,
-}
-
-fn room(path: &Path) -> io::Result<Room> {
+/// The bytes of a file system that are free, and those of the journal's own files.
+fn room(path: &Path) -> io::Result<(u64, u64)> {
     let free = disk::Real.file_system(path)?.free_bytes;
     let segments = match fs::read_dir(path.join("segments")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Room { free, own: 0 }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((free, 0)),
         segments => segments?,
     };
     // A running edge removes files meanwhile.
     let bytes = segments.flatten().filter_map(|file| Some(file.metadata().ok()?.len()));
-    Ok(Room { free, own: bytes.sum() })
+    Ok((free, bytes.sum()))
 }
 
-fn judge_room(limits: &config::Journal, Room { free, own }: Room) -> Finding {
+fn judge_room(limits: &config::Journal, free: u64, own: u64) -> Finding {
     const ASPECT: Aspect = Aspect::JournalSpace;
     let usable = (free + own).saturating_sub(limits.min_free_bytes);
-    let [has, wants] = [usable, limits.max_bytes + SEGMENTS_BYTES].map(bytes);
-    let kept = bytes(limits.min_free_bytes);
+    let wanted = limits.max_bytes + SEGMENTS_BYTES;
+    let [free, kept, has, wants] = [free, limits.min_free_bytes, usable, wanted].map(bytes);
     if usable < SEGMENTS_BYTES {
         let found = format!(
-            "the volume has {} free, of which {kept} stay free (journal.min_free_bytes): the journal \
-             is full at once, and calls are answered 503",
-            bytes(free)
+            "the volume has {free} free, of which {kept} stay free (journal.min_free_bytes): the journal \
+             is full at once, and calls are answered 503"
         );
         let remedy = "make room, enlarge the volume, or lower journal.min_free_bytes";
-        return Finding::problem(ASPECT, found, remedy);
+        return ASPECT.problem(found, remedy);
     }
-    if usable < limits.max_bytes + SEGMENTS_BYTES {
+    if usable < wanted {
         let found = format!(
             "the volume has room for {has}, and a journal of journal.max_bytes takes {wants} (with \
              128 MiB of segments, beside {kept} that stay free): it is full earlier"
         );
         let remedy = "enlarge the volume, or lower journal.max_bytes to what it can hold";
-        return Finding::warning(ASPECT, found, remedy);
+        return ASPECT.warning(found, remedy);
     }
-    Finding::ok(ASPECT, format!("room for {has}; the journal takes at most {wants}"))
+    ASPECT.ok(format!("room for {has}; the journal takes at most {wants}"))
 }
 
 fn bytes(count: u64) -> String {
@@ -268,30 +213,26 @@ fn syncs(path: &Path) -> io::Result<Vec<Duration>> {
     Ok(times)
 }
 
-fn judge_syncs(times: &[Duration]) -> Finding {
+fn judge_syncs(mut times: Vec<Duration>) -> Finding {
     const ASPECT: Aspect = Aspect::JournalSync;
-    let mut times = times.to_vec();
     times.sort_unstable();
-    let median = times.get(times.len() / 2).copied().unwrap_or_default();
-    let longest = times.last().copied().unwrap_or_default();
-    let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1000.0);
-    let found = format!(
-        "a sync of 4 KiB takes {} (median of {}; longest {})",
-        ms(median),
-        times.len(),
-        ms(longest)
-    );
+    let count = times.len();
+    let [median, longest] = [count / 2, count - 1].map(|at| times[at]);
+    let [middle, most] = [median, longest].map(|time| time.as_secs_f64() * 1000.0);
+    let found =
+        format!("a sync of 4 KiB takes {middle:.1} ms (median of {count}; longest {most:.1} ms)");
     if median > SLOW_MEDIAN || longest > SLOW_LONGEST {
         let remedy = "each answer waits for a sync, and Weni waits for the answer: stop other programs \
                       that write to this volume, or use a faster one";
-        return Finding::warning(ASPECT, found, remedy);
+        return ASPECT.warning(found, remedy);
     }
-    Finding::ok(ASPECT, found)
+    ASPECT.ok(found)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{check::Severity, config::Config};
 
     #[test]
     fn the_room_is_compared_with_what_the_journal_may_take() {
@@ -307,7 +248,7 @@ mod tests {
             (GIB, 0, Problem),
             (0, 0, Problem),
         ] {
-            let judged = judge_room(&limits, Room { free, own });
+            let judged = judge_room(&limits, free, own);
             assert_eq!(judged.severity, severity, "{free} and {own}: {judged:?}");
         }
     }
@@ -315,8 +256,7 @@ mod tests {
     #[test]
     fn a_disk_is_slow_by_its_median_or_by_its_longest_sync() {
         let judged = |times: &[u64]| {
-            let times: Vec<_> = times.iter().map(|ms| Duration::from_millis(*ms)).collect();
-            judge_syncs(&times).severity
+            judge_syncs(times.iter().map(|ms| Duration::from_millis(*ms)).collect()).severity
         };
         assert_eq!(judged(&[1, 1, 2, 20, 250]), Severity::Ok);
         assert_eq!(judged(&[1, 1, 21, 21, 30]), Severity::Warning);

@@ -25,7 +25,7 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
                 "Kafka at {servers} cannot be used: {}; version, topics and rights were not looked at",
                 obstacle.detail
             );
-            return report.add(Finding::problem(Aspect::Kafka, found, remedy(obstacle.blocked)));
+            return report.add(Aspect::Kafka.problem(found, remedy(obstacle.blocked)));
         }
     };
     let id = &topics.cluster_id;
@@ -35,9 +35,9 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
             format!("{servers} is the embedded Kafka of `weni-edge dev`, which keeps nothing");
         let remedy = "name a real cluster in kafka.bootstrap_servers: version, topics and rights were not \
                       looked at";
-        return report.add(Finding::warning(Aspect::Kafka, found, remedy));
+        return report.add(Aspect::Kafka.warning(found, remedy));
     }
-    report.add(Finding::ok(Aspect::Kafka, format!("{servers} answers: cluster {id}")));
+    report.add(Aspect::Kafka.ok(format!("{servers} answers: cluster {id}")));
     report.add(judge_version(cluster.broker_version()));
     let mut names = Vec::new();
     let events = Topic::ALL.map(|topic| config.topics.name(topic));
@@ -59,7 +59,7 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         }
         report.all(topics::judge(config, name, state));
     }
-    rights::check(config, &cluster, &topics, &usable, report);
+    report.all(rights::check(config, &cluster, &topics, &usable, report).err());
 }
 
 /// Of clients and transactions. It begins as the rights of the edge's user do, and is no edge's.
@@ -76,12 +76,12 @@ fn judge_version(version: Option<&str>) -> Finding {
     );
     match version {
         Some(version) if PROVED.contains(&version) => {
-            Finding::ok(ASPECT, format!("Apache Kafka {version}: proved"))
+            ASPECT.ok(format!("Apache Kafka {version}: proved"))
         }
         Some(version) => {
-            Finding::warning(ASPECT, format!("Apache Kafka {version}: not proved"), remedy)
+            ASPECT.warning(format!("Apache Kafka {version}: not proved"), remedy)
         }
-        None => Finding::warning(ASPECT, "the broker does not say what it offers", remedy),
+        None => ASPECT.warning("the broker does not say what it offers", remedy),
     }
 }
 
@@ -114,17 +114,12 @@ pub(super) fn remedy(blocked: Blocked) -> &'static str {
         Blocked::Tls => {
             "look at ssl.ca.location, and at name and dates of the brokers' certificates"
         }
-        Blocked::JournalDiverged
-        | Blocked::PositionReset
-        | Blocked::ClusterChanged
-        | Blocked::PublisherWedged
-        | Blocked::Disk
-        | Blocked::KafkaError => "the words are librdkafka's; the RUNBOOK has more",
+        _ => "the words are librdkafka's; the RUNBOOK has more",
     }
 }
 
 /// One line of an obstacle, as a finding.
 pub(super) fn obstructed(aspect: Aspect, what: &str, obstacle: &Obstacle) -> Finding {
     let found = format!("{what}: {}", obstacle.detail);
-    Finding::problem(aspect, found, remedy(obstacle.blocked))
+    aspect.problem(found, remedy(obstacle.blocked))
 }

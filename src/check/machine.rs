@@ -1,10 +1,6 @@
 //! The machine: its clock, the limit of open files, and the memory that the edge may take.
 
-use std::{
-    fs,
-    path::Path,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{fs, path::Path};
 
 use jiff::{Timestamp, fmt::rfc2822};
 use rustix::process::{Resource, getrlimit};
@@ -13,7 +9,7 @@ use super::{Aspect, Finding, Report, Subject};
 use crate::{config::Http, http::KEPT_DESCRIPTORS, journal::Holder};
 
 /// The program is younger: 2026-01-01.
-const EARLIEST: u64 = 1_767_225_600;
+const EARLIEST: i64 = 1_767_225_600;
 /// Clocks that differ by more seconds are worth a word.
 const CLOCKS: i64 = 30;
 /// Of deploy/RUNBOOK.md, Capacity: what the process takes beside calls, and what a connection takes.
@@ -21,81 +17,72 @@ const BASE_BYTES: u64 = 64 << 20;
 const CONNECTION_BYTES: u64 = 32 << 10;
 
 pub(super) fn probe(subject: &Subject, report: &Report) {
-    let process = Process::of(subject.running());
+    let (proc, who) = process(subject.running().ok().flatten());
     let http = &subject.config.http;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     report.all([
-        judge_clock(now),
-        judge_descriptors(http.max_connections as u64, process.open_files(), process.who),
-        judge_memory(http, process.memory()),
+        judge_clock(Timestamp::now()),
+        judge_descriptors(http.max_connections as u64, open_files(&proc), who),
+        judge_memory(http, memory(&proc)),
     ]);
 }
 
-fn judge_clock(now: u64) -> Finding {
-    let shown = Timestamp::from_second(now as i64).map_or_else(|_| "?".into(), |at| at.to_string());
-    if now < EARLIEST {
-        let found = format!("the clock says {shown}, which has long passed");
+fn judge_clock(now: Timestamp) -> Finding {
+    if now.as_second() < EARLIEST {
+        let found = format!("the clock says {now:.0}, which has long passed");
         let remedy = "set it (timedatectl): certificates count as not valid yet, and Kafka deletes \
                       what carries such a time";
-        return Finding::problem(Aspect::Clock, found, remedy);
+        return Aspect::Clock.problem(found, remedy);
     }
-    Finding::ok(Aspect::Clock, format!("this machine says {shown}"))
+    Aspect::Clock.ok(format!("this machine says {now:.0}"))
 }
 
 /// Compares this machine's clock with that of a server, by the `Date` of its answer.
 pub(super) fn compare_clocks(date: Option<&str>, now: Timestamp) -> Finding {
     let Some(theirs) = date.and_then(|date| rfc2822::parse(date).ok()) else {
         let found = "the clock was not compared with another one: no answer has a Date";
-        return Finding::ok(Aspect::Clock, found);
+        return Aspect::Clock.ok(found);
     };
     let seconds = (now.as_second() - theirs.timestamp().as_second()).abs();
     let found = format!("the clock here and that of the server differ by {seconds} s");
     if seconds > CLOCKS {
         let remedy = "set the wrong one of the two (timedatectl)";
-        return Finding::warning(Aspect::Clock, found, remedy);
+        return Aspect::Clock.warning(found, remedy);
     }
-    Finding::ok(Aspect::Clock, found)
+    Aspect::Clock.ok(found)
 }
 
 /// The edge that runs here if its limits can be read, or else this process, whose limits a new edge gets
-/// if it is started in the same way.
-struct Process {
-    proc: String,
-    who: &'static str,
+/// if it is started in the same way. Its directory in `/proc`, and what it is.
+fn process(running: Option<Holder>) -> (String, &'static str) {
+    let proc = running.and_then(|holder| Some(format!("/proc/{}", holder.pid?)));
+    // In another container the id may be another program's.
+    let is_edge = |proc: &String| {
+        let name = fs::read_to_string(format!("{proc}/comm")).unwrap_or_default();
+        name.trim() == "weni-edge" && fs::read(format!("{proc}/limits")).is_ok()
+    };
+    match proc.filter(is_edge) {
+        Some(proc) => (proc, "the running edge"),
+        None => ("/proc/self".to_owned(), "this process"),
+    }
 }
 
-impl Process {
-    fn of(running: Option<Holder>) -> Self {
-        let proc = running.and_then(|holder| Some(format!("/proc/{}", holder.pid?)));
-        // In another container the id may be another program's.
-        let is_edge = |proc: &String| {
-            let name = fs::read_to_string(format!("{proc}/comm")).unwrap_or_default();
-            name.trim() == "weni-edge" && fs::read(format!("{proc}/limits")).is_ok()
-        };
-        match proc.filter(is_edge) {
-            Some(proc) => Self { proc, who: "the running edge" },
-            None => Self { proc: "/proc/self".to_owned(), who: "this process" },
-        }
+/// The hard limit, up to which an edge raises the other. None: there is no limit.
+fn open_files(proc: &str) -> Option<u64> {
+    let limits = fs::read_to_string(format!("{proc}/limits")).unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    match line.and_then(|line| line.split_whitespace().nth(1)) {
+        Some("unlimited") => None,
+        Some(hard) => hard.parse().ok(),
+        None => getrlimit(Resource::Nofile).maximum,
     }
+}
 
-    /// The hard limit, up to which an edge raises the other. None: there is no limit.
-    fn open_files(&self) -> Option<u64> {
-        let limits = fs::read_to_string(format!("{}/limits", self.proc)).unwrap_or_default();
-        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-        match line.and_then(|line| line.split_whitespace().nth(1)) {
-            Some("unlimited") => None,
-            Some(hard) => hard.parse().ok(),
-            None => getrlimit(Resource::Nofile).maximum,
-        }
-    }
-
-    /// The least of the control group's limits and the machine's memory, in bytes.
-    fn memory(&self) -> Option<u64> {
-        let groups = fs::read_to_string(format!("{}/cgroup", self.proc)).unwrap_or_default();
-        let limit = memory_limit(&groups, Path::new("/sys/fs/cgroup"));
-        let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of(&text));
-        limit.into_iter().chain(machine).min()
-    }
+/// The least of the control group's limits and the machine's memory, in bytes.
+fn memory(proc: &str) -> Option<u64> {
+    let groups = fs::read_to_string(format!("{proc}/cgroup")).unwrap_or_default();
+    let limit = memory_limit(&groups, Path::new("/sys/fs/cgroup"));
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of(&text));
+    limit.into_iter().chain(machine).min()
 }
 
 /// The least limit of a process's group and of those above it. `groups` is its `/proc/PID/cgroup`, and
@@ -142,12 +129,10 @@ fn judge_descriptors(connections: u64, limit: Option<u64>, who: &str) -> Finding
                 "raise the limit to {needed} (LimitNOFILE= of systemd, ulimit -Hn), or lower \
                  http.max_connections"
             );
-            Finding::warning(ASPECT, found, remedy)
+            ASPECT.warning(found, remedy)
         }
-        Some(limit) => {
-            Finding::ok(ASPECT, format!("{who} may open {limit} files; {needed} are needed"))
-        }
-        None => Finding::ok(ASPECT, format!("{who} may open any number of files")),
+        Some(limit) => ASPECT.ok(format!("{who} may open {limit} files; {needed} are needed")),
+        None => ASPECT.ok(format!("{who} may open any number of files")),
     }
 }
 
@@ -160,10 +145,7 @@ fn judge_memory(http: &Http, limit: Option<u64>) -> Finding {
     const ASPECT: Aspect = Aspect::Memory;
     let needed = needed_memory(http) >> 20;
     let Some(limit) = limit else {
-        return Finding::ok(
-            ASPECT,
-            format!("no limit is known; the edge takes at most {needed} MiB"),
-        );
+        return ASPECT.ok(format!("no limit is known; the edge takes at most {needed} MiB"));
     };
     let limit = limit >> 20;
     if limit < needed {
@@ -173,9 +155,9 @@ fn judge_memory(http: &Http, limit: Option<u64>) -> Finding {
         );
         let remedy = "raise the limit (resources.limits.memory, MemoryMax=), or lower \
                       http.max_memory_bytes or http.max_connections (RUNBOOK, Capacity)";
-        return Finding::warning(ASPECT, found, remedy);
+        return ASPECT.warning(found, remedy);
     }
-    Finding::ok(ASPECT, format!("there are {limit} MiB; the edge takes at most {needed} MiB"))
+    ASPECT.ok(format!("there are {limit} MiB; the edge takes at most {needed} MiB"))
 }
 
 #[cfg(test)]
@@ -231,8 +213,9 @@ mod tests {
 
     #[test]
     fn a_clock_of_another_year_is_noticed() {
-        assert_eq!(judge_clock(0).severity, Severity::Problem);
-        assert_eq!(judge_clock(1_795_000_000).severity, Severity::Ok);
+        assert_eq!(judge_clock(Timestamp::UNIX_EPOCH).severity, Severity::Problem);
+        let now = Timestamp::from_second(1_795_000_000).unwrap();
+        assert_eq!(judge_clock(now).found, "this machine says 2026-11-18T11:06:40Z");
     }
 
     #[test]

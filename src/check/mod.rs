@@ -93,24 +93,17 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
-impl Finding {
-    fn ok(check: Aspect, found: impl Into<String>) -> Self {
-        Self { check, severity: Severity::Ok, found: found.into(), remedy: None }
+impl Aspect {
+    fn ok(self, found: impl Into<String>) -> Finding {
+        Finding { check: self, severity: Severity::Ok, found: found.into(), remedy: None }
     }
 
-    fn warning(check: Aspect, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        let (severity, remedy) = (Severity::Warning, Some(remedy.into()));
-        Self { check, severity, found: found.into(), remedy }
+    fn warning(self, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        Finding { severity: Severity::Warning, remedy: Some(remedy.into()), ..self.ok(found) }
     }
 
-    fn problem(check: Aspect, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { severity: Severity::Problem, ..Self::warning(check, found, remedy) }
-    }
-
-    /// The same, and no more than a warning.
-    fn softened(mut self) -> Self {
-        self.severity = self.severity.min(Severity::Warning);
-        self
+    fn problem(self, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        Finding { severity: Severity::Problem, ..self.warning(found, remedy) }
     }
 }
 
@@ -143,21 +136,18 @@ impl Subject {
         ca_file: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let roots = trusted_roots(ca_file.as_deref())?;
-        let subject = Self { config: Arc::new(config), webhook, roots, running: <_>::default() };
-        calls::target(&subject, calls::Way::Post)?;
-        Ok(subject)
+        if let Some(webhook) = &webhook {
+            webhook.target(calls::Way::Post, &roots)?;
+        }
+        Ok(Self { config: Arc::new(config), webhook, roots, running: <_>::default() })
     }
 
     /// The process that has the journal open. It is asked once, because the question takes a shared lock
-    /// for a moment.
-    fn lock(&self) -> &io::Result<Option<Holder>> {
+    /// for a moment. The journal's own finding has the error.
+    fn running(&self) -> Result<Option<Holder>, &io::Error> {
         let path = &self.config.journal.directory;
-        self.running.get_or_init(|| holder(Directory { disk: &disk::Real, path }))
-    }
-
-    /// The same. An error is none here, and the journal's own finding has it.
-    fn running(&self) -> Option<Holder> {
-        self.lock().as_ref().ok().copied().flatten()
+        let asked = self.running.get_or_init(|| holder(Directory { disk: &disk::Real, path }));
+        asked.as_ref().copied()
     }
 }
 
@@ -194,7 +184,8 @@ struct Report {
 
 impl Report {
     fn add(&self, finding: Finding) {
-        self.send(Some(finding));
+        // Findings that come too late are not waited for.
+        self.sender.send((self.probe, Some(finding))).ok();
     }
 
     fn all(&self, findings: impl IntoIterator<Item = Finding>) {
@@ -206,23 +197,21 @@ impl Report {
         let left = self.deadline.saturating_duration_since(Instant::now());
         left.saturating_sub(Duration::from_secs(1))
     }
-
-    fn send(&self, finding: Option<Finding>) {
-        // Findings that come too late are not waited for.
-        self.sender.send((self.probe, finding)).ok();
-    }
 }
 
 /// What a future of the network comes to. A thread that a name server holds is not waited for.
-fn block_on<T>(aspect: Aspect, future: impl Future<Output = T>) -> Result<T, Finding> {
+fn block_on<T>(
+    aspect: Aspect,
+    future: impl Future<Output = Result<T, Finding>>,
+) -> Result<T, Finding> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| {
         let found = format!("the system refuses a client: {error}");
-        Finding::problem(aspect, found, "look at limits of files and memory")
+        aspect.problem(found, "look at limits of files and memory")
     })?;
     let output = runtime.block_on(future);
     runtime.shutdown_background();
-    Ok(output)
+    output
 }
 
 /// Calls the webhook, if there is one, or else looks at all that an edge of this machine needs. Returns what
@@ -246,7 +235,7 @@ fn run_within(
         let subject = Arc::clone(&subject);
         let run = move || {
             (probe.run)(&subject, &report);
-            report.send(None);
+            report.sender.send((index, None)).ok();
         };
         // Without a thread it counts as one that hangs.
         thread::Builder::new().name(format!("check {}", probe.name)).spawn(run).ok();
@@ -267,7 +256,7 @@ fn run_within(
         let text = format!("looking at it ({name}) has not ended within {} s", limit.as_secs_f64());
         let remedy = "a disk or a server does not answer: look at the machine (dmesg, load), then check \
                       again";
-        found[probe].push(Finding::problem(aspect, text, remedy));
+        found[probe].push(aspect.problem(text, remedy));
     }
     found.into_iter().flatten().collect()
 }
@@ -282,7 +271,7 @@ mod tests {
             Probe {
                 name: "one that hangs",
                 run: |_, report| {
-                    report.add(Finding::ok(Aspect::Journal, "found before"));
+                    report.add(Aspect::Journal.ok("found before"));
                     thread::park();
                 },
                 aspect: Aspect::Journal,
@@ -294,7 +283,7 @@ mod tests {
             },
             Probe {
                 name: "one that ends",
-                run: |_, report| report.add(Finding::ok(Aspect::Clock, "found")),
+                run: |_, report| report.add(Aspect::Clock.ok("found")),
                 aspect: Aspect::Clock,
             },
         ];

@@ -2,12 +2,11 @@
 
 use std::{
     io::{self, ErrorKind},
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
 use http::StatusCode;
-use tokio::{net::TcpStream, time::timeout};
 
 use super::{Aspect, Finding, Report, Subject, block_on};
 use crate::{
@@ -20,19 +19,18 @@ const STEP: Duration = Duration::from_secs(3);
 
 pub(super) fn probe(subject: &Subject, report: &Report) {
     let (http, admin) = (subject.config.http.listen, subject.config.admin.listen);
-    let is_running = subject.running().is_some();
-    let asked = |aspect, address| {
+    let is_running = matches!(subject.running(), Ok(Some(_)));
+    let asked = |aspect: Aspect, address: SocketAddr| {
         // For a moment, and without listening: no caller is answered.
-        let bound = bind(address);
-        let is_taken = matches!(&bound, Err(error) if error.kind() == ErrorKind::AddrInUse);
+        let error = bind(address).err();
+        let is_taken = error.as_ref().is_some_and(|error| error.kind() == ErrorKind::AddrInUse);
         if !(is_taken && is_running) {
-            return judge(aspect, address, bound.as_ref().err(), is_running);
+            judge(aspect, address, error.as_ref(), is_running)
+        } else if aspect == Aspect::AdminListen {
+            block_on(aspect, ask_admin(address)).unwrap_or_else(|problem| problem)
+        } else {
+            knock(aspect, address)
         }
-        let asked = match aspect {
-            Aspect::AdminListen => block_on(aspect, ask_admin(address)),
-            _ => block_on(aspect, knock(aspect, address)),
-        };
-        asked.unwrap_or_else(|refused| refused)
     };
     report.add(asked(Aspect::HttpListen, http));
     report.add(asked(Aspect::AdminListen, admin));
@@ -46,77 +44,62 @@ fn judge(
 ) -> Finding {
     let Some(error) = error else {
         if address.port() == 0 {
-            return Finding::ok(
-                aspect,
-                format!("{address}: the system chooses a port at each start"),
-            );
+            return aspect.ok(format!("{address}: the system chooses a port at each start"));
         }
         if is_running {
             let found = format!("an edge has the journal open and does not listen on {address}");
             let remedy = "it was started with another address: restart it, or give its --config";
-            return Finding::warning(aspect, found, remedy);
+            return aspect.warning(found, remedy);
         }
-        return Finding::ok(aspect, format!("{address} is free"));
+        return aspect.ok(format!("{address} is free"));
     };
-    let (found, remedy) = match error.kind() {
-        ErrorKind::AddrInUse => (
-            format!("another program listens on {address}"),
-            "end it (ss -ltnp shows it), or choose another port; if it is this edge, run check as the \
-             edge's user",
-        ),
-        kind => (
-            format!("the edge cannot listen on {address}: {error}"),
-            match kind {
-                ErrorKind::PermissionDenied => {
-                    "use a port from 1024 on, or give the edge CAP_NET_BIND_SERVICE"
-                }
-                ErrorKind::AddrNotAvailable => {
-                    "use an address of this machine, or 0.0.0.0 for all of them"
-                }
-                _ => "choose an address that this machine can listen on",
-            },
-        ),
+    let remedy = match error.kind() {
+        ErrorKind::AddrInUse => {
+            let remedy = "end it (ss -ltnp shows it), or choose another port; if it is this edge, run check \
+                          as the edge's user";
+            return aspect.problem(format!("another program listens on {address}"), remedy);
+        }
+        ErrorKind::PermissionDenied => {
+            "use a port from 1024 on, or give the edge CAP_NET_BIND_SERVICE"
+        }
+        ErrorKind::AddrNotAvailable => "use an address of this machine, or 0.0.0.0 for all of them",
+        _ => "choose an address that this machine can listen on",
     };
-    Finding::problem(aspect, found, remedy)
+    aspect.problem(format!("the edge cannot listen on {address}: {error}"), remedy)
 }
 
-/// Whether an edge that runs here is ready.
-async fn ask_admin(address: SocketAddr) -> Finding {
+/// Whether an edge that runs here is ready. An error is a problem.
+async fn ask_admin(address: SocketAddr) -> Result<Finding, Finding> {
     const ASPECT: Aspect = Aspect::AdminListen;
     let near = on_this_machine(address);
     let problem = |why: String| {
-        let remedy = "read the edge's log; `weni-edge healthcheck` asks again";
-        Finding::problem(ASPECT, why, remedy)
+        ASPECT.problem(why, "read the edge's log; `weni-edge healthcheck` asks again")
     };
-    match caller::probe(&near.to_string(), "/readyz").await {
-        Ok((StatusCode::OK, _)) => {
-            Finding::ok(ASPECT, format!("an edge runs here, and is ready on {near}"))
+    let asked = caller::probe(&near.to_string(), "/readyz").await;
+    match asked.map_err(|error| problem(format!("{error:#}")))? {
+        (StatusCode::OK, _) => Ok(ASPECT.ok(format!("an edge runs here, and is ready on {near}"))),
+        (StatusCode::SERVICE_UNAVAILABLE, first) => {
+            Err(problem(format!("an edge runs here, and is not ready: 503 {first}")))
         }
-        Ok((StatusCode::SERVICE_UNAVAILABLE, first)) => {
-            problem(format!("an edge runs here, and is not ready: 503 {first}"))
-        }
-        Ok((status, _)) => {
+        (status, _) => {
             let found = format!("{near} answers /readyz with {status}, as no edge does");
             let remedy =
                 "end the other program (ss -ltnp shows it), or choose another admin.listen";
-            Finding::problem(ASPECT, found, remedy)
+            Err(ASPECT.problem(found, remedy))
         }
-        Err(error) => problem(format!("{error:#}")),
     }
 }
 
 /// Whether a connection to an edge that runs here can be opened. No call is made.
-async fn knock(aspect: Aspect, address: SocketAddr) -> Finding {
+fn knock(aspect: Aspect, address: SocketAddr) -> Finding {
     let near = on_this_machine(address);
-    let why = match timeout(STEP, TcpStream::connect(near)).await {
-        Ok(Ok(_)) => {
-            return Finding::ok(aspect, format!("an edge runs here, and listens on {address}"));
+    match TcpStream::connect_timeout(&near, STEP) {
+        Ok(_) => aspect.ok(format!("an edge runs here, and listens on {address}")),
+        Err(error) => {
+            let found = format!("{near} takes no connection: {error}");
+            aspect.problem(found, "read the edge's log, and restart it")
         }
-        Ok(Err(error)) => format!(": {error}"),
-        Err(_) => format!(" within {} s", STEP.as_secs()),
-    };
-    let found = format!("{near} takes no connection{why}");
-    Finding::problem(aspect, found, "read the edge's log, and restart it")
+    }
 }
 
 #[cfg(test)]

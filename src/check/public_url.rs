@@ -1,35 +1,33 @@
 //! The address that Weni calls: whether Weni can use it, and what answers there.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Display, net::IpAddr, sync::Arc, time::Duration};
 
-use http::Uri;
+use bytes::Bytes;
+use http::{Request, Uri, header};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     Aspect, Finding, Report, Severity, Subject, block_on, certificate, machine::compare_clocks,
 };
 use crate::caller::is_public;
 
-/// Of a name's addresses, of a connection, and of a handshake.
+/// Of a name's addresses, of a connection, of a handshake, and of an answer.
 const STEP: Duration = Duration::from_secs(5);
-/// Of an answer, more is not read.
-const HEAD_BYTES_MAX: u64 = 16 << 10;
 const ASPECT: Aspect = Aspect::PublicUrl;
 
 pub(super) fn probe(subject: &Subject, report: &Report) {
@@ -37,16 +35,18 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         let found = "http.public_url is not set, so the address that Weni calls was not looked at";
         let remedy = "set it to scheme and host of the URL in Weni, such as \
                       \"https://edge.example.com\"";
-        report.add(Finding::warning(ASPECT, found, remedy));
+        report.add(ASPECT.warning(found, remedy));
         return report.add(compare_clocks(None, Timestamp::now()));
     };
     let judged = judge(url);
     let is_usable = judged.iter().all(|finding| finding.severity < Severity::Problem);
     report.all(judged);
-    let visited =
-        if is_usable { block_on(ASPECT, visit(url, &subject.roots)) } else { Ok(<_>::default()) };
-    let (findings, date) = visited.unwrap_or_else(|refused| (vec![refused], None));
-    report.all(findings);
+    let visiting = visit(url, &subject.roots, report);
+    let visited = if is_usable { block_on(ASPECT, visiting) } else { Ok(None) };
+    let date = visited.unwrap_or_else(|finding| {
+        report.add(finding);
+        None
+    });
     report.add(compare_clocks(date.as_deref(), Timestamp::now()));
 }
 
@@ -65,7 +65,7 @@ fn judge(url: &str) -> Vec<Finding> {
             format!("{url} is not encrypted: all on the way read the secret and the messages");
         let remedy = "give the address a certificate ([http.tls], a load balancer or an ingress), and \
                       enter https:// in Weni";
-        findings.push(Finding::warning(ASPECT, found, remedy));
+        findings.push(ASPECT.warning(found, remedy));
     }
     let is_private = match host.parse::<IpAddr>() {
         Ok(address) => !is_public(address),
@@ -79,125 +79,102 @@ fn judge(url: &str) -> Vec<Finding> {
         let found = format!("{host} is not an address of the internet, so Weni cannot reach it");
         let remedy = "use a public name that leads to this edge; to try the edge out, a tunnel gives \
                       one";
-        findings.push(Finding::problem(ASPECT, found, remedy));
+        findings.push(ASPECT.problem(found, remedy));
     }
     findings
 }
 
 /// Resolves the name, connects, looks at the certificate, and asks for `/` to learn the server's `Date`. The
-/// request has no secret, and an edge counts it as a refused call.
-async fn visit(url: &str, roots: &RootCertStore) -> (Vec<Finding>, Option<String>) {
-    let Some(host) = host(url) else { return (Vec::new(), None) };
+/// request has no secret, and an edge counts it as a refused call. An error is the last finding.
+async fn visit(
+    url: &str,
+    roots: &RootCertStore,
+    report: &Report,
+) -> Result<Option<String>, Finding> {
+    let host = host(url).unwrap_or_default();
     let is_https = url.starts_with("https://");
     let port = url.parse::<Uri>().ok().and_then(|uri| uri.port_u16());
     let port = port.unwrap_or(if is_https { 443 } else { 80 });
-    let addresses = match timeout(STEP, tokio::net::lookup_host((host.as_str(), port))).await {
-        Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
-        Ok(Err(error)) => return (vec![unresolved(&host, &error.to_string())], None),
-        Err(_) => return (vec![unresolved(&host, "no name server answers within 5 s")], None),
-    };
-    let mut findings = Vec::new();
+    let addresses = step(tokio::net::lookup_host((host.as_str(), port))).await.map_err(|why| {
+        let remedy = "create the name (an A or AAAA record), or correct http.public_url";
+        ASPECT.problem(format!("{host} has no address: {why}"), remedy)
+    })?;
+    let addresses: Vec<_> = addresses.collect();
     if !addresses.iter().any(|address| is_public(address.ip())) {
-        let found = format!("from here {host} leads only to {}", listed(&addresses));
+        let listed: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
+        let found = format!("from here {host} leads only to {}", listed.join(", "));
         let remedy = "compare with a public name server: Weni cannot reach such an address";
-        findings.push(Finding::warning(ASPECT, found, remedy));
+        report.add(ASPECT.warning(found, remedy));
     }
-    let connected = match timeout(STEP, TcpStream::connect(&addresses[..])).await {
-        Ok(Ok(stream)) if is_https => handshake(&host, stream, roots).await,
-        Ok(Ok(stream)) => Ok((Vec::new(), date_of(&host, stream).await)),
-        Ok(Err(error)) => Err(unreached(url, &error.to_string())),
-        Err(_) => Err(unreached(url, "nothing answers within 5 s")),
-    };
-    match connected {
-        Ok((judged, date)) => {
-            findings.push(Finding::ok(ASPECT, format!("a server answers at {url}")));
-            findings.extend(judged);
-            (findings, date)
-        }
-        Err(finding) => {
-            findings.push(finding);
-            (findings, None)
-        }
+    let stream = step(TcpStream::connect(&addresses[..])).await.map_err(|why| {
+        let remedy = "let the port through to http.listen (firewall, balancer, service). If it is, this \
+                      network may have no way back to itself: try `weni-edge check --url` from \
+                      elsewhere";
+        ASPECT.warning(format!("{url} cannot be reached from here: {why}"), remedy)
+    })?;
+    let answers = ASPECT.ok(format!("a server answers at {url}"));
+    if !is_https {
+        report.add(answers);
+        return Ok(date_of(url, stream).await);
+    }
+    let stream = handshake(&host, stream).await.map_err(|why| {
+        let remedy = "have something that speaks TLS 1.2 or 1.3 with a certificate for the name listen \
+                      there";
+        ASPECT.problem(format!("{host} {why}"), remedy)
+    })?;
+    report.add(answers);
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    for judged in certificate::judge(chain, Some(&host), roots, UnixTime::now()) {
+        let found = format!("the certificate at {host}: {}", judged.found);
+        report.add(Finding { found, ..judged });
+    }
+    Ok(date_of(url, stream).await)
+}
+
+/// What comes within the time of a step, or why nothing does.
+async fn step<T, E: Display>(future: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    match timeout(STEP, future).await {
+        Ok(output) => output.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("nothing answers within {} s", STEP.as_secs())),
     }
 }
 
 /// The header `Date` of an answer over this connection, if there is one.
-async fn date_of(host: &str, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Option<String> {
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let request = format!("HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    let mut answer = Vec::new();
+async fn date_of(
+    url: &str,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    let request = Request::head("/").header(header::HOST, uri.authority()?.as_str());
+    let request = request.body(Empty::<Bytes>::new()).ok()?;
     let exchange = async {
-        stream.write_all(request.as_bytes()).await?;
-        stream.take(HEAD_BYTES_MAX).read_to_end(&mut answer).await
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        sender.send_request(request).await
     };
-    // What came before an end without a farewell counts.
-    timeout(STEP, exchange).await.ok();
-    let answer = String::from_utf8_lossy(&answer);
-    let mut headers = answer.lines().take_while(|line| !line.is_empty());
-    let date = headers.find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("date").then(|| value.trim().to_owned())
-    });
-    date.filter(|_| answer.starts_with("HTTP/"))
+    let answer = step(exchange).await.ok()?;
+    Some(answer.headers().get(header::DATE)?.to_str().ok()?.to_owned())
 }
 
-fn listed(addresses: &[SocketAddr]) -> String {
-    addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ")
-}
-
-fn unresolved(host: &str, why: &str) -> Finding {
-    let remedy = "create the name (an A or AAAA record), or correct http.public_url";
-    Finding::problem(ASPECT, format!("{host} has no address: {why}"), remedy)
-}
-
-fn unreached(url: &str, why: &str) -> Finding {
-    let remedy = "let the port through to http.listen (firewall, balancer, service). If it is, this \
-                  network may have no way back to itself: try `weni-edge check --url` from elsewhere";
-    Finding::warning(ASPECT, format!("{url} cannot be reached from here: {why}"), remedy)
-}
-
-/// Judges the certificate that the server shows, and learns its `Date`.
-async fn handshake(
-    host: &str,
-    stream: TcpStream,
-    roots: &RootCertStore,
-) -> Result<(Vec<Finding>, Option<String>), Finding> {
-    let remedy = "have something that speaks TLS 1.2 or 1.3 with a certificate for the name listen \
-                  there";
-    let problem = |why: String| Finding::problem(ASPECT, why, remedy);
-    let (Ok(config), Ok(name)) = (any_certificate(), ServerName::try_from(host.to_owned())) else {
-        return Err(problem(format!("{host} is not a name that a certificate can have")));
-    };
-    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
-    let stream = match timeout(STEP, connecting).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(problem(format!("{host} does not agree on TLS: {error}"))),
-        Err(_) => return Err(problem(format!("{host} does not agree on TLS within 5 s"))),
-    };
-    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let judged = certificate::judge(chain, Some(host), roots, UnixTime::now()).into_iter();
-    let judged = judged.map(|finding| of_server(host, finding)).collect();
-    Ok((judged, date_of(host, stream).await))
-}
-
-fn of_server(host: &str, mut finding: Finding) -> Finding {
-    finding.found = format!("the certificate at {host}: {}", finding.found);
-    finding
-}
-
-/// A client that takes any certificate, because [`certificate::judge`] judges what the server shows.
-/// No secret is sent over the connection.
-fn any_certificate() -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(ring::default_provider());
-    Ok(ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()?
+/// Takes any certificate, because [`certificate::judge`] judges what the server shows. No secret is sent over
+/// the connection.
+async fn handshake(host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| "is not a name that a certificate can have")?;
+    let provider = ring::default_provider();
+    let verifier = AnyCertificate(provider.signature_verification_algorithms);
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth())
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    step(connecting).await.map_err(|why| format!("does not agree on TLS: {why}"))
 }
 
 #[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
+struct AnyCertificate(WebPkiSupportedAlgorithms);
 
 impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
@@ -217,8 +194,7 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
+        verify_tls12_signature(message, certificate, signed, &self.0)
     }
 
     fn verify_tls13_signature(
@@ -227,17 +203,20 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
+        verify_tls13_signature(message, certificate, signed, &self.0)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.0.supported_schemes()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::mpsc, time::Instant};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -292,10 +271,14 @@ mod tests {
                 stream.shutdown().await.unwrap();
             }
         };
-        let (findings, date) = tokio::select! {
-            visited = visit(&url, &roots) => visited,
+        let (sender, findings) = mpsc::channel();
+        let report = Report { probe: 0, deadline: Instant::now(), sender };
+        let date = tokio::select! {
+            visited = visit(&url, &roots, &report) => visited.unwrap(),
             () = serve => unreachable!(),
         };
+        drop(report);
+        let findings: Vec<_> = findings.iter().filter_map(|(_, finding)| finding).collect();
         let found: Vec<_> = findings.iter().map(|finding| finding.found.as_str()).collect();
         assert_eq!(found.len(), 3, "{found:?}");
         assert!(found[0].starts_with("from here localhost leads only to"), "{found:?}");

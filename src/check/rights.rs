@@ -28,66 +28,59 @@ const SETTINGS: ProducerSettings =
     ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES };
 
 /// Writes to each of the topics and commits a position, each in a transaction that is aborted. The names
-/// are those of topics that exist.
+/// are those of topics that exist. An error is the last finding.
 pub(super) fn check(
     config: &Config,
     cluster: &Cluster,
     topics: &Topics,
     names: &[&str],
     report: &Report,
-) {
+) -> Result<(), Finding> {
     let started = Instant::now();
-    let mut trial = match Trial::open(cluster, topics) {
-        Ok(trial) => trial,
-        Err(finding) => return report.add(finding),
-    };
-    let mut is_well = true;
-    if let Some(finding) = judge_timeout(trial.producer.timeout()) {
-        is_well = false;
-        report.add(finding);
-    }
+    let mut producer = open(cluster, topics)?;
+    let short = judge_timeout(producer.timeout());
+    let mut is_well = short.is_none();
+    report.all(short);
     let position = config.topics.position.as_str();
     for name in names {
         if report.time_left() < TRIAL {
             let found = format!("{name} and what follows was not tried: Kafka answers too slowly");
-            return report.add(Finding::warning(ASPECT, found, remedy(Blocked::TooSlow)));
+            return Err(ASPECT.warning(found, remedy(Blocked::TooSlow)));
         }
+        // In this order, because the answer to the first names a missing right, and librdkafka retries the
+        // second until its time is over.
         let tried = match *name == position {
-            true => trial.commit_position(position),
-            false => trial.write(name),
+            true => commit_position(&mut producer, position)
+                .and_then(|()| read_position(cluster, position)),
+            false => write(&mut producer, name),
         };
-        let Err(finding) = tried else { continue };
-        is_well = false;
-        report.add(finding);
-        // A producer that was refused something may be of no more use.
-        trial = match Trial::open(cluster, topics) {
-            Ok(trial) => trial,
-            Err(finding) => return report.add(finding),
-        };
+        if let Err(finding) = tried {
+            is_well = false;
+            report.add(finding);
+            // A producer that was refused something may be of no more use.
+            producer = open(cluster, topics)?;
+        }
     }
     let has_position = names.contains(&position);
-    if !has_position && let Err(finding) = trial.read_position(position) {
-        return report.add(finding);
+    if !has_position {
+        read_position(cluster, position)?;
     }
     if !is_well {
-        return;
+        return Ok(());
     }
-    let events = names.len() - usize::from(has_position);
+    let wrote = format!("opened, wrote to {} topics", names.len() - usize::from(has_position));
     let took = started.elapsed().as_millis();
     report.add(match has_position {
-        true => Finding::ok(
-            ASPECT,
-            format!("opened, wrote to {events} topics, committed a position, aborted: {took} ms"),
-        ),
-        false => Finding::warning(
-            ASPECT,
+        true => ASPECT.ok(format!("{wrote}, committed a position, aborted: {took} ms")),
+        false => ASPECT.warning(
             format!(
-                "opened, wrote to {events} topics, aborted: {took} ms; committing a position was not \
-                 tried, because {position} does not exist yet"
+                "{wrote}, aborted: {took} ms; committing a position was not tried, because {position} does \
+                 not exist yet"
             ),
             "check again after the first start, or create the topic (one partition)",
         ),
     });
+    Ok(())
 }
 
 fn judge_timeout(timeout: Duration) -> Option<Finding> {
@@ -100,78 +93,60 @@ fn judge_timeout(timeout: Duration) -> Option<Finding> {
         );
         let remedy = "set transaction.max.timeout.ms of the brokers to 15000 or more (900000 is Kafka's \
                       default)";
-        Finding::warning(ASPECT, found, remedy)
+        ASPECT.warning(found, remedy)
     })
 }
 
-/// A producer and what it tries.
-struct Trial<'a> {
-    cluster: &'a Cluster,
-    producer: Producer,
+fn open(cluster: &Cluster, topics: &Topics) -> Result<Producer, Finding> {
+    let opened = cluster.open(topics, SETTINGS);
+    opened.map_err(|obstacle| obstructed(ASPECT, "no transaction can be opened", &obstacle))
 }
 
-impl<'a> Trial<'a> {
-    fn open(cluster: &'a Cluster, topics: &Topics) -> Result<Self, Finding> {
-        let opened = cluster.open(topics, SETTINGS);
-        let producer = opened
-            .map_err(|obstacle| obstructed(ASPECT, "no transaction can be opened", &obstacle))?;
-        Ok(Self { cluster, producer })
-    }
+fn write(producer: &mut Producer, topic: &str) -> Result<(), Finding> {
+    let mut headers = Headers::default();
+    headers.push("weni-edge-check", b"aborted");
+    let record = Record {
+        topic,
+        key: "weni-edge-check",
+        value: b"",
+        headers: &headers,
+        timestamp_ms: clock::wall_ms() as i64,
+        number: 0,
+    };
+    let deadline = Instant::now() + CALL;
+    aborted(producer, &format!("{topic} takes no event"), |producer| {
+        producer.send(&record, deadline)?;
+        producer.await_reports(deadline)
+    })
+}
 
-    fn write(&mut self, topic: &str) -> Result<(), Finding> {
-        let mut headers = Headers::default();
-        headers.push("weni-edge-check", b"aborted");
-        let record = Record {
-            topic,
-            key: "weni-edge-check",
-            value: b"",
-            headers: &headers,
-            timestamp_ms: clock::wall_ms() as i64,
-            number: 0,
-        };
-        let deadline = Instant::now() + CALL;
-        self.aborted(&format!("{topic} takes no event"), |producer| {
-            producer.send(&record, deadline)?;
-            producer.await_reports(deadline)
-        })
-    }
+fn commit_position(producer: &mut Producer, topic: &str) -> Result<(), Finding> {
+    let (topic, metadata) = (topic.to_owned(), String::new());
+    let what = format!("{topic} takes no position");
+    let position = GroupOffset { topic, partition: 0, offset: 0, metadata };
+    aborted(producer, &what, |producer| producer.send_offsets(&[position]))
+}
 
-    /// Commits a position in a transaction that is aborted, and reads the group's position. In this order,
-    /// because the answer to the first names a missing right, and librdkafka retries the second until its
-    /// time is over.
-    fn commit_position(&mut self, topic: &str) -> Result<(), Finding> {
-        let what = format!("{topic} takes no position");
-        let position = GroupOffset {
-            topic: topic.to_owned(),
-            partition: 0,
-            offset: 0,
-            metadata: String::new(),
-        };
-        self.aborted(&what, |producer| producer.send_offsets(&[position]))?;
-        self.read_position(topic)
-    }
+fn read_position(cluster: &Cluster, topic: &str) -> Result<(), Finding> {
+    let read = cluster.committed(View::Unstable, &[(topic, 0)], CALL);
+    let what = format!("{topic} gives no position");
+    read.map(drop).map_err(|obstacle| obstructed(ASPECT, &what, &obstacle))
+}
 
-    fn read_position(&self, topic: &str) -> Result<(), Finding> {
-        let read = self.cluster.committed(View::Unstable, &[(topic, 0)], CALL);
-        let what = format!("{topic} gives no position");
-        read.map(drop).map_err(|obstacle| obstructed(ASPECT, &what, &obstacle))
+/// Does `work` in a transaction that is aborted.
+fn aborted(
+    producer: &mut Producer,
+    what: &str,
+    work: impl FnOnce(&mut Producer) -> Result<(), Failure>,
+) -> Result<(), Finding> {
+    let worked = producer.begin().and_then(|()| work(producer));
+    let mut refused = worked.err().map(|failure| refused(what, &failure));
+    if let Err(code) = producer.abort() {
+        let unsure = || ASPECT.problem(what, remedy(Blocked::KafkaError));
+        let finding = refused.get_or_insert_with(unsure);
+        finding.found += &format!("; its transaction cannot be aborted ({})", label(code));
     }
-
-    fn aborted(
-        &mut self,
-        what: &str,
-        work: impl FnOnce(&mut Producer) -> Result<(), Failure>,
-    ) -> Result<(), Finding> {
-        let worked = self.producer.begin().and_then(|()| work(&mut self.producer));
-        let aborted = self.producer.abort();
-        let mut refused = worked.err().map(|failure| refused(what, &failure));
-        if let Err(code) = aborted {
-            let unsure = || Finding::problem(ASPECT, what, remedy(Blocked::KafkaError));
-            let finding = refused.get_or_insert_with(unsure);
-            finding.found += &format!("; its transaction cannot be aborted ({})", label(code));
-        }
-        refused.map_or(Ok(()), Err)
-    }
+    refused.map_or(Ok(()), Err)
 }
 
 fn refused(what: &str, failure: &Failure) -> Finding {
@@ -187,5 +162,5 @@ fn refused(what: &str, failure: &Failure) -> Finding {
         Code::GroupAuthorizationFailed => "its user lacks the right Read on the group",
         _ => "Kafka refuses",
     };
-    Finding::problem(ASPECT, format!("{what}: {words} ({})", label(code)), remedy(blocked))
+    ASPECT.problem(format!("{what}: {words} ({})", label(code)), remedy(blocked))
 }

@@ -2,7 +2,7 @@
 
 use super::{Aspect, Finding, kafka::obstructed};
 use crate::{
-    config::{Config, client::largest_event},
+    config::{Config, CreateTopics, client::largest_event},
     kafka::{Obstacle, Risk, TopicState},
 };
 
@@ -25,12 +25,11 @@ pub(super) fn judge(
     if is_position {
         let found =
             format!("{name} is there, and stays empty: the group's offsets are the position");
-        return vec![Finding::ok(ASPECT, found)];
+        return vec![ASPECT.ok(found)];
     }
     let mut findings = judge_copies(name, &state);
     match &state.settings {
-        None => findings.push(Finding::warning(
-            ASPECT,
+        None => findings.push(ASPECT.warning(
             format!("{name}: its settings may not be read, so they were not looked at"),
             "give the user DescribeConfigs on the topic, or look at retention, max.message.bytes, \
              min.insync.replicas and cleanup.policy by hand",
@@ -38,27 +37,24 @@ pub(super) fn judge(
         Some(_) => findings.extend(judge_settings(config, name, &state)),
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(ASPECT, format!("{name}: {}", summary(&state))));
+        findings.push(ASPECT.ok(format!("{name}: {}", summary(&state))));
     }
     findings
 }
 
 fn missing(config: &Config, name: &str, is_position: bool) -> Finding {
     match (is_position, config.kafka.create_topics) {
-        (true, _) => Finding::ok(ASPECT, format!("{name} does not exist yet; serve makes it")),
-        (false, Some(create)) => {
-            let found = format!(
-                "{name} does not exist yet; serve makes it with {} partitions and {} replicas",
-                create.partitions, create.replication_factor
-            );
-            Finding::ok(ASPECT, found)
-        }
+        (true, _) => ASPECT.ok(format!("{name} does not exist yet; serve makes it")),
+        (false, Some(CreateTopics { partitions, replication_factor })) => ASPECT.ok(format!(
+            "{name} does not exist yet; serve makes it with {partitions} partitions and \
+             {replication_factor} replicas"
+        )),
         (false, None) => {
             let remedy = format!(
                 "create it (kafka-topics.sh --create --topic {name} --partitions 12 \
                  --replication-factor 3), set kafka.create_topics, or route it under [topics]"
             );
-            Finding::problem(ASPECT, format!("{name} does not exist"), remedy)
+            ASPECT.problem(format!("{name} does not exist"), remedy)
         }
     }
 }
@@ -76,35 +72,30 @@ fn judge_copies(name: &str, state: &TopicState) -> Vec<Finding> {
     let TopicState { replicas, in_sync, .. } = *state;
     let has = |risk: Risk| risk.is_in(|name| setting(state, name));
     let min = number(state, "min.insync.replicas").map(|min| min.max(1) as usize);
-    let mut findings = Vec::new();
-    match min {
-        _ if replicas < 2 => {
-            let found = format!("{name} has one replica: if its disk is lost, so are its events");
-            let remedy = "give it three (kafka-reassign-partitions.sh), and min.insync.replicas=2";
-            findings.push(Finding::warning(ASPECT, found, remedy));
-        }
-        _ if has(Risk::MinInsync) => {
-            let found = format!(
-                "{name} has min.insync.replicas=1: an event that one broker alone has counts as kept"
-            );
-            let remedy =
-                "set min.insync.replicas=2 (kafka-configs.sh --alter), with three replicas";
-            findings.push(Finding::warning(ASPECT, found, remedy));
-        }
-        Some(min) if min >= replicas => {
-            let found = format!(
-                "{name} has {replicas} replicas and min.insync.replicas={min}: publishing waits as soon \
-                 as one broker is away"
-            );
-            let remedy = "use one replica more than min.insync.replicas";
-            findings.push(Finding::warning(ASPECT, found, remedy));
-        }
-        _ => {}
-    }
+    let risk = match min {
+        _ if replicas < 2 => Some((
+            "one replica: if its disk is lost, so are its events".to_owned(),
+            "give it three (kafka-reassign-partitions.sh), and min.insync.replicas=2",
+        )),
+        _ if has(Risk::MinInsync) => Some((
+            "min.insync.replicas=1: an event that one broker alone has counts as kept".to_owned(),
+            "set min.insync.replicas=2 (kafka-configs.sh --alter), with three replicas",
+        )),
+        Some(min) if min >= replicas => Some((
+            format!(
+                "{replicas} replicas and min.insync.replicas={min}: publishing waits as soon as one broker \
+                 is away"
+            ),
+            "use one replica more than min.insync.replicas",
+        )),
+        _ => None,
+    };
+    let risk = risk.map(|(what, remedy)| ASPECT.warning(format!("{name} has {what}"), remedy));
+    let mut findings = Vec::from_iter(risk);
     if let Some(min) = min.filter(|min| in_sync < replicas.min(*min)) {
         let found =
             format!("{name} has {in_sync} replicas in sync and needs {min}: it takes no event");
-        findings.push(Finding::problem(ASPECT, found, "start the brokers that are down"));
+        findings.push(ASPECT.problem(found, "start the brokers that are down"));
     }
     findings
 }
@@ -115,13 +106,13 @@ fn judge_settings(config: &Config, name: &str, state: &TopicState) -> Vec<Findin
     if has(Risk::Unclean) {
         let found =
             format!("{name} has unclean.leader.election.enable=true: Kafka may lose events");
-        findings.push(Finding::warning(ASPECT, found, "set it to false"));
+        findings.push(ASPECT.warning(found, "set it to false"));
     }
     if has(Risk::Compacted) {
         let found = format!(
             "{name} is compacted (cleanup.policy): Kafka deletes all but the last event of each key"
         );
-        findings.push(Finding::problem(ASPECT, found, "set cleanup.policy=delete"));
+        findings.push(ASPECT.problem(found, "set cleanup.policy=delete"));
     }
     let largest = config.http.max_body_bytes as i64;
     if let Some(max) = number(state, "max.message.bytes").filter(|max| *max < largest) {
@@ -130,14 +121,14 @@ fn judge_settings(config: &Config, name: &str, state: &TopicState) -> Vec<Findin
              become dead letters"
         );
         let remedy = format!("set max.message.bytes to {} or more", largest_event(config));
-        findings.push(Finding::warning(ASPECT, found, remedy));
+        findings.push(ASPECT.warning(found, remedy));
     }
     if let Some(bytes) = number(state, "retention.bytes").filter(|bytes| *bytes >= 0) {
         let found = format!(
             "{name} keeps {bytes} bytes of each partition (retention.bytes): a flood deletes what \
              consumers have not read"
         );
-        findings.push(Finding::warning(ASPECT, found, "set retention.bytes=-1"));
+        findings.push(ASPECT.warning(found, "set retention.bytes=-1"));
     }
     let retention = number(state, "retention.ms");
     if let Some(ms) = retention.filter(|ms| (0..RETENTION_MS).contains(ms)) {
@@ -146,7 +137,7 @@ fn judge_settings(config: &Config, name: &str, state: &TopicState) -> Vec<Findin
              loses them",
             ms / 60_000
         );
-        findings.push(Finding::warning(ASPECT, found, "set retention.ms to a day or more"));
+        findings.push(ASPECT.warning(found, "set retention.ms to a day or more"));
     }
     findings
 }
@@ -170,7 +161,7 @@ fn summary(state: &TopicState) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{check::Severity, config::CreateTopics, kafka::Blocked};
+    use crate::{check::Severity, kafka::Blocked};
 
     const GOOD: [(&str, &str); 5] = [
         ("min.insync.replicas", "2"),

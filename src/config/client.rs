@@ -14,13 +14,13 @@ use rdkafka::{
     producer::BaseProducer,
 };
 
-use super::{Config, Kafka, Secret};
+use super::{Config, Secret};
 
 /// How long a transaction may take. A callback that needs more alone gets more.
 pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What the user may change.
-const PRODUCER_DEFAULTS: [(&str, &str); 5] = [
+pub(super) const PRODUCER_DEFAULTS: [(&str, &str); 5] = [
     ("linger.ms", "10"),
     ("compression.codec", "lz4"),
     ("statistics.interval.ms", "5000"),
@@ -100,12 +100,7 @@ pub(crate) fn producer_config(
     producer
 }
 
-/// Whether the edge sets this property.
-pub(super) fn has_default(name: &str) -> bool {
-    PRODUCER_DEFAULTS.iter().any(|(own, _)| *own == name)
-}
-
-/// A property that cannot work, if it is known, and why.
+/// A property that cannot be used, if it is known, and why.
 pub(super) type Refusal = (Option<String>, String);
 
 /// Makes clients with `properties` as the edge does, and returns what librdkafka refuses.
@@ -120,22 +115,19 @@ pub(super) fn refusals(properties: &Properties) -> Vec<Refusal> {
         let error = config.create_native_config().err()?;
         Some((Some(name.clone()), words(error, properties)))
     });
-    let refusals: Vec<_> = alone.collect();
-    if !refusals.is_empty() {
-        return refusals;
+    let mut refusals: Vec<_> = alone.collect();
+    if refusals.is_empty() {
+        refusals.extend(together(properties).err());
     }
-    match together(properties) {
-        Ok(()) => {
-            *LAST_GOOD.lock() = Some(properties.clone());
-            Vec::new()
-        }
-        Err(refusal) => vec![refusal],
+    if refusals.is_empty() {
+        *LAST_GOOD.lock() = Some(properties.clone());
     }
+    refusals
 }
 
 fn together(properties: &Properties) -> Result<(), Refusal> {
-    let kafka = Kafka { properties: properties.clone(), ..Kafka::default() };
-    let config = Config { kafka, ..Config::default() };
+    let mut config = Config::default();
+    config.kafka.properties = properties.clone();
     let mut base = base_config(&config);
     base.remove("bootstrap.servers");
     let consumer = consumer_config(&base, "weni-edge");
@@ -149,10 +141,7 @@ fn made<C: FromClientConfig>(
     config: &ClientConfig,
     properties: &Properties,
 ) -> Result<(), Refusal> {
-    let error = match C::from_config(config) {
-        Ok(_) => return Ok(()),
-        Err(error) => error,
-    };
+    let Err(error) = C::from_config(config) else { return Ok(()) };
     let mut words = words(error, properties);
     let is_name = |byte: char| byte.is_ascii_alphanumeric() || "._-".contains(byte);
     let names: Vec<_> = words.split(|byte| !is_name(byte)).map(String::from).collect();
@@ -164,7 +153,7 @@ fn made<C: FromClientConfig>(
     Err((names.into_iter().find(|name| properties.contains_key(name)), words))
 }
 
-/// librdkafka's words in one line, without a value.
+/// In librdkafka's words, in one line and without a value.
 fn words(error: KafkaError, properties: &Properties) -> String {
     let said = match error {
         // Its Display has the value.
@@ -181,7 +170,7 @@ fn words(error: KafkaError, properties: &Properties) -> String {
         if is_value && !properties.contains_key(part) { "…" } else { part }
     });
     let said = quoted.collect::<Vec<_>>().join("\"");
-    said.split_whitespace().collect::<Vec<_>>().join(" ")
+    format!("cannot work: {}", said.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 /// `said` without `value`, unless it is part of a longer word: `ssl` stands in `ssl.ca.location`.

@@ -57,27 +57,20 @@ fn read_file(path: &Path) -> Result<Node, String> {
     let text = file::read(path).map_err(|error| format!("cannot read {name}: {error}"))?;
     let ends: Vec<_> = text.match_indices('\n').map(|(at, _)| at).collect();
     let line = |at: usize| format!("{name}:{}", ends.partition_point(|end| *end < at) + 1);
-    match DeTable::parse(&text) {
+    let table = DeTable::parse(&text).map_err(|error| {
         // The error's own text quotes the line, which may hold a secret.
-        Err(error) => {
-            let message = error.message().replace('\n', ", ");
-            Err(match error.span() {
-                Some(span) => format!("{}: {message}", line(span.start)),
-                None => format!("{name}: {message}"),
-            })
-        }
-        Ok(table) => {
-            Ok(Node { origin: name.to_string(), value: entries(table.into_inner(), &line) })
-        }
-    }
+        let place = error.span().map_or_else(|| name.to_string(), |span| line(span.start));
+        format!("{place}: {}", error.message().replace('\n', ", "))
+    })?;
+    let value = Value::Table(entries(table.into_inner(), &line));
+    Ok(Node { origin: name.to_string(), value })
 }
 
-fn entries(table: DeTable<'_>, line: &impl Fn(usize) -> String) -> Value {
+fn entries(table: DeTable<'_>, origin: &impl Fn(usize) -> String) -> BTreeMap<String, Node> {
     let entry = |(key, value): (Spanned<Cow<'_, str>>, Spanned<DeValue<'_>>)| {
-        let origin = line(key.span().start);
         let span = value.span();
         let value = match value.into_inner() {
-            DeValue::Table(table) => entries(table, line),
+            DeValue::Table(table) => Value::Table(entries(table, origin)),
             value => {
                 let value = ValueDeserializer::from(Spanned::new(span, value));
                 // An error is a number that does not fit. Every key refuses the largest number.
@@ -85,9 +78,10 @@ fn entries(table: DeTable<'_>, line: &impl Fn(usize) -> String) -> Value {
                 Value::Typed(typed.unwrap_or(toml::Value::Integer(i64::MAX)))
             }
         };
+        let origin = origin(key.span().start);
         (key.into_inner().into_owned(), Node { origin, value })
     };
-    Value::Table(table.into_iter().map(entry).collect())
+    table.into_iter().map(entry).collect()
 }
 
 impl Node {
@@ -110,10 +104,7 @@ impl Node {
             self.value = Value::Table(BTreeMap::new());
         }
         let Value::Table(entries) = &mut self.value else { return };
-        entries
-            .entry(key.into())
-            .or_insert_with(|| Self { origin: name.into(), value: Value::Variable(String::new()) })
-            .put(path, name, text);
+        entries.entry(key.into()).or_insert_with(|| Self::empty(name)).put(path, name, text);
     }
 
     /// The entries, if this is a table. A variable may hold an inline table.
@@ -121,28 +112,14 @@ impl Node {
         match self.value {
             Value::Table(entries) => Some(entries),
             Value::Typed(_) => None,
-            Value::Variable(text) => match parse(&text)? {
-                toml::Value::Table(table) => Some(within(&self.origin, table)),
-                _ => None,
-            },
+            Value::Variable(text) => parse(&text, &self.origin)?.into_table(),
         }
     }
 }
 
-/// The entries of an inline table, all with the same origin.
-fn within(origin: &str, table: toml::Table) -> BTreeMap<String, Node> {
-    let entry = |(key, value)| {
-        let value = match value {
-            toml::Value::Table(table) => Value::Table(within(origin, table)),
-            value => Value::Typed(value),
-        };
-        (key, Node { origin: origin.into(), value })
-    };
-    table.into_iter().map(entry).collect()
-}
-
 /// Reads the text of a variable as a TOML value.
-pub(super) fn parse(text: &str) -> Option<toml::Value> {
-    let mut table: toml::Table = toml::from_str(&format!("value = {text}")).ok()?;
-    table.remove("value")
+pub(super) fn parse(text: &str, origin: &str) -> Option<Node> {
+    let text = format!("value = {text}");
+    let table = DeTable::parse(&text).ok()?;
+    entries(table.into_inner(), &|_| origin.to_owned()).remove("value")
 }

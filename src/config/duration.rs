@@ -23,7 +23,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Writes a duration the way that [`parse_duration`] reads it, to the millisecond.
-pub fn show_duration(duration: Duration) -> String {
+pub(super) fn show_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     // Timeouts up to two minutes are given in seconds.
     let unit = |&&(name, unit): &&(&str, u64)| {

@@ -1,7 +1,5 @@
 //! The configuration in effect, as TOML that says where each value was written.
 
-use std::collections::HashMap;
-
 use serde::Serialize;
 use serde_json::json;
 use toml::Value;
@@ -26,12 +24,6 @@ pub struct EffectiveValue {
 
 /// Writes a configuration that can be loaded again as soon as its secrets are put back.
 pub fn to_toml(values: &[EffectiveValue]) -> String {
-    let mut first = HashMap::new();
-    for (at, value) in values.iter().enumerate() {
-        first.entry(&value.section).or_insert(at);
-    }
-    let mut values: Vec<_> = values.iter().collect();
-    values.sort_by_key(|value| first[&value.section]);
     let mut text = String::new();
     for section in values.chunk_by(|one, next| one.section == next.section) {
         let path: Vec<_> = section[0].section.iter().map(|name| quoted(name)).collect();

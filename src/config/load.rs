@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    time::Duration,
 };
 
 use http::Uri;
@@ -24,10 +23,8 @@ use super::{
 /// Each line names the place (line of the file, or variable), the problem and the remedy, and holds
 /// no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", problems.join("\n"))]
-pub struct ConfigError {
-    problems: Vec<String>,
-}
+#[error("{0}")]
+pub struct ConfigError(String);
 
 impl Config {
     /// Reads the file, if a path is given, then the environment, and then the files of secrets.
@@ -54,13 +51,12 @@ impl Config {
         path: Option<&Path>,
         variables: impl Iterator<Item = (String, String)>,
     ) -> Result<(Self, Vec<EffectiveValue>), ConfigError> {
-        let document = document::read(path, variables)
-            .map_err(|problem| ConfigError { problems: vec![problem] })?;
+        let document = document::read(path, variables).map_err(ConfigError)?;
         let findings = Findings::default();
-        let config = config(Section::root(document, &findings));
+        let config = config(Section::new(Vec::new(), document, &findings));
         let problems = findings.problems.into_inner();
         if !problems.is_empty() {
-            return Err(ConfigError { problems });
+            return Err(ConfigError(problems.join("\n")));
         }
         let config = Self { secret_files: findings.secret_files.into_inner(), ..config };
         Ok((config, findings.effective.into_inner()))
@@ -81,15 +77,14 @@ impl Config {
         if missing.is_empty() {
             return Ok(());
         }
-        let problem = format!(
+        Err(ConfigError(format!(
             "the configuration lacks {}. The least that works is\n\n    \
              [kafka]\n    bootstrap_servers = \"localhost:9092\"\n\n    \
              [sources.shop]                       # https://…/hooks/shop\n    \
              header = \"X-Token\"                   # the same header and value in Weni\n    \
              secrets = [\"16 random characters, or more\"]\n",
             missing.join(" and "),
-        );
-        Err(ConfigError { problems: vec![problem] })
+        )))
     }
 }
 
@@ -105,15 +100,9 @@ impl Default for Source {
     }
 }
 
-impl Default for Kafka {
-    fn default() -> Self {
-        default_of(kafka)
-    }
-}
-
 /// What `read` makes of a section without keys.
 fn default_of<T>(read: impl FnOnce(Section<'_>) -> T) -> T {
-    read(Section::root(Node::empty(DEFAULT), &Findings::default()))
+    read(Section::new(Vec::new(), Node::empty(DEFAULT), &Findings::default()))
 }
 
 fn config(mut root: Section<'_>) -> Config {
@@ -144,8 +133,6 @@ fn http(mut section: Section<'_>) -> Http {
         "Weni's client keeps connections for 15 s, so anything below 20s loses calls";
     const WAIT: &str = "Weni answers Meta only after this time";
     const DRAIN: &str = "stopping would take too long";
-    const SECOND: Duration = Duration::from_secs(1);
-    let times = SECOND / 10..=60 * SECOND;
     let listen = section.value_or("listen", (Ipv4Addr::UNSPECIFIED, 8080), address);
     let max_body_bytes = section.number("max_body_bytes", 1_000_000, 1024..=16_777_216, SIZE);
     let memory = max_body_bytes.max(67_108_864);
@@ -156,21 +143,11 @@ fn http(mut section: Section<'_>) -> Http {
         max_body_bytes,
         max_memory_bytes: section.number("max_memory_bytes", memory, least_memory, MEMORY),
         max_connections: section.number("max_connections", 10_000, 1..=1_000_000, CONNECTIONS),
-        header_timeout: section.duration("header_timeout", 10 * SECOND, times.clone(), SLOW),
-        body_timeout: section.duration("body_timeout", 30 * SECOND, times, SLOW),
-        idle_timeout: section.duration(
-            "idle_timeout",
-            75 * SECOND,
-            20 * SECOND..=3600 * SECOND,
-            IDLE,
-        ),
-        wait_for_kafka: section.duration(
-            "wait_for_kafka",
-            Duration::ZERO,
-            Duration::ZERO..=5 * SECOND,
-            WAIT,
-        ),
-        drain: section.duration("drain", 20 * SECOND, Duration::ZERO..=600 * SECOND, DRAIN),
+        header_timeout: section.duration("header_timeout", 10_000, 100..=60_000, SLOW),
+        body_timeout: section.duration("body_timeout", 30_000, 100..=60_000, SLOW),
+        idle_timeout: section.duration("idle_timeout", 75_000, 20_000..=3_600_000, IDLE),
+        wait_for_kafka: section.duration("wait_for_kafka", 0, 0..=5000, WAIT),
+        drain: section.duration("drain", 20_000, 0..=600_000, DRAIN),
         tls: section.table("tls").and_then(tls),
     }
 }
@@ -199,13 +176,12 @@ fn public_url(value: &Value) -> Result<String, String> {
 
 fn tls(mut section: Section<'_>) -> Option<Tls> {
     let files = section.value("certificate_file", path).zip(section.value("key_file", path));
-    if files.is_none() {
+    let Some((certificate_file, key_file)) = files else {
         section.problem("needs both certificate_file and key_file, PEM each");
-    }
-    if let Some((_, key)) = &files {
-        section.holds_secret(key);
-    }
-    files.map(|(certificate_file, key_file)| Tls { certificate_file, key_file })
+        return None;
+    };
+    section.holds_secret(&key_file);
+    Some(Tls { certificate_file, key_file })
 }
 
 fn admin(mut section: Section<'_>, http: &Http) -> Admin {
@@ -216,13 +192,13 @@ fn admin(mut section: Section<'_>, http: &Http) -> Admin {
         other => Ok(other),
     };
     let listen = section.value_or("listen", (Ipv4Addr::LOCALHOST, 9090), listen);
-    let (tokens, token_file) = secrets_file(&mut section, "token_file").unzip();
-    Admin { listen, tokens: tokens.unwrap_or_default(), token_file }
+    Admin { listen, tokens: secrets_file(&mut section, "token_file") }
 }
 
 fn journal(mut section: Section<'_>, http: &Http) -> Journal {
     const BYTES: &str = "the journal has to hold two bodies of http.max_body_bytes, each with its \
                          head";
+    const FREE: &str = "no file system is that large";
     // Readiness needs room for the largest call, and after a full journal for two. A frame of the
     // journal has less than 64 bytes beside its record.
     let least = 2 * (http.largest_record_bytes() as u64 + 64);
@@ -232,32 +208,19 @@ fn journal(mut section: Section<'_>, http: &Http) -> Journal {
     Journal {
         directory: section.value_or("directory", "/var/lib/weni-edge", path),
         max_bytes: section.number("max_bytes", 10_737_418_240, least..=1 << 50, BYTES),
-        min_free_bytes: section.number(
-            "min_free_bytes",
-            1_073_741_824,
-            0..=1 << 50,
-            "no file system is that large",
-        ),
+        min_free_bytes: section.number("min_free_bytes", 1_073_741_824, 0..=1 << 50, FREE),
         allow_volatile: section.value_or("allow_volatile", false, flag),
     }
 }
 
 fn kafka(mut section: Section<'_>) -> Kafka {
+    const LATE: &str = "every event would wait that long";
     Kafka {
         bootstrap_servers: section.value("bootstrap_servers", servers).unwrap_or_default(),
+        identity_prefix: section.text("identity_prefix", "weni-edge.", |text| plain(text, 100)),
+        commit_interval: section.duration("commit_interval", 50, 0..=5000, LATE),
+        // Tables come last: the values in effect are written in the order in which they are read.
         create_topics: create_topics(&mut section),
-        identity_prefix: section.text("identity_prefix", "weni-edge.", |prefix| {
-            if is_plain(prefix, 100) {
-                return Ok(());
-            }
-            Err(format!("is \"{prefix}\": use 1 to 100 of A-Z, a-z, 0-9, '.', '_', '-'"))
-        }),
-        commit_interval: section.duration(
-            "commit_interval",
-            Duration::from_millis(50),
-            Duration::ZERO..=Duration::from_secs(5),
-            "every event would wait that long",
-        ),
         properties: properties::read(section.section("properties")),
     }
 }
@@ -300,7 +263,11 @@ fn servers(value: &Value) -> Result<String, String> {
 }
 
 fn topics(mut section: Section<'_>) -> Topics {
-    let mut topic = |key, default| section.text(key, default, topic_name);
+    let check = |name: &str| match name {
+        "." | ".." => Err(format!("is \"{name}\", which Kafka does not take for a topic's name")),
+        name => plain(name, 249),
+    };
+    let mut topic = |key, default| section.text(key, default, check);
     let topics = Topics {
         message_status: topic("message_status", "weni.message-status.v1"),
         inbound_message: topic("inbound_message", "weni.inbound-message.v1"),
@@ -330,16 +297,12 @@ fn topics(mut section: Section<'_>) -> Topics {
     topics
 }
 
-fn topic_name(name: &str) -> Result<(), String> {
-    if is_plain(name, 249) && name != "." && name != ".." {
+fn plain(text: &str, len_max: usize) -> Result<(), String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=len_max).contains(&text.len()) && text.bytes().all(is_plain) {
         return Ok(());
     }
-    Err(format!("is \"{name}\": a topic's name has 1 to 249 of A-Z, a-z, 0-9, '.', '_', '-'"))
-}
-
-fn is_plain(text: &str, len_max: usize) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    (1..=len_max).contains(&text.len()) && text.bytes().all(is_plain)
+    Err(format!("is \"{text}\": use 1 to {len_max} of A-Z, a-z, 0-9, '.', '_', '-'"))
 }
 
 fn log(mut section: Section<'_>) -> Log {

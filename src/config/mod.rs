@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-pub use duration::{parse_duration, show_duration};
+pub use duration::parse_duration;
 pub use effective::{EffectiveValue, to_toml};
 pub(crate) use file::read as read_file;
 pub use load::ConfigError;
@@ -102,10 +102,8 @@ pub struct Tls {
 pub struct Admin {
     /// Where it listens.
     pub listen: SocketAddr,
-    /// Each of them logs in to the inspector. Loading reads them from `token_file`.
+    /// Each of them logs in to the inspector. They are the lines of `token_file`.
     pub tokens: Vec<Secret>,
-    /// A file with a token a line.
-    pub token_file: Option<PathBuf>,
 }
 
 /// One webhook: `/hooks/{name}`.
@@ -113,10 +111,8 @@ pub struct Admin {
 pub struct Source {
     /// The header that carries the secret.
     pub header: String,
-    /// Each of them is valid. Loading adds those of `secrets_file`.
+    /// Each of them is valid, also the lines of `secrets_file`.
     pub secrets: Vec<Secret>,
-    /// A file with a secret a line.
-    pub secrets_file: Option<PathBuf>,
     /// Replaces header and secrets.
     pub allow_unauthenticated: bool,
     /// `raw = "all"`: each event carries its original element. Otherwise `"untyped"`: only where
@@ -201,10 +197,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// The bytes that the journal keeps of a call beside its body: at most 16 KiB of headers, the
-/// source's name, and fixed fields.
-const RECORD_HEAD_BYTES: usize = 17 << 10;
-
 impl Config {
     /// What it says of a source's events; of a source that is gone, no labels.
     pub fn event_settings(&self, source: &str) -> Settings<'_> {
@@ -238,7 +230,8 @@ impl Topics {
 impl Http {
     /// The size of the largest call's record in the journal.
     pub fn largest_record_bytes(&self) -> usize {
-        self.max_body_bytes + RECORD_HEAD_BYTES
+        // Beside the body: at most 16 KiB of headers, the source's name, and fixed fields.
+        self.max_body_bytes + (17 << 10)
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     HIDDEN, Secret, client,
     document::{Node, Value},
     file,
-    section::{Section, flag},
+    section::Section,
 };
 
 const IDENTITY: &str =
@@ -97,11 +97,12 @@ const SECRET_LOCATIONS: [&str; 2] = ["ssl.key.location", "ssl.keystore.location"
 
 /// A property as it was written.
 struct Written {
+    key: String,
+    /// librdkafka's name for it.
     name: String,
     /// The value is in a file, and this names it.
     from_file: bool,
     node: Node,
-    path: String,
 }
 
 /// Reads `[kafka.properties]`: `"sasl.password" = "…"`, or `"sasl.password_file" = "…"` for a value
@@ -118,7 +119,7 @@ pub(super) fn read(mut section: Section<'_>) -> BTreeMap<String, Secret> {
     let mut wrong = false;
     for (key, node) in nodes {
         let (name, from_file) = name(&key, node.is_variable());
-        let written = Written { name, from_file, node, path: section.path_of(&key) };
+        let written = Written { key, name, from_file, node };
         match value(&written, all.get(&written.name)) {
             Ok(value) => {
                 note_secret(&section, &written, &value);
@@ -126,7 +127,7 @@ pub(super) fn read(mut section: Section<'_>) -> BTreeMap<String, Secret> {
                 all.insert(written.name.clone(), written);
             }
             Err(why) => {
-                section.report(&written.node.origin, &written.path, &why);
+                section.report(&written.node.origin, &written.key, &why);
                 wrong = true;
             }
         }
@@ -134,37 +135,25 @@ pub(super) fn read(mut section: Section<'_>) -> BTreeMap<String, Secret> {
     let refusals = match conflicts(&properties) {
         // A refused property is missing here, and another may be refused because of that.
         _ if wrong => Vec::new(),
-        conflicts if conflicts.is_empty() => client::refusals(&properties)
-            .into_iter()
-            .map(|(name, words)| (name, format!("cannot work: {words}")))
-            .collect(),
+        conflicts if conflicts.is_empty() => client::refusals(&properties),
         conflicts => conflicts,
     };
     for (name, why) in refusals {
         match name.and_then(|name| all.get(&name)) {
-            Some(written) => section.report(&written.node.origin, &written.path, &why),
+            Some(written) => section.report(&written.node.origin, &written.key, &why),
             None => section.problem(&why),
         }
     }
-    for written in all.into_values() {
-        let shown = written.shown();
-        let key = written.name + if written.from_file { "_file" } else { "" };
-        section.in_effect(&key, shown, written.node.origin);
+    for Written { name, from_file, node, .. } in all.into_values() {
+        let shown = match node.value {
+            Value::Typed(value) if from_file || !is_secret(&name) => value,
+            Value::Variable(text) if from_file || !is_secret(&name) => text.into(),
+            _ => HIDDEN.into(),
+        };
+        let key = name + if from_file { "_file" } else { "" };
+        section.in_effect(&key, shown, node.origin);
     }
     properties
-}
-
-impl Written {
-    /// What may be said of it.
-    fn shown(&self) -> toml::Value {
-        match &self.node.value {
-            _ if is_secret(&self.name) && !self.from_file => HIDDEN.into(),
-            Value::Typed(value) => value.clone(),
-            Value::Variable(text) => text.as_str().into(),
-            // None is left: keys are joined.
-            Value::Table(_) => HIDDEN.into(),
-        }
-    }
 }
 
 fn is_secret(name: &str) -> bool {
@@ -207,9 +196,11 @@ fn value(written: &Written, before: Option<&Written>) -> Result<Secret, String> 
     if is_secret(name) && value == HIDDEN {
         return Err(format!("is \"{HIDDEN}\", which stands for a secret: put the secret back"));
     }
-    if name.starts_with("ssl.") && name.ends_with(".location") {
-        readable(name, Path::new(&value))
-            .map_err(|error| format!("names a file that cannot be read: {error}"))?;
+    let path = Path::new(&value);
+    // librdkafka looks for authorities by itself, or takes those of a directory.
+    let is_found = name == "ssl.ca.location" && (value == "probe" || path.is_dir());
+    if name.starts_with("ssl.") && name.ends_with(".location") && !is_found {
+        file::open(path).map_err(|error| format!("names a file that cannot be read: {error}"))?;
     }
     Ok(Secret::new(value))
 }
@@ -220,7 +211,7 @@ fn conflicts(properties: &BTreeMap<String, Secret>) -> Vec<client::Refusal> {
     for (alias, name) in ALIASES.iter().filter(|(alias, _)| properties.contains_key(*alias)) {
         let why = if properties.contains_key(*name) {
             format!("is another name of {name}, which is given as well: leave one of them out")
-        } else if client::has_default(name) {
+        } else if client::PRODUCER_DEFAULTS.iter().any(|(own, _)| own == name) {
             format!("is another name of {name}, which the edge sets: use that name")
         } else {
             continue;
@@ -238,15 +229,6 @@ fn conflicts(properties: &BTreeMap<String, Secret>) -> Vec<client::Refusal> {
     conflicts
 }
 
-/// Whether librdkafka can read what a `….location` names.
-fn readable(name: &str, path: &Path) -> std::io::Result<()> {
-    let authorities = name == "ssl.ca.location";
-    if authorities && (path == Path::new("probe") || path.is_dir()) {
-        return Ok(());
-    }
-    file::open(path).map(drop)
-}
-
 /// Joins keys again: TOML reads a dotted key without quotes as nested tables.
 fn flatten(key: String, node: Node, out: &mut Vec<(String, Node)>) {
     match node.value {
@@ -260,10 +242,7 @@ fn flatten(key: String, node: Node, out: &mut Vec<(String, Node)>) {
 }
 
 fn name(key: &str, variable: bool) -> (String, bool) {
-    let (name, from_file) = match key.strip_suffix("_file") {
-        Some(name) => (name, true),
-        None => (key, false),
-    };
+    let (name, from_file) = key.strip_suffix("_file").map_or((key, false), |name| (name, true));
     (if variable { name.replace('_', ".") } else { name.into() }, from_file)
 }
 
@@ -271,9 +250,8 @@ fn content(node: &Node, from_file: bool) -> Result<String, String> {
     let value = match &node.value {
         Value::Variable(text) | Value::Typed(toml::Value::String(text)) => text.clone(),
         Value::Typed(toml::Value::Integer(number)) => number.to_string(),
-        value => {
-            flag(value).map_err(|_| "has to be text, a whole number or true or false")?.to_string()
-        }
+        Value::Typed(toml::Value::Boolean(flag)) => flag.to_string(),
+        _ => return Err("has to be text, a whole number or true or false".into()),
     };
     if !from_file {
         return Ok(value);

@@ -43,21 +43,16 @@ pub(super) struct Section<'p> {
 }
 
 impl<'p> Section<'p> {
-    pub(super) fn root(node: Node, findings: &'p Findings) -> Self {
-        Self::new(Vec::new(), node, findings)
-    }
-
-    fn new(path: Vec<String>, node: Node, findings: &'p Findings) -> Self {
+    pub(super) fn new(path: Vec<String>, node: Node, findings: &'p Findings) -> Self {
         let origin = node.origin.clone();
-        let entries = node.into_table().unwrap_or_else(|| {
-            let path = path.join(".");
-            findings
-                .problems
-                .borrow_mut()
-                .push(format!("{origin}: {path} has to be a table, [{path}]"));
-            BTreeMap::new()
-        });
-        Self { path, origin, entries, known: Vec::new(), findings }
+        let table = node.into_table();
+        let is_table = table.is_some();
+        let entries = table.unwrap_or_default();
+        let section = Self { path, origin, entries, known: Vec::new(), findings };
+        if !is_table {
+            section.problem(&format!("has to be a table, [{}]", section.path.join(".")));
+        }
+        section
     }
 
     /// The table under `key`.
@@ -68,8 +63,7 @@ impl<'p> Section<'p> {
 
     /// The table under `key`, or an empty one.
     pub(super) fn section(&mut self, key: &'static str) -> Self {
-        let node = self.take(key).unwrap_or_else(|| Node::empty(&self.origin));
-        self.nested(key, node)
+        self.table(key).unwrap_or_else(|| self.nested(key, Node::empty(&self.origin)))
     }
 
     /// The table `node` under `key`, which [`drain`](Self::drain) returned.
@@ -94,7 +88,7 @@ impl<'p> Section<'p> {
         key: &'static str,
         read: impl FnOnce(&Value) -> Result<T, String>,
     ) -> Option<T> {
-        self.shown(key, None, read, as_toml)
+        self.value_or(key, None::<T>, |value| read(value).map(Some))
     }
 
     /// The value under `key`, or `default`.
@@ -104,8 +98,8 @@ impl<'p> Section<'p> {
         default: impl Into<T>,
         read: impl FnOnce(&Value) -> Result<T, String>,
     ) -> T {
-        // INVARIANT: there is a default.
-        self.shown(key, Some(default.into()), read, as_toml).expect("a value")
+        // TOML has no word for `None`, which is not shown.
+        self.shown(key, default.into(), read, |value| toml::Value::try_from(value).ok())
     }
 
     /// The value under `key`, or `default` if it is missing or `read` refuses it. `show` makes what
@@ -113,22 +107,22 @@ impl<'p> Section<'p> {
     pub(super) fn shown<T>(
         &mut self,
         key: &'static str,
-        default: Option<T>,
+        default: T,
         read: impl FnOnce(&Value) -> Result<T, String>,
-        show: impl FnOnce(&T) -> toml::Value,
-    ) -> Option<T> {
+        show: impl FnOnce(&T) -> Option<toml::Value>,
+    ) -> T {
         let (value, origin) = match self.take(key) {
             None => (default, DEFAULT.to_owned()),
             Some(node) => match read(&node.value) {
-                Ok(value) => (Some(value), node.origin),
+                Ok(value) => (value, node.origin),
                 Err(why) => {
-                    self.report(&node.origin, &self.path_of(key), &why);
+                    self.report(&node.origin, key, &why);
                     return default;
                 }
             },
         };
-        if let Some(value) = &value {
-            self.in_effect(key, show(value), origin);
+        if let Some(shown) = show(&value) {
+            self.in_effect(key, shown, origin);
         }
         value
     }
@@ -163,56 +157,60 @@ impl<'p> Section<'p> {
         self.value_or(key, default, read)
     }
 
-    /// A duration within `range`. `why` is the reason for the range.
+    /// A duration within `range`, both in milliseconds. `why` is the reason for the range.
     pub(super) fn duration(
         &mut self,
         key: &'static str,
-        default: Duration,
-        range: RangeInclusive<Duration>,
+        default: u64,
+        range: RangeInclusive<u64>,
         why: &str,
     ) -> Duration {
+        let [default, from, to] =
+            [default, *range.start(), *range.end()].map(Duration::from_millis);
         let read = |value: &Value| {
             let duration = duration(value)?;
-            if range.contains(&duration) {
+            if (from..=to).contains(&duration) {
                 return Ok(duration);
             }
-            let [is, from, to, default] =
-                [duration, *range.start(), *range.end(), default].map(show_duration);
+            let [is, from, to, default] = [duration, from, to, default].map(show_duration);
             Err(format!("is {is}: {why}; use {from} to {to}, or leave it out for {default}"))
         };
-        let show = |duration: &Duration| show_duration(*duration).into();
-        self.shown(key, Some(default), read, show).unwrap_or(default)
+        self.shown(key, default, read, |duration| Some(show_duration(*duration).into()))
     }
 
     /// A key of an earlier version. `why` says what replaced it.
     pub(super) fn removed(&mut self, key: &'static str, why: &str) {
         if let Some(node) = self.entries.remove(key) {
-            self.report(&node.origin, &self.path_of(key), why);
+            self.report(&node.origin, key, why);
         }
     }
 
     /// One of a few words. The first one is the default.
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> T {
         let read = |value: &Value| {
-            let names = || {
-                let names = choices.iter().map(|(name, _)| format!("\"{name}\""));
-                names.collect::<Vec<_>>().join(" or ")
-            };
-            let text = text(value).map_err(|why| format!("{why}: use {}", names()))?;
+            let text = text(value)?;
             let found = choices.iter().find(|(name, _)| *name == text);
-            found.copied().ok_or_else(|| format!("is \"{text}\": use {}", names()))
+            found.copied().ok_or_else(|| format!("is \"{text}\""))
         };
-        let default = choices[0];
-        self.shown(key, Some(default), read, |(name, _)| (*name).into()).unwrap_or(default).1
+        let names = || {
+            let names = choices.iter().map(|(name, _)| format!("\"{name}\""));
+            names.collect::<Vec<_>>().join(" or ")
+        };
+        let read = |value: &Value| read(value).map_err(|why| format!("{why}: use {}", names()));
+        self.shown(key, choices[0], read, |(name, _)| Some((*name).into())).1
     }
 
     /// Reports a problem of the whole table.
     pub(super) fn problem(&self, why: &str) {
-        self.report(&self.origin, &self.path.join("."), why);
+        self.note(&self.origin, &self.path.join("."), why);
     }
 
-    /// Reports a problem of `path`, which was written at `origin`.
-    pub(super) fn report(&self, origin: &str, path: &str, why: &str) {
+    /// Reports a problem of `key`, which was written at `origin`.
+    pub(super) fn report(&self, origin: &str, key: &str, why: &str) {
+        self.note(origin, &self.path_of(key), why);
+    }
+
+    fn note(&self, origin: &str, path: &str, why: &str) {
         self.findings.problems.borrow_mut().push(format!("{origin}: {path} {why}"));
     }
 
@@ -234,7 +232,7 @@ impl<'p> Section<'p> {
         self.findings.effective.borrow_mut().push(value);
     }
 
-    pub(super) fn path_of(&self, key: &str) -> String {
+    fn path_of(&self, key: &str) -> String {
         self.path.iter().map(String::as_str).chain([key]).collect::<Vec<_>>().join(".")
     }
 
@@ -265,17 +263,11 @@ impl<'p> Section<'p> {
 impl Drop for Section<'_> {
     fn drop(&mut self) {
         for (key, node) in &self.entries {
-            self.report(&node.origin, &self.path_of(key), &self.unknown(key));
+            self.report(&node.origin, key, &self.unknown(key));
         }
     }
 }
 
-fn as_toml(value: &impl Serialize) -> toml::Value {
-    // INVARIANT: paths come from text, and numbers from 64 bits with a sign.
-    toml::Value::try_from(value).expect("a value of TOML")
-}
-
-/// Text.
 pub(super) fn text(value: &Value) -> Result<String, String> {
     match value {
         Value::Variable(text) | Value::Typed(toml::Value::String(text)) => Ok(text.clone()),
@@ -285,20 +277,19 @@ pub(super) fn text(value: &Value) -> Result<String, String> {
 
 /// A list of texts. A variable holds it as TOML.
 pub(super) fn texts(value: &Value) -> Result<Vec<String>, String> {
-    let wanted = || "has to be a list of texts, as in [\"first\", \"second\"]".to_string();
-    let array = match value {
-        Value::Typed(toml::Value::Array(array)) => array.clone(),
-        Value::Variable(text) => match parse(text) {
-            Some(toml::Value::Array(array)) => array,
-            _ => return Err(wanted()),
-        },
-        _ => return Err(wanted()),
+    let parsed = match value {
+        Value::Variable(text) => parse(text, "").map(|node| node.value),
+        value => Some(value.clone()),
     };
-    let text = |item: toml::Value| item.as_str().map(String::from).ok_or_else(wanted);
-    array.into_iter().map(text).collect()
+    let texts: Option<_> = match parsed {
+        Some(Value::Typed(toml::Value::Array(list))) => {
+            list.into_iter().map(|item| item.as_str().map(String::from)).collect()
+        }
+        _ => None,
+    };
+    texts.ok_or_else(|| "has to be a list of texts, as in [\"first\", \"second\"]".into())
 }
 
-/// `true` or `false`.
 pub(super) fn flag(value: &Value) -> Result<bool, String> {
     match value {
         Value::Typed(toml::Value::Boolean(flag)) => Ok(*flag),

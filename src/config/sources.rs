@@ -1,10 +1,6 @@
 //! Sources and their secrets: `[sources.NAME]`.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, io, path::Path};
 
 use http::{HeaderName, HeaderValue, header};
 
@@ -44,7 +40,7 @@ pub(super) fn sources(mut section: Section<'_>) -> BTreeMap<String, Source> {
         if !named || name == crate::metrics::UNKNOWN_SOURCE {
             let why = "cannot be a source: its name is part of the URL, 1 to 64 of a-z, 0-9, '.', \
                        '_', '-', a letter or digit first, and not \"unknown\"";
-            section.report(&node.origin, &section.path_of(&name), why);
+            section.report(&node.origin, &name, why);
         }
         let source = source(section.nested(&name, node));
         sources.insert(name, source);
@@ -67,10 +63,10 @@ pub(super) fn source(mut section: Section<'_>) -> Source {
     if listed.is_some() && !variable {
         section.holds_secret_itself();
     }
-    let (more, secrets_file) = secrets_file(&mut section, "secrets_file").unzip();
+    let more = secrets_file(&mut section, "secrets_file");
     let allow_unauthenticated = section.value_or("allow_unauthenticated", false, flag);
     let raw = section.choice("raw", &[("all", true), ("untyped", false)]);
-    let labels = section.table("labels").map(labels).unwrap_or_default();
+    let labels = labels(section.section("labels"));
     match (allow_unauthenticated, has_header, has_secret) {
         (false, false, _) => section
             .problem("has no header: name the one that carries the secret: header = \"X-Token\""),
@@ -83,10 +79,9 @@ pub(super) fn source(mut section: Section<'_>) -> Source {
             "says allow_unauthenticated = true and has a header or secrets: leave out one of the two",
         ),
     }
-    let mut secrets = listed.unwrap_or_default();
-    secrets.extend(more.unwrap_or_default());
+    let secrets = [listed.unwrap_or_default(), more].concat();
     let header = header.unwrap_or_default();
-    Source { header, secrets, secrets_file, allow_unauthenticated, raw, labels }
+    Source { header, secrets, allow_unauthenticated, raw, labels }
 }
 
 /// Every event carries them: they are few and short.
@@ -98,7 +93,7 @@ fn labels(mut section: Section<'_>) -> String {
                 section.in_effect(&name, label.as_str().into(), node.origin);
                 labels.insert(name, label);
             }
-            Err(why) => section.report(&node.origin, &section.path_of(&name), &why),
+            Err(why) => section.report(&node.origin, &name, &why),
         }
     }
     let bytes: usize = labels.iter().map(|(name, label)| name.len() + label.len()).sum();
@@ -135,19 +130,18 @@ fn secret_of(secret: String) -> Result<Secret, String> {
     }
 }
 
-/// The secrets of the file that `key` names, and the file.
-pub(super) fn secrets_file(
-    section: &mut Section<'_>,
-    key: &'static str,
-) -> Option<(Vec<Secret>, PathBuf)> {
-    let file = |value: &Value| {
+/// The secrets of the file that `key` names.
+pub(super) fn secrets_file(section: &mut Section<'_>, key: &'static str) -> Vec<Secret> {
+    let mut secrets = Vec::new();
+    let file = section.value(key, |value| {
         let file = path(value)?;
-        Ok((secrets_of_file(&file)?, file))
-    };
-    let shown = |(_, file): &(_, PathBuf)| file.display().to_string().into();
-    let found = section.shown(key, None, file, shown)?;
-    section.holds_secret(&found.1);
-    Some(found)
+        secrets = secrets_of_file(&file)?;
+        Ok(file)
+    });
+    if let Some(file) = file {
+        section.holds_secret(&file);
+    }
+    secrets
 }
 
 fn secrets_of_file(path: &Path) -> Result<Vec<Secret>, String> {

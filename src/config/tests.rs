@@ -82,7 +82,7 @@ fn the_example_names_every_default_and_waits_for_a_secret() {
             },
         )]
         .into(),
-        kafka: Kafka { bootstrap_servers: "localhost:9092".into(), ..Kafka::default() },
+        kafka: Kafka { bootstrap_servers: "localhost:9092".into(), ..Config::default().kafka },
         secret_files: [place.0.path().join("weni-edge.toml")].into(),
         ..Config::default()
     };
