@@ -30,7 +30,7 @@ fn objects<'a>(value: Value<'a>) -> impl Iterator<Item = Value<'a>> {
 
 fn write_errors<'a>(errors: Vec<Value<'a>>, event: &mut Event<'a>, out: &mut Object<'_>) {
     out.objects("errors", errors, |out, error: Value<'a>| {
-        let code = error_codes::read(error.copy_number("code", "code", out));
+        let (retry, label) = error_codes::read(error.copy_number("code", "code", out));
         error.copy_member("title", "title", out);
         error.copy_member("message", "message", out);
         let data = error.get("error_data");
@@ -40,9 +40,9 @@ fn write_errors<'a>(errors: Vec<Value<'a>>, event: &mut Event<'a>, out: &mut Obj
             details.copy("details", out);
         }
         error.copy_member("href", "href", out);
-        out.text("retry", code.retry.as_str());
-        out.text("fault", code.label.fault.as_str());
-        event.errors.push(code.label);
+        out.text("retry", retry.as_str());
+        out.text("fault", label.fault.as_str());
+        event.errors.push(label);
     });
 }
 
