@@ -112,15 +112,6 @@ impl Object<'_> {
         }
         self.out.push(b']');
     }
-
-    fn hex(&mut self, key: &str, bytes: &[u8]) {
-        self.json(key, b"\"");
-        let start = self.out.len();
-        self.out.resize(start + 2 * bytes.len(), 0);
-        // INVARIANT: there is room for exactly two digits a byte.
-        hex::encode_to_slice(bytes, &mut self.out[start..]).expect("two digits a byte");
-        self.out.push(b'"');
-    }
 }
 
 /// Appends text as a JSON string.
@@ -145,7 +136,7 @@ impl Event<'_> {
 
     fn write_envelope(&self, object: &mut Object<'_>) {
         object.number("schema_version", SCHEMA_VERSION);
-        object.hex("event_id", &self.event_id());
+        object.text("event_id", self.event_id());
         object.text("event_kind", self.kind.as_str());
         object.maybe("message_id", self.message_id.as_ref());
         object.text("source", self.callback.source);

@@ -154,7 +154,7 @@ fn event(item: &Item<'_>, config: &Config, is_masked: bool) -> DescribedEvent {
             kind: event.kind.as_str(),
             state: state(event),
             topic: config.topics.name(event.topic()).to_owned(),
-            ce_id: Some(hex::encode(event.event_id())),
+            ce_id: Some(event.event_id().to_owned()),
             key: if is_masked { masked_key(event) } else { event.key().to_owned() },
         },
         Item::DeadLetter(letter) => DescribedEvent {
