@@ -89,11 +89,6 @@ impl<'a> DeadLetter<'a> {
         self.stage
     }
 
-    /// JSON pointer to the element, if it is not the whole body.
-    pub fn element(&self) -> Option<&str> {
-        self.context.as_ref().map(|(context, _)| context.element.as_str())
-    }
-
     /// The headers of its record, in order.
     pub fn headers(&self, each: &mut dyn FnMut(&str, &[u8])) {
         let callback = self.callback;

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value as Json};
 
-use super::{EventKind, Fault, Format, Reason, Retry, Stage};
+use super::{EventKind, Fault, Format, Reason, Retry, Stage, Text};
 
 /// The members that all events have, and those of one topic.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -64,8 +64,8 @@ pub struct Envelope {
     pub labels: Option<BTreeMap<String, String>>,
     /// One value to join on: the user id, else the phone number.
     pub user_key: Option<String>,
-    pub channel: Option<Channel>,
-    pub contact: Option<Contact>,
+    pub channel: Option<Channel<'static>>,
+    pub contact: Option<Contact<'static>>,
     pub errors: Option<Vec<MetaError>>,
     /// The element as it came.
     pub raw: Option<Map<String, Json>>,
@@ -75,23 +75,23 @@ pub struct Envelope {
 }
 
 /// The business's number.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Channel {
-    pub waba_id: Option<String>,
-    pub phone_number_id: Option<String>,
-    pub display_phone_number: Option<String>,
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Channel<'a> {
+    pub waba_id: Option<Text<'a>>,
+    pub phone_number_id: Option<Text<'a>>,
+    pub display_phone_number: Option<Text<'a>>,
 }
 
 /// The user, as the callback lists the contact.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Contact {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Contact<'a> {
     /// Phone number.
-    pub wa_id: Option<String>,
-    pub user_id: Option<String>,
-    pub parent_user_id: Option<String>,
-    pub username: Option<String>,
-    pub name: Option<String>,
-    pub identity_key_hash: Option<String>,
+    pub wa_id: Option<Text<'a>>,
+    pub user_id: Option<Text<'a>>,
+    pub parent_user_id: Option<Text<'a>>,
+    pub username: Option<Text<'a>>,
+    pub name: Option<Text<'a>>,
+    pub identity_key_hash: Option<Text<'a>>,
 }
 
 /// One of Meta's errors. `retry` and `fault` are the edge's judgement of its code.

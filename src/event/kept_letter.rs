@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Channel, Contact, ElementContext, Format, Stage, Text};
+use super::{ElementContext, Format, Stage};
 use crate::callback::Callback;
 
 /// Names and values, as the record has them.
@@ -17,8 +16,6 @@ type Headers = [(String, Vec<u8>)];
 pub struct KeptLetter<'a> {
     /// What came; its body is the letter's value: of the whole callback, or of the one element.
     pub callback: Callback<'a>,
-    /// The header `reason`.
-    pub reason: &'a str,
     /// Whether it was an event that could not be published.
     pub was_event: bool,
     /// Where its element stands, if it is not the whole callback.
@@ -56,7 +53,8 @@ impl<'a> KeptLetter<'a> {
             true => Some(context(headers, needed("element")?)),
         };
         let was_event = needed("stage")? == Stage::Publish.as_str();
-        Ok(Self { callback, reason: needed("reason")?, was_event, context })
+        needed("reason")?;
+        Ok(Self { callback, was_event, context })
     }
 }
 
@@ -73,30 +71,15 @@ pub fn received_at_ms(headers: &Headers) -> Option<u64> {
 }
 
 fn context<'a>(headers: &'a Headers, element: &str) -> ElementContext<'a> {
-    let json = |name| -> Option<Value> { serde_json::from_str(header(headers, name)?).ok() };
-    let of = |json: &Value, name: &str| -> Option<Text<'a>> {
-        json.get(name)?.as_str().map(|text| Cow::Owned(text.to_owned()))
-    };
-    let channel = json("channel").map_or_else(Channel::default, |channel| Channel {
-        waba_id: of(&channel, "waba_id"),
-        phone_number_id: of(&channel, "phone_number_id"),
-        display_phone_number: of(&channel, "display_phone_number"),
-    });
-    let contact = json("contact").map(|contact| Contact {
-        wa_id: of(&contact, "wa_id"),
-        user_id: of(&contact, "user_id"),
-        parent_user_id: of(&contact, "parent_user_id"),
-        username: of(&contact, "username"),
-        name: of(&contact, "name"),
-        identity_key_hash: of(&contact, "identity_key_hash"),
-    });
-    let format = header(headers, "format");
     let text = |name| header(headers, name).map(Cow::Borrowed);
+    let channel = header(headers, "channel").and_then(|json| serde_json::from_str(json).ok());
+    let contact = header(headers, "contact").and_then(|json| serde_json::from_str(json).ok());
+    let format = header(headers, "format");
     ElementContext {
         format: Format::ALL.into_iter().find(|known| Some(known.as_str()) == format),
         field: text("field"),
         element: element.to_owned(),
-        channel,
+        channel: channel.unwrap_or_default(),
         contact,
         entry_time: text("entry_time"),
         thread: text("thread"),

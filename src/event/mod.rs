@@ -13,12 +13,14 @@ mod write;
 use std::{borrow::Cow, cell::OnceCell};
 
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use self::time::rfc3339_millis;
 use crate::callback::Callback;
 
 pub use self::{
     dead_letter::{DeadLetter, Reason, Stage},
+    form::{Channel, Contact},
     kept_letter::{KeptLetter, NoLetter, header, received_at_ms},
     time::Time,
     write::{Object, fragment, write_text},
@@ -152,27 +154,6 @@ named! {
 /// Text that mostly stands in the callback.
 pub type Text<'a> = Cow<'a, str>;
 
-/// The number that a callback is about. The names are the event's.
-#[expect(missing_docs, reason = "`form::Channel` says what each is")]
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Channel<'a> {
-    pub waba_id: Option<Text<'a>>,
-    pub phone_number_id: Option<Text<'a>>,
-    pub display_phone_number: Option<Text<'a>>,
-}
-
-/// The user whom an element is about, as the callback lists them. The names are the event's.
-#[expect(missing_docs, reason = "`form::Contact` says what each is")]
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Contact<'a> {
-    pub wa_id: Option<Text<'a>>,
-    pub user_id: Option<Text<'a>>,
-    pub parent_user_id: Option<Text<'a>>,
-    pub username: Option<Text<'a>>,
-    pub name: Option<Text<'a>>,
-    pub identity_key_hash: Option<Text<'a>>,
-}
-
 /// Where an element stands: what its event needs beside its content.
 #[derive(Debug, Clone, Default)]
 pub struct ElementContext<'a> {
@@ -256,7 +237,7 @@ pub struct Event<'a> {
     /// Who of a group the element is about.
     pub participant: Option<Text<'a>>,
     /// The field `status`: trimmed, in lower case.
-    pub status: Option<String>,
+    pub status: Option<Text<'a>>,
     /// Of a status.
     pub pricing: Option<Pricing<'a>>,
     /// In the element's order.
@@ -268,7 +249,7 @@ pub struct Event<'a> {
     /// How they are written.
     pub raw_form: RawForm,
     /// Made when it is first asked for, by when all else is set.
-    event_id: OnceCell<[u8; 16]>,
+    event_id: OnceCell<String>,
     receipt: String,
 }
 
@@ -323,16 +304,17 @@ impl<'a> Event<'a> {
 
     /// Names the update: the same update always has the same id. For kinds other than message status
     /// and inbound message, and where id or time is missing, the element's bytes are part of it.
-    pub fn event_id(&self) -> [u8; 16] {
-        *self.event_id.get_or_init(|| self.make_event_id())
+    pub fn event_id(&self) -> &str {
+        self.event_id.get_or_init(|| self.make_event_id())
     }
 
-    fn make_event_id(&self) -> [u8; 16] {
+    fn make_event_id(&self) -> String {
         let is_remainder = self.kind == EventKind::Remainder;
         let timestamp = self.timestamp.as_deref().unwrap_or_default();
-        let seconds = match Time::read(timestamp) {
-            Some(Time::Seconds(seconds)) => Some(seconds.to_string()),
-            _ => None,
+        let mut digits = itoa::Buffer::new();
+        let time = match Time::read(timestamp) {
+            Some(Time::Seconds(seconds)) => digits.format(seconds),
+            _ => timestamp,
         };
         let id = self.message_id.as_deref().unwrap_or_default();
         let is_named = matches!(self.kind, EventKind::MessageStatus | EventKind::InboundMessage)
@@ -347,7 +329,7 @@ impl<'a> Event<'a> {
             number.unwrap_or(self.callback.source).as_bytes(),
             if is_remainder { self.receipt.as_bytes() } else { id.as_bytes() },
             self.state.as_deref().unwrap_or_default().as_bytes(),
-            seconds.as_deref().unwrap_or(timestamp).as_bytes(),
+            time.as_bytes(),
             self.participant.as_deref().unwrap_or_default().as_bytes(),
             content.as_deref().unwrap_or_default(),
             b"",
@@ -358,7 +340,8 @@ impl<'a> Event<'a> {
             hash.update(part);
         }
         let hash: [u8; 32] = hash.finalize().into();
-        hash.first_chunk().copied().unwrap_or_default()
+        let id = hash.first_chunk().copied().unwrap_or_default();
+        Uuid::from_bytes(id).simple().to_string()
     }
 
     /// When it happened, by the sender.
@@ -371,7 +354,7 @@ impl<'a> Event<'a> {
         let time = self.occurred_at().and_then(Time::rfc3339);
         let time = time.unwrap_or_else(|| rfc3339_millis(self.callback.received_at_ms));
         each("ce_specversion", b"1.0");
-        each("ce_id", &hex::<16, 32>(self.event_id()));
+        each("ce_id", self.event_id().as_bytes());
         each("ce_type", ["ai.weni.", self.kind.as_str(), ".v1"].concat().as_bytes());
         each("ce_source", ["/hooks/", self.callback.source].concat().as_bytes());
         each("ce_time", time.as_bytes());
@@ -395,12 +378,4 @@ impl<'a> Event<'a> {
         let context = Some((self.context, topic));
         DeadLetter::new(self.callback, reason, stage, detail, self.raw, context)
     }
-}
-
-/// Lower-case digits; `DIGITS` is twice `BYTES`.
-fn hex<const BYTES: usize, const DIGITS: usize>(bytes: [u8; BYTES]) -> [u8; DIGITS] {
-    let mut digits = [0; DIGITS];
-    // INVARIANT: there is room for exactly two digits a byte.
-    hex::encode_to_slice(bytes, &mut digits).expect("two digits a byte");
-    digits
 }

@@ -14,11 +14,11 @@ pub enum Time {
 impl Time {
     /// Up to 11 digits are seconds, 12 and 13 are milliseconds.
     pub fn read(text: &str) -> Option<Self> {
-        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        if !text.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
         match text.len() {
-            0..=11 => text.parse().ok().map(Self::Seconds),
+            1..=11 => text.parse().ok().map(Self::Seconds),
             12 | 13 => text.parse().ok().map(Self::Millis),
             _ => None,
         }
@@ -36,14 +36,11 @@ impl Time {
     pub fn rfc3339(self) -> Option<String> {
         const SECONDS: DateTimePrinter = DateTimePrinter::new();
         const MILLIS: DateTimePrinter = SECONDS.precision(Some(3));
-        Some(match self {
-            Self::Seconds(seconds) => {
-                SECONDS.timestamp_to_string(&Timestamp::from_second(seconds).ok()?)
-            }
-            Self::Millis(millis) => {
-                MILLIS.timestamp_to_string(&Timestamp::from_millisecond(millis).ok()?)
-            }
-        })
+        let (printer, time) = match self {
+            Self::Seconds(seconds) => (SECONDS, Timestamp::from_second(seconds)),
+            Self::Millis(millis) => (MILLIS, Timestamp::from_millisecond(millis)),
+        };
+        Some(printer.timestamp_to_string(&time.ok()?))
     }
 }
 

@@ -3,8 +3,6 @@
 //! What is written without change is marked, so that the element's bytes may be left out where nothing
 //! else is in them.
 
-use std::cell::Cell;
-
 use super::Value;
 use crate::event::{Object, Text, Time};
 
@@ -16,26 +14,22 @@ impl<'a> Value<'a> {
 
     /// Notes that this value, and all that is in it, is in a typed field without change.
     pub(in crate::normalize) fn mark_typed(self) {
-        if !self.document.typed.is_empty() {
-            let range = self.at as usize..self.note().next as usize;
-            self.document.typed[range].iter().for_each(|typed| typed.set(true));
-        }
+        let range = self.at as usize..self.note().next as usize;
+        self.document.notes[range].iter().for_each(|note| note.typed.set(true));
     }
 
     /// Whether every member of this object, at every depth, is in a typed field without change.
     pub(in crate::normalize) fn is_all_typed(self) -> bool {
-        let (document, end) = (self.document, self.note().next as usize);
-        let is_typed = |at: usize| {
-            let note = document.notes[at];
-            let has_members = note.next as usize > at + 1;
-            note.is_key || has_members || document.typed.get(at).is_some_and(Cell::get)
-        };
-        (self.at as usize + 1..end).all(is_typed)
+        (self.at + 1..self.note().next).all(|at| {
+            let note = &self.document.notes[at as usize];
+            let has_members = note.next > at + 1;
+            has_members || note.typed.get()
+        })
     }
 
     /// Writes its text as a field. Only a string is there without change.
     pub(in crate::normalize) fn copy(self, field: &str, out: &mut Object<'_>) {
-        if self.first_byte() == b'"' {
+        if self.is_string() {
             self.mark_typed();
             if self.is_strict_string() {
                 return out.json(field, self.bytes());
@@ -70,11 +64,10 @@ impl<'a> Value<'a> {
 
     /// Writes a flag as a field.
     pub(in crate::normalize) fn copy_flag(self, name: &str, field: &str, out: &mut Object<'_>) {
-        if let Some(member) = self.get(name)
-            && let Some(flag) = member.flag()
-        {
-            member.mark_typed();
-            out.flag(field, flag);
+        let is_flag = |value: &Value<'_>| matches!(value.bytes(), b"true" | b"false");
+        if let Some(flag) = self.get(name).filter(is_flag) {
+            flag.mark_typed();
+            out.json(field, flag.bytes());
         }
     }
 
@@ -109,7 +102,7 @@ impl<'a> Value<'a> {
     /// A time in digits can be told from RFC 3339 again, unless zeros lead it or it is no string.
     pub(in crate::normalize) fn mark_time(self) {
         let is_plain = |text: Text<'_>| !(text.len() > 1 && text.starts_with('0'));
-        if self.first_byte() == b'"' && self.text().is_some_and(is_plain) {
+        if self.is_string() && self.text().is_some_and(is_plain) {
             self.mark_typed();
         }
     }

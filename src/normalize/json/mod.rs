@@ -13,14 +13,12 @@ mod scan;
 
 use std::{borrow::Cow, cell::Cell, ops::Range};
 
-use self::scan::{Scanner, has_lone_surrogate, unescape};
+use self::scan::{Scanner, unescape};
 
 /// More values than any body that is accepted can sensibly hold; bounds memory to 32 MB.
 const VALUES_MAX: usize = 2_000_000;
 /// Parsers stop at 128, and an event puts its element one level deeper.
 const STRICT_DEPTH: usize = 100;
-/// Bytes of a string around its text.
-const QUOTES: usize = 2;
 const BLANKS: &[u8] = b" \t\r\n";
 
 /// Bytes that are JSON, and where its values are.
@@ -34,14 +32,12 @@ pub(super) struct Document<'a> {
     deepest: usize,
     /// Some number is too large for 64-bit floating point.
     beyond_double: bool,
-    /// Half of a surrogate pair is escaped somewhere; most likely with its other half.
-    surrogates: bool,
-    /// For each note whether its text is in a typed field; empty where nobody asks.
-    typed: Vec<Cell<bool>>,
+    /// Half of a surrogate pair is escaped somewhere without its other half.
+    lone_surrogate: bool,
 }
 
-/// Where a value is.
-#[derive(Debug, Clone, Copy)]
+/// Where a value, or the name of a member, is.
+#[derive(Debug)]
 struct Note {
     start: u32,
     end: u32,
@@ -49,8 +45,10 @@ struct Note {
     next: u32,
     /// A string with a backslash.
     escaped: bool,
-    /// The name of a member.
-    is_key: bool,
+    /// A string with half of a surrogate pair.
+    lone_surrogate: bool,
+    /// A name, or a value that is in a typed field without change.
+    typed: Cell<bool>,
 }
 
 /// One JSON value.
@@ -63,10 +61,8 @@ pub(super) struct Value<'a> {
 /// Why bytes are not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unreadable {
-    /// Not JSON, from this byte on.
-    NotJson {
-        at: usize,
-    },
+    /// From this byte on.
+    NotJson(usize),
     TooManyValues,
 }
 
@@ -81,18 +77,12 @@ impl<'a> Document<'a> {
         let document = Self {
             bytes,
             text: std::str::from_utf8(bytes).ok(),
-            notes: Vec::with_capacity(bytes.len() / 16),
+            notes: Vec::with_capacity(bytes.len() / 8),
             deepest: 0,
             beyond_double: false,
-            surrogates: false,
-            typed: Vec::new(),
+            lone_surrogate: false,
         };
-        Scanner { document, at: 0, open: Vec::new() }.scan()
-    }
-
-    /// From now on values note whether they are in typed fields.
-    pub(super) fn watch_typed(&mut self) {
-        self.typed = vec![Cell::new(false); self.notes.len()];
+        Scanner { document, at: 0, open: Vec::with_capacity(16) }.scan()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -109,18 +99,24 @@ impl<'a> Document<'a> {
         self.deepest <= STRICT_DEPTH
             && !self.beyond_double
             && self.text.is_some()
-            && !(self.surrogates && has_lone_surrogate(self.bytes))
+            && !self.lone_surrogate
     }
 }
 
 impl<'a> Value<'a> {
-    fn note(self) -> Note {
-        self.document.notes[self.at as usize]
+    fn note(self) -> &'a Note {
+        &self.document.notes[self.at as usize]
     }
 
     fn range(self) -> Range<usize> {
-        let Note { start, end, .. } = self.note();
-        start as usize..end as usize
+        let note = self.note();
+        note.start as usize..note.end as usize
+    }
+
+    /// A string's place without its quotes.
+    fn inner(self) -> Range<usize> {
+        let note = self.note();
+        note.start as usize + 1..note.end as usize - 1
     }
 
     /// Its bytes, without blanks around it.
@@ -180,25 +176,26 @@ impl<'a> Value<'a> {
         })
     }
 
+    /// The members of that name, in order.
+    pub(super) fn all(self, name: &str) -> impl Iterator<Item = Value<'a>> {
+        let end = if self.is_object() { self.note().next } else { 0 };
+        let mut at = self.at + 1;
+        std::iter::from_fn(move || {
+            // A name is one note, and its value begins with the next.
+            while at < end {
+                let (key, value) = (Value { at, ..self }, Value { at: at + 1, ..self });
+                at = value.note().next;
+                if key.spells(name) {
+                    return Some(value);
+                }
+            }
+            None
+        })
+    }
+
     /// The member of that name; of several the last text, number or flag, else the last but null.
     pub(super) fn get(self, name: &str) -> Option<Value<'a>> {
-        let end = if self.is_object() { self.note().next } else { 0 };
-        let (notes, mut at, mut found) = (&self.document.notes, self.at + 1, None);
-        // A name is one note, and its value begins with the next.
-        while at < end {
-            let key = Value { at, ..self };
-            let value = Value { at: at + 1, ..self };
-            let Note { start, end, escaped, .. } = notes[at as usize];
-            at = value.note().next;
-            let is_as_long = escaped || (end - start) as usize == name.len() + QUOTES;
-            if is_as_long
-                && key.spells(name)
-                && found.is_none_or(|one: Value<'_>| one.weight() <= value.weight())
-            {
-                found = Some(value);
-            }
-        }
-        found
+        self.all(name).max_by_key(|value| value.weight())
     }
 
     /// Which of several values of one name is read: a heavier one, and of one weight the last.
@@ -212,12 +209,10 @@ impl<'a> Value<'a> {
 
     /// Whether this string's text is that; cheaper than to ask for the text.
     fn spells(self, text: &str) -> bool {
-        let Note { start, end, escaped, .. } = self.note();
-        if escaped {
-            return self.string() == text;
+        match self.note().escaped {
+            true => self.string() == text,
+            false => self.document.bytes[self.inner()] == *text.as_bytes(),
         }
-        let inner = start as usize + 1..end as usize - 1;
-        inner.len() == text.len() && self.document.bytes[inner] == *text.as_bytes()
     }
 
     /// A string's text, or a number's or boolean's as it is written; none for null, `{}` and `[]`.
@@ -237,30 +232,22 @@ impl<'a> Value<'a> {
 
     /// The text of a string; what is no text becomes U+FFFD.
     fn string(self) -> Cow<'a, str> {
-        let Note { start, end, escaped, .. } = self.note();
-        let inner = start as usize + 1..end as usize - 1;
-        if escaped { Cow::Owned(unescape(&self.document.bytes[inner])) } else { self.slice(inner) }
+        match self.note().escaped {
+            true => Cow::Owned(unescape(&self.document.bytes[self.inner()])),
+            false => self.slice(self.inner()),
+        }
     }
 
     /// Whether every strict parser reads this string, whatever stands beside it.
     fn is_strict_string(self) -> bool {
-        let (document, bytes) = (self.document, self.bytes());
-        (document.text.is_some() || std::str::from_utf8(bytes).is_ok())
-            && !(document.surrogates && self.note().escaped && has_lone_surrogate(bytes))
-    }
-
-    /// `true` or `false`.
-    pub(super) fn flag(self) -> Option<bool> {
-        match self.bytes() {
-            b"true" => Some(true),
-            b"false" => Some(false),
-            _ => None,
-        }
+        let is_text = || std::str::from_utf8(self.bytes()).is_ok();
+        !self.note().lone_surrogate && (self.document.text.is_some() || is_text())
     }
 
     /// Whether every strict parser reads this value alone.
     pub(super) fn is_strict(self) -> bool {
-        Document::parse(self.bytes()).is_ok_and(|document| document.is_strict())
+        self.document.is_strict()
+            || Document::parse(self.bytes()).is_ok_and(|document| document.is_strict())
     }
 }
 
@@ -303,7 +290,7 @@ mod tests {
         ] {
             assert_eq!(
                 Document::parse(json.as_bytes()).err(),
-                Some(Unreadable::NotJson { at }),
+                Some(Unreadable::NotJson(at)),
                 "{json}"
             );
         }

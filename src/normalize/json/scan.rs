@@ -1,5 +1,7 @@
 //! Reads the bytes of a document once, and notes where each value begins and ends.
 
+use std::cell::Cell;
+
 use super::{BLANKS, Document, Note, Unreadable, VALUES_MAX};
 
 pub(super) struct Scanner<'a> {
@@ -21,7 +23,7 @@ impl<'a> Scanner<'a> {
                     }
                 }
                 _ => {
-                    self.document.notes[note as usize].escaped = self.scalar()?;
+                    self.scalar()?;
                     self.finish(note);
                 }
             }
@@ -37,8 +39,15 @@ impl<'a> Scanner<'a> {
         self.document.bytes.get(self.at).copied()
     }
 
+    /// Whether this byte comes next, which is then passed.
+    fn skip(&mut self, byte: u8) -> bool {
+        let is_next = self.peek() == Some(byte);
+        self.at += usize::from(is_next);
+        is_next
+    }
+
     fn fail<T>(&self) -> Result<T, Unreadable> {
-        Err(Unreadable::NotJson { at: self.at })
+        Err(Unreadable::NotJson(self.at))
     }
 
     fn blanks(&mut self) {
@@ -53,8 +62,14 @@ impl<'a> Scanner<'a> {
         if number == VALUES_MAX {
             return Err(Unreadable::TooManyValues);
         }
-        let start = self.at as u32;
-        self.document.notes.push(Note { start, end: start, next: 0, escaped: false, is_key });
+        self.document.notes.push(Note {
+            start: self.at as u32,
+            end: 0,
+            next: 0,
+            escaped: false,
+            lone_surrogate: false,
+            typed: Cell::new(is_key),
+        });
         Ok(number as u32)
     }
 
@@ -79,17 +94,16 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A value without others in it. Returns whether it is a string with something escaped.
-    fn scalar(&mut self) -> Result<bool, Unreadable> {
+    /// A value without others in it.
+    fn scalar(&mut self) -> Result<(), Unreadable> {
         match self.peek() {
-            Some(b'"') => return self.string(),
-            Some(b'-' | b'0'..=b'9') => self.number()?,
-            Some(b't') => self.word(b"true")?,
-            Some(b'f') => self.word(b"false")?,
-            Some(b'n') => self.word(b"null")?,
-            _ => return self.fail(),
+            Some(b'"') => self.string(),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            Some(b't') => self.word(b"true"),
+            Some(b'f') => self.word(b"false"),
+            Some(b'n') => self.word(b"null"),
+            _ => self.fail(),
         }
-        Ok(false)
     }
 
     /// After a value: closes what ends here; true if another value follows.
@@ -120,24 +134,18 @@ impl<'a> Scanner<'a> {
 
     fn key(&mut self) -> Result<(), Unreadable> {
         let note = self.begin(true)?;
-        self.document.notes[note as usize].escaped = self.string()?;
+        self.string()?;
         self.finish(note);
         self.blanks();
-        if self.peek() != Some(b':') {
-            return self.fail();
-        }
-        self.at += 1;
-        Ok(())
+        if self.skip(b':') { Ok(()) } else { self.fail() }
     }
 
-    /// A string with its quotes; any byte that is no control character may be in it. Returns
-    /// whether something in it is escaped.
-    fn string(&mut self) -> Result<bool, Unreadable> {
-        if self.peek() != Some(b'"') {
+    /// A string with its quotes; any byte that is no control character may be in it. Its note is the
+    /// last one.
+    fn string(&mut self) -> Result<(), Unreadable> {
+        if !self.skip(b'"') {
             return self.fail();
         }
-        self.at += 1;
-        let mut escaped = false;
         loop {
             let rest = &self.document.bytes[self.at..];
             let plain = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
@@ -151,65 +159,51 @@ impl<'a> Scanner<'a> {
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(escaped);
+                    return Ok(());
                 }
                 Some(_) => self.escape()?,
                 None => return self.fail(),
             }
-            escaped = true;
         }
     }
 
     fn escape(&mut self) -> Result<(), Unreadable> {
         self.at += 1;
-        match self.peek() {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
-            Some(b'u') => {
-                let digits = self.document.bytes.get(self.at + 1..self.at + 5);
-                if let Some([b'd' | b'D', b'8'..=b'9' | b'a'..=b'f' | b'A'..=b'F', ..]) = digits {
-                    self.document.surrogates = true;
-                }
-                if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
-                    return self.fail();
-                }
-                self.at += 5;
-            }
-            _ => return self.fail(),
+        let rest = &self.document.bytes[self.at..];
+        let Some((letter, bytes)) = unescape_one(rest) else { return self.fail() };
+        self.at += bytes;
+        let is_lone = letter.is_none();
+        self.document.lone_surrogate |= is_lone;
+        if let Some(note) = self.document.notes.last_mut() {
+            note.escaped = true;
+            note.lone_surrogate |= is_lone;
         }
         Ok(())
     }
 
     fn number(&mut self) -> Result<(), Unreadable> {
         let start = self.at;
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
-        match self.peek() {
-            Some(b'0') => self.at += 1,
-            _ => self.digits()?,
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
+        self.skip(b'-');
+        if !self.skip(b'0') {
             self.digits()?;
         }
-        let digits = self.at - start;
-        if self.exponent()? || digits >= 300 {
+        if self.skip(b'.') {
+            self.digits()?;
+        }
+        let is_long = self.at - start >= 300;
+        let has_exponent = self.skip(b'e') || self.skip(b'E');
+        if has_exponent {
+            if !self.skip(b'+') {
+                self.skip(b'-');
+            }
+            self.digits()?;
+        }
+        if has_exponent || is_long {
             let number = &self.document.bytes[start..self.at];
             let number = std::str::from_utf8(number).unwrap_or_default().parse::<f64>();
             self.document.beyond_double |= !number.is_ok_and(f64::is_finite);
         }
         Ok(())
-    }
-
-    fn exponent(&mut self) -> Result<bool, Unreadable> {
-        if !matches!(self.peek(), Some(b'e' | b'E')) {
-            return Ok(false);
-        }
-        self.at += 1;
-        if matches!(self.peek(), Some(b'+' | b'-')) {
-            self.at += 1;
-        }
-        self.digits().map(|()| true)
     }
 
     fn digits(&mut self) -> Result<(), Unreadable> {
@@ -229,65 +223,45 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The text inside a string; what is no text becomes U+FFFD.
+/// The text inside a string that was read; what is no text becomes U+FFFD.
 pub(super) fn unescape(inner: &[u8]) -> String {
     let mut text = String::with_capacity(inner.len());
     let mut rest = inner;
-    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+    while let Some(at) = memchr::memchr(b'\\', rest) {
         text.push_str(&String::from_utf8_lossy(&rest[..at]));
-        rest = &rest[at + 1..];
-        let (letter, taken) = match rest[0] {
-            b'b' => ('\u{8}', 1),
-            b'f' => ('\u{c}', 1),
-            b'n' => ('\n', 1),
-            b'r' => ('\r', 1),
-            b't' => ('\t', 1),
-            b'u' => unicode(rest),
-            other => (char::from(other), 1),
-        };
-        text.push(letter);
-        rest = &rest[taken..];
+        let escape = &rest[at + 1..];
+        let (letter, bytes) = unescape_one(escape).unwrap_or_default();
+        text.push(letter.unwrap_or(char::REPLACEMENT_CHARACTER));
+        rest = &escape[bytes..];
     }
     text.push_str(&String::from_utf8_lossy(rest));
     text
 }
 
-/// The character of `uXXXX`, or of a pair of them; a lone surrogate is U+FFFD.
-fn unicode(rest: &[u8]) -> (char, usize) {
-    let first = unit(rest);
-    if (0xd800..0xdc00).contains(&first)
-        && rest.get(5) == Some(&b'\\')
-        && rest.get(6) == Some(&b'u')
-    {
-        let second = unit(&rest[6..]);
-        if (0xdc00..0xe000).contains(&second) {
-            let code = 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00);
-            return (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), 11);
+/// What a backslash and these bytes stand for, and how many of them; without a character it is half
+/// of a surrogate pair. None: nothing that may be escaped.
+fn unescape_one(escape: &[u8]) -> Option<(Option<char>, usize)> {
+    let letter = match *escape.first()? {
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        byte @ (b'"' | b'\\' | b'/') => char::from(byte),
+        _ => {
+            let first = unit(escape)?;
+            let second = escape[5..].strip_prefix(b"\\").and_then(unit);
+            let letter = char::decode_utf16([first].into_iter().chain(second)).next()?.ok();
+            let is_pair = letter.is_some_and(|letter| letter > '\u{ffff}');
+            return Some((letter, if is_pair { 11 } else { 5 }));
         }
-    }
-    (char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER), 5)
+    };
+    Some((Some(letter), 1))
 }
 
 /// The number in `uXXXX`.
-fn unit(escape: &[u8]) -> u32 {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).unwrap_or(0);
-    escape[1..5].iter().fold(0, |unit, byte| unit << 4 | digit(byte))
-}
-
-pub(super) fn has_lone_surrogate(bytes: &[u8]) -> bool {
-    let mut rest = bytes;
-    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
-        rest = &rest[at + 1..];
-        if rest[0] != b'u' {
-            rest = &rest[1..];
-            continue;
-        }
-        let (letter, taken) = unicode(rest);
-        // An escaped U+FFFD itself is no surrogate.
-        if letter == char::REPLACEMENT_CHARACTER && unit(rest) != 0xfffd {
-            return true;
-        }
-        rest = &rest[taken..];
-    }
-    false
+fn unit(escape: &[u8]) -> Option<u16> {
+    let mut unit = [0; 2];
+    hex::decode_to_slice(escape.strip_prefix(b"u")?.get(..4)?, &mut unit).ok()?;
+    Some(u16::from_be_bytes(unit))
 }
