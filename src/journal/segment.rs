@@ -280,7 +280,7 @@ pub(super) struct Layout {
     pub(super) spans: Vec<Range<Position>>,
     /// Position and offset in the file of some frames, which lie `mark_every_bytes` or more apart.
     marks: Vec<(Position, u64)>,
-    mark_every_bytes: u64,
+    pub(super) mark_every_bytes: u64,
     /// Offset after the last frame.
     pub(super) end: u64,
 }
