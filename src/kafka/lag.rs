@@ -76,8 +76,8 @@ fn lag(
         );
     }
     for partition in partitions {
-        let end = |view| Ok(cluster.watermarks(view, topic, partition)?.end);
-        let (stable, end) = (end(View::Stable)?, end(View::Unstable)?);
+        let stable = cluster.watermarks(View::Stable, topic, partition)?.end;
+        let end = cluster.watermarks(View::Unstable, topic, partition)?.end;
         let key = (topic.to_owned(), partition);
         longest = longest.max(held_for(held, key, stable, end, Instant::now()));
     }
