@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     event::Reason,
-    replay::{self, Filter, Options, Summary},
+    replay::{self, Options, Summary},
 };
 
 const EXAMPLES: &str = "\
@@ -92,7 +92,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let reasons = reasons.into_iter().collect();
     let sources = sources.into_iter().collect();
-    let options = Options { filter: Filter { reasons, sources, since, until }, dismiss_dead };
+    let options = Options { reasons, sources, since, until, dismiss_dead };
     if !dry_run && !yes && !stdin().is_terminal() {
         bail!(
             "standard input is no terminal, so there is no one to ask: add --yes to replay, or \

@@ -114,8 +114,8 @@ impl Cluster {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replication_factor));
         let options = AdminOptions::new().operation_timeout(Some(CALL)).request_timeout(Some(CALL));
         let options = options.validate_only(is_trial);
-        let created = block_on(self.admin()?.create_topics([&topic], &options));
-        match created.map_err(Obstacle::kafka)?.pop() {
+        let admin: AdminClient<DefaultClientContext> = self.base.create()?;
+        match block_on(admin.create_topics([&topic], &options))?.pop() {
             Some(Err((_, code))) if code != Code::TopicAlreadyExists => {
                 let detail = format!("topic {name} is missing and cannot be created: {code}");
                 Err(Obstacle::new(Blocked::UnknownTopic, detail))
@@ -126,10 +126,6 @@ impl Cluster {
                 Ok(())
             }
         }
-    }
-
-    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, Obstacle> {
-        self.base.create().map_err(Obstacle::kafka)
     }
 
     /// Reads the topics' limits, and sets the metric of topics at risk.
@@ -161,9 +157,8 @@ impl Cluster {
     fn settings(&self, names: &[&str]) -> HashMap<String, Settings> {
         let topics: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
         let options = AdminOptions::new().request_timeout(Some(CALL));
-        let described = self.admin().and_then(|admin| {
-            block_on(admin.describe_configs(&topics, &options)).map_err(Obstacle::kafka)
-        });
+        let admin = self.base.create::<AdminClient<DefaultClientContext>>();
+        let described = admin.and_then(|admin| block_on(admin.describe_configs(&topics, &options)));
         let described = described.unwrap_or_else(|error| {
             tracing::warn!(%error, "the topics' configuration cannot be read: limits and risks are not checked");
             Vec::new()

@@ -91,8 +91,10 @@ impl Obstacle {
     pub fn of(blocked: Blocked, failure: &Failure) -> Self {
         Self::new(blocked, label(failure.code))
     }
+}
 
-    pub(super) fn kafka(error: KafkaError) -> Self {
+impl From<KafkaError> for Obstacle {
+    fn from(error: KafkaError) -> Self {
         let blocked = error.rdkafka_error_code().map_or(Blocked::KafkaError, Blocked::by);
         Self::new(blocked, error.to_string())
     }

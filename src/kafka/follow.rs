@@ -67,16 +67,16 @@ impl Cluster {
         };
         let mut asked = TopicPartitionList::new();
         for (topic, partition) in partitions {
-            asked.add_partition_offset(topic, *partition, offset).map_err(Obstacle::kafka)?;
+            asked.add_partition_offset(topic, *partition, offset)?;
         }
         let client = self.consumer(view);
         // Its events would fill the memory.
         while client.poll(Duration::ZERO).is_some() {}
-        let answer = client.offsets_for_times(asked, CALL).map_err(Obstacle::kafka)?;
+        let answer = client.offsets_for_times(asked, CALL)?;
         let mut offsets = Offsets::new();
         let mut at_end = Vec::new();
         for element in answer.elements() {
-            element.error().map_err(Obstacle::kafka)?;
+            element.error()?;
             let place = (element.topic().to_owned(), element.partition());
             match element.offset() {
                 Offset::Offset(offset) => drop(offsets.insert(place, offset)),

@@ -76,10 +76,9 @@ impl Cluster {
         let consumer = consumer(&self.base, &self.group, &properties, &self.metrics)?;
         let mut assignment = TopicPartitionList::new();
         for (partition, offset) in from {
-            let mut partition = assignment.add_partition(topic, *partition);
-            partition.set_offset(Offset::Offset(*offset)).map_err(Obstacle::kafka)?;
+            assignment.add_partition(topic, *partition).set_offset(Offset::Offset(*offset))?;
         }
-        consumer.assign(&assignment).map_err(Obstacle::kafka)?;
+        consumer.assign(&assignment)?;
         Ok(consumer)
     }
 }
@@ -95,7 +94,7 @@ fn consumer(
         config.set(*name, *value);
     }
     let context = Context::new(Arc::clone(metrics));
-    BaseConsumer::from_config_and_context(&config, context).map_err(Obstacle::kafka)
+    Ok(BaseConsumer::from_config_and_context(&config, context)?)
 }
 
 impl super::Cluster for Cluster {
@@ -116,8 +115,8 @@ impl super::Cluster for Cluster {
     }
 
     fn watermarks(&self, view: View, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle> {
-        let watermarks = self.consumer(view).fetch_watermarks(topic, partition, CALL);
-        watermarks.map(|(low, end)| low..end).map_err(Obstacle::kafka)
+        let (low, end) = self.consumer(view).fetch_watermarks(topic, partition, CALL)?;
+        Ok(low..end)
     }
 
     fn committed(
@@ -224,7 +223,7 @@ pub(super) fn fetched(
             // The client reconnects by itself.
             let fault = error.rdkafka_error_code().map(classify);
             let is_passing = matches!(fault, Some(Fault::Time | Fault::Shared(Blocked::NoBroker)));
-            return if is_passing { Ok(None) } else { Err(Obstacle::kafka(error)) };
+            return if is_passing { Ok(None) } else { Err(error.into()) };
         }
     };
     let owned = |bytes: Option<&[u8]>| bytes.unwrap_or_default().to_vec();

@@ -58,8 +58,7 @@ impl Producer {
         consumer: &BaseConsumer<Context>,
         timeout: Duration,
     ) -> Result<Option<Self>, Obstacle> {
-        let client =
-            BaseProducer::from_config_and_context(config, context).map_err(Obstacle::kafka)?;
+        let client = BaseProducer::from_config_and_context(config, context)?;
         // In steps, to serve the client's events in between.
         let initialised = repeat(2 * CALL, || {
             client.poll(Duration::ZERO);
@@ -72,7 +71,7 @@ impl Producer {
             }
             // The connection's own error is nearer to the cause than a call's timeout.
             let trouble = client.context().take_trouble();
-            return Err(trouble.unwrap_or_else(|| Obstacle::kafka(error)));
+            return Err(trouble.unwrap_or_else(|| error.into()));
         }
         // INVARIANT: `group.id` is always set, and that is all that the metadata needs.
         let group = consumer.group_metadata().expect("a consumer with a group");

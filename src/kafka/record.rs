@@ -2,7 +2,7 @@
 //! and a replay both decide it here.
 
 use super::{Timestamps, Topics};
-use crate::event::{DeadLetter, Event, Item, Reason, Stage, Topic};
+use crate::event::{Event, Item, Reason, Stage, Topic};
 
 /// At most what Kafka's record format adds to key, value and headers: lengths, offsets, batch.
 const RECORD_OVERHEAD_BYTES: usize = 512;
@@ -102,7 +102,9 @@ impl Draft {
                 Err((reason, detail)) => event.into_dead_letter(reason, Stage::Publish, detail),
             },
         };
-        self.dead_letter(&letter);
+        self.begin(Topic::DeadLetter, letter.key());
+        self.value.extend_from_slice(letter.value());
+        letter.headers(&mut |name, value| self.headers.push(name, value));
         Item::DeadLetter(letter)
     }
 
@@ -127,12 +129,6 @@ impl Draft {
         }
         let bytes = self.wire_bytes();
         Err((Reason::TooLarge, format!("{bytes} bytes are more than the topic takes")))
-    }
-
-    fn dead_letter(&mut self, letter: &DeadLetter<'_>) {
-        self.begin(Topic::DeadLetter, letter.key());
-        self.value.extend_from_slice(letter.value());
-        letter.headers(&mut |name, value| self.headers.push(name, value));
     }
 
     fn begin(&mut self, topic: Topic, key: &str) {

@@ -18,11 +18,16 @@ impl<P: Producer> Session<'_, P> {
         self.account();
         // Without a position in Kafka the checkpoint counts. An abort may delete the position
         // before it, so the checkpoint goes back on disk before anything is sent.
-        let set_back = || if self.unfinished { self.set_checkpoint_back() } else { Ok(()) };
-        let failed = removed.and_then(|()| set_back()).err();
-        if let Some(error) = failed {
-            return Err(Ended::Lost(Some(self.disk_failed(&error))));
-        }
+        let set_back = || {
+            if !self.unfinished {
+                return Ok(());
+            }
+            let journal = &self.shared.journal;
+            journal.advance_committed(self.checkpoint((self.position, Uuid::nil())));
+            journal.write_checkpoint()
+        };
+        let done = removed.and_then(|()| set_back());
+        done.map_err(|error| Ended::Lost(Some(self.disk_failed(&error))))?;
         if std::mem::take(&mut self.learnt.suspects.first_is_slow)
             && !self.unfinished
             && let Some(first) = self.takes_small_records()?
@@ -65,10 +70,5 @@ impl<P: Producer> Session<'_, P> {
             // On disk too: a replay takes only quarantined files before the checkpoint.
             journal.advance_committed(self.checkpoint((self.position, self.last_receipt)));
         }
-    }
-
-    fn set_checkpoint_back(&self) -> io::Result<()> {
-        self.shared.journal.advance_committed(self.checkpoint((self.position, Uuid::nil())));
-        self.shared.journal.write_checkpoint()
     }
 }

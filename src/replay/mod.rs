@@ -42,9 +42,9 @@ const TRANSACTION_RECORDS: usize = 1000;
 const TRANSACTION_BYTES: usize = 4 << 20;
 const UNREADABLE: &str = "the dead letters cannot be read";
 
-/// Which dead letters; empty means all.
+/// What is to be replayed, and how. Empty means all.
 #[derive(Debug, Default)]
-pub struct Filter {
+pub struct Options {
     /// By the header `reason`.
     pub reasons: BTreeSet<String>,
     /// By the header `source`.
@@ -53,9 +53,11 @@ pub struct Filter {
     pub since: Option<Timestamp>,
     /// Received before this time.
     pub until: Option<Timestamp>,
+    /// Letters that still are dead are done as well.
+    pub dismiss_dead: bool,
 }
 
-impl Filter {
+impl Options {
     fn takes(&self, letter: &Letter) -> bool {
         let has =
             |set: &BTreeSet<String>, name| set.is_empty() || set.contains(letter.header(name));
@@ -66,15 +68,6 @@ impl Filter {
             && self.since.is_none_or(from)
             && self.until.is_none_or(|until| !from(until))
     }
-}
-
-/// What is to be replayed, and how.
-#[derive(Debug, Default)]
-pub struct Options {
-    /// Which letters.
-    pub filter: Filter,
-    /// Letters that still are dead are done as well.
-    pub dismiss_dead: bool,
 }
 
 /// Is told how many letters were read, and how many there are.
@@ -308,7 +301,7 @@ impl<'a, C: Cluster> Replay<'a, C> {
                 return None;
             }
         }
-        if !self.options.filter.takes(letter) {
+        if !self.options.takes(letter) {
             self.summary.left_out += 1;
             return None;
         }
