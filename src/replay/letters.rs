@@ -94,12 +94,9 @@ impl<R: Reader> Letters<R> {
     /// take offsets too. None at the end of all partitions.
     pub(super) fn next(&mut self) -> Result<Option<(Letter, i64)>, Obstacle> {
         (0..self.partitions.len()).try_for_each(|at| self.fill(at))?;
-        let with_letters =
-            self.partitions.iter_mut().filter(|partition| !partition.read.is_empty());
-        let accepted = |partition: &Partition| partition.read[0].1.clone();
-        let Some(oldest) = with_letters.min_by_key(|partition| accepted(partition)) else {
-            return Ok(None);
-        };
+        let with_letters = self.partitions.iter_mut().filter(|one| !one.read.is_empty());
+        let oldest = with_letters.min_by(|one, other| one.read[0].1.cmp(&other.read[0].1));
+        let Some(oldest) = oldest else { return Ok(None) };
         Ok(oldest.read.pop_front().map(|(offset, _, letter)| {
             let offsets = offset + 1 - oldest.next;
             oldest.next = offset + 1;
