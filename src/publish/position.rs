@@ -140,8 +140,8 @@ impl<C: Cluster> Reading<'_, C> {
         }
     }
 
-    /// The metadata of the position, if this journal may publish after it.
-    fn judge(&self, kept: Option<&GroupOffset>) -> Result<Option<PositionMetadata>, Obstacle> {
+    /// The receipt before the position, nil without one, if this journal may publish after it.
+    fn judge(&self, kept: Option<&GroupOffset>) -> Result<Uuid, Obstacle> {
         let journal = &self.shared.journal;
         if let Some(checkpoint) = journal.checkpoint()
             && !checkpoint.cluster_id.is_empty()
@@ -154,7 +154,7 @@ impl<C: Cluster> Reading<'_, C> {
             );
             return Err(Obstacle::new(Blocked::ClusterChanged, detail));
         }
-        let Some(kept) = kept else { return Ok(None) };
+        let Some(kept) = kept else { return Ok(Uuid::nil()) };
         if kept.metadata.is_empty() {
             let detail = "the group's offset was reset by hand: run `weni-edge journal fork`";
             return Err(Obstacle::new(Blocked::PositionReset, detail));
@@ -166,7 +166,7 @@ impl<C: Cluster> Reading<'_, C> {
                           wrong one, or run `weni-edge journal fork`";
             return Err(Obstacle::new(Blocked::JournalDiverged, detail));
         }
-        Ok(metadata)
+        Ok(metadata.map_or(Uuid::nil(), |metadata| metadata.receipt))
     }
 
     /// A publisher that was replaced while it waited must not touch what its successor uses.
@@ -215,8 +215,7 @@ impl<C: Cluster> Reading<'_, C> {
         let doubted_until = clock::now() + DOUBT;
         loop {
             let (kept, unfinished) = self.stable_or_unfinished(within)?;
-            let metadata = self.judge(kept.as_ref())?;
-            let receipt = metadata.map_or(Uuid::nil(), |metadata| metadata.receipt);
+            let receipt = self.judge(kept.as_ref())?;
             let position = kept.as_ref().map(position_of);
             let unfinished = unfinished || untold;
             if unfinished {
