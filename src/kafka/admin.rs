@@ -91,7 +91,7 @@ impl Cluster {
     /// answer.
     pub(crate) fn topic_states(&self, names: &[&str]) -> Vec<Result<Option<TopicState>, Obstacle>> {
         let mut settings = self.settings(names);
-        let state = |name: &&str| {
+        let state = |name: &&str| -> Result<_, Obstacle> {
             let metadata = self.metadata(name)?;
             let partitions = partitions_of(&metadata, name)?;
             let fewest =

@@ -25,7 +25,8 @@ pub(super) struct Letter {
 pub(super) enum Origin {
     Record {
         partition: i32,
-        offset: i64,
+        /// Its own, and before it those since the letter before: transaction markers take offsets too.
+        offsets: Range<i64>,
     },
     /// The name of its files.
     File(String),
@@ -35,7 +36,9 @@ impl Origin {
     /// The value of the header `replayed-from`.
     pub(super) fn name(&self, topic: &str) -> String {
         match self {
-            Self::Record { partition, offset } => format!("{topic}/{partition}@{offset}"),
+            Self::Record { partition, offsets } => {
+                format!("{topic}/{partition}@{}", offsets.end - 1)
+            }
             Self::File(name) => name.clone(),
         }
     }
@@ -59,11 +62,11 @@ pub(super) struct Letters<R> {
 
 struct Partition {
     number: i32,
-    /// The offset after the last letter that was returned.
+    /// The offset after the last letter that was read.
     next: i64,
     end: i64,
-    /// Letters in order, each with when its callback was accepted.
-    read: VecDeque<(i64, (u64, String), Letter)>,
+    /// Letters in order, each with when its callback was accepted, and its receipt.
+    read: VecDeque<((u64, String), Letter)>,
     ended: bool,
 }
 
@@ -90,18 +93,12 @@ impl<R: Reader> Letters<R> {
         })
     }
 
-    /// The next one, and how many offsets end with it since the letter before: transaction markers
-    /// take offsets too. None at the end of all partitions.
-    pub(super) fn next(&mut self) -> Result<Option<(Letter, i64)>, Obstacle> {
+    /// The next one; none at the end of all partitions.
+    pub(super) fn next(&mut self) -> Result<Option<Letter>, Obstacle> {
         (0..self.partitions.len()).try_for_each(|at| self.fill(at))?;
         let with_letters = self.partitions.iter_mut().filter(|one| !one.read.is_empty());
-        let oldest = with_letters.min_by(|one, other| one.read[0].1.cmp(&other.read[0].1));
-        let Some(oldest) = oldest else { return Ok(None) };
-        Ok(oldest.read.pop_front().map(|(offset, _, letter)| {
-            let offsets = offset + 1 - oldest.next;
-            oldest.next = offset + 1;
-            (letter, offsets)
-        }))
+        let oldest = with_letters.min_by(|one, other| one.read[0].0.cmp(&other.read[0].0));
+        Ok(oldest.and_then(|oldest| oldest.read.pop_front()).map(|(_, letter)| letter))
     }
 
     /// After the last letter: the offsets of each partition after its last one.
@@ -137,11 +134,13 @@ impl<R: Reader> Letters<R> {
             // The client may deliver a record twice.
             Fetched::Record(record) if record.offset < partition.next => {}
             Fetched::Record(Followed { offset, headers, value, .. }) if offset < partition.end => {
-                let origin = Origin::Record { partition: number, offset };
+                let offsets = partition.next..offset + 1;
+                partition.next = offsets.end;
+                let origin = Origin::Record { partition: number, offsets };
                 let letter = Letter { origin, headers, value };
                 let receipt = letter.header("receipt").to_owned();
                 let accepted = (letter.received_at_ms().unwrap_or(0), receipt);
-                partition.read.push_back((offset, accepted, letter));
+                partition.read.push_back((accepted, letter));
             }
             _ => partition.ended = true,
         }

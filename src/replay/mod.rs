@@ -117,8 +117,6 @@ fn connect(config: &Config) -> anyhow::Result<librdkafka::Cluster> {
 /// A letter that goes into the next transaction.
 struct Ready {
     origin: Origin,
-    /// Offsets that are done with it: its own and those between the letter before and it.
-    offsets: i64,
     records: Vec<Draft>,
     /// When its callback was accepted.
     accepted_ms: u64,
@@ -269,10 +267,12 @@ impl<'a, C: Cluster> Replay<'a, C> {
         let mut letters = letters.context(UNREADABLE)?;
         let (mut ready, mut records, mut bytes) = (Vec::new(), 0, 0);
         let mut done = 0;
-        while let Some((letter, offsets)) = letters.next().context(UNREADABLE)? {
-            done += offsets as u64;
+        while let Some(letter) = letters.next().context(UNREADABLE)? {
+            if let Origin::Record { offsets, .. } = &letter.origin {
+                done += (offsets.end - offsets.start) as u64;
+            }
             watch(done, total);
-            if let Some(letter) = self.letter(&letter, offsets) {
+            if let Some(letter) = self.letter(letter) {
                 records += letter.records.len();
                 bytes += letter.records.iter().map(Draft::wire_bytes).sum::<usize>();
                 ready.push(letter);
@@ -292,28 +292,28 @@ impl<'a, C: Cluster> Replay<'a, C> {
     }
 
     /// Judges a letter; none if nothing is to be done about it.
-    fn letter(&mut self, letter: &Letter, offsets: i64) -> Option<Ready> {
-        if let Origin::Record { partition, offset } = letter.origin {
-            let progress = self.kept.partition(partition);
-            if progress.contains(offset) {
-                progress.insert(offset + 1 - offsets..offset + 1);
+    fn letter(&mut self, letter: Letter) -> Option<Ready> {
+        if let Origin::Record { partition, offsets } = &letter.origin {
+            let progress = self.kept.partition(*partition);
+            if progress.contains(offsets.end - 1) {
+                progress.insert(offsets.clone());
                 self.summary.done_before += 1;
                 return None;
             }
         }
-        if !self.options.takes(letter) {
+        if !self.options.takes(&letter) {
             self.summary.left_out += 1;
             return None;
         }
-        let verdict = verdict::judge(self.config, &self.topics, letter);
-        self.summary.count(letter, &verdict, &self.topics);
+        let verdict = verdict::judge(self.config, &self.topics, &letter);
+        self.summary.count(&letter, &verdict, &self.topics);
         let records = match verdict {
             Ok(records) => records,
             Err(_) if self.options.dismiss_dead => Vec::new(),
             Err(_) => return None,
         };
         let accepted_ms = letter.received_at_ms().unwrap_or_default();
-        Some(Ready { origin: letter.origin.clone(), offsets, records, accepted_ms })
+        Some(Ready { origin: letter.origin, records, accepted_ms })
     }
 
     /// The quarantined files to be replayed. Those that are done are renamed.
@@ -343,7 +343,7 @@ impl<'a, C: Cluster> Replay<'a, C> {
             read => read.with_context(|| at.clone())?,
         };
         let letter = Letter { origin: Origin::File(name.to_owned()), headers, value };
-        let Some(letter) = self.letter(&letter, 0) else { return Ok(()) };
+        let Some(letter) = self.letter(letter) else { return Ok(()) };
         self.publish(&[letter])?;
         if self.producer.is_some() {
             quarantine::mark_replayed(self.quarantine(), name).context(at)?;

@@ -36,9 +36,8 @@ impl Kept {
         let mut next = self.clone();
         for letter in letters {
             match &letter.origin {
-                Origin::Record { partition, offset } => {
-                    let end = offset + 1;
-                    next.partition(*partition).insert(end - letter.offsets..end);
+                Origin::Record { partition, offsets } => {
+                    next.partition(*partition).insert(offsets.clone());
                 }
                 Origin::File(name) => {
                     next.files.push_back(name.clone());
