@@ -91,10 +91,6 @@ pub(super) struct TransactionBatch<'a, P> {
     pub(super) timestamps: Timestamps,
     /// Only these are sent, to find the one that is rejected; nothing is quarantined then.
     pub(super) only: Option<&'a BTreeSet<ItemId>>,
-    /// Nothing is taken beyond it.
-    pub(super) limit: Size,
-    /// Nothing is taken after it, but one callback.
-    pub(super) full_at: Option<Instant>,
     /// Nothing is sent after it.
     pub(super) deadline: Instant,
     pub(super) attempt: Attempt,
@@ -102,13 +98,18 @@ pub(super) struct TransactionBatch<'a, P> {
 }
 
 impl<P: Producer> TransactionBatch<'_, P> {
-    /// Takes callbacks, at least one, until a limit or the last item of [`only`](Self::only) is
-    /// reached, or nothing durable is left. After an error the transaction has to be aborted.
-    pub(super) fn fill(&mut self, reader: &mut Reader) -> Result<(), BatchError> {
-        let full_at = self.full_at;
+    /// Takes callbacks, at least one, until `limit`, `full_at` or the last item of
+    /// [`only`](Self::only) is reached, or nothing durable is left. After an error the transaction has
+    /// to be aborted.
+    pub(super) fn fill(
+        &mut self,
+        reader: &mut Reader,
+        limit: Size,
+        full_at: Option<Instant>,
+    ) -> Result<(), BatchError> {
         let is_late = || full_at.is_some_and(|full_at| clock::now() >= full_at);
         let last = self.only.and_then(BTreeSet::last).map(|last| last.position);
-        while self.attempt.size.is_below(self.limit) && (self.attempt.end.is_none() || !is_late()) {
+        while self.attempt.size.is_below(limit) && (self.attempt.end.is_none() || !is_late()) {
             let Some(record) = reader.next()? else { return Ok(()) };
             if last.is_some_and(|last| record.position > last) {
                 return Ok(());

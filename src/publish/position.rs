@@ -65,7 +65,7 @@ impl FromStr for PositionMetadata {
 pub(super) struct Start {
     pub(super) position: Position,
     /// Of the last callback before it, as far as it is known.
-    pub(super) receipt: Uuid,
+    pub(super) last_receipt: Uuid,
     /// The position did not go back, and Kafka left nothing open.
     pub(super) is_certain: bool,
     /// Kafka left an earlier transaction after this position open.
@@ -106,7 +106,8 @@ pub(super) fn open<'a, C: Cluster>(
     let start = reading.start(SETTLES_WITHIN + 2 * first_answer, learnt.tries_to_end > 0)?;
     reading.still_counts()?;
     learnt.tries_to_end = learnt.tries_to_end.saturating_sub(1);
-    let (run, index) = (start.position.run(), start.position.index());
+    let Start { position, last_receipt, is_certain, unfinished } = start;
+    let (run, index) = (position.run(), position.index());
     let seconds = (clock::now() - since).as_secs_f64();
     tracing::info!(
         run,
@@ -114,7 +115,18 @@ pub(super) fn open<'a, C: Cluster>(
         seconds,
         "a producer is open: publishing goes on from this position"
     );
-    Ok(Session::new(shared, learnt, producer, topics, start))
+    Ok(Session {
+        shared,
+        learnt,
+        producer,
+        topics,
+        reader: shared.journal.reader(position),
+        position,
+        last_receipt,
+        last_commit: clock::now(),
+        is_certain,
+        unfinished,
+    })
 }
 
 /// Reads and judges the position.
@@ -215,7 +227,7 @@ impl<C: Cluster> Reading<'_, C> {
         let doubted_until = clock::now() + DOUBT;
         loop {
             let (kept, unfinished) = self.stable_or_unfinished(within)?;
-            let receipt = self.judge(kept.as_ref())?;
+            let last_receipt = self.judge(kept.as_ref())?;
             let position = kept.as_ref().map(position_of);
             let unfinished = unfinished || untold;
             if unfinished {
@@ -224,14 +236,14 @@ impl<C: Cluster> Reading<'_, C> {
                 // lie after it, because Kafka has acknowledged its commit.
                 let first = if untold { known } else { journal.oldest() };
                 let position = position.unwrap_or(first);
-                return Ok(Start { position, receipt, is_certain: false, unfinished });
+                return Ok(Start { position, last_receipt, is_certain: false, unfinished });
             }
             if position.is_none() && known > journal.oldest() {
                 tracing::warn!("Kafka keeps no position: going on from the journal's checkpoint");
             }
             let position = position.unwrap_or(known);
             if position >= known {
-                return Ok(Start { position, receipt, is_certain: true, unfinished });
+                return Ok(Start { position, last_receipt, is_certain: true, unfinished });
             }
             if clock::now() < doubted_until {
                 self.shared.heartbeat.beat_in_kafka();
@@ -239,7 +251,7 @@ impl<C: Cluster> Reading<'_, C> {
                 continue;
             }
             if mutant::is("position that went back not believed") {
-                return Ok(Start { position: known, receipt, is_certain: false, unfinished });
+                return Ok(Start { position: known, last_receipt, is_certain: false, unfinished });
             }
             self.shared.metrics.position_went_back_total.inc();
             let repeated = journal.count(position, known);
@@ -249,7 +261,7 @@ impl<C: Cluster> Reading<'_, C> {
                     "Kafka's position lies before the oldest record: callbacks between them are gone"
                 );
             }
-            return Ok(Start { position, receipt, is_certain: false, unfinished });
+            return Ok(Start { position, last_receipt, is_certain: false, unfinished });
         }
     }
 

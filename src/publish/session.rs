@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     Shared, TICK,
     batch::{Attempt, BatchError, ItemId, TransactionBatch},
-    position::{PositionMetadata, Start},
+    position::PositionMetadata,
     sizing::{Learnt, Size},
 };
 use crate::{
@@ -53,34 +53,12 @@ pub(super) struct Session<'a, P> {
     /// The first position that is not committed.
     pub(super) position: Position,
     pub(super) last_receipt: Uuid,
-    last_commit: Instant,
+    pub(super) last_commit: Instant,
     pub(super) is_certain: bool,
     pub(super) unfinished: bool,
 }
 
-impl<'a, P: Producer> Session<'a, P> {
-    pub(super) fn new(
-        shared: &'a Shared,
-        learnt: &'a mut Learnt,
-        producer: P,
-        topics: Topics,
-        start: Start,
-    ) -> Self {
-        let Start { position, receipt, is_certain, unfinished } = start;
-        Self {
-            shared,
-            learnt,
-            producer,
-            topics,
-            reader: shared.journal.reader(position),
-            position,
-            last_receipt: receipt,
-            last_commit: clock::now(),
-            is_certain,
-            unfinished,
-        }
-    }
-
+impl<P: Producer> Session<'_, P> {
     /// Publishes until asked to stop or until the producer is lost.
     pub(super) fn run(mut self) -> Ended {
         self.shared.heartbeat.silent_at_most(self.producer.longest_call());
@@ -187,7 +165,7 @@ impl<'a, P: Producer> Session<'a, P> {
         begun + self.producer.timeout() * 2 / 3
     }
 
-    /// Begins a transaction and fills it. The arguments are [`TransactionBatch`]'s.
+    /// Begins a transaction and fills it.
     pub(super) fn attempt(
         &mut self,
         limit: Size,
@@ -206,13 +184,11 @@ impl<'a, P: Producer> Session<'a, P> {
             suspects: &self.learnt.suspects,
             timestamps: self.learnt.timestamps,
             only,
-            limit,
-            full_at,
             deadline,
             attempt,
             draft: Draft::default(),
         };
-        let filled = batch.fill(&mut self.reader);
+        let filled = batch.fill(&mut self.reader, limit, full_at);
         self.shared.heartbeat.normalizing(None);
         (batch.attempt, filled)
     }
