@@ -111,6 +111,16 @@ impl Producer {
         }
     }
 
+    /// Waits for a refusal, or until every record is reported; false if time ran out before.
+    fn reports(&self, deadline: Instant) -> Result<bool, Failure> {
+        let mut reported = Ok(());
+        let all = self.wait_until(deadline, |producer| {
+            reported = producer.refusals();
+            reported.is_err() || producer.outstanding() == 0
+        });
+        reported.map(|()| all)
+    }
+
     /// Polls until `met`, or until the deadline; returns whether it was met.
     fn wait_until(&self, deadline: Instant, mut met: impl FnMut(&Self) -> bool) -> bool {
         loop {
@@ -148,13 +158,8 @@ impl Producer {
         if !failure.reports.is_empty() {
             return failure;
         }
-        let mut reported = self.refusals();
-        if reported.is_ok() && failure.code == Code::State {
-            self.wait_until(Instant::now() + STEP, |producer| {
-                reported = producer.refusals();
-                reported.is_err() || producer.outstanding() == 0
-            });
-        }
+        let wait = if failure.code == Code::State { STEP } else { Duration::ZERO };
+        let reported = self.reports(Instant::now() + wait);
         // librdkafka also purges the records of a deleted topic: there the failure has the cause.
         reported.err().filter(|cause| cause.fault() != Fault::Purged).unwrap_or(failure)
     }
@@ -212,13 +217,10 @@ impl super::Producer for Producer {
     }
 
     fn await_reports(&mut self, deadline: Instant) -> Result<(), Failure> {
-        let mut reported = Ok(());
-        let all = self.wait_until(deadline, |producer| {
-            reported = producer.refusals();
-            reported.is_err() || producer.outstanding() == 0
-        });
-        reported.map_err(|failure| self.root_cause(failure))?;
-        if all { Ok(()) } else { Err(Failure::new(Step::Produce, Code::OperationTimedOut)) }
+        match self.reports(deadline).map_err(|failure| self.root_cause(failure))? {
+            true => Ok(()),
+            false => Err(Failure::new(Step::Produce, Code::OperationTimedOut)),
+        }
     }
 
     fn commit(&mut self) -> Result<(), Failure> {

@@ -124,10 +124,10 @@ impl Draft {
         self.begin(event.topic(), event.key());
         event.write_json(&mut self.value);
         event.headers(&mut |name, value| self.headers.push(name, value));
-        if self.fits(topics) {
+        let bytes = self.wire_bytes();
+        if topics.fits(self.topic, bytes) {
             return Ok(());
         }
-        let bytes = self.wire_bytes();
         Err((Reason::TooLarge, format!("{bytes} bytes are more than the topic takes")))
     }
 
@@ -137,11 +137,6 @@ impl Draft {
         self.key.push_str(key);
         self.value.clear();
         self.headers.clear();
-    }
-
-    /// Whether its topic takes it.
-    pub fn fits(&self, topics: &Topics) -> bool {
-        topics.fits(self.topic, self.wire_bytes())
     }
 
     /// An upper bound of its bytes in a request.

@@ -197,9 +197,11 @@ impl<P: Producer> TransactionBatch<'_, P> {
         let (topics, timestamps) = (self.topics, self.timestamps);
         let rejected = self.suspects.rejected.get(&id);
         let item = self.draft.write(item, rejected.map(|record| label(record.code)), topics);
-        self.attempt.size.add(self.draft.wire_bytes());
+        let bytes = self.draft.wire_bytes();
+        self.attempt.size.add(bytes);
         if let Item::DeadLetter(letter) = &item
-            && (rejected.is_some_and(|record| record.dead_letter_too) || !self.draft.fits(topics))
+            && (rejected.is_some_and(|record| record.dead_letter_too)
+                || !topics.fits(self.draft.topic, bytes))
         {
             if self.only.is_none() {
                 self.attempt.account.quarantined();
