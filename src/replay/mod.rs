@@ -149,15 +149,13 @@ impl<'a, C: Cluster> Replay<'a, C> {
         let topics = cluster.look(may_change);
         let topics =
             topics.with_context(|| format!("Kafka at {}", config.kafka.bootstrap_servers))?;
-        let producer = if may_change {
-            let settings =
-                ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES };
-            Some(cluster.open(&topics, settings).with_context(|| {
+        let settings = ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES };
+        let open = || {
+            cluster.open(&topics, settings).with_context(|| {
                 format!("needs the right to write with the transactional id {}", group(config))
-            })?)
-        } else {
-            None
+            })
         };
+        let producer = may_change.then(open).transpose()?;
         let mut replay = Self {
             config,
             options,

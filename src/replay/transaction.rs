@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Instant};
 
 use anyhow::anyhow;
 
-use super::{Ready, Replay, TRANSACTION_TIMEOUT, letters::Origin};
+use super::{Ready, Replay, TRANSACTION_TIMEOUT, progress::Kept};
 use crate::{
     clock,
     kafka::{
@@ -23,13 +23,7 @@ impl<C: Cluster> Replay<'_, C> {
             return Ok(());
         }
         let next = self.kept.with(letters);
-        let partition = |letter: &Ready| match letter.origin {
-            Origin::Record { partition, .. } => Some(partition),
-            Origin::File(_) => None,
-        };
-        let touched: BTreeSet<_> = letters.iter().filter_map(partition).collect();
-        let offsets =
-            next.offsets(&self.config.topics, |partition| touched.contains(&partition))?;
+        let offsets = next.offsets(&self.config.topics, &self.kept)?;
         let Err(failure) = self.try_some_times(letters, &offsets) else {
             self.kept = next;
             self.committed += letters.len();
@@ -55,7 +49,7 @@ impl<C: Cluster> Replay<'_, C> {
         if self.producer.is_none() {
             return Ok(());
         }
-        let offsets = self.kept.offsets(&self.config.topics, |_| true)?;
+        let offsets = self.kept.offsets(&self.config.topics, &Kept::default())?;
         self.transact(&[], &offsets).map_err(|failure| self.failed(&failure))
     }
 
@@ -121,19 +115,14 @@ impl<C: Cluster> Replay<'_, C> {
     /// What to do about any other failure.
     fn failed(&self, failure: &Failure) -> anyhow::Error {
         let (step, code) = (failure.step, label(failure.code));
-        match failure.fault() {
-            Fault::Client
-                if matches!(
-                    failure.code,
-                    Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch
-                ) =>
-            {
+        match (failure.fault(), failure.code) {
+            (Fault::Client, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => {
                 anyhow!(
                     "another `weni-edge replay` of {} has begun and fenced this one off: let it end",
                     self.dead_letter()
                 )
             }
-            Fault::Shared(blocked) => anyhow!("{}: {code}", blocked.as_str()),
+            (Fault::Shared(blocked), _) => anyhow!("{}: {code}", blocked.as_str()),
             _ => anyhow!(
                 "a transaction failed ({step:?}: {code}): run this again, it goes on from what is \
                  committed"
