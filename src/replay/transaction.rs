@@ -1,15 +1,13 @@
 //! One transaction of a replay: what letters become, and the progress after them.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::collections::BTreeSet;
 
 use anyhow::anyhow;
 
 use super::{Ready, Replay, TRANSACTION_TIMEOUT, progress::Kept};
 use crate::{
     clock,
-    kafka::{
-        Cluster, Code, Failure, Fault, GroupOffset, Producer, Step, Timestamps, Topics, label,
-    },
+    kafka::{Cluster, Code, Failure, Fault, GroupOffset, Producer, Step, Timestamps, label},
     mutant,
 };
 
@@ -81,13 +79,21 @@ impl<C: Cluster> Replay<'_, C> {
         let Some(producer) = &mut self.producer else { return Ok(()) };
         let deadline = clock::now() + TRANSACTION_TIMEOUT / 2;
         producer.begin()?;
+        let now_ms = clock::wall_ms();
+        let records = letters
+            .iter()
+            .flat_map(|letter| letter.records.iter().map(|draft| (draft, letter.accepted_ms)));
+        let sent = records.enumerate().try_for_each(|(number, (draft, accepted_ms))| {
+            let record = draft.record(&self.topics, accepted_ms, self.timestamps, now_ms, number);
+            producer.send(&record, deadline)
+        });
         // The offsets last: after a refused record they fail with an error that does not name it.
-        let sent = send(producer, letters, &self.topics, self.timestamps, deadline)
-            .and_then(|()| producer.await_reports(deadline))
-            .and_then(|()| match mutant::is("replay's offsets not committed") {
+        let sent = sent.and_then(|()| producer.await_reports(deadline)).and_then(|()| {
+            match mutant::is("replay's offsets not committed") {
                 true => Ok(()),
                 false => producer.send_offsets(offsets),
-            });
+            }
+        });
         let Err(failure) = sent else { return producer.commit() };
         if !failure.fatal
             && let Err(code) = producer.abort()
@@ -129,22 +135,4 @@ impl<C: Cluster> Replay<'_, C> {
             ),
         }
     }
-}
-
-fn send(
-    producer: &mut impl Producer,
-    letters: &[Ready],
-    topics: &Topics,
-    timestamps: Timestamps,
-    deadline: Instant,
-) -> Result<(), Failure> {
-    let now_ms = clock::wall_ms();
-    let records = letters
-        .iter()
-        .flat_map(|letter| letter.records.iter().map(|draft| (draft, letter.accepted_ms)));
-    for (number, (draft, accepted_ms)) in records.enumerate() {
-        let record = draft.record(topics, accepted_ms, timestamps, now_ms, number);
-        producer.send(&record, deadline)?;
-    }
-    Ok(())
 }
