@@ -150,7 +150,7 @@ impl Cluster {
                 limits.insert(name.to_owned(), self.limits(name, settings, partitions));
             }
         }
-        Ok(Topics::new(cluster_id, names.clone(), limits))
+        Ok(Topics { cluster_id, names: names.clone(), limits })
     }
 
     /// By topic. Those that may not be read are left out.

@@ -19,8 +19,10 @@ const EVENT_BYTES_MIN: usize = 512;
 pub struct Topics {
     /// Names their cluster for all time.
     pub cluster_id: String,
-    names: config::Topics,
-    limits: HashMap<String, Limits>,
+    /// All configured names.
+    pub names: config::Topics,
+    /// By name.
+    pub limits: HashMap<String, Limits>,
 }
 
 /// The limits of one topic, as far as they are known.
@@ -69,19 +71,9 @@ pub enum Timestamps {
 }
 
 impl Topics {
-    /// Limits are by the topic's name.
-    pub fn new(cluster_id: String, names: config::Topics, limits: HashMap<String, Limits>) -> Self {
-        Self { cluster_id, names, limits }
-    }
-
     /// The configured name of a topic.
     pub fn name(&self, topic: Topic) -> &str {
         self.names.name(topic)
-    }
-
-    /// All configured names.
-    pub fn names(&self) -> &config::Topics {
-        &self.names
     }
 
     /// Whether a record of so many bytes is within the topic's limit, as far as the limit is known.
@@ -151,7 +143,8 @@ mod tests {
             let too_few_in_sync = in_sync.map(|in_sync| (in_sync, 2));
             let limits = Limits { too_few_in_sync, ..Limits::default() };
             let limits = HashMap::from([("statuses".to_owned(), limits)]);
-            let topics = Topics::new(String::new(), config::Config::default().topics, limits);
+            let names = config::Config::default().topics;
+            let topics = Topics { cluster_id: String::new(), names, limits };
             topics.explain(Obstacle::new(blocked, "librdkafka's words")).to_string()
         };
         let said = "too_few_replicas: a partition of topic statuses has 1 replicas in sync, and its \

@@ -138,7 +138,7 @@ struct Reading<'a, C> {
 
 impl<C: Cluster> Reading<'_, C> {
     fn read(&self, view: View, within: Duration) -> Result<Option<GroupOffset>, Obstacle> {
-        let partition = (self.topics.names().position.as_str(), 0);
+        let partition = (self.topics.names.position.as_str(), 0);
         let offsets = self.cluster.committed(view, &[partition], within)?;
         self.shared.heartbeat.beat_in_kafka();
         Ok(offsets.into_iter().next())

@@ -77,7 +77,7 @@ impl<P: Producer> Session<'_, P> {
             if self.shared.stopping() {
                 return Ended::Stopped;
             }
-            if self.shared.config.load().topics != *self.topics.names() {
+            if self.shared.config.load().topics != self.topics.names {
                 return Ended::Reopen;
             }
             // After the last record of an earlier run, the next record is the first one of this
@@ -220,7 +220,7 @@ impl<P: Producer> Session<'_, P> {
         deadline: Instant,
     ) -> Result<(), Failure> {
         let offset = GroupOffset {
-            topic: self.topics.names().position.clone(),
+            topic: self.topics.names.position.clone(),
             partition: 0,
             offset: position.as_u64() as i64 + i64::from(mutant::is("position off by one")),
             metadata: PositionMetadata { run_id: self.run_id(position), receipt }.to_string(),

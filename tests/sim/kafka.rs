@@ -313,7 +313,8 @@ impl kafka::Cluster for Cluster {
 
     fn look(&self, _: bool) -> Result<Topics, Obstacle> {
         self.call("look", &["no broker", "brokers go down", "not authorized", "crash before"])?;
-        Ok(Topics::new("simulated".to_owned(), self.names.clone(), HashMap::new()))
+        let (cluster_id, names) = ("simulated".to_owned(), self.names.clone());
+        Ok(Topics { cluster_id, names, limits: HashMap::new() })
     }
 
     fn partitions(&self, _: &str) -> Result<Vec<i32>, Obstacle> {
