@@ -2,7 +2,7 @@
 //! records of other edges, until the broker ends it.
 //!
 //! They are held while a partition's last stable offset is below its high watermark and stands
-//! still. One client reads each.
+//! still.
 
 use std::{
     collections::HashMap,

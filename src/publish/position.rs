@@ -4,15 +4,15 @@
 //! fence the rightful publisher if this journal is a copy, and again afterwards, when no earlier
 //! producer can move it.
 //!
-//! Then no transaction of this identity is open, unless Kafka has lost its end: a broker that is
+//! Then no transaction of this identity is open, unless Kafka has lost its end. A broker that is
 //! killed while it ends one may afterwards call it ended without telling the partitions (seen with
-//! 4.4: no marker in any partition, `CompleteCommit` in `__transaction_state`). Readers are held
-//! and the position has no stable value until [`Start::unfinished`] is handled. Its coordinator
-//! takes partitions without a leader for deleted ones (`TransactionMarkerChannelManager`); those of
-//! a single broker have none when it comes back before its last session is over.
+//! 4.4: no marker in any partition, `CompleteCommit` in `__transaction_state`). The coordinator
+//! takes partitions without a leader for deleted ones (`TransactionMarkerChannelManager`), and those
+//! of a single broker have no leader when it comes back before its last session is over. Readers are
+//! held and the position has no stable value until [`Start::unfinished`] is handled.
 //!
-//! Such a transaction may have been acknowledged, and the end of the next one is then its end too.
-//! So an opening that finds the position behind what was acknowledged, and held by a transaction,
+//! Kafka may have acknowledged such a transaction, and the end of the next one is its end too. So an
+//! opening that finds the position behind what was acknowledged, and held by a transaction,
 //! publishes that transaction again.
 
 use std::{fmt, io, str::FromStr, time::Duration};
