@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
 use serde_json::json;
 
 use super::{letters::Letter, verdict::Verdict};
@@ -23,7 +24,7 @@ pub struct Summary {
 }
 
 /// What became of some of them.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct Outcome {
     /// All of them.
     pub letters: u64,
@@ -100,14 +101,10 @@ impl Summary {
     /// The form for programs.
     pub fn json(&self) -> serde_json::Value {
         let kinds = self.letters.iter().map(|((reason, source), outcome)| {
-            json!({
-                "reason": reason,
-                "source": source,
-                "letters": outcome.letters,
-                "replayed": outcome.replayed,
-                "records": outcome.records,
-                "still_dead": outcome.still_dead,
-            })
+            let mut kind = json!(outcome);
+            kind["reason"] = json!(reason);
+            kind["source"] = json!(source);
+            kind
         });
         json!({
             "letters": self.total(),

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::letters::Letter;
 use crate::{
     config::Config,
-    event::{Item, KeptLetter, Reason, Settings, Topic},
+    event::{Item, KeptLetter, Reason, Topic},
     kafka::{Draft, Topics},
     normalize,
 };
@@ -22,20 +22,14 @@ pub(super) fn judge(config: &Config, topics: &Topics, letter: &Letter) -> Verdic
     // A letter does not keep its source's setting; the configuration has it if it has the source.
     let source = config.sources.get(kept.callback.source);
     kept.callback.raw = source.is_none_or(|source| source.raw);
-    let settings = config.event_settings(kept.callback.source);
-    let origin = letter.origin.name(topics.name(Topic::DeadLetter));
     // A callback that made the edge panic may do so again.
-    catch_unwind(AssertUnwindSafe(|| normalized(config, topics, &origin, &kept, settings)))
+    catch_unwind(AssertUnwindSafe(|| normalized(config, topics, letter, &kept)))
         .unwrap_or(Err(Reason::Panic.as_str()))
 }
 
-fn normalized(
-    config: &Config,
-    topics: &Topics,
-    origin: &str,
-    kept: &KeptLetter<'_>,
-    settings: Settings<'_>,
-) -> Verdict {
+fn normalized(config: &Config, topics: &Topics, letter: &Letter, kept: &KeptLetter<'_>) -> Verdict {
+    let settings = config.event_settings(kept.callback.source);
+    let origin = letter.origin.name(topics.name(Topic::DeadLetter));
     let body = normalize::decode_letter(kept, config.http.max_body_bytes);
     let document = normalize::parse(&body);
     let (mut records, mut dead, mut events) = (Vec::new(), None, 0);
