@@ -136,12 +136,12 @@ impl Follower {
             let wait = if step == count { STEP } else { Duration::ZERO };
             match consumer.poll(wait).map_or(Ok(None), fetched) {
                 Ok(None) => {}
-                Ok(Some((_, Fetched::Record(record)))) => {
+                Ok(Some(Fetched::Record(record))) => {
                     if self.is_wanted(&record) {
                         return Ok(Some(record));
                     }
                 }
-                Ok(Some((partition, Fetched::End))) => {
+                Ok(Some(Fetched::End(partition))) => {
                     let place = (topic.clone(), partition);
                     self.unread.remove(&place);
                 }

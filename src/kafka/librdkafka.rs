@@ -199,11 +199,7 @@ pub struct Reader {
 }
 
 impl super::Reader for Reader {
-    fn poll(
-        &mut self,
-        partition: i32,
-        within: Duration,
-    ) -> Result<Option<(i32, Fetched)>, Obstacle> {
+    fn poll(&mut self, partition: i32, within: Duration) -> Result<Option<Fetched>, Obstacle> {
         // What was fetched before the queues were split off, and the client's own events.
         let polled = self.consumer.poll(Duration::ZERO).or_else(|| {
             let mut queues = self.queues.iter();
@@ -215,10 +211,10 @@ impl super::Reader for Reader {
 
 pub(super) fn fetched(
     polled: KafkaResult<BorrowedMessage<'_>>,
-) -> Result<Option<(i32, Fetched)>, Obstacle> {
+) -> Result<Option<Fetched>, Obstacle> {
     let message = match polled {
         Ok(message) => message,
-        Err(KafkaError::PartitionEOF(partition)) => return Ok(Some((partition, Fetched::End))),
+        Err(KafkaError::PartitionEOF(partition)) => return Ok(Some(Fetched::End(partition))),
         Err(error) => {
             // The client reconnects by itself.
             let fault = error.rdkafka_error_code().map(classify);
@@ -228,7 +224,7 @@ pub(super) fn fetched(
     };
     let owned = |bytes: Option<&[u8]>| bytes.unwrap_or_default().to_vec();
     let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-    let record = Followed {
+    Ok(Some(Fetched::Record(Followed {
         topic: message.topic().to_owned(),
         partition: message.partition(),
         offset: message.offset(),
@@ -236,6 +232,5 @@ pub(super) fn fetched(
         key: owned(message.key()),
         headers: headers.map(|header| (header.key.to_owned(), owned(header.value))).collect(),
         value: owned(message.payload()),
-    };
-    Ok(Some((record.partition, Fetched::Record(record))))
+    })))
 }

@@ -106,13 +106,9 @@ pub trait Producer {
 
 /// Reads partitions of a topic.
 pub trait Reader {
-    /// What comes next in `partition` or in another one, with its number; none within the time. A lost
-    /// connection is no error: the client reconnects.
-    fn poll(
-        &mut self,
-        partition: i32,
-        within: Duration,
-    ) -> Result<Option<(i32, Fetched)>, Obstacle>;
+    /// What comes next in `partition` or in another one; none within the time. A lost connection is no
+    /// error: the client reconnects.
+    fn poll(&mut self, partition: i32, within: Duration) -> Result<Option<Fetched>, Obstacle>;
 }
 
 /// What reading a partition brings.
@@ -120,8 +116,8 @@ pub trait Reader {
 pub enum Fetched {
     /// A record.
     Record(Followed),
-    /// The end of the partition.
-    End,
+    /// The end of the partition with this number.
+    End(i32),
 }
 
 /// What is asked for, where transactions are open.

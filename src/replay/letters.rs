@@ -119,13 +119,17 @@ impl<R: Reader> Letters<R> {
                 return Err(Obstacle::new(Blocked::NoBroker, detail));
             }
             let number = partition.number;
-            if let Some((number, fetched)) = self.reader.poll(number, STEP)? {
-                self.take(number, fetched);
+            if let Some(fetched) = self.reader.poll(number, STEP)? {
+                self.take(fetched);
             }
         }
     }
 
-    fn take(&mut self, number: i32, fetched: Fetched) {
+    fn take(&mut self, fetched: Fetched) {
+        let number = match &fetched {
+            Fetched::Record(record) => record.partition,
+            Fetched::End(number) => *number,
+        };
         let mut partitions = self.partitions.iter_mut();
         let Some(partition) = partitions.find(|partition| partition.number == number) else {
             return;

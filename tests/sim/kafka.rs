@@ -417,18 +417,18 @@ pub struct Reader {
 }
 
 impl kafka::Reader for Reader {
-    fn poll(&mut self, number: i32, _: Duration) -> Result<Option<(i32, Fetched)>, Obstacle> {
+    fn poll(&mut self, number: i32, _: Duration) -> Result<Option<Fetched>, Obstacle> {
         run::turns();
         if fault("poll", &["no broker"]).is_some() {
             return Err(no_broker());
         }
         let all = self.records.iter_mut().find(|(partition, _)| *partition == number);
         let Some((offset, entry)) = all.and_then(|(_, records)| records.pop()) else {
-            return Ok(Some((number, Fetched::End)));
+            return Ok(Some(Fetched::End(number)));
         };
         let Entry { headers, value, .. } = entry;
         let record = Followed { partition: number, offset, headers, value, ..Followed::default() };
-        Ok(Some((number, Fetched::Record(record))))
+        Ok(Some(Fetched::Record(record)))
     }
 }
 
