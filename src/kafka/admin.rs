@@ -93,7 +93,7 @@ impl Cluster {
         let mut settings = self.settings(names);
         let state = |name: &&str| -> Result<_, Obstacle> {
             let metadata = self.metadata(name)?;
-            let partitions = partitions_of(&metadata, name)?;
+            let partitions = partitions_of(&metadata)?;
             let fewest =
                 |count: fn(&MetadataPartition) -> usize| partitions.iter().map(count).min();
             let Some(replicas) = fewest(|partition| partition.replicas().len()) else {
@@ -142,7 +142,7 @@ impl Cluster {
         for name in events {
             let metadata = self.metadata(name)?;
             // Without the right to look at a topic, its risks are not known.
-            let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
+            let partitions = partitions_of(&metadata).unwrap_or_default();
             let alone = |partition: &MetadataPartition| partition.replicas().len() < 2;
             let gauge = self.metrics.kafka_topic_risky.with_label_values(&[name, "replication"]);
             gauge.set(partitions.iter().any(alone).into());
@@ -204,15 +204,12 @@ impl Cluster {
 }
 
 /// Empty if the topic does not exist. One that may not be looked at is an obstacle.
-pub(super) fn partitions_of<'a>(
-    metadata: &'a Metadata,
-    name: &str,
-) -> Result<&'a [MetadataPartition], Obstacle> {
+pub(super) fn partitions_of(metadata: &Metadata) -> Result<&[MetadataPartition], Obstacle> {
     let Some(topic) = metadata.topics().first() else { return Ok(&[]) };
     let Some(code) = topic.error().map(Code::from) else { return Ok(topic.partitions()) };
     match Blocked::by(code) {
         Blocked::UnknownTopic => Ok(&[]),
-        blocked => Err(Obstacle::new(blocked, format!("topic {name}: {code}"))),
+        blocked => Err(Obstacle::new(blocked, format!("topic {}: {code}", topic.name()))),
     }
 }
 

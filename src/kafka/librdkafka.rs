@@ -110,7 +110,7 @@ impl super::Cluster for Cluster {
 
     fn partitions(&self, topic: &str) -> Result<Vec<i32>, Obstacle> {
         let metadata = self.metadata(topic)?;
-        let partitions = partitions_of(&metadata, topic)?.iter();
+        let partitions = partitions_of(&metadata)?.iter();
         Ok(partitions.map(|partition| partition.id()).collect())
     }
 
