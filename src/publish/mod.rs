@@ -211,13 +211,11 @@ impl Shared {
     /// Waits; returns false as soon as a stop is asked for.
     fn wait_unless_stopped(&self, pause: Duration) -> bool {
         let until = clock::now() + pause;
-        while self.stop.lock().is_none() {
-            if clock::now() >= until {
-                return true;
-            }
+        let is_running = || self.stop.lock().is_none();
+        while is_running() && clock::now() < until {
             thread::sleep(TICK);
         }
-        false
+        is_running()
     }
 }
 
