@@ -237,7 +237,7 @@ pub struct Event<'a> {
     /// Who of a group the element is about.
     pub participant: Option<Text<'a>>,
     /// The field `status`: trimmed, in lower case.
-    pub status: Option<String>,
+    pub status: Option<Text<'a>>,
     /// Of a status.
     pub pricing: Option<Pricing<'a>>,
     /// In the element's order.

@@ -5,8 +5,8 @@
 
 use std::borrow::Cow;
 
-use super::{Reading, envelope::Part};
-use crate::event::{Contact, Item, Text};
+use super::{Walk, json::Document};
+use crate::event::{Channel, Contact, ElementContext, Item, Text};
 
 /// Bytes of values, keys and headers for each byte of the body. Real callbacks stay below 8.
 const RATIO_MAX: usize = 32;
@@ -23,51 +23,44 @@ pub(super) fn owned_bytes(text: &Text<'_>) -> usize {
     if matches!(text, Cow::Owned(_)) { text.len() } else { 0 }
 }
 
-impl Contact<'_> {
-    /// Bytes that each copy takes.
-    pub(super) fn owned_bytes(&self) -> usize {
-        let Self { wa_id, user_id, parent_user_id, username, name, identity_key_hash } = self;
-        let texts = [wa_id, user_id, parent_user_id, username, name, identity_key_hash];
-        texts.into_iter().flatten().map(owned_bytes).sum()
-    }
+/// Bytes that each copy of what a value's elements share takes.
+pub(super) fn scope_bytes(scope: &ElementContext<'_>) -> usize {
+    let ElementContext { field, channel, entry_time, .. } = scope;
+    let Channel { waba_id, phone_number_id, display_phone_number } = channel;
+    let texts = [field, entry_time, waba_id, phone_number_id, display_phone_number];
+    texts.into_iter().flatten().map(owned_bytes).sum()
 }
 
-/// What one callback may become.
-pub(super) struct Limit {
-    /// All of it, in bytes.
-    pub(super) bytes: usize,
-    /// More than one item shares with others: all of the body, and the texts of the call's head.
-    item_bytes: usize,
+/// Bytes that each copy of a contact takes.
+pub(super) fn contact_bytes(contact: &Contact<'_>) -> usize {
+    let Contact { wa_id, user_id, parent_user_id, username, name, identity_key_hash } = contact;
+    let texts = [wa_id, user_id, parent_user_id, username, name, identity_key_hash];
+    texts.into_iter().flatten().map(owned_bytes).sum()
 }
 
-impl Limit {
-    pub(super) fn of(reading: &Reading<'_>) -> Self {
-        let Reading { callback, settings, document } = reading;
+/// What a callback with this body may become, in bytes.
+pub(super) fn limit(document: &Document<'_>) -> usize {
+    RATIO_MAX * document.len() + ALLOWANCE_BYTES
+}
+
+impl Walk<'_> {
+    /// Whether values, keys and headers of the items have more bytes than the limit.
+    pub(super) fn is_amplified(&self) -> bool {
+        let Self { callback, settings, document, items, .. } = self;
+        let limit = limit(document);
+        // More than one item shares with others: all of the body, and the texts of the call's head.
         let head = callback.encoded_len() - callback.body.len() + settings.labels.len();
-        Self {
-            bytes: RATIO_MAX * document.len() + ALLOWANCE_BYTES,
-            item_bytes: ITEM_BYTES + head + SHARED_TIMES * document.len(),
+        let item_bytes = ITEM_BYTES + head + SHARED_TIMES * document.len();
+        // Few callbacks come near, and for the others counting can be left out.
+        if items.len().saturating_mul(item_bytes) <= limit {
+            return false;
         }
-    }
-
-    /// A cheap upper bound: without it the exact count can be left out.
-    pub(super) fn may_be_exceeded_by(&self, items: usize) -> bool {
-        items.saturating_mul(self.item_bytes) > self.bytes
-    }
-
-    /// Counts every byte of values, keys and headers, and stops at the limit.
-    pub(super) fn is_exceeded(&self, reading: &Reading<'_>, parts: &[Part<'_>]) -> bool {
-        let mut left = self.bytes;
-        let mut out = Vec::new();
-        for part in parts {
+        let (mut bytes, mut out) = (0, Vec::new());
+        items.iter().any(|item| {
             out.clear();
-            let bytes = write(&reading.item(part.clone()), &mut out) + out.len();
-            match left.checked_sub(bytes) {
-                Some(rest) => left = rest,
-                None => return true,
-            }
-        }
-        false
+            bytes += write(item, &mut out) + out.len();
+            bytes > limit
+        })
     }
 }
 

@@ -5,104 +5,19 @@
 //! array of those. Keys match exactly. Of a key given twice the last scalar wins, and all arrays are
 //! read.
 
+use std::mem;
+
 use super::{
-    amplification::owned_bytes,
+    ELEMENTS_MAX, Placed, Walk,
+    amplification::{contact_bytes, scope_bytes},
     json::Value,
     people::Person,
-    value::{Array, Found, Inside, is_text, join, of_array, unknown_of},
+    value::{Array, Found, Inside},
 };
-use crate::event::{Channel, Contact, ElementContext, EventKind, Format, Reason, Text};
+use crate::event::{ElementContext, EventKind, Format, Item, Reason};
 
-/// What a callback is made of.
-#[derive(Debug, Clone)]
-pub(super) enum Part<'a> {
-    Element(Element<'a>),
-    /// Something else stands where an object belongs.
-    Dead {
-        reason: Reason,
-        value: Value<'a>,
-        context: ElementContext<'a>,
-        kind: EventKind,
-    },
-    /// Members that are not known, by JSON pointer.
-    Remainder {
-        format: Option<Format>,
-        members: Vec<(String, Value<'a>)>,
-    },
-}
-
-/// An object that becomes an event.
-#[derive(Debug, Clone)]
-pub(super) struct Element<'a> {
-    pub(super) array: Array,
-    pub(super) kind: EventKind,
-    pub(super) value: Value<'a>,
-    pub(super) context: ElementContext<'a>,
-    pub(super) person: Person<'a>,
-}
-
-/// The parts of a document that is a callback, or nothing if it is none.
-///
-/// # Errors
-/// When it has more than `max` elements, or they hold more than `budget` bytes of their own.
-pub(super) fn parts<'a>(
-    document: Value<'a>,
-    max: usize,
-    budget: usize,
-) -> Result<Option<Vec<Part<'a>>>, Reason> {
-    let mut walk = Walk { max, budget, ..Walk::default() };
-    let roots: Vec<_> = match document.is_array() {
-        true => document.elements().enumerate().map(|(at, one)| (one, format!("/{at}"))).collect(),
-        false => vec![(document, String::new())],
-    };
-    if !roots.is_empty() && !roots.iter().any(|(root, _)| is_callback(*root)) {
-        return Ok(None);
-    }
-    for (root, pointer) in roots {
-        match is_callback(root) {
-            true => walk.callback(root, &pointer)?,
-            false => walk.dead(root, ElementContext { element: pointer, ..Default::default() })?,
-        }
-    }
-    if !walk.rest.is_empty() {
-        let Walk { format, rest, .. } = walk;
-        walk.parts.push(Part::Remainder { format, members: rest });
-    }
-    Ok(Some(walk.parts))
-}
-
-/// The parts of what was taken out of its callback. `was_event`: it is one event.
-///
-/// # Errors
-/// When it has more than `max` elements, or they hold more than `budget` bytes of their own.
-pub(super) fn parts_alone<'a>(
-    value: Value<'a>,
-    context: &ElementContext<'a>,
-    was_event: bool,
-    max: usize,
-    budget: usize,
-) -> Result<Vec<Part<'a>>, Reason> {
-    let pointer = context.element.as_str();
-    let is_pointer = |(key, _): (Text<'_>, Value<'_>)| key.starts_with('/');
-    if was_event && pointer.is_empty() && value.members().all(is_pointer) {
-        let members = value.members().map(|(key, member)| (key.into_owned(), member)).collect();
-        return Ok(vec![Part::Remainder { format: context.format, members }]);
-    }
-    let mut walk = Walk { max, budget, ..Walk::default() };
-    let (array, in_standby) = Array::around(pointer, context.field.as_deref());
-    let is_element = was_event || array != Array::Whole;
-    if is_element && value.is_object() {
-        let kind = array.kind(value, in_standby);
-        let person = Person::of(value, kind, &context.channel, context.thread.as_ref());
-        let context = context.clone();
-        walk.parts.push(Part::Element(Element { array, kind, value, context, person }));
-    } else if !is_element && is_callback(value) {
-        walk.callback(value, pointer)?;
-    } else {
-        walk.dead(value, context.clone())?;
-    }
-    Ok(walk.parts)
-}
+/// Done, or why all of the body is one dead letter.
+pub(super) type Done = Result<(), Reason>;
 
 /// Members that only a callback, or a value, has.
 fn is_telling(name: &str) -> bool {
@@ -120,173 +35,211 @@ fn is_callback(value: Value<'_>) -> bool {
         && (is_empty || is_change(value) || value.members().any(|(key, _)| is_telling(&key)))
 }
 
-/// What the elements of one value share.
-#[derive(Debug, Default, Clone)]
-struct Scope<'a> {
-    format: Option<Format>,
-    field: Option<Text<'a>>,
-    channel: Channel<'a>,
-    entry_time: Option<Text<'a>>,
-}
-
-impl<'a> Scope<'a> {
-    /// Bytes that each copy takes.
-    fn owned_bytes(&self) -> usize {
-        let Self { field, channel, entry_time, .. } = self;
-        let Channel { waba_id, phone_number_id, display_phone_number } = channel;
-        let texts = [field, entry_time, waba_id, phone_number_id, display_phone_number];
-        texts.into_iter().flatten().map(owned_bytes).sum()
-    }
-
-    fn context(&self, element: String) -> ElementContext<'a> {
-        let Self { format, field, channel, entry_time } = self.clone();
-        ElementContext { format, field, element, channel, entry_time, ..Default::default() }
-    }
-}
-
-#[derive(Default)]
-struct Walk<'a> {
-    parts: Vec<Part<'a>>,
-    /// What is not known so far.
-    rest: Vec<(String, Value<'a>)>,
-    format: Option<Format>,
-    max: usize,
-    /// Bytes of pointers and copied texts that may still come.
-    budget: usize,
+pub(super) fn is_text(value: Value<'_>) -> bool {
+    value.is_null() || value.text().is_some()
 }
 
 impl<'a> Walk<'a> {
-    fn spend(&mut self, bytes: usize) -> Result<(), Reason> {
+    /// The items of a whole body.
+    pub(super) fn whole(mut self) -> Result<Vec<Item<'a>>, Reason> {
+        let root = self.document.root();
+        let is_known = match root.is_array() {
+            true => root.elements().next().is_none() || root.elements().any(is_callback),
+            false => is_callback(root),
+        };
+        if !is_known {
+            return Err(Reason::Unrecognized);
+        }
+        self.each(root, |walk, root| match is_callback(root) {
+            true => walk.envelope(root),
+            false => walk.dead(root, &ElementContext::default()),
+        })?;
+        if !self.rest.is_empty() {
+            self.remainder();
+        }
+        if self.is_amplified() { Err(Reason::Amplification) } else { Ok(self.items) }
+    }
+
+    /// The items of what was taken out of its callback. `was_event`: it is one event.
+    pub(super) fn alone(
+        mut self,
+        context: &ElementContext<'a>,
+        was_event: bool,
+    ) -> Result<Vec<Item<'a>>, Reason> {
+        let value = self.document.root();
+        self.path.clone_from(&context.element);
+        let (array, in_standby) = Array::around(&self.path, context.field.as_deref());
+        let is_element = was_event || array != Array::Whole;
+        if was_event && self.path.is_empty() && value.members().all(|(key, _)| key.starts_with('/'))
+        {
+            self.format = context.format;
+            self.rest = value.members().map(|(key, value)| (key.into_owned(), value)).collect();
+            self.remainder();
+        } else if is_element && value.is_object() {
+            let kind = array.kind(value, in_standby);
+            let person = Person::of(value, kind, &context.channel, context.thread.as_ref());
+            self.element(array, kind, value, person, context.clone());
+        } else if !is_element && is_callback(value) {
+            self.envelope(value)?;
+        } else {
+            self.dead(value, context)?;
+        }
+        Ok(self.items)
+    }
+
+    fn envelope(&mut self, value: Value<'a>) -> Done {
+        let (is_change, is_whole) = (is_change(value), value.get("entry").is_some());
+        let is_cloud = is_whole || is_change || value.get("metadata").is_some();
+        let format = Some(if is_cloud { Format::Cloud } else { Format::OnPremise });
+        self.format = self.format.or(format);
+        let scope = ElementContext { format, ..ElementContext::default() };
+        if !is_whole {
+            return if is_change { self.change(value, &scope) } else { self.value(value, &scope) };
+        }
+        self.members(value, |walk, key, member| match key {
+            "object" if is_text(member) => Ok(()),
+            "entry" => walk.objects(member, &scope, Self::entry),
+            _ => walk.unknown(member),
+        })
+    }
+
+    fn entry(&mut self, value: Value<'a>, scope: &ElementContext<'a>) -> Done {
+        let mut scope = scope.clone();
+        scope.channel.waba_id = value.filled("id");
+        scope.entry_time = value.filled("time");
+        self.members(value, |walk, key, member| match key {
+            "id" | "time" if is_text(member) => Ok(()),
+            "changes" => walk.objects(member, &scope, Self::change),
+            _ => walk.unknown(member),
+        })
+    }
+
+    fn change(&mut self, value: Value<'a>, scope: &ElementContext<'a>) -> Done {
+        let field = value.get("field").and_then(Value::text);
+        let scope = ElementContext { field, ..scope.clone() };
+        self.members(value, |walk, key, member| match key {
+            "field" if is_text(member) => Ok(()),
+            "value" if member.is_null() => Ok(()),
+            "value" if member.is_object() => walk.value(member, &scope),
+            "value" => walk.dead(member, &scope),
+            _ => walk.unknown(member),
+        })
+    }
+
+    /// The object in which the arrays are: a change's `value`, or the whole of an on-premise callback.
+    fn value(&mut self, value: Value<'a>, scope: &ElementContext<'a>) -> Done {
+        let metadata = value.get("metadata").filter(|metadata| metadata.is_object());
+        let of_metadata = |name| metadata.and_then(|metadata| metadata.filled(name));
+        let mut scope = scope.clone();
+        scope.channel.phone_number_id = of_metadata("phone_number_id");
+        scope.channel.display_phone_number = of_metadata("display_phone_number");
+        self.inside = Inside { scope, ..Inside::default() };
+        self.read_inside(value, false)?;
+        // Without an array the value is one event, with all that is in it.
+        let is_whole = !self.inside.is_split && !self.inside.others.is_empty();
+        if is_whole {
+            self.find(Array::Whole, false, value, None)?;
+        }
+        let Inside { scope, found, mut contacts, others, unknown, .. } =
+            mem::take(&mut self.inside);
+        if self.items.len() + found.len() > ELEMENTS_MAX {
+            return Err(Reason::TooManyElements);
+        }
+        self.spend(found.len().saturating_mul(scope_bytes(&scope)))?;
+        contacts.join(&found);
+        if !is_whole {
+            self.rest.extend(others);
+            self.rest.extend(unknown);
+            contacts.unknown(&mut self.rest);
+        }
+        for Found { array, kind, value, pointer, thread, person } in found {
+            let contact = contacts.of(&person);
+            self.spend(contact.map_or(0, contact_bytes))?;
+            let (element, contact) = (pointer, contact.cloned());
+            let context = ElementContext { element, contact, thread, ..scope.clone() };
+            self.element(array, kind, value, person, context);
+        }
+        Ok(())
+    }
+
+    /// Something else stands where an object belongs.
+    fn dead(&mut self, value: Value<'a>, scope: &ElementContext<'a>) -> Done {
+        let (reason, detail) = match value.is_object() {
+            true => (Reason::Unrecognized, "something else belongs here"),
+            false => (Reason::NotAnObject, "an object belongs here"),
+        };
+        self.spend(self.path.len() + scope_bytes(scope))?;
+        let context = ElementContext { element: self.path.clone(), ..scope.clone() };
+        self.dead_letter(reason, detail, value, context, EventKind::ChannelEvent);
+        if self.items.len() > ELEMENTS_MAX { Err(Reason::TooManyElements) } else { Ok(()) }
+    }
+
+    pub(super) fn spend(&mut self, bytes: usize) -> Done {
         self.budget = self.budget.checked_sub(bytes).ok_or(Reason::Amplification)?;
         Ok(())
     }
 
-    fn callback(&mut self, value: Value<'a>, pointer: &str) -> Result<(), Reason> {
-        let is_cloud = ["entry", "metadata"].iter().any(|name| value.get(name).is_some());
-        let is_cloud = is_cloud || is_change(value);
-        let format = if is_cloud { Format::Cloud } else { Format::OnPremise };
-        self.format = self.format.or(Some(format));
-        let scope = Scope { format: Some(format), ..Scope::default() };
-        if value.get("entry").is_none() {
-            return match is_change(value) {
-                true => self.change(value, pointer, &scope),
-                false => self.value(value, pointer, scope),
-            };
-        }
-        for (key, member) in value.members() {
-            let pointer = || join(pointer, &key);
-            match &*key {
-                "object" if is_text(member) => {}
-                "entry" => self.each(member, pointer(), &scope, Self::entry)?,
-                _ => self.rest.push((pointer(), member)),
-            }
-        }
+    /// Notes that what is read is not known.
+    fn unknown(&mut self, value: Value<'a>) -> Done {
+        self.rest.push(self.here(value));
         Ok(())
     }
 
-    fn entry(&mut self, value: Value<'a>, pointer: &str, scope: &Scope<'a>) -> Result<(), Reason> {
-        let mut scope = scope.clone();
-        scope.channel.waba_id = value.filled("id");
-        scope.entry_time = value.filled("time");
-        for (key, member) in value.members() {
-            let pointer = || join(pointer, &key);
-            match &*key {
-                "id" | "time" if is_text(member) => {}
-                "changes" => self.each(member, pointer(), &scope, Self::change)?,
-                _ => self.rest.push((pointer(), member)),
-            }
-        }
-        Ok(())
-    }
-
-    fn change(&mut self, value: Value<'a>, pointer: &str, scope: &Scope<'a>) -> Result<(), Reason> {
-        let mut scope = scope.clone();
-        scope.field = value.get("field").and_then(Value::text);
-        for (key, member) in value.members() {
-            let pointer = || join(pointer, &key);
-            match &*key {
-                "field" if is_text(member) => {}
-                "value" if member.is_null() => {}
-                "value" if member.is_object() => self.value(member, &pointer(), scope.clone())?,
-                "value" => self.dead(member, scope.context(pointer()))?,
-                _ => self.rest.push((pointer(), member)),
-            }
-        }
-        Ok(())
+    /// What is read, with its place.
+    pub(super) fn here(&self, value: Value<'a>) -> Placed<'a> {
+        (self.path.clone(), value)
     }
 
     /// Reads each object of an array, or the one object that stands for it.
-    fn each(
+    fn objects(
         &mut self,
         array: Value<'a>,
-        pointer: String,
-        scope: &Scope<'a>,
-        read: fn(&mut Self, Value<'a>, &str, &Scope<'a>) -> Result<(), Reason>,
-    ) -> Result<(), Reason> {
-        for (value, pointer) in of_array(array, pointer) {
-            match value.is_object() {
-                true => read(self, value, &pointer, scope)?,
-                false => self.dead(value, scope.context(pointer))?,
-            }
-        }
-        Ok(())
+        scope: &ElementContext<'a>,
+        read: fn(&mut Self, Value<'a>, &ElementContext<'a>) -> Done,
+    ) -> Done {
+        self.each(array, |walk, value| match value.is_object() {
+            true => read(walk, value, scope),
+            false => walk.dead(value, scope),
+        })
     }
 
-    /// The object in which the arrays are: a change's `value`, or the whole of an on-premise callback.
-    fn value(
+    /// Reads each element of an array. What is no array is an array of one; null is none.
+    pub(super) fn each(
         &mut self,
-        value: Value<'a>,
-        pointer: &str,
-        mut scope: Scope<'a>,
-    ) -> Result<(), Reason> {
-        let metadata = value.get("metadata").filter(|metadata| metadata.is_object());
-        let of_metadata = |name| metadata.and_then(|metadata| metadata.filled(name));
-        scope.channel.phone_number_id = of_metadata("phone_number_id");
-        scope.channel.display_phone_number = of_metadata("display_phone_number");
-        let (field, budget) = (scope.field.clone(), self.budget);
-        let mut inside = Inside { field, budget, ..Inside::default() };
-        inside.read(value, pointer, false)?;
-        self.budget = inside.budget;
-        // Without an array the value is one event, with all that is in it.
-        let is_whole = !inside.is_split && !inside.others.is_empty();
-        if is_whole {
-            let (array, in_standby, pointer) = (Array::Whole, false, pointer.to_owned());
-            inside.found.push(Found { array, in_standby, value, pointer, thread: None });
+        array: Value<'a>,
+        mut read: impl FnMut(&mut Self, Value<'a>) -> Done,
+    ) -> Done {
+        if !array.is_array() {
+            return if array.is_null() { Ok(()) } else { read(self, array) };
         }
-        if self.parts.len() + inside.found.len() > self.max {
-            return Err(Reason::TooManyElements);
-        }
-        self.spend(inside.found.len().saturating_mul(scope.owned_bytes()))?;
-        let kind = |found: &Found<'a>| found.array.kind(found.value, found.in_standby);
-        let people: Vec<_> = (inside.found.iter())
-            .map(|one| Person::of(one.value, kind(one), &scope.channel, one.thread.as_ref()))
-            .collect();
-        let (joined, alone) = inside.contacts.join(&people);
-        if !is_whole {
-            self.rest.append(&mut inside.others);
-            self.rest.append(&mut inside.unknown);
-            self.rest.extend(joined.into_iter().flat_map(|one| unknown_of(one.raw, &one.pointer)));
-            self.rest.extend(alone.into_iter().map(|one| (one.pointer.clone(), one.raw)));
-        }
-        for (found, person) in inside.found.into_iter().zip(people) {
-            let kind = kind(&found);
-            let Found { array, value, pointer, thread, .. } = found;
-            let contact = inside.contacts.of(&person);
-            self.spend(contact.map_or(0, Contact::owned_bytes))?;
-            let contact = contact.cloned();
-            let context = ElementContext { contact, thread, ..scope.context(pointer) };
-            self.parts.push(match value.is_object() {
-                true => Part::Element(Element { array, kind, value, context, person }),
-                false => Part::Dead { reason: Reason::NotAnObject, value, context, kind },
-            });
+        for (at, value) in array.elements().enumerate() {
+            self.step(itoa::Buffer::new().format(at), |walk| read(walk, value))?;
         }
         Ok(())
     }
 
-    fn dead(&mut self, value: Value<'a>, context: ElementContext<'a>) -> Result<(), Reason> {
-        let is_object = value.is_object();
-        let reason = if is_object { Reason::Unrecognized } else { Reason::NotAnObject };
-        self.parts.push(Part::Dead { reason, value, context, kind: EventKind::ChannelEvent });
-        if self.parts.len() > self.max { Err(Reason::TooManyElements) } else { Ok(()) }
+    /// Reads each member of an object.
+    pub(super) fn members(
+        &mut self,
+        object: Value<'a>,
+        mut read: impl FnMut(&mut Self, &str, Value<'a>) -> Done,
+    ) -> Done {
+        for (key, value) in object.members() {
+            self.step(&key, |walk| read(walk, &key, value))?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is one step further on the path, as a JSON pointer has it (RFC 6901).
+    fn step(&mut self, step: &str, read: impl FnOnce(&mut Self) -> Done) -> Done {
+        let above = self.path.len();
+        self.path.push('/');
+        match step.contains(['~', '/']) {
+            true => self.path.push_str(&step.replace('~', "~0").replace('/', "~1")),
+            false => self.path.push_str(step),
+        }
+        let done = read(self);
+        self.path.truncate(above);
+        done
     }
 }

@@ -37,10 +37,9 @@ pub(super) fn read<'a>(element: Value<'a>, event: &mut Event<'a>, out: &mut Obje
         referral.mark_typed();
         out.json("referral", referral.bytes());
     }
-    event.state = match event.kind {
-        EventKind::InboundMessage => kind,
-        _ => element.get("status").and_then(Value::written),
-    };
+    if event.kind == EventKind::InboundMessage {
+        event.state = kind;
+    }
 }
 
 /// What stands under the name of the message's type.

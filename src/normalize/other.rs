@@ -1,34 +1,26 @@
 //! Reads what statuses and messages share with all else: errors; and calls, payments, what is not
 //! known.
 
-use super::{error_codes, json::Value};
-use crate::event::{Event, EventKind, Object, write_text};
+use super::{error_codes, json::Value, value::Array};
+use crate::event::{Event, EventKind, Object};
 
-/// Errors wherever Meta puts them: in the element, and in what it says about parts of a request.
-pub(super) fn errors<'a>(element: Value<'a>, event: &mut Event<'a>, out: &mut Object<'_>) {
-    let of = |value: Value<'a>| {
-        let given = value.members().filter(|(key, _)| key == "errors");
-        given.flat_map(|(_, errors)| objects(errors))
+/// Errors wherever Meta puts them: the element itself, in it, and in what it says about parts of a
+/// request.
+pub(super) fn errors<'a>(
+    element: Value<'a>,
+    array: Array,
+    event: &mut Event<'a>,
+    out: &mut Object<'_>,
+) {
+    let of = |value: Value<'a>| value.all("errors").flat_map(objects);
+    let errors: Vec<_> = match (array, event.kind) {
+        (Array::Errors, _) => vec![element],
+        (_, EventKind::ChannelEvent) => {
+            let parts = element.members().flat_map(|(_, part)| objects(part));
+            of(element).chain(parts.flat_map(of)).collect()
+        }
+        _ => of(element).collect(),
     };
-    let mut errors: Vec<_> = of(element).collect();
-    if event.kind == EventKind::ChannelEvent {
-        errors.extend(element.members().flat_map(|(_, part)| objects(part)).flat_map(of));
-    }
-    write_errors(errors, event, out);
-}
-
-/// One of a value's own errors.
-pub(super) fn error<'a>(element: Value<'a>, event: &mut Event<'a>, out: &mut Object<'_>) {
-    write_errors(vec![element], event, out);
-}
-
-/// The objects of an array, or the one object that stands for it.
-fn objects<'a>(value: Value<'a>) -> impl Iterator<Item = Value<'a>> {
-    let alone = value.is_object().then_some(value);
-    alone.into_iter().chain(value.elements()).filter(|element| element.is_object())
-}
-
-fn write_errors<'a>(errors: Vec<Value<'a>>, event: &mut Event<'a>, out: &mut Object<'_>) {
     out.objects("errors", errors, |out, error: Value<'a>| {
         let (retry, label) = error_codes::read(error.copy_number("code", "code", out));
         error.copy_member("title", "title", out);
@@ -44,6 +36,12 @@ fn write_errors<'a>(errors: Vec<Value<'a>>, event: &mut Event<'a>, out: &mut Obj
         out.text("fault", label.fault.as_str());
         event.errors.push(label);
     });
+}
+
+/// The objects of an array, or the one object that stands for it.
+fn objects<'a>(value: Value<'a>) -> impl Iterator<Item = Value<'a>> {
+    let alone = value.is_object().then_some(value);
+    alone.into_iter().chain(value.elements()).filter(|element| element.is_object())
 }
 
 /// What a call, or a status of one, says of the call.
@@ -77,19 +75,4 @@ pub(super) fn payment(element: Value<'_>, out: &mut Object<'_>) {
             transaction.copy_member("status", "transaction_status", out);
         }
     });
-}
-
-/// An object of members, each by its JSON pointer and verbatim.
-pub(super) fn gather(members: &[(String, Value<'_>)]) -> Vec<u8> {
-    let mut gathered = vec![b'{'];
-    for (at, (pointer, value)) in members.iter().enumerate() {
-        if at > 0 {
-            gathered.push(b',');
-        }
-        write_text(&mut gathered, pointer);
-        gathered.push(b':');
-        gathered.extend_from_slice(value.bytes());
-    }
-    gathered.push(b'}');
-    gathered
 }

@@ -1,8 +1,8 @@
 //! Whom an element is about: its user, and the contact that its callback lists for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::json::Value;
+use super::{Placed, json::Value, value::Found};
 use crate::event::{Channel, Contact, EventKind, Text};
 
 /// The user whom an element is about.
@@ -46,12 +46,11 @@ impl<'a> Person<'a> {
 
     /// The value to join on: the user id, else the phone number; where the element has neither, those
     /// of the contact.
-    pub(super) fn key(&self, contact: Option<&Contact<'a>>) -> Option<Text<'a>> {
+    pub(super) fn key(self, contact: Option<&Contact<'a>>) -> Option<Text<'a>> {
         let of_contact = |read: fn(&Contact<'a>) -> Option<Text<'a>>| contact.and_then(read);
         self.user_id
-            .clone()
             .or_else(|| of_contact(|contact| contact.user_id.clone()))
-            .or_else(|| self.phone.clone())
+            .or(self.phone)
             .or_else(|| of_contact(|contact| contact.wa_id.clone()))
     }
 }
@@ -63,20 +62,25 @@ fn is_outgoing(element: Value<'_>, kind: EventKind, channel: &Channel<'_>) -> bo
         EventKind::Echo | EventKind::StandbyEcho => true,
         EventKind::Call if direction().as_deref() == Some("BUSINESS_INITIATED") => true,
         _ => element.filled("from").is_some_and(|from| {
-            let digits =
-                |text: &str| -> String { text.chars().filter(char::is_ascii_digit).collect() };
-            let own = digits(channel.display_phone_number.as_deref().unwrap_or_default());
-            !own.is_empty() && own == digits(&from)
+            let own = channel.display_phone_number.as_deref().unwrap_or_default();
+            digits(own).next().is_some() && digits(own).eq(digits(&from))
         }),
     }
 }
 
-/// A contact that a value lists, and where.
+fn digits(number: &str) -> impl Iterator<Item = u8> {
+    number.bytes().filter(u8::is_ascii_digit)
+}
+
+/// A contact that a value lists.
 #[derive(Debug)]
-pub(super) struct Listed<'a> {
+struct Listed<'a> {
     contact: Contact<'a>,
-    pub(super) raw: Value<'a>,
-    pub(super) pointer: String,
+    whole: Placed<'a>,
+    /// What of it is not known.
+    unknown: Vec<Placed<'a>>,
+    /// The event of an element holds it.
+    is_held: bool,
 }
 
 /// The contacts of one value.
@@ -90,7 +94,8 @@ pub(super) struct Contacts<'a> {
 }
 
 impl<'a> Contacts<'a> {
-    pub(super) fn list(&mut self, raw: Value<'a>, pointer: String) {
+    pub(super) fn list(&mut self, whole: Placed<'a>, unknown: Vec<Placed<'a>>) {
+        let raw = whole.1;
         let profile = raw.get("profile");
         let of_profile = |name: &str| profile.and_then(|profile| profile.filled(name));
         let contact = Contact {
@@ -108,33 +113,44 @@ impl<'a> Contacts<'a> {
         if let Some(wa_id) = &contact.wa_id {
             self.by_wa_id.entry(wa_id.clone()).or_insert(at);
         }
-        self.listed.push(Listed { contact, raw, pointer });
+        self.listed.push(Listed { contact, whole, unknown, is_held: false });
     }
 
-    /// Joins the contacts to the users whom the value's elements are about. Returns those that an
-    /// element holds, then the others. A repetition says nothing more than the first of its name.
-    pub(super) fn join(&mut self, people: &[Person<'a>]) -> (Vec<&Listed<'a>>, Vec<&Listed<'a>>) {
-        let user_ids: BTreeSet<_> = people.iter().filter_map(|one| one.user_id.as_ref()).collect();
-        let phones: BTreeSet<_> = people.iter().filter_map(|one| one.phone.as_ref()).collect();
-        let is_one_user =
-            user_ids.len() <= 1 && phones.len() <= 1 && !(user_ids.is_empty() && phones.is_empty());
+    /// Joins the contacts to the users whom the value's elements are about.
+    pub(super) fn join(&mut self, found: &[Found<'a>]) {
+        let user_ids = || found.iter().filter_map(|one| one.person.user_id.as_ref());
+        let phones = || found.iter().filter_map(|one| one.person.phone.as_ref());
+        let (user_id, phone) = (user_ids().next(), phones().next());
+        let is_one_user = (user_id.is_some() || phone.is_some())
+            && user_ids().all(|one| Some(one) == user_id)
+            && phones().all(|one| Some(one) == phone);
         let differs = |contact: &Contact<'a>| {
-            contact
-                .user_id
-                .as_ref()
-                .is_some_and(|id| !user_ids.is_empty() && !user_ids.contains(id))
+            contact.user_id.as_ref().zip(user_id).is_some_and(|(own, user_id)| own != user_id)
         };
         self.only = is_one_user && matches!(&self.listed[..], [only] if !differs(&only.contact));
-        let held: BTreeSet<_> = people.iter().filter_map(|person| self.place_of(person)).collect();
-        self.listed.iter().partition(|listed| {
+        for one in found {
+            if let Some(at) = self.place_of(&one.person) {
+                self.listed[at].is_held = true;
+            }
+        }
+    }
+
+    /// Adds what no event holds: what is not known of the contacts that events hold, then the other
+    /// contacts. A repetition says nothing more than the first of its name.
+    pub(super) fn unknown(&self, unknown: &mut Vec<Placed<'a>>) {
+        let mut alone = Vec::new();
+        for listed in &self.listed {
             let Contact { user_id, wa_id, .. } = &listed.contact;
-            let by_id = user_id.as_ref().and_then(|id| self.by_user_id.get(id));
-            let by_phone = wa_id.as_ref().and_then(|phone| self.by_wa_id.get(phone));
-            let only = self.only.then_some(&0);
-            let says_it = |at: &usize| self.listed[*at].contact == listed.contact;
-            let mut places = [by_id, by_phone, only].into_iter().flatten();
-            places.any(|at| held.contains(at) && says_it(at))
-        })
+            let is_said = self.places(user_id, wa_id).any(|at| {
+                let first = &self.listed[at];
+                first.is_held && first.contact == listed.contact
+            });
+            match is_said {
+                true => unknown.extend_from_slice(&listed.unknown),
+                false => alone.push(listed.whole.clone()),
+            }
+        }
+        unknown.append(&mut alone);
     }
 
     /// The contact of a person, by user id, else by phone number.
@@ -143,10 +159,18 @@ impl<'a> Contacts<'a> {
     }
 
     fn place_of(&self, person: &Person<'a>) -> Option<usize> {
-        let by_id = person.user_id.as_ref().and_then(|id| self.by_user_id.get(id));
-        let by_phone = || person.phone.as_ref().and_then(|phone| self.by_wa_id.get(phone));
         let is_known = person.user_id.is_some() || person.phone.is_some();
-        let only = || (self.only && is_known).then_some(&0);
-        by_id.or_else(by_phone).or_else(only).copied()
+        self.places(&person.user_id, &person.phone).next().filter(|_| is_known)
+    }
+
+    /// Where the contacts with that user id and with that phone number are.
+    fn places(
+        &self,
+        user_id: &Option<Text<'a>>,
+        phone: &Option<Text<'a>>,
+    ) -> impl Iterator<Item = usize> {
+        let by_id = user_id.as_ref().and_then(|id| self.by_user_id.get(id));
+        let by_phone = phone.as_ref().and_then(|phone| self.by_wa_id.get(phone));
+        [by_id, by_phone, self.only.then_some(&0)].into_iter().flatten().copied()
     }
 }

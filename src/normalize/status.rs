@@ -61,9 +61,9 @@ fn status<'a>(element: Value<'a>, event: &mut Event<'a>, out: &mut Object<'_>) {
         kind.mark_typed();
     }
     let Some(member) = element.get("status") else { return };
-    event.state = member.written();
     let Some(text) = member.text() else { return };
-    let normal = text.trim().to_lowercase();
+    let is_normal = text.bytes().all(|byte| byte.is_ascii_lowercase());
+    let normal = if is_normal { text.clone() } else { text.trim().to_lowercase().into() };
     let is_ranked = !matches!(event.kind, EventKind::PaymentStatus | EventKind::CallStatus);
     if normal == text {
         member.copy("status", out);

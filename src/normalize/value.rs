@@ -1,7 +1,13 @@
 //! What one `value` holds: its arrays, its contacts, and what is not known.
 
-use super::{amplification::owned_bytes, json::Value, people::Contacts};
-use crate::event::{EventKind, Reason, Text};
+use super::{
+    Placed, Walk,
+    amplification::owned_bytes,
+    envelope::{Done, is_text},
+    json::Value,
+    people::{Contacts, Person},
+};
+use crate::event::{ElementContext, EventKind, Text};
 
 /// An array whose elements become events of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,193 +80,131 @@ impl Array {
     }
 }
 
-/// Objects of one value that become events, before their contacts are known.
+/// What becomes an event, before its contact is known.
 pub(super) struct Found<'a> {
     pub(super) array: Array,
-    pub(super) in_standby: bool,
+    pub(super) kind: EventKind,
     pub(super) value: Value<'a>,
     pub(super) pointer: String,
     pub(super) thread: Option<Text<'a>>,
+    pub(super) person: Person<'a>,
 }
 
-/// What one value holds.
+/// What is read of one value.
 #[derive(Default)]
 pub(super) struct Inside<'a> {
-    pub(super) field: Option<Text<'a>>,
+    /// What its elements share.
+    pub(super) scope: ElementContext<'a>,
     pub(super) found: Vec<Found<'a>>,
     pub(super) contacts: Contacts<'a>,
     /// Members that no array holds.
-    pub(super) others: Vec<(String, Value<'a>)>,
+    pub(super) others: Vec<Placed<'a>>,
     /// What is not known inside known members.
-    pub(super) unknown: Vec<(String, Value<'a>)>,
+    pub(super) unknown: Vec<Placed<'a>>,
     /// It has an array whose elements are events.
     pub(super) is_split: bool,
-    /// Bytes of pointers and copied texts that may still come.
-    pub(super) budget: usize,
 }
 
-impl<'a> Inside<'a> {
-    /// # Errors
-    /// The budget is exceeded.
-    pub(super) fn read(
-        &mut self,
-        value: Value<'a>,
-        pointer: &str,
-        in_standby: bool,
-    ) -> Result<(), Reason> {
+impl<'a> Walk<'a> {
+    /// Reads a value, or the `standby` in it, into `inside`.
+    pub(super) fn read_inside(&mut self, value: Value<'a>, in_standby: bool) -> Done {
         let metadata = value.get("metadata");
-        for (key, member) in value.members() {
-            let pointer = || join(pointer, &key);
-            let field = self.field.as_deref().filter(|field| *field != "history");
-            let array = Array::named(&key, field.filter(|_| member.is_array()));
-            match (&*key, in_standby) {
-                ("contacts", _) => self.contacts(member, pointer()),
+        self.members(value, |walk, key, member| {
+            let field = walk.inside.scope.field.as_deref().filter(|field| *field != "history");
+            let array = Array::named(key, field.filter(|_| member.is_array()));
+            match (key, in_standby) {
+                ("contacts", _) => return walk.each(member, Self::contact),
                 ("messaging_product" | "metadata" | "standby" | "history", _)
                     if member.is_null() => {}
                 ("messaging_product", false) if is_text(member) => {}
                 ("metadata", false) => {
                     let known = ["phone_number_id", "display_phone_number"];
                     let known = if is_same(member, metadata) { &known[..] } else { &[] };
-                    self.unknown.extend(unknown_in(member, pointer, known));
+                    return walk.texts(member, known);
                 }
-                ("standby", false) if member.is_object() => self.read(member, &pointer(), true)?,
+                ("standby", false) if member.is_object() => return walk.read_inside(member, true),
                 ("history", false) if member.is_array() || member.is_object() => {
-                    self.is_split = true;
-                    self.history(member, pointer())?;
+                    walk.inside.is_split = true;
+                    return walk.each(member, Self::chunk);
                 }
                 _ => match array {
                     Some(_) if member.is_null() => {}
                     Some(array) => {
-                        self.is_split = true;
-                        self.split(array, in_standby, member, pointer(), None)?;
+                        walk.inside.is_split = true;
+                        return walk
+                            .each(member, |walk, one| walk.find(array, in_standby, one, None));
                     }
-                    None => self.others.push((pointer(), member)),
+                    None => walk.inside.others.push(walk.here(member)),
                 },
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
-    fn split(
+    /// Notes what becomes an event.
+    pub(super) fn find(
         &mut self,
         array: Array,
         in_standby: bool,
-        member: Value<'a>,
-        pointer: String,
+        value: Value<'a>,
         thread: Option<&Text<'a>>,
-    ) -> Result<(), Reason> {
-        let thread_bytes = thread.map_or(0, owned_bytes);
-        for (value, pointer) in of_array(member, pointer) {
-            let bytes = pointer.len() + thread_bytes;
-            self.budget = self.budget.checked_sub(bytes).ok_or(Reason::Amplification)?;
-            let thread = thread.cloned();
-            self.found.push(Found { array, in_standby, value, pointer, thread });
-        }
+    ) -> Done {
+        self.spend(self.path.len() + thread.map_or(0, owned_bytes))?;
+        let kind = array.kind(value, in_standby);
+        let person = Person::of(value, kind, &self.inside.scope.channel, thread);
+        let (pointer, thread) = (self.path.clone(), thread.cloned());
+        self.inside.found.push(Found { array, kind, value, pointer, thread, person });
         Ok(())
     }
 
-    fn not_an_object(&mut self, value: Value<'a>, pointer: String) {
-        self.found.push(Found {
-            array: Array::Other,
-            in_standby: false,
-            value,
-            pointer,
-            thread: None,
-        });
-    }
-
-    fn contacts(&mut self, contacts: Value<'a>, pointer: String) {
-        for (contact, pointer) in of_array(contacts, pointer) {
-            match contact.is_object() {
-                true => self.contacts.list(contact, pointer),
-                false => self.unknown.push((pointer, contact)),
-            }
-        }
-    }
-
-    /// `history[].threads[].messages[]` and `history[].errors[]`.
-    fn history(&mut self, chunks: Value<'a>, pointer: String) -> Result<(), Reason> {
-        for (chunk, pointer) in of_array(chunks, pointer) {
-            if !chunk.is_object() {
-                self.not_an_object(chunk, pointer);
-                continue;
-            }
-            for (key, member) in chunk.members() {
-                let pointer = join(&pointer, &key);
-                match &*key {
-                    "errors" => self.split(Array::Errors, false, member, pointer, None)?,
-                    "threads" => of_array(member, pointer)
-                        .try_for_each(|(thread, pointer)| self.thread(thread, &pointer))?,
-                    _ => self.unknown.push((pointer, member)),
-                }
-            }
-        }
+    fn unknown_inside(&mut self, value: Value<'a>) -> Done {
+        self.inside.unknown.push(self.here(value));
         Ok(())
     }
 
-    fn thread(&mut self, thread: Value<'a>, pointer: &str) -> Result<(), Reason> {
+    /// One of `history[]`, with `threads[].messages[]` and `errors[]`.
+    fn chunk(&mut self, chunk: Value<'a>) -> Done {
+        if !chunk.is_object() {
+            return self.find(Array::Other, false, chunk, None);
+        }
+        self.members(chunk, |walk, key, member| match key {
+            "errors" => {
+                walk.each(member, |walk, error| walk.find(Array::Errors, false, error, None))
+            }
+            "threads" => walk.each(member, Self::thread),
+            _ => walk.unknown_inside(member),
+        })
+    }
+
+    fn thread(&mut self, thread: Value<'a>) -> Done {
         if !thread.is_object() {
-            self.not_an_object(thread, pointer.to_owned());
-            return Ok(());
+            return self.find(Array::Other, false, thread, None);
         }
         let id = thread.filled("id");
-        let mut rest = Vec::new();
-        for (key, member) in thread.members() {
-            let pointer = join(pointer, &key);
-            match &*key {
-                "messages" => self.split(Array::History, false, member, pointer, id.as_ref())?,
-                _ => rest.push((pointer, member)),
-            }
-        }
+        let is_known = |key: &str, member| key == "messages" || (key == "id" && is_text(member));
         // Its id alone says no more than its messages do.
-        let is_id = |pointer: &str, member| pointer.ends_with("/id") && is_text(member);
-        if !rest.iter().all(|(pointer, member)| is_id(pointer, *member)) {
-            self.unknown.append(&mut rest);
+        let says_more = thread.members().any(|(key, member)| !is_known(&key, member));
+        self.members(thread, |walk, key, member| match key {
+            "messages" => walk.each(member, |walk, message| {
+                walk.find(Array::History, false, message, id.as_ref())
+            }),
+            _ if says_more => walk.unknown_inside(member),
+            _ => Ok(()),
+        })
+    }
+
+    fn contact(&mut self, contact: Value<'a>) -> Done {
+        if !contact.is_object() {
+            return self.unknown_inside(contact);
         }
-        Ok(())
-    }
-}
-
-/// The elements of an array with their pointers. What is no array is an array of one; null is none.
-pub(super) fn of_array<'a>(
-    array: Value<'a>,
-    pointer: String,
-) -> impl Iterator<Item = (Value<'a>, String)> {
-    let alone = (!array.is_array() && !array.is_null()).then(|| (array, pointer.clone()));
-    let inside = array.elements().enumerate();
-    let of = move |at| join(&pointer, itoa::Buffer::new().format(at));
-    alone.into_iter().chain(inside.map(move |(at, value)| (value, of(at))))
-}
-
-/// What is not known of an object of texts: all of it, if it is no object.
-fn unknown_in<'a>(
-    object: Value<'a>,
-    pointer: impl Fn() -> String,
-    known: &[&str],
-) -> Vec<(String, Value<'a>)> {
-    if !object.is_object() {
-        return if object.is_null() { Vec::new() } else { vec![(pointer(), object)] };
-    }
-    let is_known = |key: &str, member| known.contains(&key) && is_text(member);
-    (object.members().filter(|(key, member)| !is_known(key, *member)))
-        .map(|(key, member)| (join(&pointer(), &key), member))
-        .collect()
-}
-
-/// Whether this member is the one that is read, of several that have its name.
-fn is_same(member: Value<'_>, read: Option<Value<'_>>) -> bool {
-    read.is_some_and(|read| std::ptr::eq(read.bytes(), member.bytes()))
-}
-
-/// What of a contact is not known.
-pub(super) fn unknown_of<'a>(contact: Value<'a>, pointer: &str) -> Vec<(String, Value<'a>)> {
-    let mut unknown = Vec::new();
-    let (profile, own) = (contact.get("profile"), contact.filled("username"));
-    for (key, member) in contact.members() {
-        let pointer = || join(pointer, &key);
-        match &*key {
+        let start = self.inside.unknown.len();
+        let (profile, own) = (contact.get("profile"), contact.filled("username"));
+        self.members(contact, |walk, key, member| match key {
             "wa_id" | "user_id" | "parent_user_id" | "username" | "identity_key_hash"
-                if is_text(member) => {}
+                if is_text(member) =>
+            {
+                Ok(())
+            }
             "profile" => {
                 // The contact's own name goes before that of its profile.
                 let differs = |name| own.as_ref().is_some_and(|own| *own != name);
@@ -269,22 +213,28 @@ pub(super) fn unknown_of<'a>(contact: Value<'a>, pointer: &str) -> Vec<(String, 
                     true => &["name"],
                     false => &["name", "username"],
                 };
-                unknown.extend(unknown_in(member, pointer, known));
+                walk.texts(member, known)
             }
-            _ => unknown.push((pointer(), member)),
+            _ => walk.unknown_inside(member),
+        })?;
+        let unknown = self.inside.unknown.split_off(start);
+        self.inside.contacts.list(self.here(contact), unknown);
+        Ok(())
+    }
+
+    /// Reads an object of texts, or what stands where one belongs.
+    fn texts(&mut self, object: Value<'a>, known: &[&str]) -> Done {
+        if !object.is_object() && !object.is_null() {
+            return self.unknown_inside(object);
         }
+        self.members(object, |walk, key, member| match known.contains(&key) && is_text(member) {
+            true => Ok(()),
+            false => walk.unknown_inside(member),
+        })
     }
-    unknown
 }
 
-pub(super) fn is_text(value: Value<'_>) -> bool {
-    value.is_null() || value.text().is_some()
-}
-
-/// A JSON pointer to a member (RFC 6901).
-pub(super) fn join(pointer: &str, key: &str) -> String {
-    match key.contains(['~', '/']) {
-        true => [pointer, "/", &key.replace('~', "~0").replace('/', "~1")].concat(),
-        false => [pointer, "/", key].concat(),
-    }
+/// Whether this member is the one that is read, of several that have its name.
+fn is_same(member: Value<'_>, read: Option<Value<'_>>) -> bool {
+    read.is_some_and(|read| std::ptr::eq(read.bytes(), member.bytes()))
 }

@@ -135,7 +135,7 @@ fn described(
     let parsed = normalize::parse(&body);
     let items = normalize::items(callback, config.event_settings(callback.source), &parsed);
     let events = items.iter().take(events_max).map(|item| event(item, config, is_masked));
-    let bytes = body.bytes().unwrap_or(callback.body);
+    let bytes = body.as_deref().unwrap_or(callback.body);
     let (body_bytes, total) = (bytes.len(), items.len());
     let what = Described { body_bytes, total, events: events.collect(), unread: None };
     let text = (!is_masked).then(|| shown_body(bytes));

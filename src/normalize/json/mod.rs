@@ -79,12 +79,12 @@ impl<'a> Document<'a> {
         let document = Self {
             bytes,
             text: std::str::from_utf8(bytes).ok(),
-            notes: Vec::with_capacity(bytes.len() / 16),
+            notes: Vec::with_capacity(bytes.len() / 8),
             deepest: 0,
             beyond_double: false,
             lone_surrogate: false,
         };
-        Scanner { document, at: 0, open: Vec::new() }.scan()
+        Scanner { document, at: 0, open: Vec::with_capacity(16) }.scan()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -178,20 +178,26 @@ impl<'a> Value<'a> {
         })
     }
 
+    /// The members of that name, in order.
+    pub(super) fn all(self, name: &str) -> impl Iterator<Item = Value<'a>> {
+        let end = if self.is_object() { self.note().next } else { 0 };
+        let mut at = self.at + 1;
+        std::iter::from_fn(move || {
+            // A name is one note, and its value begins with the next.
+            while at < end {
+                let (key, value) = (Value { at, ..self }, Value { at: at + 1, ..self });
+                at = value.note().next;
+                if key.spells(name) {
+                    return Some(value);
+                }
+            }
+            None
+        })
+    }
+
     /// The member of that name; of several the last text, number or flag, else the last but null.
     pub(super) fn get(self, name: &str) -> Option<Value<'a>> {
-        let end = if self.is_object() { self.note().next } else { 0 };
-        let (mut at, mut found) = (self.at + 1, None);
-        // A name is one note, and its value begins with the next.
-        while at < end {
-            let (key, value) = (Value { at, ..self }, Value { at: at + 1, ..self });
-            at = value.note().next;
-            if key.spells(name) && found.is_none_or(|one: Value<'_>| one.weight() <= value.weight())
-            {
-                found = Some(value);
-            }
-        }
-        found
+        self.all(name).max_by_key(|value| value.weight())
     }
 
     /// Which of several values of one name is read: a heavier one, and of one weight the last.

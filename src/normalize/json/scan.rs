@@ -39,6 +39,13 @@ impl<'a> Scanner<'a> {
         self.document.bytes.get(self.at).copied()
     }
 
+    /// Whether this byte comes next, which is then passed.
+    fn skip(&mut self, byte: u8) -> bool {
+        let is_next = self.peek() == Some(byte);
+        self.at += usize::from(is_next);
+        is_next
+    }
+
     fn fail<T>(&self) -> Result<T, Unreadable> {
         Err(Unreadable::NotJson { at: self.at })
     }
@@ -130,20 +137,15 @@ impl<'a> Scanner<'a> {
         self.string()?;
         self.finish(note);
         self.blanks();
-        if self.peek() != Some(b':') {
-            return self.fail();
-        }
-        self.at += 1;
-        Ok(())
+        if self.skip(b':') { Ok(()) } else { self.fail() }
     }
 
     /// A string with its quotes; any byte that is no control character may be in it. Its note is the
     /// last one.
     fn string(&mut self) -> Result<(), Unreadable> {
-        if self.peek() != Some(b'"') {
+        if !self.skip(b'"') {
             return self.fail();
         }
-        self.at += 1;
         loop {
             let rest = &self.document.bytes[self.at..];
             let plain = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
@@ -181,35 +183,27 @@ impl<'a> Scanner<'a> {
 
     fn number(&mut self) -> Result<(), Unreadable> {
         let start = self.at;
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
-        match self.peek() {
-            Some(b'0') => self.at += 1,
-            _ => self.digits()?,
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
+        self.skip(b'-');
+        if !self.skip(b'0') {
             self.digits()?;
         }
-        let digits = self.at - start;
-        if self.exponent()? || digits >= 300 {
+        if self.skip(b'.') {
+            self.digits()?;
+        }
+        let is_long = self.at - start >= 300;
+        let has_exponent = self.skip(b'e') || self.skip(b'E');
+        if has_exponent {
+            if !self.skip(b'+') {
+                self.skip(b'-');
+            }
+            self.digits()?;
+        }
+        if has_exponent || is_long {
             let number = &self.document.bytes[start..self.at];
             let number = std::str::from_utf8(number).unwrap_or_default().parse::<f64>();
             self.document.beyond_double |= !number.is_ok_and(f64::is_finite);
         }
         Ok(())
-    }
-
-    fn exponent(&mut self) -> Result<bool, Unreadable> {
-        if !matches!(self.peek(), Some(b'e' | b'E')) {
-            return Ok(false);
-        }
-        self.at += 1;
-        if matches!(self.peek(), Some(b'+' | b'-')) {
-            self.at += 1;
-        }
-        self.digits().map(|()| true)
     }
 
     fn digits(&mut self) -> Result<(), Unreadable> {
