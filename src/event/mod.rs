@@ -311,9 +311,10 @@ impl<'a> Event<'a> {
     fn make_event_id(&self) -> String {
         let is_remainder = self.kind == EventKind::Remainder;
         let timestamp = self.timestamp.as_deref().unwrap_or_default();
-        let seconds = match Time::read(timestamp) {
-            Some(Time::Seconds(seconds)) => Some(seconds.to_string()),
-            _ => None,
+        let mut digits = itoa::Buffer::new();
+        let time = match Time::read(timestamp) {
+            Some(Time::Seconds(seconds)) => digits.format(seconds),
+            _ => timestamp,
         };
         let id = self.message_id.as_deref().unwrap_or_default();
         let is_named = matches!(self.kind, EventKind::MessageStatus | EventKind::InboundMessage)
@@ -328,7 +329,7 @@ impl<'a> Event<'a> {
             number.unwrap_or(self.callback.source).as_bytes(),
             if is_remainder { self.receipt.as_bytes() } else { id.as_bytes() },
             self.state.as_deref().unwrap_or_default().as_bytes(),
-            seconds.as_deref().unwrap_or(timestamp).as_bytes(),
+            time.as_bytes(),
             self.participant.as_deref().unwrap_or_default().as_bytes(),
             content.as_deref().unwrap_or_default(),
             b"",

@@ -9,58 +9,55 @@ use super::{Channel, Contact, Event, RawForm, Time, time::rfc3339_millis};
 
 const SCHEMA_VERSION: i64 = 1;
 
-/// A JSON object that is being written.
-pub struct Object<'o> {
-    out: &'o mut Vec<u8>,
-    empty: bool,
-}
+/// A JSON object that is being written, at the end of these bytes.
+pub struct Object<'o>(&'o mut Vec<u8>);
 
 /// The inside of an object: its members without the braces.
 pub fn fragment(write: impl FnOnce(&mut Object<'_>)) -> Vec<u8> {
-    let mut out = Vec::with_capacity(256);
-    write(&mut Object { out: &mut out, empty: true });
+    let mut out = Vec::with_capacity(512);
+    write(&mut Object(&mut out));
     out
 }
 
 impl Object<'_> {
     fn write(out: &mut Vec<u8>, write: impl FnOnce(&mut Object<'_>)) {
         out.push(b'{');
-        write(&mut Object { out, empty: true });
+        write(&mut Object(out));
         out.push(b'}');
     }
 
     fn separate(&mut self) {
-        if !std::mem::take(&mut self.empty) {
-            self.out.push(b',');
+        if !matches!(self.0.last(), None | Some(b'{')) {
+            self.0.push(b',');
         }
     }
 
     /// `key` is a literal without anything to escape.
     fn key(&mut self, key: &str) {
         self.separate();
-        self.out.push(b'"');
-        self.out.extend_from_slice(key.as_bytes());
-        self.out.extend_from_slice(b"\":");
+        self.0.push(b'"');
+        self.0.extend_from_slice(key.as_bytes());
+        self.0.extend_from_slice(b"\":");
     }
 
     /// Members that are JSON already.
     fn members(&mut self, members: &[u8]) {
         if !members.is_empty() {
             self.separate();
-            self.out.extend_from_slice(members);
+            self.0.extend_from_slice(members);
         }
     }
 
     /// Bytes that are JSON already.
     pub fn json(&mut self, key: &str, json: &[u8]) {
         self.key(key);
-        self.out.extend_from_slice(json);
+        self.0.extend_from_slice(json);
     }
 
     /// A text.
     pub fn text(&mut self, key: &str, text: &str) {
         self.key(key);
-        write_text(self.out, text);
+        write_text(self.0, text);
     }
 
     /// A text, if there is one.
@@ -82,12 +79,11 @@ impl Object<'_> {
 
     /// An object, unless nothing would be in it.
     pub fn object(&mut self, key: &str, write: impl FnOnce(&mut Object<'_>)) {
-        let (start, empty) = (self.out.len(), self.empty);
+        let start = self.0.len();
         self.key(key);
-        Self::write(self.out, write);
-        if self.out.ends_with(b":{}") {
-            self.out.truncate(start);
-            self.empty = empty;
+        Self::write(self.0, write);
+        if self.0.ends_with(b":{}") {
+            self.0.truncate(start);
         }
     }
 
@@ -98,19 +94,18 @@ impl Object<'_> {
         each: impl IntoIterator<Item = T>,
         mut write: impl FnMut(&mut Object<'_>, T),
     ) {
-        let mut each = each.into_iter().peekable();
-        if each.peek().is_none() {
-            return;
-        }
-        self.key(key);
-        self.out.push(b'[');
-        for (at, one) in each.enumerate() {
-            if at > 0 {
-                self.out.push(b',');
+        let start = self.0.len();
+        self.json(key, b"[");
+        for one in each {
+            if !self.0.ends_with(b"[") {
+                self.0.push(b',');
             }
-            Self::write(self.out, |object| write(object, one));
+            Self::write(self.0, |object| write(object, one));
         }
-        self.out.push(b']');
+        self.0.push(b']');
+        if self.0.ends_with(b":[]") {
+            self.0.truncate(start);
+        }
     }
 }
 

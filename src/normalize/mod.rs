@@ -77,9 +77,7 @@ pub fn parse<'a>(body: &'a Body<'_>) -> Parsed<'a> {
         Err(detail) => Err((Reason::BadEncoding, detail.clone())),
         Ok(bytes) if json::is_blank(bytes) => Ok(None),
         Ok(bytes) => Document::parse(bytes).map(Some).map_err(|unreadable| match unreadable {
-            Unreadable::NotJson { at } => {
-                (Reason::InvalidJson, format!("not JSON from byte {at} on"))
-            }
+            Unreadable::NotJson(at) => (Reason::InvalidJson, format!("not JSON from byte {at} on")),
             Unreadable::TooManyValues => (Reason::TooManyElements, "too many values".to_owned()),
         }),
     })
@@ -163,7 +161,7 @@ impl<'a> Walk<'a> {
             settings,
             document,
             items: Vec::new(),
-            path: String::new(),
+            path: String::with_capacity(64),
             inside: Inside::default(),
             rest: Vec::new(),
             format: None,

@@ -29,7 +29,7 @@ impl<'a> Value<'a> {
 
     /// Writes its text as a field. Only a string is there without change.
     pub(in crate::normalize) fn copy(self, field: &str, out: &mut Object<'_>) {
-        if self.first_byte() == b'"' {
+        if self.is_string() {
             self.mark_typed();
             if self.is_strict_string() {
                 return out.json(field, self.bytes());
@@ -64,11 +64,10 @@ impl<'a> Value<'a> {
 
     /// Writes a flag as a field.
     pub(in crate::normalize) fn copy_flag(self, name: &str, field: &str, out: &mut Object<'_>) {
-        if let Some(member) = self.get(name)
-            && let Some(flag) = member.flag()
-        {
-            member.mark_typed();
-            out.flag(field, flag);
+        let is_flag = |value: &Value<'_>| matches!(value.bytes(), b"true" | b"false");
+        if let Some(flag) = self.get(name).filter(is_flag) {
+            flag.mark_typed();
+            out.json(field, flag.bytes());
         }
     }
 
@@ -103,7 +102,7 @@ impl<'a> Value<'a> {
     /// A time in digits can be told from RFC 3339 again, unless zeros lead it or it is no string.
     pub(in crate::normalize) fn mark_time(self) {
         let is_plain = |text: Text<'_>| !(text.len() > 1 && text.starts_with('0'));
-        if self.first_byte() == b'"' && self.text().is_some_and(is_plain) {
+        if self.is_string() && self.text().is_some_and(is_plain) {
             self.mark_typed();
         }
     }

@@ -61,10 +61,8 @@ pub(super) struct Value<'a> {
 /// Why bytes are not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unreadable {
-    /// Not JSON, from this byte on.
-    NotJson {
-        at: usize,
-    },
+    /// From this byte on.
+    NotJson(usize),
     TooManyValues,
 }
 
@@ -246,15 +244,6 @@ impl<'a> Value<'a> {
         !self.note().lone_surrogate && (self.document.text.is_some() || is_text())
     }
 
-    /// `true` or `false`.
-    pub(super) fn flag(self) -> Option<bool> {
-        match self.bytes() {
-            b"true" => Some(true),
-            b"false" => Some(false),
-            _ => None,
-        }
-    }
-
     /// Whether every strict parser reads this value alone.
     pub(super) fn is_strict(self) -> bool {
         self.document.is_strict()
@@ -301,7 +290,7 @@ mod tests {
         ] {
             assert_eq!(
                 Document::parse(json.as_bytes()).err(),
-                Some(Unreadable::NotJson { at }),
+                Some(Unreadable::NotJson(at)),
                 "{json}"
             );
         }

@@ -47,7 +47,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn fail<T>(&self) -> Result<T, Unreadable> {
-        Err(Unreadable::NotJson { at: self.at })
+        Err(Unreadable::NotJson(self.at))
     }
 
     fn blanks(&mut self) {
