@@ -7,8 +7,6 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{Channel, Contact, Event, RawForm, Time, time::rfc3339_millis};
 
-const SCHEMA_VERSION: i64 = 1;
-
 /// A JSON object that is being written, at the end of these bytes.
 pub struct Object<'o>(&'o mut Vec<u8>);
 
@@ -130,7 +128,7 @@ impl Event<'_> {
     }
 
     fn write_envelope(&self, object: &mut Object<'_>) {
-        object.number("schema_version", SCHEMA_VERSION);
+        object.number("schema_version", 1);
         object.text("event_id", self.event_id());
         object.text("event_kind", self.kind.as_str());
         object.maybe("message_id", self.message_id.as_ref());

@@ -104,7 +104,7 @@ impl<'a> Walk<'a> {
     }
 
     fn entry(&mut self, value: Value<'a>, scope: &ElementContext<'a>) -> Done {
-        let mut scope = scope.clone();
+        let mut scope = self.copy(scope)?;
         scope.channel.waba_id = value.filled("id");
         scope.entry_time = value.filled("time");
         self.members(value, |walk, key, member| match key {
@@ -116,7 +116,7 @@ impl<'a> Walk<'a> {
 
     fn change(&mut self, value: Value<'a>, scope: &ElementContext<'a>) -> Done {
         let field = value.get("field").and_then(Value::text);
-        let scope = ElementContext { field, ..scope.clone() };
+        let scope = ElementContext { field, ..self.copy(scope)? };
         self.members(value, |walk, key, member| match key {
             "field" if is_text(member) => Ok(()),
             "value" if member.is_null() => Ok(()),
@@ -130,7 +130,7 @@ impl<'a> Walk<'a> {
     fn value(&mut self, value: Value<'a>, scope: &ElementContext<'a>) -> Done {
         let metadata = value.get("metadata").filter(|metadata| metadata.is_object());
         let of_metadata = |name| metadata.and_then(|metadata| metadata.filled(name));
-        let mut scope = scope.clone();
+        let mut scope = self.copy(scope)?;
         scope.channel.phone_number_id = of_metadata("phone_number_id");
         scope.channel.display_phone_number = of_metadata("display_phone_number");
         self.inside = Inside { scope, ..Inside::default() };
@@ -145,7 +145,6 @@ impl<'a> Walk<'a> {
         if self.items.len() + found.len() > ELEMENTS_MAX {
             return Err(Reason::TooManyElements);
         }
-        self.spend(found.len().saturating_mul(scope_bytes(&scope)))?;
         contacts.join(&found);
         if !is_whole {
             self.rest.extend(others);
@@ -156,22 +155,27 @@ impl<'a> Walk<'a> {
             let contact = contacts.of(&person);
             self.spend(contact.map_or(0, contact_bytes))?;
             let (element, contact) = (pointer, contact.cloned());
-            let context = ElementContext { element, contact, thread, ..scope.clone() };
+            let context = ElementContext { element, contact, thread, ..self.copy(&scope)? };
             self.element(array, kind, value, person, context);
         }
         Ok(())
     }
 
-    /// Something else stands where an object belongs.
+    /// Makes a dead letter of what stands where something else belongs.
     fn dead(&mut self, value: Value<'a>, scope: &ElementContext<'a>) -> Done {
         let (reason, detail) = match value.is_object() {
             true => (Reason::Unrecognized, "something else belongs here"),
             false => (Reason::NotAnObject, "an object belongs here"),
         };
-        self.spend(self.path.len() + scope_bytes(scope))?;
-        let context = ElementContext { element: self.path.clone(), ..scope.clone() };
+        let context = ElementContext { element: self.path.clone(), ..self.copy(scope)? };
         self.dead_letter(reason, detail, value, context, EventKind::ChannelEvent);
         if self.items.len() > ELEMENTS_MAX { Err(Reason::TooManyElements) } else { Ok(()) }
+    }
+
+    /// Copies what the elements of a value share.
+    fn copy(&mut self, scope: &ElementContext<'a>) -> Result<ElementContext<'a>, Reason> {
+        self.spend(scope_bytes(scope))?;
+        Ok(scope.clone())
     }
 
     pub(super) fn spend(&mut self, bytes: usize) -> Done {
@@ -179,13 +183,13 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Notes that what is read is not known.
+    /// Notes that this value is not known.
     fn unknown(&mut self, value: Value<'a>) -> Done {
         self.rest.push(self.here(value));
         Ok(())
     }
 
-    /// What is read, with its place.
+    /// A value that is being read, with its place.
     pub(super) fn here(&self, value: Value<'a>) -> Placed<'a> {
         (self.path.clone(), value)
     }

@@ -248,8 +248,8 @@ impl<'a> Walk<'a> {
         if value.is_all_typed() { RawForm::Omitted } else { RawForm::Json }
     }
 
-    /// What no other event of the callback holds: an object of members, each by its JSON pointer and
-    /// verbatim.
+    /// Makes an event of what no other event holds: an object of members, each by its JSON pointer
+    /// and verbatim.
     fn remainder(&mut self) {
         let mut raw = vec![b'{'];
         for (at, (pointer, value)) in self.rest.iter().enumerate() {

@@ -392,6 +392,7 @@ fn what_all_elements_share_is_counted_before_it_is_copied() {
     let messages = vec![r#"{"id":"a"}"#; 19_000].join(",");
     let read = vec![r#"{"id":"a","status":"read","recipient_id":"1"}"#; 9_000].join(",");
     let field = "k".repeat(300_000);
+    let (sevens, objects) = (vec!["7"; 19_000].join(","), vec!["{}"; 100_000].join(","));
     for body in [
         // Each would be gigabytes: in pointers, in the channel, in the thread, in the contact.
         format!(
@@ -401,6 +402,8 @@ fn what_all_elements_share_is_counted_before_it_is_copied() {
         format!(
             r#"{{"entry":[{{"id":"{escaped}","changes":[{{"value":{{"statuses":[{statuses}]}}}}]}}]}}"#
         ),
+        format!(r#"{{"entry":[{{"id":"{escaped}","changes":[{sevens}]}}]}}"#),
+        format!(r#"{{"entry":[{{"id":"{escaped}","changes":[{objects}]}}]}}"#),
         format!(r#"{{"history":[{{"threads":[{{"id":"{escaped}","messages":[{messages}]}}]}}]}}"#),
         format!(
             r#"{{"contacts":[{{"wa_id":"1","profile":{{"name":"{escaped}"}}}}],"statuses":[{read}]}}"#
