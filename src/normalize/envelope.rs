@@ -98,23 +98,29 @@ impl<'a> Walk<'a> {
         }
         self.members(value, |walk, key, member| match key {
             "object" if is_text(member) => Ok(()),
-            "entry" => walk.objects(member, &scope, Self::entry),
+            "entry" => walk.each(member, |walk, entry| walk.entry(entry, &scope)),
             _ => walk.unknown(member),
         })
     }
 
     fn entry(&mut self, value: Value<'a>, scope: &ElementContext<'a>) -> Done {
+        if !value.is_object() {
+            return self.dead(value, scope);
+        }
         let mut scope = self.copy(scope)?;
         scope.channel.waba_id = value.filled("id");
         scope.entry_time = value.filled("time");
         self.members(value, |walk, key, member| match key {
             "id" | "time" if is_text(member) => Ok(()),
-            "changes" => walk.objects(member, &scope, Self::change),
+            "changes" => walk.each(member, |walk, change| walk.change(change, &scope)),
             _ => walk.unknown(member),
         })
     }
 
     fn change(&mut self, value: Value<'a>, scope: &ElementContext<'a>) -> Done {
+        if !value.is_object() {
+            return self.dead(value, scope);
+        }
         let field = value.get("field").and_then(Value::text);
         let scope = ElementContext { field, ..self.copy(scope)? };
         self.members(value, |walk, key, member| match key {
@@ -192,19 +198,6 @@ impl<'a> Walk<'a> {
     /// A value that is being read, with its place.
     pub(super) fn here(&self, value: Value<'a>) -> Placed<'a> {
         (self.path.clone(), value)
-    }
-
-    /// Reads each object of an array, or the one object that stands for it.
-    fn objects(
-        &mut self,
-        array: Value<'a>,
-        scope: &ElementContext<'a>,
-        read: fn(&mut Self, Value<'a>, &ElementContext<'a>) -> Done,
-    ) -> Done {
-        self.each(array, |walk, value| match value.is_object() {
-            true => read(walk, value, scope),
-            false => walk.dead(value, scope),
-        })
     }
 
     /// Reads each element of an array. What is no array is an array of one; null is none.

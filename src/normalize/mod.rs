@@ -89,15 +89,16 @@ pub fn items<'a>(
     settings: Settings<'a>,
     parsed: &'a Parsed<'a>,
 ) -> Vec<Item<'a>> {
-    let read = match &parsed.0 {
-        Ok(None) => return Vec::new(),
-        Ok(Some(document)) => Walk::new(callback, settings, document).whole().map_err(in_words),
-        Err((reason, detail)) => Err((*reason, detail.clone())),
-    };
-    read.unwrap_or_else(|(reason, detail)| {
+    let dead = |reason, detail: String| {
         let letter = DeadLetter::of_callback(callback, reason, Stage::Normalize, detail);
         vec![Item::DeadLetter(letter)]
-    })
+    };
+    match &parsed.0 {
+        Ok(None) => Vec::new(),
+        Ok(Some(document)) => (Walk::new(callback, settings, document).whole())
+            .unwrap_or_else(|reason| dead(reason, in_words(reason))),
+        Err((reason, detail)) => dead(*reason, detail.clone()),
+    }
 }
 
 /// The items of a dead letter: of the one element that was taken out of its callback, or of the
@@ -109,28 +110,26 @@ pub fn items_of_letter<'a>(
 ) -> Vec<Item<'a>> {
     let callback = &letter.callback;
     let Some(context) = &letter.context else { return items(callback, settings, parsed) };
-    let read = match &parsed.0 {
-        Ok(Some(document)) => {
-            let walk = Walk::new(callback, settings, document);
-            walk.alone(context, letter.was_event).map_err(in_words)
-        }
-        _ => Err((Reason::InvalidJson, "not JSON".to_owned())),
-    };
-    read.unwrap_or_else(|(reason, detail)| {
+    let dead = |reason, detail: String| {
         let (value, stage) = (Cow::Borrowed(callback.body), Stage::Normalize);
         let context = Some((context.clone(), EventKind::ChannelEvent.topic()));
         vec![Item::DeadLetter(DeadLetter::new(callback, reason, stage, detail, value, context))]
-    })
+    };
+    match &parsed.0 {
+        Ok(Some(document)) => (Walk::new(callback, settings, document))
+            .alone(context, letter.was_event)
+            .unwrap_or_else(|reason| dead(reason, in_words(reason))),
+        _ => dead(Reason::InvalidJson, "not JSON".to_owned()),
+    }
 }
 
 /// Why all of a body is one dead letter.
-fn in_words(reason: Reason) -> (Reason, String) {
-    let words = match reason {
+fn in_words(reason: Reason) -> String {
+    match reason {
         Reason::Amplification => "its elements repeat what they share too often".to_owned(),
         Reason::TooManyElements => format!("more than {ELEMENTS_MAX} elements"),
         _ => "JSON, but no callback".to_owned(),
-    };
-    (reason, words)
+    }
 }
 
 /// A value, and the JSON pointer to it.
