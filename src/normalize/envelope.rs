@@ -43,17 +43,16 @@ impl<'a> Walk<'a> {
     /// The items of a whole body.
     pub(super) fn whole(mut self) -> Result<Vec<Item<'a>>, Reason> {
         let root = self.document.root();
-        let is_known = match root.is_array() {
-            true => root.elements().next().is_none() || root.elements().any(is_callback),
-            false => is_callback(root),
-        };
-        if !is_known {
-            return Err(Reason::Unrecognized);
+        match root.is_array() {
+            false if is_callback(root) => self.envelope(root)?,
+            true if root.elements().next().is_none() || root.elements().any(is_callback) => {
+                self.each(root, |walk, root| match is_callback(root) {
+                    true => walk.envelope(root),
+                    false => walk.dead(root, &ElementContext::default()),
+                })?;
+            }
+            _ => return Err(Reason::Unrecognized),
         }
-        self.each(root, |walk, root| match is_callback(root) {
-            true => walk.envelope(root),
-            false => walk.dead(root, &ElementContext::default()),
-        })?;
         if !self.rest.is_empty() {
             self.remainder();
         }
