@@ -115,18 +115,12 @@ impl dyn Disk {
 
     /// Whether something is at the path.
     pub fn exists(&self, path: &Path) -> io::Result<bool> {
-        match self.metadata(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            result => result.map(|_| true),
-        }
+        Ok(if_there(self.metadata(path))?.is_some())
     }
 
     /// Removes a file; no error if there is none.
     pub fn remove_if_there(&self, path: &Path) -> io::Result<()> {
-        match self.remove(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        if_there(self.remove(path)).map(drop)
     }
 }
 
@@ -280,6 +274,14 @@ pub(super) fn allocate(file: &dyn DiskFile, bytes: u64) -> io::Result<()> {
         at += step;
     }
     Ok(())
+}
+
+/// The result of a call, or `None` because nothing is at its path.
+pub(super) fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 /// Whether the error says that there is no room, and nothing worse.

@@ -1,15 +1,10 @@
 //! One process for each journal, also where locks do not work.
 
-use std::{
-    io::{self, ErrorKind},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     OpenError, Options,
-    disk::{Directory, Disk, DiskFile, Mode},
+    disk::{self, Directory, Disk, DiskFile, Mode},
     identity::Runs,
     io_at,
 };
@@ -53,10 +48,7 @@ pub struct Holder {
 /// The lock's file cannot be read or locked.
 pub fn holder(journal: Directory<'_>) -> io::Result<Option<Holder>> {
     let path = journal.path.join(NAME);
-    let file = match journal.disk.open(&path, Mode::Read) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
-    };
+    let Some(file) = disk::if_there(journal.disk.open(&path, Mode::Read))? else { return Ok(None) };
     Ok(file.is_locked()?.then(|| named_in(journal)))
 }
 
@@ -91,22 +83,22 @@ impl Claim {
         if mutant::is("a second opening past the lock") {
             return Ok(());
         }
-        let why = 'found: {
-            for (path, identity) in &self.own {
-                match self.disk.metadata(path) {
-                    Ok(found) if found.identity == *identity => {}
-                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                    _ => break 'found format!("{} was removed or replaced", path.display()),
-                }
+        for (path, identity) in &self.own {
+            let found = disk::if_there(self.disk.metadata(path))?;
+            if found.is_none_or(|found| found.identity != *identity) {
+                return Err(challenged(&format!("{} was removed or replaced", path.display())));
             }
-            if !self.disk.exists(&self.next_run)? {
-                return Ok(());
-            }
-            format!("it has made {}", self.next_run.display())
-        };
-        Err(io::Error::other(format!(
-            "another process may have opened the journal: {why}. This process acknowledges nothing any \
-             more. Run one process for each journal.directory, on a file system where locks work"
-        )))
+        }
+        if self.disk.exists(&self.next_run)? {
+            return Err(challenged(&format!("it has made {}", self.next_run.display())));
+        }
+        Ok(())
     }
+}
+
+fn challenged(why: &str) -> io::Error {
+    io::Error::other(format!(
+        "another process may have opened the journal: {why}. This process acknowledges nothing any \
+         more. Run one process for each journal.directory, on a file system where locks work"
+    ))
 }

@@ -11,14 +11,14 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, ErrorKind},
+    io,
     ops::Range,
     path::{Path, PathBuf},
 };
 
 use super::{
     OpenError, Position,
-    disk::{Directory, Disk, DiskFile, Mode},
+    disk::{self, Directory, Disk, DiskFile, Mode},
     identity::Runs,
     index, io_at,
     salvage::Source,
@@ -55,11 +55,9 @@ impl Survey {
         let mut headers = Vec::new();
         let directory = segment::directory(journal.path);
         // One file at a time, so that a large backlog does not run out of descriptors.
-        let open = |path: &Path| match journal.disk.open(path, Mode::Read) {
-            // An inspection of a running journal: the segment has just been recycled.
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            file => file.map(Some).map_err(io_at(path)),
-        };
+        // None where a running journal, which is inspected, has just recycled the segment.
+        let open =
+            |path: &Path| disk::if_there(journal.disk.open(path, Mode::Read)).map_err(io_at(path));
         for path in journal.disk.list(&directory).map_err(io_at(&directory))? {
             let Some(base) = segment::base_of(&path) else {
                 let others = if spares::is_spare(&path) {
