@@ -30,7 +30,7 @@ impl Index {
     /// Adds the segment that is appended to from now on. It may have the name of an empty one.
     pub(super) fn add_empty(&mut self, header: Header) {
         self.segments.pop_back_if(|last| last.header.base == header.base);
-        self.segments.push_back(Layout::new(header));
+        self.segments.push_back(Layout::new(header, self.mark_every_bytes));
         self.last_is_open = true;
     }
 
@@ -43,7 +43,7 @@ impl Index {
     pub(super) fn extend(&mut self, positions: Range<Position>, bytes: u64) {
         let Some(last) = self.segments.back_mut() else { return };
         self.end = positions.end;
-        last.add(positions, last.end..last.end + bytes, self.mark_every_bytes);
+        last.add(positions, last.end..last.end + bytes);
         self.bytes += bytes;
     }
 

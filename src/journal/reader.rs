@@ -23,28 +23,23 @@ pub struct Record<'a> {
 #[derive(Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
-    position: Position,
+    /// Records before this position are not read any more.
+    pub(super) position: Position,
     open: Option<Open>,
 }
 
 #[derive(Debug)]
 struct Open {
     base: Position,
+    /// Limited to what is durable, as far as this reader knows.
     frames: Frames,
     /// Offset of the next frame.
     at: u64,
-    /// Offset after the last durable frame, as far as this reader knows.
-    limit: u64,
 }
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, position: Position) -> Self {
         Self { shared, position, open: None }
-    }
-
-    /// The position after the last record; the durable watermark after [`next`](Self::next) found none.
-    pub fn position(&self) -> Position {
-        self.position
     }
 
     /// The next durable record, or `None` when there is none yet. Reads the disk, and does not wait. Skips
@@ -64,13 +59,11 @@ impl Reader {
                 self.shared.fail(format!("the record at or after {at} cannot be read: {error}"));
             }
         })?;
-        Ok(match (frame, &self.open) {
-            (Some(frame), Some(open)) => {
-                self.position = frame.position.next();
-                Some(Record { position: frame.position, payload: open.frames.payload(&frame) })
-            }
-            _ => None,
-        })
+        let Some(frame) = frame else { return Ok(None) };
+        let position = frame.position;
+        self.position = position.next();
+        let payload = self.open.as_ref().map(|open| open.frames.payload(&frame));
+        Ok(payload.map(|payload| Record { position, payload }))
     }
 
     /// The record at `position`, for people who look at it: none if it is not durable yet, or recycled.
@@ -80,9 +73,13 @@ impl Reader {
     /// Unlike [`next`](Self::next) an error does not fail the journal, because damage to a committed
     /// record is no loss. The publisher finds any other damage.
     pub fn at(&mut self, position: Position) -> io::Result<Option<&[u8]>> {
-        if position != self.position {
-            self.skip_to(position);
+        if position < self.position {
+            self.open = None;
+        } else if let Some(open) = self.open.as_mut().filter(|_| position > self.position) {
+            // Nothing more is read before it is known where the record lies.
+            open.frames.limit = open.at;
         }
+        self.position = position;
         let frame = self.find().inspect_err(|_| self.open = None)?;
         let Some(frame) = frame.filter(|frame| frame.position == position) else {
             self.open = None;
@@ -103,28 +100,15 @@ impl Reader {
         drop(recycled);
     }
 
-    fn skip_to(&mut self, position: Position) {
-        let place = {
-            let index = &self.shared.watermarks.lock().index;
-            let segment = index.locate(position);
-            segment.map(|found| (found.header.base, found.mark_before(position), found.end))
-        };
-        let open = self.open.take().filter(|_| position > self.position);
-        let same = open.zip(place).filter(|(open, (base, ..))| open.base == *base);
-        self.open =
-            same.map(|(open, (_, mark, end))| Open { at: open.at.max(mark), limit: end, ..open });
-        self.position = position;
-    }
-
     fn find(&mut self) -> io::Result<Option<Frame>> {
         loop {
-            let Some(open) = self.open.as_mut().filter(|open| open.at < open.limit) else {
+            let Some(open) = self.open.as_mut().filter(|open| open.at < open.frames.limit) else {
                 if self.advance()? {
                     continue;
                 }
                 return Ok(None);
             };
-            match open.frames.frame_at(open.at, open.limit, open.base)? {
+            match open.frames.frame_at(open.at, open.base)? {
                 Some(frame) => {
                     open.at = frame.end;
                     if frame.position >= self.position {
@@ -141,25 +125,22 @@ impl Reader {
         }
     }
 
-    /// Learns what else is durable, and opens the segment of the next record if that is another.
-    /// False when there is nothing more to read.
+    /// Learns where the next record lies and what else is durable, and opens its segment if that is
+    /// another. False when there is nothing more to read.
     fn advance(&mut self) -> io::Result<bool> {
         let (Header { base, salt, .. }, at, limit) = {
             let index = &self.shared.watermarks.lock().index;
-            let Some(segment) = index.locate(self.position) else {
-                self.position = self.position.max(index.end);
-                return Ok(false);
-            };
+            let Some(segment) = index.locate(self.position) else { return Ok(false) };
             (segment.header, segment.mark_before(self.position), segment.end)
         };
         if let Some(open) = self.open.as_mut().filter(|open| open.base == base) {
-            open.limit = limit;
+            (open.at, open.frames.limit) = (open.at.max(at), limit);
             return Ok(true);
         }
         match segment::open(self.shared.options.directory(), base, Mode::Read) {
             Ok(file) => {
-                let frames = Frames::new(Source::strict(file), salt);
-                self.open = Some(Open { base, frames, at, limit });
+                let frames = Frames::new(Source::strict(file), salt, limit);
+                self.open = Some(Open { base, frames, at });
             }
             Err(error) if self.shared.watermarks.lock().index.has(base) => return Err(error),
             // It was recycled in the meantime: the caller looks for the next one.

@@ -42,16 +42,12 @@ pub(super) struct Survey {
     unfinished: Vec<PathBuf>,
     /// Files in the directory of segments that are not the journal's.
     foreign: Vec<PathBuf>,
-    mark_every_bytes: u64,
 }
 
 impl Survey {
     /// Reads every segment.
-    ///
-    /// # Errors
-    /// When a file cannot be read, or is of a newer format.
     pub(super) fn make(journal: Directory<'_>, mark_every_bytes: u64) -> Result<Self, OpenError> {
-        let mut survey = Self { mark_every_bytes, ..Self::default() };
+        let mut survey = Self::default();
         let mut headers = Vec::new();
         let directory = segment::directory(journal.path);
         // One file at a time, so that a large backlog does not run out of descriptors.
@@ -260,7 +256,7 @@ pub(super) fn repair(
         // Between a full segment's last frame and its end lies only what was there before.
         let is_full = at < last && verdict.corrupt.is_empty();
         if !scan.holes.is_empty() || scan.unreadable_bytes > 0 {
-            rewrite(journal, scan, survey.mark_every_bytes)?;
+            rewrite(journal, scan)?;
         } else if !is_full && scan.layout.end < scan.file_bytes {
             let file = segment::open(journal, scan.layout.header.base, Mode::Create)?;
             file.set_len(scan.layout.end)?;
@@ -278,12 +274,12 @@ pub(super) fn repair(
 fn trailing_damage_end(journal: Directory<'_>, scan: &Scan, lost_end: Position) -> io::Result<u64> {
     let Layout { header, end, .. } = &scan.layout;
     let file = segment::open(journal, header.base, Mode::Read)?;
-    let mut frames = Frames::new(Source::strict(file), header.salt);
+    let mut frames = Frames::new(Source::strict(file), header.salt, scan.file_bytes);
     let (mut at, mut expected) = (*end, scan.layout.end_position());
     while expected < lost_end {
-        let head = frames.head_at(at, scan.file_bytes, expected)?;
+        let head = frames.head_at(at, expected)?;
         let Some(head) = head.filter(|head| head.position == expected) else {
-            return frames.last_content(at, scan.file_bytes);
+            return frames.last_content(at);
         };
         (at, expected) = (head.end, expected.next());
     }
@@ -307,8 +303,8 @@ fn report(survey: &Survey, verdict: &Verdict, metrics: &Metrics) {
 }
 
 /// Replaces a segment by one that holds its intact frames alone.
-fn rewrite(journal: Directory<'_>, scan: &mut Scan, mark_every_bytes: u64) -> io::Result<()> {
-    let header = scan.layout.header;
+fn rewrite(journal: Directory<'_>, scan: &mut Scan) -> io::Result<()> {
+    let Layout { header, mark_every_bytes, .. } = scan.layout;
     let path = segment::path(journal.path, header.base);
     let temporary = path.with_extension("tmp");
     let mut damaged = Source::salvaging(journal.disk.open(&path, Mode::Read)?);

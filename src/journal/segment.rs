@@ -181,6 +181,8 @@ impl Frame {
 pub(super) struct Frames {
     source: Source,
     salt: u32,
+    /// Nothing at or after this offset is read.
+    pub(super) limit: u64,
     buffer: Vec<u8>,
     /// Offset in the file of the buffer's first byte.
     buffer_start: u64,
@@ -189,24 +191,18 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    pub(super) fn new(source: Source, salt: u32) -> Self {
-        Self { source, salt, buffer: Vec::new(), buffer_start: 0, prefixes: None }
+    pub(super) fn new(source: Source, salt: u32, limit: u64) -> Self {
+        Self { source, salt, limit, buffer: Vec::new(), buffer_start: 0, prefixes: None }
     }
 
-    /// The frame at offset `at`, if it is [plausible](Frame::is_plausible) and intact. Nothing at or
-    /// after `limit` is read.
-    pub(super) fn frame_at(
-        &mut self,
-        at: u64,
-        limit: u64,
-        floor: Position,
-    ) -> io::Result<Option<Frame>> {
-        let Some(frame) = self.head_at(at, limit, floor)? else { return Ok(None) };
+    /// The frame at offset `at`, if it is [plausible](Frame::is_plausible) and intact.
+    pub(super) fn frame_at(&mut self, at: u64, floor: Position) -> io::Result<Option<Frame>> {
+        let Some(frame) = self.head_at(at, floor)? else { return Ok(None) };
         let crc = match &mut self.prefixes {
             Some(prefixes) => prefixes.crc(&mut self.source, at + 4..frame.end, self.salt)?,
             None => {
                 let len = (frame.end - at) as usize;
-                let start = self.fill(at, len, limit)?;
+                let start = self.fill(at, len)?;
                 crc32c::crc32c_append(self.salt, &self.buffer[start + 4..start + len])
             }
         };
@@ -214,25 +210,20 @@ impl Frames {
     }
 
     /// The frame that the bytes at offset `at` describe, if it is plausible.
-    pub(super) fn head_at(
-        &mut self,
-        at: u64,
-        limit: u64,
-        floor: Position,
-    ) -> io::Result<Option<Frame>> {
-        if at + FRAME_HEADER_BYTES as u64 > limit {
+    pub(super) fn head_at(&mut self, at: u64, floor: Position) -> io::Result<Option<Frame>> {
+        if at + FRAME_HEADER_BYTES as u64 > self.limit {
             return Ok(None);
         }
-        let start = self.fill(at, FRAME_HEADER_BYTES, limit)?;
+        let start = self.fill(at, FRAME_HEADER_BYTES)?;
         let frame = self.buffer[start..].first_chunk().map(|head| Frame::parse(head, at));
-        Ok(frame.filter(|frame| frame.is_plausible(limit, floor)))
+        Ok(frame.filter(|frame| frame.is_plausible(self.limit, floor)))
     }
 
-    /// The offset after the last byte before `limit` that is not zero, or `at`.
-    pub(super) fn last_content(&mut self, at: u64, limit: u64) -> io::Result<u64> {
+    /// The offset after the last byte that is not zero, or `at`.
+    pub(super) fn last_content(&mut self, at: u64) -> io::Result<u64> {
         let (mut end, mut next) = (at, at);
-        while next < limit {
-            let start = self.fill(next, 1, limit)?;
+        while next < self.limit {
+            let start = self.fill(next, 1)?;
             let last = self.buffer[start..].iter().rposition(|byte| *byte != 0);
             end = last.map_or(end, |last| next + last as u64 + 1);
             next += (self.buffer.len() - start) as u64;
@@ -247,19 +238,19 @@ impl Frames {
     }
 
     /// The first intact frame at or after `at`.
-    fn search(&mut self, mut at: u64, limit: u64, floor: Position) -> io::Result<Option<Frame>> {
+    fn search(&mut self, mut at: u64, floor: Position) -> io::Result<Option<Frame>> {
         self.prefixes.get_or_insert_with(|| Prefixes::new(at));
-        while at + FRAME_HEADER_BYTES as u64 <= limit {
-            let start = self.fill(at, FRAME_HEADER_BYTES, limit)?;
+        while at + FRAME_HEADER_BYTES as u64 <= self.limit {
+            let start = self.fill(at, FRAME_HEADER_BYTES)?;
             let buffered = &self.buffer[start..];
             let candidate = (at..)
                 .zip(buffered.array_windows())
-                .find(|(at, head)| Frame::parse(head, *at).is_plausible(limit, floor));
+                .find(|(at, head)| Frame::parse(head, *at).is_plausible(self.limit, floor));
             let Some((candidate, _)) = candidate else {
                 at += (buffered.len() - FRAME_HEADER_BYTES + 1) as u64;
                 continue;
             };
-            if let Some(frame) = self.frame_at(candidate, limit, floor)? {
+            if let Some(frame) = self.frame_at(candidate, floor)? {
                 return Ok(Some(frame));
             }
             at = candidate + 1;
@@ -268,12 +259,12 @@ impl Frames {
     }
 
     /// Has `len` bytes from offset `at` in the buffer and returns where they begin in it.
-    fn fill(&mut self, at: u64, len: usize, limit: u64) -> io::Result<usize> {
+    fn fill(&mut self, at: u64, len: usize) -> io::Result<usize> {
         let end = self.buffer_start + self.buffer.len() as u64;
         if at < self.buffer_start || at + len as u64 > end {
             // Taken out, so that a failed read leaves nothing that could be taken for content.
             let mut buffer = std::mem::take(&mut self.buffer);
-            buffer.resize((limit - at).min(len.max(READ_BYTES) as u64) as usize, 0);
+            buffer.resize((self.limit - at).min(len.max(READ_BYTES) as u64) as usize, 0);
             self.source.read(&mut buffer, at)?;
             (self.buffer, self.buffer_start) = (buffer, at);
         }
@@ -287,15 +278,17 @@ pub(super) struct Layout {
     pub(super) header: Header,
     /// Positions of the frames: one range, or more where some are missing.
     pub(super) spans: Vec<Range<Position>>,
-    /// Some frames, `mark_every_bytes` or more apart: position and offset in the file.
+    /// Position and offset in the file of some frames, which lie `mark_every_bytes` or more apart.
     marks: Vec<(Position, u64)>,
+    pub(super) mark_every_bytes: u64,
     /// Offset after the last frame.
     pub(super) end: u64,
 }
 
 impl Layout {
-    pub(super) fn new(header: Header) -> Self {
-        Self { header, spans: Vec::new(), marks: Vec::new(), end: HEADER_BYTES }
+    pub(super) fn new(header: Header, mark_every_bytes: u64) -> Self {
+        let (spans, marks) = Default::default();
+        Self { header, spans, marks, mark_every_bytes, end: HEADER_BYTES }
     }
 
     /// The position after the last frame.
@@ -310,13 +303,8 @@ impl Layout {
     }
 
     /// Adds frames with these positions at these offsets.
-    pub(super) fn add(
-        &mut self,
-        positions: Range<Position>,
-        bytes: Range<u64>,
-        mark_every_bytes: u64,
-    ) {
-        if self.marks.last().is_none_or(|(_, offset)| bytes.start - offset >= mark_every_bytes) {
+    pub(super) fn add(&mut self, positions: Range<Position>, bytes: Range<u64>) {
+        if self.marks.last().is_none_or(|(_, at)| bytes.start - at >= self.mark_every_bytes) {
             self.marks.push((positions.start, bytes.start));
         }
         match self.spans.last_mut() {
@@ -351,16 +339,16 @@ pub(super) fn scan(
 ) -> io::Result<Scan> {
     let source = Source::salvaging(file);
     let file_bytes = source.bytes()?;
-    let mut frames = Frames::new(source, header.salt);
-    let mut layout = Layout::new(header);
+    let mut frames = Frames::new(source, header.salt, file_bytes);
+    let mut layout = Layout::new(header, mark_every_bytes);
     let (mut holes, mut torn) = (Vec::new(), Vec::<Range<Position>>::new());
     let mut expected = header.base;
     while complete_at != Some(expected) {
         let at = layout.end;
-        let frame = match frames.frame_at(at, file_bytes, expected)? {
+        let frame = match frames.frame_at(at, expected)? {
             Some(frame) => frame,
             None => {
-                let Some(frame) = frames.search(at + 1, file_bytes, expected)? else { break };
+                let Some(frame) = frames.search(at + 1, expected)? else { break };
                 holes.push(at..frame.start);
                 torn.push(expected..frame.position);
                 frame
@@ -373,7 +361,7 @@ pub(super) fn scan(
             torn.retain(|torn| batch <= torn.start.index());
         }
         expected = frame.position.next();
-        layout.add(frame.position..expected, frame.start..frame.end, mark_every_bytes);
+        layout.add(frame.position..expected, frame.start..frame.end);
     }
     let unreadable_bytes = frames.source.unreadable_bytes();
     Ok(Scan { layout, holes, torn, file_bytes, unreadable_bytes })

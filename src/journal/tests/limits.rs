@@ -57,7 +57,7 @@ fn a_reader_that_is_overtaken_by_recycling_goes_on_with_what_is_left() {
     for payload in numbered(300..600) {
         append(&journal, &payload).unwrap();
     }
-    let mut last = reader.position();
+    let mut last = reader.position;
     while let Some(record) = reader.next().unwrap() {
         assert_eq!(record.payload, numbered(record.position.index() as u32..601)[0]);
         assert!(record.position >= last);

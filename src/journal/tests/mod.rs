@@ -203,10 +203,10 @@ fn frame_offsets(path: &Path) -> Vec<u64> {
     let open = || Box::new(File::open(path).unwrap());
     let mut offsets = vec![HEADER_BYTES];
     let header = Header::read(open(), segment::base_of(path).unwrap()).unwrap().unwrap();
-    let mut frames = segment::Frames::new(salvage::Source::strict(open()), header.salt);
     let limit = fs::metadata(path).unwrap().len();
+    let mut frames = segment::Frames::new(salvage::Source::strict(open()), header.salt, limit);
     let mut at = HEADER_BYTES;
-    while let Some(frame) = frames.frame_at(at, limit, header.base).unwrap() {
+    while let Some(frame) = frames.frame_at(at, header.base).unwrap() {
         at = frame.end;
         offsets.push(at);
     }
@@ -456,7 +456,7 @@ fn damage_of_what_was_read_once_is_an_error_until_the_journal_is_opened_again() 
     assert!(reader.next().is_ok());
     for _ in 0..2 {
         assert_eq!(reader.next().unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert_eq!(reader.position(), Position::new(1, 1));
+        assert_eq!(reader.position, Position::new(1, 1));
     }
     assert!(block_on(journal.failed()).contains("its CRC does not match"));
     assert_eq!(append(&journal, b"refused"), Err(AppendError::Failed));
