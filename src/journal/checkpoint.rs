@@ -36,19 +36,15 @@ impl Checkpoint {
     }
 
     /// The checkpoint of the journal with this id, if there is one and it is whole.
-    pub(super) fn read(
-        journal: Directory<'_>,
-        journal_id: Uuid,
-    ) -> Result<Option<Self>, OpenError> {
-        let found = sealed::read(journal, NAME, KIND, |fields| {
-            let id = fields.uuid()?;
+    pub(super) fn read(journal: Directory<'_>, id: Uuid) -> Result<Option<Self>, OpenError> {
+        sealed::read(journal, NAME, KIND, |fields| {
+            let is_own = fields.uuid()? == id;
             let (position, run_id) = (fields.position()?, fields.uuid()?);
             let (receipt, cluster_id) = (fields.uuid()?, fields.text()?);
-            Some((id, Self { position, run_id, receipt, cluster_id }))
-        })?;
-        if found.as_ref().is_some_and(|(id, _)| *id != journal_id) {
-            tracing::warn!("the checkpoint is of another journal and not used");
-        }
-        Ok(found.filter(|(id, _)| *id == journal_id).map(|(_, checkpoint)| checkpoint))
+            if !is_own {
+                tracing::warn!("the checkpoint is of another journal and not used");
+            }
+            is_own.then_some(Self { position, run_id, receipt, cluster_id })
+        })
     }
 }

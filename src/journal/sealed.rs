@@ -28,15 +28,10 @@ pub(super) enum Unsealed {
 }
 
 pub(super) fn seal(kind: Kind, payload: &[u8]) -> Vec<u8> {
-    let mut sealed = Vec::with_capacity(ENVELOPE_BYTES + payload.len());
-    sealed.extend_from_slice(&MAGIC);
-    sealed.extend_from_slice(&kind);
-    sealed.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-    sealed.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&sealed[8..20]), payload);
-    sealed.extend_from_slice(&crc.to_le_bytes());
-    sealed.extend_from_slice(payload);
-    sealed
+    let (version, len) = (FORMAT_VERSION.to_le_bytes(), (payload.len() as u32).to_le_bytes());
+    let head = [kind, version, len].concat();
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&head), payload);
+    [&MAGIC[..], &head, &crc.to_le_bytes(), payload].concat()
 }
 
 /// The payload of a sealed text; bytes after it do not matter.
