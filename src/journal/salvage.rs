@@ -42,40 +42,33 @@ impl Source {
     pub(super) fn read(&mut self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         let pages = at / PAGE_BYTES..(at + buffer.len() as u64).div_ceil(PAGE_BYTES);
         let is_hit = |known: &BTreeSet<u64>| known.range(pages).next().is_some();
-        let result = if self.unreadable.as_ref().is_some_and(is_hit) {
-            // These pages were tried again before.
-            self.file.read_at(buffer, at)
-        } else {
-            retried(|| self.file.read_at(buffer, at))
-        };
-        match (result, &mut self.unreadable) {
-            (Err(error), Some(unreadable)) if is_unreadable(&error) => {
-                by_pages(&*self.file, buffer, at, unreadable)
+        if self.unreadable.as_ref().is_some_and(is_hit) {
+            // They were tried again before.
+            return self.read_by_pages(buffer, at);
+        }
+        match retried(|| self.file.read_at(buffer, at)) {
+            Err(error) if self.unreadable.is_some() && is_unreadable(&error) => {
+                self.read_by_pages(buffer, at)
             }
-            (result, _) => result,
+            result => result,
         }
     }
-}
 
-fn by_pages(
-    file: &dyn DiskFile,
-    mut buffer: &mut [u8],
-    mut at: u64,
-    unreadable: &mut BTreeSet<u64>,
-) -> io::Result<()> {
-    while !buffer.is_empty() {
-        let step = (PAGE_BYTES - at % PAGE_BYTES).min(buffer.len() as u64);
-        let (page, rest) = buffer.split_at_mut(step as usize);
-        match file.read_at(page, at) {
-            Err(error) if is_unreadable(&error) => {
-                page.fill(0);
-                unreadable.insert(at / PAGE_BYTES);
+    fn read_by_pages(&mut self, mut buffer: &mut [u8], mut at: u64) -> io::Result<()> {
+        while !buffer.is_empty() {
+            let step = (PAGE_BYTES - at % PAGE_BYTES).min(buffer.len() as u64);
+            let (page, rest) = buffer.split_at_mut(step as usize);
+            match self.file.read_at(page, at) {
+                Err(error) if is_unreadable(&error) => {
+                    page.fill(0);
+                    self.unreadable.get_or_insert_default().insert(at / PAGE_BYTES);
+                }
+                result => result?,
             }
-            result => result?,
+            (buffer, at) = (rest, at + step);
         }
-        (buffer, at) = (rest, at + step);
+        Ok(())
     }
-    Ok(())
 }
 
 /// Whether the error says that the medium does not give the bytes back.
