@@ -13,7 +13,7 @@ use rustix::fs::Access;
 use super::{Aspect, Finding, Report, Severity, Subject};
 use crate::{
     config::{self, Config},
-    journal::{Directory, Holder, OpenError, check_place, disk, disk::Disk as _, identity_on_disk},
+    journal::{Directory, Holder, Identity, OpenError, check_place, disk, disk::Disk as _},
     serve::publish_label,
 };
 
@@ -137,7 +137,7 @@ fn judge_directory(subject: &Subject, directory: Directory<'_>) -> Finding {
         Ok(running) => running,
         Err(error) => return unusable(path, error),
     };
-    let identity = match identity_on_disk(directory) {
+    let identity = match Identity::read(directory) {
         Ok(identity) => identity,
         Err(error) => return refused(&error),
     };

@@ -67,7 +67,11 @@ impl Identity {
             .is_ok_and(|found| found.as_ref() == Some(self))
     }
 
-    pub(super) fn read(journal: Directory<'_>) -> Result<Option<Self>, OpenError> {
+    /// The identity of a journal; none where there is no journal.
+    ///
+    /// # Errors
+    /// When the journal cannot be read, or is of a newer format.
+    pub fn read(journal: Directory<'_>) -> Result<Option<Self>, OpenError> {
         match sealed::read(journal, NAME, KIND, Self::decode)? {
             None => sealed::read(journal, COPY, KIND, Self::decode),
             found => Ok(found),

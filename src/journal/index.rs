@@ -8,7 +8,7 @@ use super::{
 };
 
 /// All durable records by segment, oldest first.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Index {
     pub(super) segments: VecDeque<Layout>,
     /// Whether the last segment is appended to.
@@ -74,7 +74,7 @@ impl Index {
 
     /// How many records lie in `[from, to)`.
     pub(super) fn count(&self, from: Position, to: Position) -> u64 {
-        count(self.spans(), from, to)
+        self.spans().map(|span| positions(&(span.start.max(from)..span.end.min(to)))).sum()
     }
 
     fn first_after(&self, position: Position) -> usize {
@@ -93,15 +93,6 @@ impl Index {
         let within = rest.peek().map_or(0, |first| first.mark_before(position) - HEADER_BYTES);
         self.bytes + within - rest.map(|segment| segment.end - HEADER_BYTES).sum::<u64>()
     }
-}
-
-/// How many positions of the ranges lie in `[from, to)`. A range never spans runs.
-pub(super) fn count<'a>(
-    spans: impl Iterator<Item = &'a Range<Position>>,
-    from: Position,
-    to: Position,
-) -> u64 {
-    spans.map(|span| positions(&(span.start.max(from)..span.end.min(to)))).sum()
 }
 
 /// How many positions a range has. It never spans runs.

@@ -1,12 +1,12 @@
 //! Reading a journal without opening it, even while it is in use.
 
-use std::ops::Range;
+use std::io;
 
 use uuid::Uuid;
 
 use super::{
-    Checkpoint, Identity, OpenError, Position, disk::Directory, identity::Runs, index,
-    recovery::Survey,
+    Checkpoint, Identity, OpenError, Position, disk::Directory, identity::Runs, index::Index,
+    io_at, recovery::Survey,
 };
 
 /// What is in a journal.
@@ -24,7 +24,7 @@ pub struct Inspection {
     pub end: Position,
     /// The last one on disk.
     pub checkpoint: Option<Checkpoint>,
-    spans: Vec<Range<Position>>,
+    index: Index,
 }
 
 /// One opening of a journal.
@@ -41,16 +41,8 @@ pub struct Run {
 impl Inspection {
     /// Records in `[from, to)`.
     pub fn count(&self, from: Position, to: Position) -> u64 {
-        index::count(self.spans.iter(), from, to)
+        self.index.count(from, to)
     }
-}
-
-/// The identity of a journal; none where there is no journal.
-///
-/// # Errors
-/// When the journal cannot be read, or is of a newer format.
-pub fn identity_on_disk(journal: Directory<'_>) -> Result<Option<Identity>, OpenError> {
-    Identity::read(journal)
 }
 
 /// The first position that is not committed, as the checkpoint on disk has it; none without a journal or
@@ -69,29 +61,27 @@ pub fn committed_on_disk(journal: Directory<'_>) -> Result<Option<Position>, Ope
 /// # Errors
 /// When there is no journal, or it cannot be read, or is of a newer format.
 pub fn inspect(journal: Directory<'_>) -> Result<Inspection, OpenError> {
-    let identity = Identity::read(journal)?.ok_or_else(|| OpenError::Io {
-        path: journal.path.to_owned(),
-        source: std::io::Error::new(std::io::ErrorKind::NotFound, "there is no journal here"),
-    })?;
+    let none = || io::Error::new(io::ErrorKind::NotFound, "there is no journal here");
+    let identity = Identity::read(journal)?.ok_or_else(|| io_at(journal.path)(none()))?;
     let mut known = Runs::read(journal)?;
     let survey = Survey::make(journal, u64::MAX)?;
     survey.add_runs(&mut known);
     let checkpoint = Checkpoint::read(journal, identity.id)?;
     let checkpoint = checkpoint.or_else(|| identity.first_checkpoint(&known));
-    let spans: Vec<_> = survey.spans().cloned().collect();
+    let end = survey.spans().last().map_or(Position::new(known.highest, 0), |last| last.end);
+    let segments = survey.segments.into_iter().map(|scan| scan.layout).collect();
+    let index = Index::new(segments, end, u64::MAX);
     let runs = known.own.iter().map(|(&number, own)| {
         let (start, end) = (Position::new(number, 0), Position::new(number + 1, 0));
-        let records = index::count(spans.iter(), start, end);
-        Run { number, id: identity.run_id(*own), records }
+        Run { number, id: identity.run_id(*own), records: index.count(start, end) }
     });
-    let end = spans.last().map_or(Position::new(known.highest, 0), |last| last.end);
     Ok(Inspection {
         id: identity.id,
         runs: runs.collect(),
-        oldest: spans.first().map_or(end, |first| first.start),
+        oldest: index.oldest(),
         end,
         checkpoint,
         label: identity.label,
-        spans,
+        index,
     })
 }

@@ -76,7 +76,7 @@ pub use self::{
     disk::Directory,
     error::{AppendError, OpenError},
     identity::Identity,
-    inspection::{Inspection, Run, committed_on_disk, identity_on_disk, inspect},
+    inspection::{Inspection, Run, committed_on_disk, inspect},
     lock::{Holder, holder},
     options::Options,
     place::check_place,
