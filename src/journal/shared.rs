@@ -1,12 +1,12 @@
 //! What callers, the writer and the keeper share: the watermarks, and what follows from them.
 //!
 //! Locks are taken in this order: `persist` or the spares' `making`, `identity`, `watermarks`, then the
-//! spares' `files`. The queue's is taken alone. Only `persist`, `making`, `history` and, in a fork, `identity` are held during file I/O.
+//! spares' `files`. The queue's is taken alone. Only `persist`, `making`, `history` and, in a fork,
+//! `identity` are held during file I/O.
 
 use std::{
     collections::VecDeque,
     io,
-    ops::Range,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -54,10 +54,11 @@ impl Watermarks {
         self.index.count(self.committed, self.index.end)
     }
 
-    /// Records before this position may be recycled, if they are not needed otherwise.
-    fn recyclable(&self) -> Option<Position> {
-        let checkpoint = self.checkpoint.as_ref().filter(|_| self.publisher_has_opened);
-        checkpoint.map(|checkpoint| checkpoint.position)
+    /// Records before this position may be recycled; if room is short, those of the last transaction
+    /// too.
+    fn recyclable(&self, is_short: bool) -> Option<Position> {
+        let checkpoint = self.checkpoint.as_ref().filter(|_| self.publisher_has_opened)?;
+        Some(checkpoint.position.min(if is_short { self.committed } else { self.confirmed }))
     }
 }
 
@@ -76,7 +77,7 @@ pub(super) struct Shared {
     pub(super) committed_moved: watch::Sender<Position>,
     pub(super) queue: Queue,
     /// Notified when the index's end has moved: the durable watermark.
-    durable_moved: Condvar,
+    pub(super) durable_moved: Condvar,
     pub(super) spares: Spares,
     pub(super) failure: watch::Sender<Option<String>>,
     history: Mutex<History>,
@@ -157,12 +158,6 @@ impl Shared {
         Ok(shared)
     }
 
-    /// Records that have just become durable may be read from now on.
-    pub(super) fn advance_durable(&self, positions: Range<Position>, bytes: u64) {
-        self.watermarks.lock().index.extend(positions, bytes);
-        self.durable_moved.notify_all();
-    }
-
     /// Moves the committed watermark either way. Returns how many records are no longer pending,
     /// and how many are pending again.
     fn move_to(&self, watermarks: &mut Watermarks, position: Position) -> (u64, u64) {
@@ -196,8 +191,7 @@ impl Shared {
         // Without room for another segment, accepting new records comes first.
         let is_short = self.spares.room_bytes() == 0;
         let mut watermarks = self.watermarks.lock();
-        let Some(limit) = watermarks.recyclable() else { return Ok(()) };
-        let limit = limit.min(if is_short { watermarks.committed } else { watermarks.confirmed });
+        let Some(limit) = watermarks.recyclable(is_short) else { return Ok(()) };
         let index = &mut watermarks.index;
         let limit = if mutant::is("recycled too early") { index.end } else { limit };
         let settled: Vec<_> = std::iter::from_fn(|| index.pop_before(limit)).collect();
@@ -216,11 +210,9 @@ impl Shared {
     pub(super) fn limit_space(&self) {
         let room = self.spares.room_bytes();
         let watermarks = self.watermarks.lock();
-        let Watermarks { index, committed, .. } = &*watermarks;
-        let is_settled = || {
-            let limit = watermarks.recyclable().map(|limit| limit.min(*committed));
-            limit.is_some_and(|limit| index.count(limit, index.end) == 0)
-        };
+        let index = &watermarks.index;
+        let is_settled =
+            || watermarks.recyclable(true).is_some_and(|limit| index.count(limit, index.end) == 0);
         let segment_bytes = self.options.segment_bytes;
         let left = match index.open().map(|open| open.end) {
             None => 0,

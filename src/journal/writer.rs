@@ -114,7 +114,9 @@ impl Writer {
         let records = batch.accepted.len();
         self.shared.metrics.journal_batch_records.observe(records as f64);
         batch.accepted.iter().for_each(IntCounter::inc);
-        self.shared.advance_durable(batch.first..batch.end(), batch.whole as u64);
+        let positions = batch.first..batch.end();
+        self.shared.watermarks.lock().index.extend(positions, batch.whole as u64);
+        self.shared.durable_moved.notify_all();
         batch.decide(Ok(()));
         self.shared.queue.recycle(batch.frames);
     }
