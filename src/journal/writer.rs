@@ -17,28 +17,6 @@ use super::{
 };
 use crate::{clock, mutant};
 
-/// Why a batch did not become durable.
-enum Trouble {
-    /// There is no room; nothing of the batch is on disk.
-    Full(io::Error),
-    /// The state on disk is unknown, or another process may own it: the journal fails with this reason.
-    Fatal(String),
-}
-
-impl Trouble {
-    fn disk(error: io::Error) -> Self {
-        Self::Fatal(format!("the journal's disk failed: {error}"))
-    }
-
-    /// There may only have been no room: then `undo` removes what was begun.
-    fn undone(error: io::Error, undo: impl FnOnce() -> io::Result<()>) -> Self {
-        if !disk::is_full(&error) {
-            return Self::disk(error);
-        }
-        undo().map_or_else(Self::disk, |()| Self::Full(error))
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -61,26 +39,16 @@ impl Writer {
 
     /// Makes a batch durable and tells its callers, or refuses it.
     pub(super) fn step(&mut self, mut batch: WriteBatch) {
-        let error = match self.write(&mut batch) {
-            Ok(()) => return self.acknowledge(batch),
-            Err(error) => error,
-        };
-        self.shared.metrics.journal_errors_total.with_label_values(&["append"]).inc();
-        match error {
-            Trouble::Full(error) => {
-                tracing::error!(%error, "the disk has no room for the journal: callbacks are refused until there is room");
-                // The keeper computes the real limit in its next round.
-                self.shared.queue.space_limit.store(0, Ordering::Relaxed);
-                self.shared.queue.refuse(batch, AppendError::Full);
-            }
-            Trouble::Fatal(reason) => {
-                self.shared.fail(reason);
-                self.shared.queue.refuse(batch, AppendError::Failed);
+        match self.write(&mut batch) {
+            Ok(()) => self.acknowledge(batch),
+            Err(why) => {
+                self.shared.metrics.journal_errors_total.with_label_values(&["append"]).inc();
+                self.shared.queue.refuse(batch, why);
             }
         }
     }
 
-    fn write(&mut self, batch: &mut WriteBatch) -> Result<(), Trouble> {
+    fn write(&mut self, batch: &mut WriteBatch) -> Result<(), AppendError> {
         let capacity = self.shared.options.segment_bytes;
         let open =
             self.shared.watermarks.lock().index.open().map(|open| (open.header.salt, open.end));
@@ -93,20 +61,43 @@ impl Writer {
         if let Err(error) = file.write_at(batch.seal(salt), end) {
             // `file` is dropped: the next batch begins another segment.
             self.shared.watermarks.lock().index.last_is_open = false;
-            return Err(Trouble::undone(error, || {
-                file.set_len(end).and_then(|()| file.sync_all())
-            }));
+            return Err(self.undone(error, || file.set_len(end).and_then(|()| file.sync_all())));
         }
         let started = clock::now();
         if !mutant::is("data not synced") {
-            file.sync_data().map_err(Trouble::disk)?;
+            file.sync_data().map_err(|error| self.failed(&error))?;
         }
         let took = clock::now() - started;
         self.shared.metrics.journal_sync_seconds.observe(took.as_secs_f64());
         // Before any caller is told.
-        self.shared.claim.check().map_err(|error| Trouble::Fatal(error.to_string()))?;
+        if let Err(error) = self.shared.claim.check() {
+            self.shared.fail(error.to_string());
+            return Err(AppendError::Failed);
+        }
         self.file = Some(file);
         Ok(())
+    }
+
+    /// There is no room, and nothing of the batch is on disk.
+    fn full(&self, error: &io::Error) -> AppendError {
+        tracing::error!(%error, "the disk has no room for the journal: callbacks are refused until there is room");
+        // The keeper computes the real limit in its next round.
+        self.shared.queue.space_limit.store(0, Ordering::Relaxed);
+        AppendError::Full
+    }
+
+    /// What is on disk is unknown.
+    fn failed(&self, error: &io::Error) -> AppendError {
+        self.shared.fail(format!("the journal's disk failed: {error}"));
+        AppendError::Failed
+    }
+
+    /// There may only have been no room: then `undo` removes what was begun.
+    fn undone(&self, error: io::Error, undo: impl FnOnce() -> io::Result<()>) -> AppendError {
+        if !disk::is_full(&error) {
+            return self.failed(&error);
+        }
+        undo().map_or_else(|error| self.failed(&error), |()| self.full(&error))
     }
 
     /// Counts the records of a durable batch, moves the durable watermark, wakes the callers.
@@ -123,7 +114,7 @@ impl Writer {
 
     /// Begins a segment in a spare file, which gets the segment's name only after its header is durable.
     /// Returns its salt and the offset of its first frame too.
-    fn next_segment(&self, base: Position) -> Result<(Box<dyn DiskFile>, u32, u64), Trouble> {
+    fn next_segment(&self, base: Position) -> Result<(Box<dyn DiskFile>, u32, u64), AppendError> {
         let shared = &self.shared;
         // Close the full segment now. If the disk has no room for another, the only way to get space is to
         // recycle this one after it is committed.
@@ -132,14 +123,14 @@ impl Writer {
             let recycled = shared.recycle();
             shared.spares.take().map_err(|_| recycled.err().unwrap_or(error))
         });
-        let spare = spare.map_err(Trouble::Full)?;
+        let spare = spare.map_err(|error| self.full(&error))?;
         let salt = (shared.options.random)() as u32;
         let salt = if mutant::is("salt not checked") { 0 } else { salt };
         // INVARIANT: the opening took this run, and keeps its id.
         let header = Header { run_id: shared.runs.own[&base.run()], base, salt };
         let file = self.name_segment(&spare, &header);
         let file =
-            file.map_err(|error| Trouble::undone(error, || shared.options.disk.remove(&spare)))?;
+            file.map_err(|error| self.undone(error, || shared.options.disk.remove(&spare)))?;
         shared.watermarks.lock().index.add_empty(header);
         self.wake_keeper.try_send(()).ok();
         Ok((file, salt, HEADER_BYTES))
