@@ -2,8 +2,8 @@
 //!
 //! After damage, every place whose bytes look like the head of a frame has to be checked, and a body may
 //! hold thousands of them, each with the length of the whole segment. So the CRCs of the file from one
-//! place on are kept step by step, and that of a range is worked out from those at its two ends.
-//! `crc(AB) = combine(crc(A), 0, length of B) ^ crc(B)`, where A may be any bytes with that CRC.
+//! place on are kept step by step, and that of a range is worked out from those at its two ends:
+//! `crc(AB) = shift(crc(A), length of B) ^ crc(B)`.
 
 use std::{io, ops::Range};
 
@@ -11,6 +11,18 @@ use super::salvage::Source;
 
 const STEP: u64 = 512;
 const READ_BYTES: u64 = 256 * 1024;
+/// The polynomial of CRC-32C, lowest power first.
+const POLYNOMIAL: u32 = 0x82f6_3b78;
+/// `x^(8 * 2^n)` modulo the polynomial.
+const POWERS: [u32; 40] = {
+    let mut powers = [1 << 23; 40];
+    let mut n = 1;
+    while n < powers.len() {
+        powers[n] = multiply(powers[n - 1], powers[n - 1]);
+        n += 1;
+    }
+    powers
+};
 
 /// The CRCs of a file's bytes from `start` on.
 #[derive(Debug)]
@@ -33,8 +45,7 @@ impl Prefixes {
         before: u32,
     ) -> io::Result<u32> {
         let (start, end) = (self.upto(source, bytes.start)?, self.upto(source, bytes.end)?);
-        let len = (bytes.end - bytes.start) as usize;
-        Ok(crc32c::crc32c_combine(before ^ start, 0, len) ^ end)
+        Ok(shift(before ^ start, bytes.end - bytes.start) ^ end)
     }
 
     /// The CRC of the bytes from the start up to here.
@@ -54,4 +65,23 @@ impl Prefixes {
         source.read(rest, self.start + steps * STEP)?;
         Ok(crc32c::crc32c_append(self.crcs[steps as usize], rest))
     }
+}
+
+/// What a CRC adds to the CRC of the `bytes` bytes after it.
+fn shift(crc: u32, bytes: u64) -> u32 {
+    let powers = POWERS.iter().enumerate().filter(|(n, _)| bytes >> n & 1 == 1);
+    powers.fold(crc, |crc, (_, power)| multiply(*power, crc))
+}
+
+/// The product of two polynomials modulo that of the CRC.
+const fn multiply(left: u32, mut right: u32) -> u32 {
+    let (mut product, mut bit) = (0, 32);
+    while bit > 0 {
+        bit -= 1;
+        if left >> bit & 1 == 1 {
+            product ^= right;
+        }
+        right = if right & 1 == 1 { right >> 1 ^ POLYNOMIAL } else { right >> 1 };
+    }
+    product
 }

@@ -52,9 +52,8 @@ impl Survey {
         let directory = segment::directory(journal.path);
         // One file at a time, so that a large backlog does not run out of descriptors.
         // None where a running journal, which is inspected, has just recycled the segment.
-        let open = |path: &Path| {
-            disk::if_there(journal.disk.open(path, Mode::Read)).map_err(io_at(path))
-        };
+        let open =
+            |path: &Path| disk::if_there(journal.disk.open(path, Mode::Read)).map_err(io_at(path));
         for path in journal.disk.list(&directory).map_err(io_at(&directory))? {
             let Some(base) = segment::base_of(&path) else {
                 let others = if spares::is_spare(&path) {

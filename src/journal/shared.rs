@@ -211,9 +211,8 @@ impl Shared {
         let room = self.spares.room_bytes();
         let watermarks = self.watermarks.lock();
         let index = &watermarks.index;
-        let is_settled = || {
-            watermarks.recyclable(true).is_some_and(|limit| index.count(limit, index.end) == 0)
-        };
+        let is_settled =
+            || watermarks.recyclable(true).is_some_and(|limit| index.count(limit, index.end) == 0);
         let segment_bytes = self.options.segment_bytes;
         let left = match index.open().map(|open| open.end) {
             None => 0,

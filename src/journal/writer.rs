@@ -129,7 +129,8 @@ impl Writer {
         // INVARIANT: the opening took this run, and keeps its id.
         let header = Header { run_id: shared.runs.own[&base.run()], base, salt };
         let file = self.name_segment(&spare, &header);
-        let file = file.map_err(|error| self.undone(error, || shared.options.disk.remove(&spare)))?;
+        let file =
+            file.map_err(|error| self.undone(error, || shared.options.disk.remove(&spare)))?;
         shared.watermarks.lock().index.add_empty(header);
         self.wake_keeper.try_send(()).ok();
         Ok((file, salt, HEADER_BYTES))
