@@ -81,15 +81,10 @@ fn wrong(header: &str, chars: usize, secrets: &[usize], excess: Option<Excess>) 
         ),
         secrets => {
             let lengths: Vec<_> = secrets.iter().map(usize::to_string).collect();
+            let [ou, or] = [" ou ", " or "].map(|or| lengths.join(or));
             words(
-                format!(
-                    "{header} veio com {chars} caracteres; o segredo tem {}.",
-                    lengths.join(" ou ")
-                ),
-                format!(
-                    "{header} came with {chars} characters; the secret has {}.",
-                    lengths.join(" or ")
-                ),
+                format!("{header} veio com {chars} caracteres; o segredo tem {ou}."),
+                format!("{header} came with {chars} characters; the secret has {or}."),
             )
         }
     };

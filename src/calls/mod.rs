@@ -24,13 +24,13 @@ use uuid::Uuid;
 pub use self::explain::{Words, explain};
 use crate::journal::Position;
 
-/// RecentCalls that are kept of each source.
+/// Calls that are kept of each source.
 pub const CALLS_KEPT: usize = 200;
-/// Of them refused ones, so that a flood of those does not push out the others.
+/// Of them so many may be refused ones. So a flood of those does not push out the others.
 const REFUSED_KEPT: usize = CALLS_KEPT / 2;
 /// Refused calls of a source that are explained in a second.
 const EXPLAINED_PER_SECOND: u32 = 20;
-/// Numbers of calls that a ring has for itself. JavaScript keeps 2^53 apart.
+/// How many numbers a ring has for its calls. JavaScript tells numbers below 2^53 apart.
 const NUMBERS: u64 = 1 << 36;
 /// Memory of all rings, in bytes. A source whose ring would exceed it has none.
 pub const BYTES_MAX: usize = 16 << 20;
@@ -41,7 +41,7 @@ const NAMES_MAX: usize = 8;
 /// Of a header's name, a path, or a host.
 const TEXT_BYTES_MAX: usize = 120;
 
-/// The rings by source. RecentCalls that name no source have one, too.
+/// The rings by source. Calls that name no source have one, too.
 #[derive(Debug, Default)]
 pub struct RecentCalls {
     rings: Mutex<BTreeMap<String, Arc<CallRing>>>,
@@ -74,7 +74,7 @@ struct RingState {
 /// One call.
 #[derive(Debug, Clone)]
 pub struct RecentCall {
-    /// Grows by one in its source, and is no other call's of the source in this process.
+    /// Grows by one from call to call of a source. No other call of the source has it in this process.
     pub number: u64,
     /// Milliseconds since 1970.
     pub at_ms: u64,
@@ -175,14 +175,12 @@ impl RecentCalls {
     /// The ring of a source, or of `unknown`.
     pub fn ring(&self, source: &str) -> Arc<CallRing> {
         let mut rings = self.rings.lock();
-        if let Some(ring) = rings.get(source) {
-            return Arc::clone(ring);
-        }
-        let next = NUMBERS * self.made.fetch_add(1, Ordering::Relaxed);
-        let state = Mutex::new(RingState { next, ..RingState::default() });
-        let ring = Arc::new(CallRing { state, bytes: Arc::clone(&self.bytes) });
-        rings.insert(source.to_owned(), Arc::clone(&ring));
-        ring
+        let ring = rings.entry(source.to_owned()).or_insert_with(|| {
+            let next = NUMBERS * self.made.fetch_add(1, Ordering::Relaxed);
+            let state = Mutex::new(RingState { next, ..RingState::default() });
+            Arc::new(CallRing { state, bytes: Arc::clone(&self.bytes) })
+        });
+        Arc::clone(ring)
     }
 
     /// Forgets the rings of sources that are configured no more.
@@ -219,16 +217,14 @@ impl CallRing {
             state.last_arrival_ms = Some(at_ms);
         }
         if let Some((authority, scheme)) = host.filter(|(host, _)| host.len() <= TEXT_BYTES_MAX) {
-            let is_known =
-                |known: &CallerHost| known.authority == authority && known.scheme == scheme;
-            if !state.host.as_ref().is_some_and(is_known) && !is_loopback(authority) {
+            let known = state.host.as_ref().map(|known| (&*known.authority, known.scheme));
+            if known != Some((authority, scheme)) && !is_loopback(authority) {
                 state.host = Some(CallerHost { authority: authority.to_owned(), scheme });
             }
         }
-        let oldest = self.push(&mut state, at_ms, method, CallOutcome::Accepted(accepted));
+        // Freed when the lock is free again.
+        let _oldest = self.push(&mut state, at_ms, method, CallOutcome::Accepted(accepted));
         drop(state);
-        // Freed without the lock.
-        drop(oldest);
     }
 
     /// Whether the next refused call is to be explained. That costs more than the refusal, so only some
@@ -244,14 +240,12 @@ impl CallRing {
 
     /// Records a refused call.
     pub fn refuse(&self, at_ms: u64, method: &'static str, mut refused: RefusedCall) {
-        let slip_bytes = slip_bytes(&refused);
-        if !self.take(slip_bytes) {
+        if !self.take(slip_bytes(&refused)) {
             refused.slip = None;
         }
-        let mut state = self.state.lock();
-        let oldest = self.push(&mut state, at_ms, method, CallOutcome::Refused(refused));
-        drop(state);
-        drop(oldest);
+        let outcome = CallOutcome::Refused(refused);
+        // Freed when the lock is free again.
+        let _oldest = self.push(&mut self.state.lock(), at_ms, method, outcome);
     }
 
     /// Returns the call that had to make room.
@@ -271,14 +265,11 @@ impl CallRing {
             }
             state.calls.reserve_exact(CALLS_KEPT);
         }
-        let oldest = if is_refused(&call) && state.refused == REFUSED_KEPT {
-            let at = state.calls.iter().position(is_refused);
-            at.and_then(|at| state.calls.remove(at))
-        } else if state.calls.len() == CALLS_KEPT {
-            state.calls.pop_front()
-        } else {
-            None
+        let goes = match is_refused(&call) && state.refused == REFUSED_KEPT {
+            true => state.calls.iter().position(is_refused),
+            false => (state.calls.len() == CALLS_KEPT).then_some(0),
         };
+        let oldest = goes.and_then(|at| state.calls.remove(at));
         state.refused += usize::from(is_refused(&call));
         if let Some(oldest) = &oldest {
             state.refused -= usize::from(is_refused(oldest));
@@ -355,7 +346,7 @@ impl Slip {
     }
 }
 
-/// Whether this `Host` is a name that no other machine can have.
+/// Whether this `Host` can only be the machine itself.
 pub fn is_loopback(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -375,10 +366,8 @@ fn cut(text: &str) -> String {
 
 /// What a call holds beside its place in the ring.
 fn bytes_of(call: &RecentCall) -> usize {
-    match &call.outcome {
-        CallOutcome::Accepted(_) => 0,
-        CallOutcome::Refused(refused) => slip_bytes(refused),
-    }
+    let CallOutcome::Refused(refused) = &call.outcome else { return 0 };
+    slip_bytes(refused)
 }
 
 fn slip_bytes(refused: &RefusedCall) -> usize {

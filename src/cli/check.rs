@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     ConfigFile, Output, send,
-    terminal::{is_coloured, print_line, spinner, visible},
+    terminal::{coloured, print_line, spinner, visible},
 };
 use crate::{
     caller::without_secrets,
@@ -124,19 +124,14 @@ fn table(findings: &[Finding]) -> String {
     };
     let first = width(|finding| finding.severity.as_str());
     let second = width(|finding| finding.check.as_str());
-    let is_coloured = is_coloured();
     let mut table = String::new();
     for Finding { check, severity, found, remedy } in findings {
-        let word = format!("{:first$}", severity.as_str());
         let colour = match severity {
-            Severity::Ok => 32,
-            Severity::Warning => 33,
-            Severity::Problem => 31,
+            Severity::Ok => "32",
+            Severity::Warning => "33",
+            Severity::Problem => "31",
         };
-        table += &match is_coloured {
-            true => format!("\x1b[{colour}m{word}\x1b[0m"),
-            false => word,
-        };
+        table += &coloured(&format!("{:first$}", severity.as_str()), colour);
         table += &format!("  {:second$}  {}\n", check.as_str(), visible(found));
         if let Some(remedy) = remedy {
             table += &format!("{:1$}→ {2}\n", "", first + second + 4, visible(remedy));

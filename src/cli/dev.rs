@@ -8,10 +8,10 @@ use std::{
 };
 
 use anyhow::Context;
-use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, Method};
+use jiff::Timestamp;
 use rdkafka::mocking::MockCluster;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
@@ -22,14 +22,14 @@ use crate::{
     caller::{LIFE, MessageId, Sample, Target, Template, WeniClient, is_public, on_this_machine},
     calls::{CALLS_KEPT, CallOutcome, RecentCalls, explain},
     config::{Config, LogFormat, Secret, Source, Topics},
-    event::{Topic, header},
+    event::Topic,
     kafka::{
         follow::{Followed, Offsets},
         librdkafka::Cluster,
     },
     metrics::{Metrics, UNKNOWN_SOURCE},
     serve::Edge,
-    tail::{Content, Item},
+    tail::{self, Item},
 };
 
 const SOURCE: &str = "demo";
@@ -75,14 +75,12 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let journal = tempfile::Builder::new().prefix("weni-edge-dev-").tempdir()?;
     let cluster = MockCluster::new(1).context("cannot start the embedded Kafka")?;
-    let kafka = cluster.bootstrap_servers();
     let secret = Uuid::new_v4().simple().to_string();
-    let config = config(&args, &kafka, &secret, journal.path());
-    let topics = config.topics.clone();
+    let config = config(&args, &cluster.bootstrap_servers(), &secret, journal.path());
     for topic in Topic::ALL {
-        cluster.create_topic(topics.name(topic), PARTITIONS, 1)?;
+        cluster.create_topic(config.topics.name(topic), PARTITIONS, 1)?;
     }
-    cluster.create_topic(&topics.position, 1, 1)?;
+    cluster.create_topic(&config.topics.position, 1, 1)?;
     // The consumer would report a cluster that ends before the process does.
     std::mem::forget(cluster);
     let metrics = Arc::new(Metrics::default());
@@ -94,12 +92,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let admin = format!("http://{}", on_this_machine(edge.admin));
         print_line(&match args.output {
             Output::Human => {
-                let weni = for_weni(edge.public, &secret);
-                let is_local = args.admin.ip().is_loopback();
-                let login = if is_local { "" } else { "; its token is the secret above" };
-                format!("{weni}{}", by_hand(&hooks, &secret, &admin, login, &kafka, &topics))
+                for_weni(edge.public, &secret) + &by_hand(&config, &hooks, &admin, &secret)
             }
-            Output::Json => ready(&hooks, &secret, &admin, &kafka, &topics).to_string(),
+            Output::Json => ready(&config, &hooks, &admin, &secret).to_string(),
         })?;
         print_records(Arc::new(config), &args)?;
         if args.output == Output::Human {
@@ -152,11 +147,12 @@ fn config(args: &Args, kafka: &str, secret: &str, journal: &Path) -> Config {
     config
 }
 
-fn ready(hooks: &str, secret: &str, admin: &str, kafka: &str, topics: &Topics) -> Value {
-    let Topics { message_status, inbound_message, channel_event, dead_letter, .. } = topics;
+fn ready(config: &Config, hooks: &str, admin: &str, secret: &str) -> Value {
+    let Topics { message_status, inbound_message, channel_event, dead_letter, .. } = &config.topics;
     json!({
         "ready": true, "hooks": hooks, "method": "POST", "headers": {HEADER: secret},
-        "admin": admin, "inspector": format!("{admin}/inspector"), "kafka": kafka,
+        "admin": admin, "inspector": format!("{admin}/inspector"),
+        "kafka": config.kafka.bootstrap_servers,
         "topics": {
             "message_status": message_status, "inbound_message": inbound_message,
             "channel_event": channel_event, "dead_letter": dead_letter,
@@ -195,15 +191,11 @@ fn program() -> String {
     visible(&name.to_string_lossy())
 }
 
-fn by_hand(
-    hooks: &str,
-    secret: &str,
-    admin: &str,
-    login: &str,
-    kafka: &str,
-    topics: &Topics,
-) -> String {
-    let (program, statuses) = (program(), &topics.message_status);
+fn by_hand(config: &Config, hooks: &str, admin: &str, secret: &str) -> String {
+    let (program, statuses) = (program(), &config.topics.message_status);
+    let kafka = &config.kafka.bootstrap_servers;
+    let is_open = config.admin.tokens.is_empty();
+    let login = if is_open { "" } else { "; its token is the secret above" };
     format!(
         "By hand, in another terminal:\n  \
            curl -H '{HEADER}: {secret}' {hooks} \\\n    \
@@ -263,7 +255,8 @@ async fn print_refused(calls: Arc<RecentCalls>) {
             for call in calls.into_iter().rev().take(REFUSED_SHOWN).rev() {
                 let CallOutcome::Refused(refused) = &call.outcome else { continue };
                 let (why, status) = (explain(refused, iter::once(SOURCE)).en, refused.status);
-                let line = format!("{} refused          {status}  {why}", time(call.at_ms as i64));
+                let time = Timestamp::from_millisecond(call.at_ms as i64).unwrap_or_default();
+                let line = format!("{time:.3}  refused {status:>12}  {why}");
                 // The reader of standard output may have gone. The edge goes on.
                 print_line(&visible(&line)).ok();
             }
@@ -272,41 +265,21 @@ async fn print_refused(calls: Arc<RecentCalls>) {
     }
 }
 
-fn time(ms: i64) -> String {
-    let time = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
-    time.strftime("%H:%M:%S%.3f").to_string()
-}
-
+/// The record as `tail` shows it, but the event is its `value`.
 fn as_json(item: &Item) -> Value {
-    let Followed { topic, partition, offset, timestamp_ms, key, headers, value } = &item.record;
-    let text = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes));
-    let headers = headers.iter().map(|(name, value)| (name.clone(), text(value)));
-    let mut line = json!({
-        "topic": topic, "partition": partition, "offset": offset, "timestamp": timestamp_ms,
-        "key": text(key), "headers": headers.collect::<Map<_, _>>(),
-    });
-    match &item.content {
-        Content::Event(event) => line["value"] = event.clone(),
-        _ => line["value_base64"] = STANDARD.encode(value).into(),
+    let mut line = tail::json(item);
+    if let Some(event) = line.as_object_mut().and_then(|line| line.remove("event")) {
+        line["value"] = event;
     }
     line
 }
 
+/// When, what and who as `tail` shows them, and where the record is in Kafka.
 fn as_text(item: &Item) -> String {
-    let Followed { topic, partition, offset, timestamp_ms, key, headers, .. } = &item.record;
-    let (kind, detail) = match &item.content {
-        Content::Event(event) => {
-            let field = |name: &str| event[name].as_str();
-            match field("event_kind").unwrap_or_default() {
-                kind @ "inbound_message" => (kind, field("type")),
-                kind => (kind, field("status").or(field("field"))),
-            }
-        }
-        _ => ("dead_letter", header(headers, "reason")),
-    };
-    let (detail, key) = (detail.unwrap_or_default(), String::from_utf8_lossy(key));
-    let time = time(*timestamp_ms);
-    format!("{time} {kind:<16} {detail:<14} {topic}[{partition}]@{offset}  {key}")
+    let (columns, _) = tail::line(item);
+    let Followed { topic, partition, offset, key, .. } = &item.record;
+    let key = String::from_utf8_lossy(key);
+    format!("{}  {topic}[{partition}]@{offset}  {key}", columns[..3].join("  "))
 }
 
 /// Calls the edge as Weni would.

@@ -3,7 +3,6 @@
 use std::{
     os::unix::fs::{MetadataExt, chown},
     process::ExitCode,
-    str::FromStr,
 };
 
 use anyhow::Context;
@@ -54,36 +53,11 @@ enum Command {
         /// that is left, again), `run:<n>` (the first callback of that run), `end` (nothing that is
         /// pending: it is left out)
         #[arg(long, value_name = "WHERE")]
-        from: From,
+        from: String,
         /// Do not ask
         #[arg(long)]
         yes: bool,
     },
-}
-
-#[derive(Debug, Clone, Copy)]
-enum From {
-    Checkpoint,
-    Oldest,
-    Run(u32),
-    End,
-}
-
-impl FromStr for From {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "checkpoint" => Ok(Self::Checkpoint),
-            "oldest" => Ok(Self::Oldest),
-            "end" => Ok(Self::End),
-            _ => text
-                .strip_prefix("run:")
-                .and_then(|run| run.parse().ok())
-                .map(Self::Run)
-                .ok_or_else(|| "use checkpoint, oldest, run:<n> or end".to_owned()),
-        }
-    }
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -97,7 +71,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             show(&inspection);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Fork { from, yes, .. } => fork(&config, &inspection, from, yes),
+        Command::Fork { from, yes, .. } => fork(&config, &inspection, &from, yes),
     }
 }
 
@@ -128,15 +102,19 @@ fn committed(inspection: &Inspection) -> Position {
 fn fork(
     config: &Config,
     inspection: &Inspection,
-    from: From,
+    from: &str,
     yes: bool,
 ) -> anyhow::Result<ExitCode> {
     let committed = committed(inspection);
     let from = match from {
-        From::Checkpoint => committed,
-        From::Oldest => inspection.oldest,
-        From::Run(run) => Position::new(run, 0),
-        From::End => inspection.end,
+        "checkpoint" => committed,
+        "oldest" => inspection.oldest,
+        "end" => inspection.end,
+        _ => {
+            let run = from.strip_prefix("run:").and_then(|run| run.parse().ok());
+            let how = || format!("--from {from:?}: use checkpoint, oldest, run:<n> or end");
+            Position::new(run.with_context(how)?, 0)
+        }
     };
     let again = inspection.count(from, committed);
     let left_out = inspection.count(committed, from);

@@ -7,14 +7,17 @@ use std::{
     backtrace::Backtrace,
     fmt,
     io::{self, IsTerminal, Write, stderr},
-    mem, panic,
-    sync::{Arc, OnceLock},
+    panic, process,
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{self, Receiver, Sender},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
 use tracing::{Subscriber, field::Field};
 use tracing_subscriber::{
@@ -33,12 +36,9 @@ const QUEUED_BYTES_MAX: usize = 1 << 20;
 /// How long the process waits at its end for its last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
+static QUEUE: OnceLock<&Queue> = OnceLock::new();
 
-/// Installs the process's log, which also reports panics.
-///
-/// # Errors
-/// When the level is invalid, a log is installed already, or the OS refuses a thread.
+/// Installs the process's log, which also reports panics. A panic of this thread ends the process.
 pub(super) fn init(config: &config::Log, dropped: IntCounter) -> anyhow::Result<()> {
     let filter = filter(&config.level)?;
     let is_terminal = stderr().is_terminal();
@@ -48,19 +48,27 @@ pub(super) fn init(config: &config::Log, dropped: IntCounter) -> anyhow::Result<
         LogFormat::Json => true,
     };
     let queue = start(dropped).context("cannot start the log's thread")?;
-    let layer = layer(queue, is_json, is_terminal);
-    subscriber(filter, layer).try_init().context("cannot install the log")?;
-    panic::set_hook(Box::new(|panic| {
+    let log = subscriber(filter, queue, is_json, is_terminal);
+    log.try_init().context("cannot install the log")?;
+    let main = thread::current().id();
+    panic::set_hook(Box::new(move |panic| {
         let (panic, backtrace) = (panic.to_string(), Backtrace::capture().to_string());
-        tracing::error!(thread = thread::current().name(), panic, backtrace, "a thread panicked");
+        let thread = thread::current();
+        tracing::error!(thread = thread.name(), panic, backtrace, "a thread panicked");
+        // If the OS refuses new threads, tokio panics while it builds its runtime. Unwinding would
+        // then wait for ever for the threads that it did start.
+        if thread.id() == main {
+            flush();
+            process::exit(101);
+        }
     }));
     Ok(())
 }
 
 /// Writes a line without a log's format. No log need be installed.
 pub(super) fn say(line: &str) {
-    match QUEUE.get().map_or_else(|| start(uncounted()), Ok) {
-        Ok(queue) => queue.push(format!("{line}\n").as_bytes()),
+    match QUEUE.get().copied().map_or_else(|| start(uncounted()), Ok) {
+        Ok(queue) => queue.push(format!("{line}\n").into()),
         // The OS refuses threads.
         Err(_) => eprintln!("{line}"),
     }
@@ -73,10 +81,9 @@ pub(super) fn flush() {
     }
 }
 
-fn start(dropped: IntCounter) -> io::Result<&'static Arc<Queue>> {
-    let queue = Queue::new(dropped);
-    let written = Arc::clone(&queue);
-    thread::Builder::new().name("log".to_owned()).spawn(move || written.write(stderr()))?;
+fn start(dropped: IntCounter) -> io::Result<&'static Queue> {
+    let (queue, queued) = Queue::leaked(dropped);
+    thread::Builder::new().name("log".to_owned()).spawn(move || queue.write(queued, stderr()))?;
     Ok(QUEUE.get_or_init(|| queue))
 }
 
@@ -94,28 +101,24 @@ fn filter(level: &str) -> anyhow::Result<Targets> {
     Ok(Targets::new().with_target("weni_edge", ours).with_targets(asked))
 }
 
-/// The filter is not the layer's own: where a library asks the crate `log` whether a line would be
-/// written, and such a filter answers no, the thread's next line is lost (tracing-subscriber 0.3.23).
+/// The filter is the whole subscriber's. One of the layer would lose lines: when a library asks the
+/// crate `log` whether a line would be written, and the filter says no, the thread's next line is lost
+/// (tracing-subscriber 0.3.23).
 fn subscriber(
     filter: Targets,
-    layer: Box<dyn Layer<Registry> + Send + Sync>,
-) -> impl Subscriber + Send + Sync {
-    tracing_subscriber::registry().with(layer).with(filter)
-}
-
-fn layer(
-    queue: &Arc<Queue>,
+    queue: &'static Queue,
     is_json: bool,
     is_terminal: bool,
-) -> Box<dyn Layer<Registry> + Send + Sync> {
-    let queue = Arc::clone(queue);
-    let writer = move || Writer { queue: Arc::clone(&queue), is_json };
-    let log = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(is_terminal);
-    if is_json {
+) -> impl Subscriber + Send + Sync {
+    let writer = move || Writer { queue, is_json };
+    let log = tracing_subscriber::fmt::layer::<Registry>();
+    let log = log.with_writer(writer).with_ansi(is_terminal);
+    let log = if is_json {
         log.json().flatten_event(true).with_current_span(false).boxed()
     } else {
         log.fmt_fields(format::debug_fn(shown).delimited(" ")).boxed()
-    }
+    };
+    tracing_subscriber::registry().with(log).with(filter)
 }
 
 /// Writes a field for people. The layer's own format leaves control characters in `Display` values.
@@ -129,9 +132,9 @@ fn shown(to: &mut format::Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> 
     }
 }
 
-/// Takes one whole line a call, because the layer writes like that.
+/// Takes a whole line at a time: the layer writes like that.
 struct Writer {
-    queue: Arc<Queue>,
+    queue: &'static Queue,
     is_json: bool,
 }
 
@@ -140,9 +143,9 @@ impl Write for Writer {
         if self.is_json {
             // serde_json does not escape DEL and C1.
             let text = String::from_utf8_lossy(line);
-            self.queue.push(format!("{}\n", visible(text.trim_end_matches('\n'))).as_bytes());
+            self.queue.push(format!("{}\n", visible(text.trim_end_matches('\n'))).into());
         } else {
-            self.queue.push(line);
+            self.queue.push(line.to_vec());
         }
         Ok(line.len())
     }
@@ -154,57 +157,45 @@ impl Write for Writer {
 
 /// Lines to be written to standard error.
 struct Queue {
+    lines: Sender<Vec<u8>>,
+    /// Of lines that are not written yet.
+    bytes: AtomicUsize,
     dropped: IntCounter,
-    lines: Mutex<Lines>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Lines {
-    queued: Vec<u8>,
-    is_writing: bool,
 }
 
 impl Queue {
-    fn new(dropped: IntCounter) -> Arc<Self> {
-        Arc::new(Self { dropped, lines: Mutex::default(), changed: Condvar::new() })
+    /// A queue that lasts as long as the process, as its thread does. Beside it, what the thread takes.
+    fn leaked(dropped: IntCounter) -> (&'static Self, Receiver<Vec<u8>>) {
+        let (lines, queued) = mpsc::channel();
+        (Box::leak(Box::new(Self { lines, bytes: AtomicUsize::new(0), dropped })), queued)
     }
 
-    fn push(&self, line: &[u8]) {
-        let mut lines = self.lines.lock();
-        if lines.queued.len() + line.len() > QUEUED_BYTES_MAX {
+    fn push(&self, line: Vec<u8>) {
+        let add = |bytes: usize| {
+            let bytes = bytes + line.len();
+            (bytes <= QUEUED_BYTES_MAX).then_some(bytes)
+        };
+        let fits = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok();
+        if !fits || self.lines.send(line).is_err() {
             self.dropped.inc();
-            return;
         }
-        lines.queued.extend_from_slice(line);
-        self.changed.notify_all();
     }
 
-    /// Never returns.
-    fn write(&self, mut to: impl Write) {
-        let mut batch = Vec::new();
-        loop {
-            let mut lines = self.lines.lock();
-            lines.is_writing = false;
-            self.changed.notify_all();
-            self.changed.wait_while(&mut lines, |lines| lines.queued.is_empty());
-            lines.is_writing = true;
-            mem::swap(&mut batch, &mut lines.queued);
-            drop(lines);
-            // One write a line, so that another process cannot write into the middle of it.
-            for line in batch.split_inclusive(|byte| *byte == b'\n') {
-                if to.write_all(line).is_err() {
-                    self.dropped.inc();
-                }
+    /// Never returns. One write a line, so that another process cannot write into the middle of it.
+    fn write(&self, queued: Receiver<Vec<u8>>, mut to: impl Write) {
+        for line in queued {
+            if to.write_all(&line).is_err() {
+                self.dropped.inc();
             }
-            batch.clear();
+            self.bytes.fetch_sub(line.len(), Ordering::Release);
         }
     }
 
     fn flush(&self, time: Duration) {
-        let mut lines = self.lines.lock();
-        let is_busy = |lines: &mut Lines| lines.is_writing || !lines.queued.is_empty();
-        self.changed.wait_while_until(&mut lines, is_busy, Instant::now() + time);
+        let start = Instant::now();
+        while self.bytes.load(Ordering::Acquire) > 0 && start.elapsed() < time {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -215,8 +206,8 @@ mod tests {
 
     use super::*;
 
-    fn queued(queue: &Queue) -> String {
-        String::from_utf8(queue.lines.lock().queued.clone()).unwrap()
+    fn text(queued: &Receiver<Vec<u8>>) -> String {
+        String::from_utf8(queued.try_iter().flatten().collect()).unwrap()
     }
 
     #[test]
@@ -239,8 +230,8 @@ mod tests {
 
     #[test]
     fn a_library_that_asks_whether_it_is_heard_silences_nobody() {
-        let queue = Queue::new(uncounted());
-        let log = subscriber(filter("info").unwrap(), layer(&queue, true, false));
+        let (queue, queued) = Queue::leaked(uncounted());
+        let log = subscriber(filter("info").unwrap(), queue, true, false);
         // rdkafka asks so whenever it makes a client's configuration.
         let question =
             log::Metadata::builder().level(log::Level::Error).target("librdkafka").build();
@@ -250,20 +241,20 @@ mod tests {
                 tracing::info!(target: "weni_edge", "ours");
             }
         });
-        assert_eq!(queued(&queue).matches("ours").count(), 2);
+        assert_eq!(text(&queued).matches("ours").count(), 2);
     }
 
     #[test]
     fn control_characters_are_escaped_in_every_format() {
         let hostile = "a\u{1b}[2J\u{7}\u{8}\u{7f}\u{9b}31mb";
         for is_json in [false, true] {
-            let queue = Queue::new(uncounted());
-            let log = tracing_subscriber::registry().with(layer(&queue, is_json, false));
+            let (queue, queued) = Queue::leaked(uncounted());
+            let log = subscriber(filter("info").unwrap(), queue, is_json, false);
             tracing::subscriber::with_default(log, || {
                 let error = anyhow::anyhow!("{hostile}");
                 tracing::error!(text = hostile, shown = %hostile, debug = ?hostile, %error, "{hostile}");
             });
-            let line = queued(&queue);
+            let line = text(&queued);
             assert_eq!(line.matches("[2J").count(), 5, "{line:?}");
             assert!(!line.trim_end().contains(char::is_control), "{line:?}");
             if is_json {
@@ -275,20 +266,18 @@ mod tests {
 
     #[test]
     fn lines_that_do_not_fit_are_dropped_and_counted_and_delay_no_caller() {
-        let queue = Queue::new(uncounted());
-        let line = [b'x'; 1024];
-        (0..2000).for_each(|_| queue.push(&line));
+        let (queue, queued) = Queue::leaked(uncounted());
+        (0..2000).for_each(|_| queue.push(vec![b'x'; 1024]));
         assert_eq!(queue.dropped.get(), 2000 - 1024);
-        assert_eq!(queued(&queue).len(), QUEUED_BYTES_MAX);
+        assert_eq!(queue.bytes.load(Ordering::Relaxed), QUEUED_BYTES_MAX);
         queue.flush(Duration::from_millis(1));
         let (reader, writer) = io::pipe().unwrap();
-        let writing = Arc::clone(&queue);
-        thread::spawn(move || writing.write(writer));
+        thread::spawn(move || queue.write(queued, writer));
         io::copy(&mut io::Read::take(reader, QUEUED_BYTES_MAX as u64), &mut io::sink()).unwrap();
         queue.flush(Duration::from_secs(60));
-        assert_eq!(queued(&queue), "");
+        assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
         // The reader is gone.
-        queue.push(b"unread\n");
+        queue.push(b"unread\n".to_vec());
         queue.flush(Duration::from_secs(60));
         assert_eq!(queue.dropped.get(), 2000 - 1024 + 1);
     }

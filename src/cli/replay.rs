@@ -47,7 +47,8 @@ pub(super) struct Args {
     config: ConfigFile,
 
     /// Only letters with this reason; may be repeated
-    #[arg(long = "reason", value_name = "REASON", value_parser = reason())]
+    #[arg(long = "reason", value_name = "REASON",
+          value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::as_str)))]
     reasons: Vec<String>,
 
     /// Only letters of this source; may be repeated
@@ -78,10 +79,6 @@ pub(super) struct Args {
     /// The summary's format
     #[arg(long, value_enum, default_value_t)]
     output: Output,
-}
-
-fn reason() -> PossibleValuesParser {
-    PossibleValuesParser::new(Reason::ALL.map(Reason::as_str))
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {

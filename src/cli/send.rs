@@ -110,10 +110,6 @@ pub(super) struct Args {
 }
 
 /// Sends everything and prints the summary to standard output.
-///
-/// # Errors
-/// Arguments that cannot be used, and files that cannot be read or written. A call that is refused
-/// or fails is counted and makes the exit code 1.
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let roots = args.ca_file.as_deref().map(|file| trusted_roots(Some(file))).transpose()?;
     let target = Target::new(&args.url, args.method, &args.headers, roots.as_ref())?;
@@ -136,16 +132,19 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     // One thread: the load generator must use less CPU than the server under load.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcomes = Arc::new(Mutex::new(Outcomes::new(receipts)));
-    let elapsed = runtime.block_on(async {
-        let start = Instant::now();
-        let end = args.duration.map(|duration| start + duration);
-        let next = AtomicU64::new(0);
-        let plan = Arc::new(Plan { bodies, count, rate: args.rate, start, end, next });
-        send(Arc::new(target), &plan, args.connections, &outcomes).await;
-        start.elapsed()
+    let start = Instant::now();
+    let plan = Arc::new(Plan {
+        bodies,
+        count,
+        rate: args.rate,
+        start,
+        end: args.duration.map(|duration| start + duration),
+        next: AtomicU64::new(0),
+        outcomes: Mutex::new(Outcomes::new(receipts)),
     });
-    let mut outcomes = outcomes.lock();
+    runtime.block_on(send(Arc::new(target), &plan, args.connections));
+    let elapsed = start.elapsed();
+    let mut outcomes = plan.outcomes.lock();
     let summary = outcomes.summary(elapsed);
     let is_clean = summary.accepted > 0 && summary.accepted == summary.calls;
     let summary = match args.output {
@@ -157,7 +156,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The calls to make, and when.
+/// The calls to make, when, and what became of them.
 struct Plan {
     bodies: Bodies,
     count: u64,
@@ -166,6 +165,7 @@ struct Plan {
     start: Instant,
     end: Option<Instant>,
     next: AtomicU64,
+    outcomes: Mutex<Outcomes>,
 }
 
 impl Plan {
@@ -192,34 +192,29 @@ impl Plan {
     }
 }
 
-async fn send(
-    target: Arc<Target>,
-    plan: &Arc<Plan>,
-    connections: u16,
-    outcomes: &Arc<Mutex<Outcomes>>,
-) {
+async fn send(target: Arc<Target>, plan: &Arc<Plan>, connections: u16) {
     let mut callers = JoinSet::new();
     for _ in 0..plan.count.min(connections.into()) {
         let mut client = WeniClient::new(Arc::clone(&target));
-        let (plan, outcomes) = (Arc::clone(plan), Arc::clone(outcomes));
+        let plan = Arc::clone(plan);
         callers.spawn(async move {
             while let Some((index, start)) = plan.next().await {
                 let (body, name) = plan.bodies.at(index);
                 let answer = client.call(body).await;
-                outcomes.lock().count(&name, start.elapsed(), answer);
+                plan.outcomes.lock().count(&name, start.elapsed(), answer);
             }
         });
     }
     tokio::select! {
         _ = callers.join_all() => {}
-        () = show_progress(plan, outcomes) => {}
+        () = show_progress(plan) => {}
         // Calls without an answer yet are given up and not counted.
         _ = tokio::signal::ctrl_c() => {}
     }
 }
 
 /// Never ends.
-async fn show_progress(plan: &Plan, outcomes: &Mutex<Outcomes>) {
+async fn show_progress(plan: &Plan) {
     let bar = match plan.end {
         Some(end) => {
             let millis = end.duration_since(plan.start).as_millis() as u64;
@@ -229,7 +224,7 @@ async fn show_progress(plan: &Plan, outcomes: &Mutex<Outcomes>) {
     };
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let (total, elapsed) = (outcomes.lock().total(), plan.start.elapsed());
+        let (total, elapsed) = (plan.outcomes.lock().total(), plan.start.elapsed());
         bar.set_position(if plan.end.is_some() { elapsed.as_millis() as u64 } else { total });
         bar.set_message(format!("{:.0} calls/s", total as f64 / elapsed.as_secs_f64()));
     }

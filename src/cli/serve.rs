@@ -1,6 +1,6 @@
 //! `serve`: the edge itself.
 
-use std::{panic, process::ExitCode, sync::Arc, thread};
+use std::{process::ExitCode, sync::Arc};
 
 use super::{ConfigFile, log};
 use crate::{metrics::Metrics, serve::Edge};
@@ -27,7 +27,6 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             "every user of this machine may read or change files that hold secrets: run chmod o-rwx {files}"
         );
     }
-    exit_when_main_thread_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let edge = Edge::start(config, metrics).await?;
@@ -38,18 +37,4 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Dropping it would wait for calls that hang on a disk, and only a restart mends those.
     runtime.shutdown_background();
     ended.map(|()| ExitCode::SUCCESS)
-}
-
-/// If the OS refuses new threads, tokio panics while it builds its runtime. Unwinding would then
-/// wait for ever for the threads that it did start.
-fn exit_when_main_thread_panics() {
-    let report = panic::take_hook();
-    let main = thread::current().id();
-    panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        if thread::current().id() == main {
-            log::flush();
-            std::process::exit(101);
-        }
-    }));
 }

@@ -62,16 +62,17 @@ pub(super) fn spinner() -> ProgressBar {
     spinner
 }
 
-/// Whether standard output takes colours: a terminal whose user has not set NO_COLOR.
-pub(super) fn is_coloured() -> bool {
+/// Text for standard output, in the colour of an ANSI code if that is a terminal whose user has not
+/// set NO_COLOR.
+pub(super) fn coloured(text: &str, colour: &str) -> String {
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    stdout().is_terminal() && !no_colour
+    match stdout().is_terminal() && !no_colour {
+        true => format!("\x1b[{colour}m{text}\x1b[0m"),
+        false => text.to_owned(),
+    }
 }
 
-/// Asks the person at the terminal whether to go on.
-///
-/// # Errors
-/// When standard input is no terminal.
+/// Asks the person at the terminal whether to go on. It is an error if there is no terminal.
 pub(super) fn confirmed() -> anyhow::Result<bool> {
     if !stdin().is_terminal() {
         bail!("standard input is no terminal, so there is no one to ask: add --yes to go on");

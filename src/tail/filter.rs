@@ -7,8 +7,8 @@ use serde_json::Value as Json;
 use super::{Item, errors, mask, text};
 use crate::event::Fault;
 
-/// An empty list selects all. Of a list, one has to fit.
-#[derive(Debug, Default, clap::Args)]
+/// What each list selects: all records if it is empty, else those that fit one of its elements.
+#[derive(Debug, Default, PartialEq, Eq, clap::Args)]
 pub(crate) struct Filter {
     /// Only events of this message; may be repeated
     #[arg(short, long = "message", value_name = "ID")]
@@ -31,15 +31,12 @@ pub(crate) struct Filter {
     pub(crate) codes: Vec<i64>,
 
     /// Only events with an error that is this one's fault; may be repeated
-    #[arg(long = "fault", value_name = "FAULT", value_parser = faults())]
+    #[arg(long = "fault", value_name = "FAULT",
+          value_parser = PossibleValuesParser::new(Fault::ALL.map(Fault::as_str)))]
     pub(crate) faults: Vec<String>,
 }
 
-fn faults() -> PossibleValuesParser {
-    PossibleValuesParser::new(Fault::ALL.map(Fault::as_str))
-}
-
-/// Where the names of the users stand that an event is about.
+/// Where an event names the users that it is about.
 #[rustfmt::skip]
 const PEOPLE: [&str; 16] = [
     "/recipient/id", "/recipient/user_id", "/recipient/parent_user_id",
@@ -51,9 +48,7 @@ const PEOPLE: [&str; 16] = [
 
 impl Filter {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { messages, recipients, sources, statuses, codes, faults } = self;
-        [messages, recipients, sources, statuses, faults].iter().all(|list| list.is_empty())
-            && codes.is_empty()
+        *self == Self::default()
     }
 
     /// Whether the record is about these messages, people and sources.

@@ -5,7 +5,9 @@
 
 use serde_json::Value as Json;
 
-/// What the edge, its configuration or Meta alone writes. Of objects all of it.
+use super::{Content, Item, text};
+
+/// Shown as they are, with all that is in them: only the edge, its configuration or Meta writes them.
 #[rustfmt::skip]
 pub(super) const SHOWN: &[&str] = &[
     "schema_version", "event_id", "event_kind", "source", "receipt", "received_at", "occurred_at",
@@ -15,7 +17,7 @@ pub(super) const SHOWN: &[&str] = &[
     "permission.expires_at", "call.started_at", "call.ended_at", "call.duration_seconds",
 ];
 
-/// Text of the sender, which should be a word: shown if it is one.
+/// Texts of the sender that should be words. They are shown if they are.
 #[rustfmt::skip]
 pub(super) const WORDS: &[&str] = &[
     "field", "status", "status_raw", "type", "edited_type", "interactive_type", "errors.title",
@@ -62,8 +64,33 @@ fn end_of(text: &str, chars: usize) -> String {
     std::iter::once('…').chain(text.chars().skip(skipped)).collect()
 }
 
+/// Leaves what may be shown of the item.
+pub(super) fn masked(mut item: Item) -> Item {
+    let key = String::from_utf8_lossy(&item.record.key);
+    let message = item.event().and_then(|event| text(event, "/message_id"));
+    let key = match &*key {
+        // A receipt names no one.
+        key if key == item.header("receipt") => key.to_owned(),
+        key if Some(key) == message => message_id(key),
+        key => person(key),
+    };
+    item.record.key = key.into_bytes();
+    item.record.headers.retain_mut(|(name, value)| {
+        if WORD_HEADERS.contains(&name.as_str()) {
+            *value = word(&String::from_utf8_lossy(value)).into_bytes();
+            return true;
+        }
+        HEADERS.contains(&name.as_str())
+    });
+    if let Content::Event(event) = &mut item.content {
+        retain("", event);
+    }
+    item.is_masked = true;
+    item
+}
+
 /// Leaves what may be shown of the member at a path. Returns whether anything is left.
-pub(super) fn retain(path: &str, member: &mut Json) -> bool {
+fn retain(path: &str, member: &mut Json) -> bool {
     if SHOWN.contains(&path) {
         return true;
     }
@@ -90,14 +117,6 @@ pub(super) fn retain(path: &str, member: &mut Json) -> bool {
             true
         }
         _ => false,
-    }
-}
-
-/// What a header shows; none if it is left out.
-pub(super) fn header(name: &str, value: &str) -> Option<String> {
-    match name {
-        _ if HEADERS.contains(&name) => Some(value.to_owned()),
-        _ => WORD_HEADERS.contains(&name).then(|| word(value)),
     }
 }
 

@@ -6,8 +6,6 @@ mod print;
 mod state;
 mod stats;
 
-use std::borrow::Cow;
-
 use serde_json::Value as Json;
 
 pub(crate) use self::{
@@ -23,15 +21,17 @@ use crate::{event::header, kafka::follow::Followed};
 pub(crate) const SCHEMA_VERSION: u64 = 1;
 
 /// A record, and what it holds.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Item {
     pub(crate) record: Followed,
     pub(crate) content: Content,
+    /// Key, headers and event hold only what may be shown. The value still holds all.
+    is_masked: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Content {
-    /// An object. Later versions add members and values, and may write others than this one knows.
+    /// An object. A later edge may write members and values that this program does not know.
     Event(Json),
     DeadLetter,
     Unreadable,
@@ -47,7 +47,7 @@ impl Item {
             Ok(event @ Json::Object(_)) => Content::Event(event),
             _ => Content::Unreadable,
         };
-        Self { record, content }
+        Self { record, content, is_masked: false }
     }
 
     pub(crate) fn event(&self) -> Option<&Json> {
@@ -57,15 +57,9 @@ impl Item {
         }
     }
 
-    /// What may be shown of the event.
-    pub(crate) fn shown(&self, is_personal: bool) -> Option<Cow<'_, Json>> {
-        let event = self.event()?;
-        if is_personal {
-            return Some(Cow::Borrowed(event));
-        }
-        let mut event = event.clone();
-        mask::retain("", &mut event);
-        Some(Cow::Owned(event))
+    /// What may be shown of it: all, or what names no person.
+    pub(crate) fn shown(self, is_personal: bool) -> Self {
+        if is_personal { self } else { mask::masked(self) }
     }
 
     fn header(&self, name: &str) -> &str {
@@ -81,11 +75,11 @@ impl Item {
     }
 
     /// What happened, in a word or two.
-    pub(crate) fn what(&self, shown: Option<&Json>) -> String {
-        let event = match (shown, &self.content) {
-            (Some(event), _) => event,
-            (_, Content::DeadLetter) => return format!("dead_letter {}", self.header("reason")),
-            _ => return "unreadable".to_owned(),
+    pub(crate) fn what(&self) -> String {
+        let event = match &self.content {
+            Content::Event(event) => event,
+            Content::DeadLetter => return format!("dead_letter {}", self.header("reason")),
+            Content::Unreadable => return "unreadable".to_owned(),
         };
         let state = ["/status", "/type", "/call/event", "/field"];
         let state = state.into_iter().find_map(|at| text(event, at)).unwrap_or_default();

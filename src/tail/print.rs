@@ -3,42 +3,46 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value as Json, json};
 
-use super::{Content, Item, errors, mask, text};
-use crate::event::Topic;
+use super::{Content, Item, errors, text};
+use crate::{event::Topic, kafka::follow::Followed};
 
 /// What is shown of a dead letter's bytes.
 const START_CHARS: usize = 80;
 
 /// When, what, who, which message, which source, and more; and the ANSI code for what happened.
 /// Control characters are still in it.
-pub(crate) fn line(item: &Item, is_personal: bool) -> (Vec<String>, &'static str) {
-    let shown = item.shown(is_personal);
-    let what = format!("{:<20}", item.what(shown.as_deref()));
+pub(crate) fn line(item: &Item) -> (Vec<String>, &'static str) {
     let record = &item.record;
-    let time = jiff::Timestamp::from_millisecond(record.timestamp_ms).unwrap_or_default();
-    let source = item.source().to_owned();
-    if let Some(event) = shown.as_deref() {
-        let id = text(event, "/message_id").or(text(event, "/receipt")).unwrap_or("-");
-        let when = text(event, "/occurred_at").or(text(event, "/received_at"));
-        let when = when.map_or_else(|| time.to_string(), str::to_owned);
-        let who = format!("{:<5}", who(event).unwrap_or("-"));
-        let line = vec![when, what, who, id.to_owned(), source];
-        return (line.into_iter().chain(more(event)).collect(), colour(event));
-    }
-    if !matches!(item.content, Content::DeadLetter) {
-        let at = format!("{}/{}@{}", record.topic, record.partition, record.offset);
-        return (vec![time.to_string(), what, source, format!("{at}: {NO_EVENT}")], "33");
-    }
     let own = |name| item.header(name).to_owned();
-    let mut line = vec![own("received_at"), what, "-    ".to_owned(), own("receipt"), source];
-    if !own("element").is_empty() {
-        line.push(format!("at {}", own("element")));
+    let time = jiff::Timestamp::from_millisecond(record.timestamp_ms).unwrap_or_default();
+    let (time, source) = (time.to_string(), item.source().to_owned());
+    let what = format!("{:<20}", item.what());
+    match &item.content {
+        Content::Event(event) => {
+            let id = text(event, "/message_id").or(text(event, "/receipt")).unwrap_or("-");
+            let when = text(event, "/occurred_at").or(text(event, "/received_at"));
+            let when = when.map_or(time, str::to_owned);
+            let who = format!("{:<5}", who(event).unwrap_or("-"));
+            let line = vec![when, what, who, id.to_owned(), source];
+            (line.into_iter().chain(more(event)).collect(), colour(event))
+        }
+        Content::DeadLetter => {
+            let mut line =
+                vec![own("received_at"), what, "-    ".to_owned(), own("receipt"), source];
+            if !own("element").is_empty() {
+                line.push(format!("at {}", own("element")));
+            }
+            line.push(format!("{} bytes", record.value.len()));
+            if !item.is_masked {
+                line.extend([own("detail"), start(&record.value)]);
+            }
+            (line, "31")
+        }
+        Content::Unreadable => {
+            let at = format!("{}/{}@{}", record.topic, record.partition, record.offset);
+            (vec![time, what, source, format!("{at}: {NO_EVENT}")], "33")
+        }
     }
-    line.push(format!("{} bytes", record.value.len()));
-    if is_personal {
-        line.extend([own("detail"), start(&record.value)]);
-    }
-    (line, "31")
 }
 
 const NO_EVENT: &str = "it is no JSON object";
@@ -95,46 +99,29 @@ fn start(value: &[u8]) -> String {
     start
 }
 
-/// The record, as it is in Kafka or masked.
-pub(crate) fn json(item: &Item, is_personal: bool) -> Json {
-    let record = &item.record;
-    let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let header = |(name, value): &(String, Vec<u8>)| {
-        let value = lossy(value);
-        let value = if is_personal { Some(value) } else { mask::header(name, &value) };
-        Some((name.clone(), value?.into()))
-    };
-    let headers: Map<String, Json> = record.headers.iter().filter_map(header).collect();
+/// The record as it is in Kafka, or what may be shown of it.
+pub(crate) fn json(item: &Item) -> Json {
+    let Followed { topic, partition, offset, timestamp_ms, key, headers, value } = &item.record;
+    let text = |bytes: &[u8]| Json::from(String::from_utf8_lossy(bytes));
+    let headers = headers.iter().map(|(name, value)| (name.clone(), text(value)));
     let contract = match &item.content {
         Content::DeadLetter => Topic::DeadLetter.as_str(),
         _ => item.header("ce_dataschema").trim_start_matches("urn:weni-edge:"),
     };
-    let key = lossy(&record.key);
-    let key = if is_personal { key } else { masked_key(item, &key) };
     let mut line = json!({
-        "topic": record.topic, "contract": contract, "partition": record.partition,
-        "offset": record.offset, "timestamp": record.timestamp_ms, "key": key, "headers": headers,
+        "topic": topic, "contract": contract, "partition": partition, "offset": offset,
+        "timestamp": timestamp_ms, "key": text(key), "headers": headers.collect::<Map<_, _>>(),
     });
-    if let Some(event) = item.shown(is_personal) {
-        line["event"] = event.into_owned();
-        return line;
-    }
     match &item.content {
-        Content::DeadLetter => line["value_bytes"] = record.value.len().into(),
-        _ => line["unreadable"] = NO_EVENT.into(),
+        Content::Event(event) => {
+            line["event"] = event.clone();
+            return line;
+        }
+        Content::DeadLetter => line["value_bytes"] = value.len().into(),
+        Content::Unreadable => line["unreadable"] = NO_EVENT.into(),
     }
-    if is_personal {
-        line["value_base64"] = STANDARD.encode(&record.value).into();
+    if !item.is_masked {
+        line["value_base64"] = STANDARD.encode(value).into();
     }
     line
-}
-
-/// A receipt names no one.
-fn masked_key(item: &Item, key: &str) -> String {
-    let message_id = item.event().and_then(|event| text(event, "/message_id"));
-    match key {
-        _ if key == item.header("receipt") => key.to_owned(),
-        _ if Some(key) == message_id => mask::message_id(key),
-        _ => mask::person(key),
-    }
 }

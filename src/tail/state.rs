@@ -9,15 +9,18 @@ use super::text;
 
 /// Message id and participant.
 type Key = (String, String);
+/// Rank and time.
+type Level = (i64, Option<Timestamp>);
 
 /// The states of the messages that changed last.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct State {
     /// Bounds the memory.
     messages_max: usize,
-    messages: HashMap<Key, Current>,
-    /// From the message that changed first.
-    order: BTreeMap<u64, Key>,
+    /// Their levels, and the change that each came with.
+    messages: HashMap<Key, (Level, u64)>,
+    /// By change: from the message that changed first.
+    shown: BTreeMap<u64, (Key, Shown)>,
     changes: u64,
     pub(crate) forgotten: u64,
 }
@@ -30,38 +33,29 @@ pub(crate) struct Shown {
     pub(crate) is_wanted: bool,
 }
 
-#[derive(Debug)]
-struct Current {
-    /// Rank and time.
-    level: (i64, Option<Timestamp>),
-    change: u64,
-    shown: Shown,
-}
-
 impl State {
     pub(crate) fn new(messages_max: usize) -> Self {
-        let (messages, order) = (HashMap::new(), BTreeMap::new());
-        Self { messages_max, messages, order, changes: 0, forgotten: 0 }
+        Self { messages_max, ..Self::default() }
     }
 
     /// Takes an event in. Returns whether the state of its message is another one now.
     pub(crate) fn update(&mut self, event: &Json, shown: Shown) -> bool {
         let Some((key, level)) = update(event) else { return false };
-        if let Some(current) = self.messages.get_mut(&key) {
-            if level <= current.level {
+        if let Some((current, change)) = self.messages.get(&key) {
+            if level <= *current {
                 // A repetition can have more detail.
-                if level == current.level {
-                    current.shown = shown;
+                if level == *current {
+                    self.shown.insert(*change, (key, shown));
                 }
                 return false;
             }
-            self.order.remove(&current.change);
+            self.shown.remove(change);
         }
         self.changes += 1;
-        self.order.insert(self.changes, key.clone());
-        self.messages.insert(key, Current { level, change: self.changes, shown });
+        self.shown.insert(self.changes, (key.clone(), shown));
+        self.messages.insert(key, (level, self.changes));
         if self.messages.len() > self.messages_max
-            && let Some((_, oldest)) = self.order.pop_first()
+            && let Some((_, (oldest, _))) = self.shown.pop_first()
         {
             self.messages.remove(&oldest);
             self.forgotten += 1;
@@ -71,12 +65,12 @@ impl State {
 
     /// What is to be shown of each message, the one that changed last at the end.
     pub(crate) fn shown(&self) -> impl Iterator<Item = &Shown> {
-        self.order.values().filter_map(|key| Some(&self.messages.get(key)?.shown))
+        self.shown.values().map(|(_, shown)| shown)
     }
 }
 
 /// What an event says of a message's state; nothing without a rank.
-fn update(event: &Json) -> Option<(Key, (i64, Option<Timestamp>))> {
+fn update(event: &Json) -> Option<(Key, Level)> {
     let rank = event["status_rank"].as_i64()?;
     if event["event_kind"] != "message_status" {
         return None;

@@ -14,11 +14,10 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    pub(crate) fn count(&mut self, item: &Item, is_personal: bool) {
-        let shown = item.shown(is_personal);
-        let faults = shown.as_deref().into_iter().flat_map(errors);
+    pub(crate) fn count(&mut self, item: &Item) {
+        let faults = item.event().into_iter().flat_map(errors);
         let faults = faults.filter_map(|error| Some(format!("- fault {}", text(error, "/fault")?)));
-        for what in faults.chain([item.what(shown.as_deref())]) {
+        for what in faults.chain([item.what()]) {
             let mut key = (what, item.source().to_owned());
             if self.rows.len() >= ROWS_MAX && !self.rows.contains_key(&key) {
                 key = ("all others".to_owned(), String::new());
@@ -29,7 +28,7 @@ impl Stats {
         }
     }
 
-    /// One line for each row, when the last table is so long ago.
+    /// A heading, and a line for each row. The last table was made so many seconds ago.
     pub(crate) fn table(&mut self, seconds: f64) -> Vec<String> {
         let heading =
             format!("{:<32} {:<16} {:>12} {:>10}", "what", "source", "events", "per second");

@@ -1,12 +1,15 @@
 //! `tail`: shows the edge's topics as they grow.
 
 mod session;
-mod topics;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    io::{self, ErrorKind},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context, bail};
-use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use jiff::Timestamp;
 
 use self::session::Session;
@@ -64,8 +67,8 @@ pub(super) struct Args {
     bootstrap: Option<String>,
 
     /// Which topics; may be repeated
-    #[arg(short, long = "topic", value_enum, default_value = "status")]
-    topics: Vec<Which>,
+    #[arg(short, long = "topic", value_parser = topic(), default_value = "status")]
+    topics: Vec<String>,
 
     #[command(flatten)]
     filter: Filter,
@@ -97,29 +100,17 @@ pub(super) struct Args {
     output: Output,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Which {
-    /// Statuses of messages
-    Status,
-    /// Messages of users
-    Inbound,
-    /// Calls, payments, echoes, and all else
-    Channel,
-    /// What could not be read or published
-    DeadLetter,
-    All,
-}
+/// The topics as --topic names them, beside `all`.
+const TOPICS: [(&str, &str, Topic); 4] = [
+    ("status", "Statuses of messages", Topic::MessageStatus),
+    ("inbound", "Messages of users", Topic::InboundMessage),
+    ("channel", "Calls, payments, echoes, and all else", Topic::ChannelEvent),
+    ("dead-letter", "What could not be read or published", Topic::DeadLetter),
+];
 
-impl Which {
-    fn has(self, topic: Topic) -> bool {
-        match self {
-            Self::Status => topic == Topic::MessageStatus,
-            Self::Inbound => topic == Topic::InboundMessage,
-            Self::Channel => topic == Topic::ChannelEvent,
-            Self::DeadLetter => topic == Topic::DeadLetter,
-            Self::All => true,
-        }
-    }
+fn topic() -> PossibleValuesParser {
+    let values = TOPICS.map(|(name, about, _)| PossibleValue::new(name).help(about));
+    PossibleValuesParser::new(values.into_iter().chain([PossibleValue::new("all")]))
 }
 
 fn since(text: &str) -> Result<Timestamp, String> {
@@ -140,24 +131,17 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Arc::new(config);
     let show = || {
         let cluster = Cluster::new(Arc::clone(&config), GROUP.to_owned(), Arc::default())?;
-        let mut session = Session::open(&args, &config, &cluster)?;
-        session.run(&stop)?;
-        session.end()
+        Session::open(&args, &config, &cluster)?.run(&stop)
     };
-    match show() {
+    let Err(error) = show() else { return Ok(ExitCode::SUCCESS) };
+    match error.downcast_ref::<io::Error>() {
         // The reader of standard output has gone.
-        Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(match error.downcast::<Obstacle>() {
+        Some(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        _ => Err(match error.downcast::<Obstacle>() {
             Ok(obstacle) => explain(&obstacle, &config.kafka.bootstrap_servers),
             Err(error) => error,
         }),
-        Ok(()) => Ok(ExitCode::SUCCESS),
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let error = error.downcast_ref::<std::io::Error>();
-    error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn explain(obstacle: &Obstacle, brokers: &str) -> anyhow::Error {

@@ -1,10 +1,11 @@
 //! One run of `tail`: reads, shows, and says why it shows nothing.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io::{self, ErrorKind, IsTerminal, stdout},
     mem,
     sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,15 +17,14 @@ use rustix::{
 use super::{
     super::{
         Output, log,
-        terminal::{is_coloured, print_line, visible},
+        terminal::{coloured, print_line, visible},
     },
-    Args,
-    topics::{HELD, held, held_text, partitions, present_ends},
+    Args, TOPICS,
 };
 use crate::{
     config::Config,
     kafka::{
-        Obstacle, View,
+        Blocked, Cluster as _, Obstacle, View,
         follow::{Followed, Follower, Offsets, Point},
         librdkafka::Cluster,
     },
@@ -38,11 +38,9 @@ const WAITING_MAX: usize = 5_000;
 const WAITING_BYTES_MAX: usize = 32 << 20;
 /// After so long without a line a note says why.
 const SILENCE: Duration = Duration::from_secs(3);
-/// Two looks apart, an offset that stands still is held.
-const LOOK_EVERY: Duration = HELD;
+/// An edge's transaction takes milliseconds. One that is open for so long holds the readers.
+const HELD: Duration = Duration::from_secs(3);
 const SECOND: Duration = Duration::from_secs(1);
-/// Between two tables of rates on a terminal, and elsewhere.
-const RATES_EVERY: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 
 pub(super) struct Session<'a> {
     args: &'a Args,
@@ -52,7 +50,6 @@ pub(super) struct Session<'a> {
     state: State,
     stats: Stats,
     is_terminal: bool,
-    is_coloured: bool,
     read: u64,
     shown: u64,
     held: Offsets,
@@ -66,27 +63,19 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// Looks at the topics and begins to read them.
-    ///
-    /// # Errors
-    /// Kafka cannot be reached, or none of the topics is there and may be read.
     pub(super) fn open(
         args: &'a Args,
         config: &Config,
         cluster: &'a Cluster,
     ) -> anyhow::Result<Self> {
-        let mut said = HashSet::new();
-        let partitions = partitions(args, config, cluster, &mut said)?;
+        let partitions = partitions(args, config, cluster)?;
         let ends = match args.no_follow {
             true => present_ends(cluster, &partitions)?,
             false => cluster.offsets(View::Stable, &partitions, Point::End)?,
         };
-        let from = match args.since {
-            Some(time) => {
-                cluster.offsets(View::Stable, &partitions, Point::Time(time.as_millisecond()))?
-            }
-            None if args.no_follow => {
-                cluster.offsets(View::Stable, &partitions, Point::Beginning)?
-            }
+        let since = args.since.map(|time| Point::Time(time.as_millisecond()));
+        let from = match since.or(args.no_follow.then_some(Point::Beginning)) {
+            Some(point) => cluster.offsets(View::Stable, &partitions, point)?,
             None => ends.clone(),
         };
         let follower = cluster.follow(&from, ends, !args.no_follow)?;
@@ -96,28 +85,24 @@ impl<'a> Session<'a> {
             state: State::new(STATES_MAX),
             stats: Stats::default(),
             is_terminal,
-            is_coloured: is_coloured(),
             read: 0,
             shown: 0,
             held: Offsets::new(),
+            said: HashSet::new(),
             notes: Vec::new(),
             started: now,
-            next_look: now + LOOK_EVERY,
+            next_look: now + HELD,
             last_rates: now,
             args,
             cluster,
             partitions,
             follower,
-            said,
         })
     }
 
     /// Shows records until it is told to stop, or to the end.
-    ///
-    /// # Errors
-    /// Kafka refuses, or the reader of standard output has gone.
-    pub(super) fn run(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
-        // What is there comes one partition after the other, and is put in the order of time.
+    pub(super) fn run(mut self, stop: &AtomicBool) -> anyhow::Result<()> {
+        // Old records come one partition after the other. Here they wait to be put in order of time.
         let mut waiting = BTreeMap::new();
         let mut bytes = 0;
         let mut last = Instant::now();
@@ -140,13 +125,14 @@ impl<'a> Session<'a> {
                 self.take(oldest)?;
             }
             if has_caught_up && self.args.no_follow {
-                return Ok(());
+                break;
             }
             self.look()?;
         }
         if self.args.state || self.args.stats {
             waiting.into_values().try_for_each(|record| self.take(record))?;
         }
+        self.end()?;
         Ok(())
     }
 
@@ -165,11 +151,12 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         self.shown += 1;
+        let shown = item.shown(self.args.show_personal);
         if self.args.stats {
-            self.stats.count(&item, self.args.show_personal);
+            self.stats.count(&shown);
             return Ok(());
         }
-        print_line(&self.text(&item))
+        print_line(&self.text(&shown))
     }
 
     fn say_what_is_unknown(&mut self, item: &Item) {
@@ -194,13 +181,13 @@ impl<'a> Session<'a> {
 
     fn take_state(&mut self, item: &Item, is_wanted: bool) -> io::Result<()> {
         let Some(event) = item.event() else { return Ok(()) };
-        let line = self.text(item);
-        let mut shown = Shown { is_wanted, ..Shown::default() };
+        let shown = item.clone().shown(self.args.show_personal);
+        let line = self.text(&shown);
+        let mut kept = Shown::default();
         if self.args.no_follow {
-            shown.line.clone_from(&line);
-            shown.what = item.what(item.shown(self.args.show_personal).as_deref());
+            kept = Shown { line: line.clone(), what: shown.what(), is_wanted };
         }
-        let is_changed = self.state.update(event, shown);
+        let is_changed = self.state.update(event, kept);
         if self.state.forgotten > 0 {
             let text = format!(
                 "there are more than {STATES_MAX} messages: the states that changed first are forgotten"
@@ -215,29 +202,26 @@ impl<'a> Session<'a> {
     }
 
     /// One line, as it is printed.
-    fn text(&self, item: &Item) -> String {
-        let is_personal = self.args.show_personal;
+    fn text(&self, shown: &Item) -> String {
         if self.args.output == Output::Json {
-            return visible(&json(item, is_personal).to_string());
+            return visible(&json(shown).to_string());
         }
-        let (mut columns, colour) = line(item, is_personal);
+        let (mut columns, colour) = line(shown);
         columns.iter_mut().for_each(|column| *column = visible(column));
-        if self.is_coloured {
-            columns[1] = format!("\x1b[{colour}m{}\x1b[0m", columns[1]);
-        }
+        columns[1] = coloured(&columns[1], colour);
         columns.join("  ")
     }
 
     /// What is due by time.
     fn look(&mut self) -> io::Result<()> {
-        let every = RATES_EVERY[usize::from(!self.is_terminal)];
+        let every = if self.is_terminal { 2 * SECOND } else { 10 * SECOND };
         if self.args.stats && self.last_rates.elapsed() >= every {
             self.print_rates()?;
         }
         if Instant::now() < self.next_look {
             return Ok(());
         }
-        self.next_look = Instant::now() + LOOK_EVERY;
+        self.next_look = Instant::now() + HELD;
         if let Some(Obstacle { detail, .. }) = self.follower.take_trouble() {
             self.note("trouble", &format!("{detail}: tail goes on when the broker is back"));
             // Each question would wait for its answer as long as the broker is away.
@@ -270,7 +254,7 @@ impl<'a> Session<'a> {
         self.said.retain(|about| !about.starts_with("held ") || !is_new(about));
         for (place, offset) in now {
             if before.get(&place) == Some(&offset) {
-                let text = held_text(&place.0, place.1, offset);
+                let text = held_text(&place, offset);
                 self.note(&held_name(&place), &format!("{text} is shown when it ends"));
             }
         }
@@ -314,10 +298,7 @@ impl<'a> Session<'a> {
     }
 
     /// Shows what is due at the end.
-    ///
-    /// # Errors
-    /// The reader of standard output has gone.
-    pub(super) fn end(&mut self) -> anyhow::Result<()> {
+    fn end(&mut self) -> io::Result<()> {
         if self.args.stats {
             self.print_rates()?;
         }
@@ -345,8 +326,67 @@ fn held_name((topic, partition): &(String, i32)) -> String {
     format!("held {topic} {partition}")
 }
 
-pub(super) fn say(text: &str) {
+fn say(text: &str) {
     log::say(&visible(&format!("note: {text}")));
+}
+
+/// Those of the topics that exist.
+fn partitions(
+    args: &Args,
+    config: &Config,
+    cluster: &Cluster,
+) -> Result<Vec<(String, i32)>, Obstacle> {
+    let is_asked = |name: &str| args.topics.iter().any(|asked| asked == name || asked == "all");
+    let topics = TOPICS.into_iter().filter(|(name, ..)| is_asked(name));
+    // Two contracts may share a topic.
+    let names: BTreeSet<_> = topics.map(|(.., topic)| config.topics.name(topic)).collect();
+    let mut partitions = Vec::new();
+    for name in names {
+        let numbers = cluster.partitions(name)?;
+        if numbers.is_empty() {
+            say(&format!("topic {name} does not exist"));
+        }
+        partitions.extend(numbers.into_iter().map(|number| (name.to_owned(), number)));
+    }
+    if partitions.is_empty() {
+        let detail = "none of the topics exists. Their names are those of [topics] in the edge's \
+                      configuration: give that with --config, correct it, or create them";
+        return Err(Obstacle::new(Blocked::UnknownTopic, detail));
+    }
+    Ok(partitions)
+}
+
+/// The ends of the partitions. Waits a moment for transactions that are open, and says which remain.
+fn present_ends(cluster: &Cluster, partitions: &[(String, i32)]) -> Result<Offsets, Obstacle> {
+    let ends = cluster.offsets(View::Unstable, partitions, Point::End)?;
+    let start = Instant::now();
+    loop {
+        let stable = cluster.offsets(View::Stable, partitions, Point::End)?;
+        let mut held = stable.clone();
+        held.retain(|place, at| ends.get(place) > Some(at));
+        if held.is_empty() || start.elapsed() >= HELD {
+            for (place, offset) in &held {
+                say(&format!("{} is not shown", held_text(place, *offset)));
+            }
+            return Ok(stable);
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Where the last stable offset is below the end.
+fn held(cluster: &Cluster, partitions: &[(String, i32)]) -> Result<Offsets, Obstacle> {
+    let ends = cluster.offsets(View::Unstable, partitions, Point::End)?;
+    let mut stable = cluster.offsets(View::Stable, partitions, Point::End)?;
+    stable.retain(|place, at| ends.get(place) > Some(at));
+    Ok(stable)
+}
+
+fn held_text((topic, partition): &(String, i32), offset: i64) -> String {
+    format!(
+        "an open transaction holds all readers of topic {topic} at {partition}@{offset} \
+         (partition@offset): what comes after it"
+    )
 }
 
 /// Without a record there is nothing to write, and a closed pipe would not be noticed.
