@@ -38,13 +38,8 @@ impl Refusal {
         self.texts().0
     }
 
-    /// A sentence, of the answer and of the log.
-    pub(super) fn detail(self) -> &'static str {
-        self.texts().1
-    }
-
-    /// Reason and detail.
-    fn texts(self) -> (&'static str, &'static str) {
+    /// The reason, and a sentence of the answer and of the log.
+    pub(super) fn texts(self) -> (&'static str, &'static str) {
         match self {
             Self::Auth => ("auth", "The header with the secret is missing or wrong."),
             Self::UnknownSource => {
