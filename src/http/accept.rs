@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use fail::fail_point;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
     header::AsHeaderName, request,
 };
 use http_body::Body;
@@ -26,6 +26,7 @@ use uuid::Uuid;
 use super::{
     Phase, State,
     activity::{AnswerGuard, RequestGuard},
+    answer,
     auth::Check,
     body,
     budget::{Budget, Hold, Share},
@@ -88,8 +89,8 @@ impl AsRef<[u8]> for Answer {
 }
 
 impl Acceptor {
-    pub(super) fn new(state: State, limits: config::Http, phase: watch::Receiver<Phase>) -> Self {
-        let State { config, journal, metrics, calls } = state;
+    pub(super) fn new(state: State, limits: config::Http) -> Self {
+        let State { config, journal, metrics, calls, phase, .. } = state;
         Self {
             sources: Registry::new(config, Arc::clone(&metrics), calls),
             metrics,
@@ -305,8 +306,5 @@ fn accepted(receipt: Uuid, in_kafka: Option<bool>) -> Response<Bytes> {
         None => format!("{{\"receipt\":\"{receipt}\"}}"),
         Some(in_kafka) => format!("{{\"receipt\":\"{receipt}\",\"in_kafka\":{in_kafka}}}"),
     };
-    let mut response = Response::new(Bytes::from(body));
-    let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
+    answer(StatusCode::OK, "application/json", Bytes::from(body))
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
+use super::answer;
 use crate::journal::AppendError;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,10 +93,9 @@ impl Refusal {
             "detail": detail,
             "reason": reason,
         });
-        let mut response = Response::new(Bytes::from(problem.to_string()));
-        *response.status_mut() = status;
+        let problem = Bytes::from(problem.to_string());
+        let mut response = answer(status, "application/problem+json", problem);
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
