@@ -45,10 +45,6 @@ macro_rules! metrics {
         }
 
         impl Default for Metrics {
-            /// Registers every metric.
-            ///
-            /// # Panics
-            /// Only if two metrics have one name, which the first test would show.
             fn default() -> Self {
                 let registry = Registry::new();
                 let metrics = Self {
@@ -290,20 +286,17 @@ impl Metrics {
     }
 
     fn start_at_zero(&self) {
-        for outcome in ["committed", "aborted", "lost"] {
-            self.transactions_total.with_label_values(&[outcome]);
-        }
-        for reason in ["start", "lost", "wedged", "panic"] {
-            self.producer_rebuilds_total.with_label_values(&[reason]);
-        }
-        for op in ["append", "prepare", "checkpoint", "read"] {
-            self.journal_errors_total.with_label_values(&[op]);
-        }
-        for outcome in ["accepted", "wrong", "throttled"] {
-            self.admin_logins_total.with_label_values(&[outcome]);
-        }
-        for stage in ["journal", "publish"] {
-            self.quarantined_total.with_label_values(&[stage]);
+        let closed_sets: [(&IntCounterVec, &[&str]); 5] = [
+            (&self.transactions_total, &["committed", "aborted", "lost"]),
+            (&self.producer_rebuilds_total, &["start", "lost", "wedged", "panic"]),
+            (&self.journal_errors_total, &["append", "prepare", "checkpoint", "read"]),
+            (&self.admin_logins_total, &["accepted", "wrong", "throttled"]),
+            (&self.quarantined_total, &["journal", "publish"]),
+        ];
+        for (counter, values) in closed_sets {
+            for value in values {
+                counter.with_label_values(&[*value]);
+            }
         }
         self.config_last_reload_successful.set(1);
         self.last_publish_timestamp_seconds.set(Self::now_seconds());

@@ -5,10 +5,9 @@
 //! the callback's position: the files mean nothing until the position after it is committed. Replayed
 //! files end in `.replayed`.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-
 use uuid::Uuid;
 
 use crate::{
@@ -18,7 +17,6 @@ use crate::{
 };
 
 const LETTER: &str = "dead-letter-";
-const RECORD: &str = "record-";
 const HEADERS: &str = ".headers.json";
 const VALUE: &str = ".value";
 
@@ -33,7 +31,7 @@ pub(crate) fn letter_name(position: Position, receipt: Uuid, number: u32) -> Str
 
 /// The name for a journal record that this program cannot read.
 pub(crate) fn record_name(position: Position) -> String {
-    format!("{RECORD}{:016x}", position.as_u64())
+    format!("record-{:016x}", position.as_u64())
 }
 
 /// The position in a name, if the name has one. Names of version 0.1.0 have a receipt instead.
@@ -43,46 +41,36 @@ fn position_of(name: &str) -> Option<Position> {
     u64::from_str_radix(digits, 16).ok().map(Position::from_u64)
 }
 
-/// Keeps a dead letter under `name`; the same name again replaces it.
-///
-/// # Errors
-/// When the disk does not take it: the callback then waits.
+/// Keeps a dead letter under `name`, as [`keep`] does.
 pub(crate) fn keep_letter(
     directory: Directory<'_>,
     name: &str,
     letter: &DeadLetter<'_>,
 ) -> io::Result<()> {
     let mut headers = Vec::new();
-    letter.headers(&mut |key, value| headers.push((key.to_owned(), value.to_vec())));
+    letter.headers(&mut |key, value| headers.push((key.to_owned(), STANDARD.encode(value))));
     keep(directory, name, &headers, letter.value())
 }
 
-/// Keeps `value` and its headers under `name`; the same name again replaces it.
-///
-/// # Errors
-/// When the disk does not take it: the callback then waits.
+/// Keeps `value` and its headers in base64 under `name`; the same name again replaces it. After an error the
+/// callback waits.
 pub(crate) fn keep(
     directory: Directory<'_>,
     name: &str,
-    headers: &[(String, Vec<u8>)],
+    headers: &[(String, String)],
     value: &[u8],
 ) -> io::Result<()> {
     let Directory { disk, path } = directory;
     disk.create_directory(path)?;
-    let headers: Vec<_> =
-        headers.iter().map(|(key, value)| (key, STANDARD.encode(value))).collect();
-    disk.write(&path.join(format!("{name}{HEADERS}")), &serde_json::to_vec(&headers)?)?;
+    disk.write(&path.join(format!("{name}{HEADERS}")), &serde_json::to_vec(headers)?)?;
     disk.write(&path.join(format!("{name}{VALUE}")), value)?;
     disk.sync_directory(path)
 }
 
 /// The dead letters that are named by a position, in order.
-///
-/// # Errors
-/// When the directory cannot be read; without a directory there are none.
 pub(crate) fn letters(directory: Directory<'_>) -> io::Result<Vec<(Position, String)>> {
-    let letters = names(directory)?.into_iter().filter(|name| name.starts_with(LETTER));
-    Ok(letters.filter_map(|name| Some((position_of(&name)?, name))).collect())
+    let names = names(directory)?.into_iter();
+    Ok(names.filter_map(|name| Some((position_of(&name)?, name))).collect())
 }
 
 /// Whether a dead letter of that name belongs to the callback with this receipt.
@@ -92,9 +80,6 @@ pub(crate) fn is_of(name: &str, receipt: Uuid) -> bool {
 
 /// The names of the dead letters whose callbacks are settled: those before `committed`, in order. A name
 /// of version 0.1.0 has no position, and version 0.1.0 is not running any more.
-///
-/// # Errors
-/// When the directory cannot be read; without a directory there are none.
 pub(crate) fn settled_letters(
     directory: Directory<'_>,
     committed: Position,
@@ -108,24 +93,19 @@ pub(crate) fn settled_letters(
     Ok(names(directory)?.into_iter().filter(is_settled).collect())
 }
 
-/// All names, in order.
+/// All names, in order. Without a directory there are none.
 fn names(directory: Directory<'_>) -> io::Result<Vec<String>> {
     let paths = match directory.disk.list(directory.path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         paths => paths?,
     };
-    let name = |path: &std::path::PathBuf| {
-        Some(path.file_name()?.to_str()?.strip_suffix(VALUE)?.to_owned())
-    };
+    let name = |path: &PathBuf| Some(path.file_name()?.to_str()?.strip_suffix(VALUE)?.to_owned());
     let mut names: Vec<_> = paths.iter().filter_map(name).collect();
     names.sort();
     Ok(names)
 }
 
 /// Removes the files of an attempt that was not committed.
-///
-/// # Errors
-/// When the disk does not take it.
 pub(crate) fn remove(directory: Directory<'_>, name: &str) -> io::Result<()> {
     let Directory { disk, path } = directory;
     // The value first: without it the letter is not listed.
@@ -135,10 +115,7 @@ pub(crate) fn remove(directory: Directory<'_>, name: &str) -> io::Result<()> {
     disk.sync_directory(path)
 }
 
-/// Headers and value, as they were [kept](keep).
-///
-/// # Errors
-/// When a file cannot be read or is not what was written.
+/// Headers and value, as they were [kept](keep). `InvalidData`: a file is not what was written.
 pub(crate) fn read(directory: Directory<'_>, name: &str) -> io::Result<(Headers, Vec<u8>)> {
     let Directory { disk, path } = directory;
     let headers = disk.read(&path.join(format!("{name}{HEADERS}")))?;
@@ -152,9 +129,6 @@ pub(crate) fn read(directory: Directory<'_>, name: &str) -> io::Result<(Headers,
 }
 
 /// Marks a dead letter that has been replayed into Kafka.
-///
-/// # Errors
-/// When the disk does not take it.
 pub(crate) fn mark_replayed(directory: Directory<'_>, name: &str) -> io::Result<()> {
     let Directory { disk, path } = directory;
     // The value last: as long as it has its name, the letter is listed.

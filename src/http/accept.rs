@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use uuid::Uuid;
 use super::{
     Phase, State,
     activity::{AnswerGuard, RequestGuard},
+    answer,
     auth::Check,
     body,
     budget::{Budget, Hold, Share},
@@ -35,10 +36,10 @@ use super::{
 };
 use crate::{
     callback::{Callback, is_traceparent},
-    calls::{AcceptedCall, RefusedCall, Slip},
+    calls::{AcceptedCall, Slip},
     clock, config,
     journal::{Journal, Position},
-    metrics::Metrics,
+    metrics::{Metrics, UNKNOWN_SOURCE},
 };
 
 /// Memory of a call beside its body, path and header fields, including what HTTP/2 keeps.
@@ -88,8 +89,8 @@ impl AsRef<[u8]> for Answer {
 }
 
 impl Acceptor {
-    pub(super) fn new(state: State, limits: config::Http, phase: watch::Receiver<Phase>) -> Self {
-        let State { config, journal, metrics, calls } = state;
+    pub(super) fn new(state: State, limits: config::Http) -> Self {
+        let State { config, journal, metrics, calls, phase, .. } = state;
         Self {
             sources: Registry::new(config, Arc::clone(&metrics), calls),
             metrics,
@@ -112,35 +113,28 @@ impl Acceptor {
         body: Incoming,
         request: RequestGuard,
     ) -> Response<Bytes> {
-        let response = refusal.response();
-        self.count_refused(source, head, refusal);
-        self.sources.count_answered(source, &head.method, response.status());
+        self.record_refused(source, head, refusal);
+        let name = source.map_or(UNKNOWN_SOURCE, |source| &source.name);
+        let status = refusal.status();
+        let labels = [name, method_label(&head.method), status.as_str()];
+        self.metrics.http_requests_total.with_label_values(&labels).inc();
         if !body.is_end_stream() {
             tokio::spawn(async move {
                 body::drain(body).await;
                 drop(request);
             });
         }
-        response
+        refusal.response()
     }
 
-    /// Counts a refused call, and keeps what the caller did wrong.
-    fn count_refused(&self, source: Option<&Source>, head: &request::Parts, refusal: Refusal) {
-        self.sources.count_refused(source, refusal);
-        let calls = source.map_or(&self.sources.strange_calls, |source| &source.calls);
-        let at_ms = clock::wall_ms();
-        let slip = match refusal {
-            Refusal::Auth | Refusal::UnknownSource | Refusal::TooLarge
-                if !calls.explains(at_ms) =>
-            {
-                None
-            }
+    fn record_refused(&self, source: Option<&Source>, head: &request::Parts, refusal: Refusal) {
+        let slip = || match refusal {
             Refusal::Auth => source.and_then(|source| source.check.slip(&head.headers)),
             Refusal::UnknownSource => Some(Slip::path(head.uri.path())),
             Refusal::TooLarge => Some(Slip::Size(self.limits.max_body_bytes)),
             _ => None,
         };
-        calls.refuse(at_ms, method_label(&head.method), kept(refusal, slip));
+        self.sources.record_refused(source, method_label(&head.method), refusal, slip);
     }
 
     /// Keeps an accepted call for people who look at it.
@@ -177,17 +171,16 @@ impl Acceptor {
         let (max_bytes, time) = (self.limits.max_body_bytes, self.limits.body_timeout);
         let mut body = body::read(body, hold, max_bytes, since, time).await?;
         let method = head.method.as_str();
-        let traceparent = text(&head.headers, "traceparent");
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let received_at_ms = clock::wall_ms();
         let callback = Callback {
             receipt: Uuid::now_v7(),
-            received_at_ms: now.as_millis() as u64,
+            received_at_ms,
             source: &source.name,
             raw: source.raw,
             method: &method[..method.floor_char_boundary(METHOD_CHARS)],
             content_type: text(&head.headers, header::CONTENT_TYPE),
             content_encoding: text(&head.headers, header::CONTENT_ENCODING),
-            traceparent: traceparent.filter(|text| is_traceparent(text)),
+            traceparent: text(&head.headers, "traceparent").filter(|text| is_traceparent(text)),
             body: &[],
         };
         let body_bytes = body.len();
@@ -202,10 +195,10 @@ impl Acceptor {
         let position = append.map_err(|_elapsed| Refusal::JournalSlow)??;
         // The wait for Kafka must not hold memory that other calls need.
         drop(body);
-        source.last_callback.set(now.as_secs_f64());
+        source.last_callback.set(received_at_ms as f64 / 1000.0);
         self.keep_accepted(source, head, &callback, position, body_bytes);
         self.metrics.http_request_body_bytes.observe(body_bytes as f64);
-        self.sources.count_answered(Some(source), &head.method, StatusCode::OK);
+        source.answered(&head.method).inc();
         Ok(accepted(callback.receipt, self.is_in_kafka(position).await))
     }
 
@@ -248,7 +241,7 @@ impl Handler for Acceptor {
         let mut hold = Hold::new(&self.budget, share);
         let has_room = hold.take(call_bytes(&head));
         if !has_room && head.version > Version::HTTP_11 {
-            self.count_refused(source, &head, Refusal::Overloaded);
+            self.record_refused(source, &head, Refusal::Overloaded);
             return Err(io::Error::other("there is no memory for an answer"));
         }
         let result = match caller {
@@ -282,8 +275,7 @@ impl Handler for Acceptor {
     }
 
     fn refuse(&self, refusal: Refusal) {
-        self.sources.count_refused(None, refusal);
-        self.sources.strange_calls.refuse(clock::wall_ms(), "other", kept(refusal, None));
+        self.sources.record_refused(None, "other", refusal, || None);
     }
 }
 
@@ -309,18 +301,10 @@ fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
 }
 
-fn kept(refusal: Refusal, slip: Option<Slip>) -> RefusedCall {
-    let (status, reason) = (refusal.status().as_u16(), refusal.reason());
-    RefusedCall { status, reason, slip: slip.map(Box::new) }
-}
-
 fn accepted(receipt: Uuid, in_kafka: Option<bool>) -> Response<Bytes> {
     let body = match in_kafka {
         None => format!("{{\"receipt\":\"{receipt}\"}}"),
         Some(in_kafka) => format!("{{\"receipt\":\"{receipt}\",\"in_kafka\":{in_kafka}}}"),
     };
-    let mut response = Response::new(Bytes::from(body));
-    let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
+    answer(StatusCode::OK, "application/json", Bytes::from(body))
 }

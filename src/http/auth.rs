@@ -131,20 +131,15 @@ pub(crate) fn is_among(digests: &[Digest256], offered: &[u8]) -> bool {
 /// What has to be taken out of a value to get a right secret.
 fn excess(digests: &[Digest256], value: &[u8]) -> Option<Excess> {
     let text = str::from_utf8(value).ok().filter(|text| text.len() <= VALUE_BYTES_MAX)?;
-    let is_right = |text: &str| is_among(digests, text.as_bytes());
     let bare = text.trim_matches(|letter: char| "\"'`“”‘’«»<>[](){}".contains(letter));
     let last = bare.rsplit([' ', ':', '=']).next().unwrap_or_default();
     let is_seen = |letter: &char| {
         !letter.is_whitespace() && !matches!(letter, '\u{200b}'..='\u{200f}' | '\u{feff}')
     };
-    let seen = || text.chars().filter(is_seen).collect::<String>();
-    if is_right(bare) {
-        Some(Excess::Quotes)
-    } else if is_right(last) {
-        Some(Excess::Prefix)
-    } else {
-        is_right(&seen()).then_some(Excess::Blanks)
-    }
+    let seen: String = text.chars().filter(is_seen).collect();
+    let tries = [(bare, Excess::Quotes), (last, Excess::Prefix), (seen.as_str(), Excess::Blanks)];
+    let right = tries.into_iter().find(|(text, _)| is_among(digests, text.as_bytes()));
+    right.map(|(_, excess)| excess)
 }
 
 /// SHA-256.

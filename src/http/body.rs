@@ -79,10 +79,8 @@ fn chunk_deadline(since: Instant, deadline: Instant, read: usize) -> Instant {
     deadline.min(since + GRACE + earned)
 }
 
-/// Reads a body of at most `max_bytes`, whose call came at `since`, within `time`.
-///
-/// # Errors
-/// `TooLarge`, `Overloaded`, `Timeout`, or `Malformed` if it breaks off.
+/// Reads a body of at most `max_bytes`, whose call came at `since`, within `time`. One that breaks off is
+/// `Malformed`.
 pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(
     body: &mut B,
     hold: Hold,

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
+use super::answer;
 use crate::journal::AppendError;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +39,8 @@ impl Refusal {
         self.texts().0
     }
 
-    /// A sentence, of the answer and of the log.
-    pub(super) fn detail(self) -> &'static str {
-        self.texts().1
-    }
-
-    /// Reason and detail.
-    fn texts(self) -> (&'static str, &'static str) {
+    /// The reason, and a sentence of the answer and of the log.
+    pub(super) fn texts(self) -> (&'static str, &'static str) {
         match self {
             Self::Auth => ("auth", "The header with the secret is missing or wrong."),
             Self::UnknownSource => {
@@ -97,10 +93,9 @@ impl Refusal {
             "detail": detail,
             "reason": reason,
         });
-        let mut response = Response::new(Bytes::from(problem.to_string()));
-        *response.status_mut() = status;
+        let problem = Bytes::from(problem.to_string());
+        let mut response = answer(status, "application/problem+json", problem);
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -81,12 +81,7 @@ struct Server<H> {
 
 /// Serves callers until the phase is [`Phase::Closing`] (or its sender is gone) and every
 /// connection has ended.
-pub async fn serve(
-    listener: TcpListener,
-    certificates: Option<Arc<Certificates>>,
-    state: State,
-    phase: watch::Receiver<Phase>,
-) {
+pub async fn serve(listener: TcpListener, certificates: Option<Arc<Certificates>>, state: State) {
     let limits = state.config.load().http.clone();
     let connections = affordable_connections(limits.max_connections);
     state.metrics.http_connections_max.set(connections.into());
@@ -96,7 +91,8 @@ pub async fn serve(
         closing: limits.body_timeout + APPEND_TIMEOUT,
     };
     let places = Places::new(connections, 0, Arc::clone(&state.metrics));
-    let handler = Arc::new(Acceptor::new(state, limits, phase.clone()));
+    let phase = state.phase.clone();
+    let handler = Arc::new(Acceptor::new(state, limits));
     let server = Server { handler, certificates, http: protocol(), timeouts, phase };
     run(listener, places, Arc::new(server)).await;
 }

@@ -23,9 +23,11 @@ mod places;
 mod sources;
 pub mod tls;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
+use http::{HeaderValue, Response, StatusCode, header};
+use tokio::sync::watch;
 
 pub use self::listener::serve;
 pub(crate) use self::{
@@ -48,14 +50,25 @@ pub enum Phase {
     Closing,
 }
 
-/// What the public listener works with.
+/// What both listeners of an edge work with.
+#[derive(Clone)]
+#[expect(missing_docs, reason = "the types say what each is")]
 pub struct State {
     /// Changes of its sources are taken up. The limits are those of the start.
     pub config: Arc<ArcSwap<Config>>,
-    /// Where accepted callbacks go.
     pub journal: Journal,
-    /// Where calls are counted.
     pub metrics: Arc<Metrics>,
-    /// Where calls are kept for people who look at them.
     pub calls: Arc<RecentCalls>,
+    pub phase: watch::Receiver<Phase>,
+    /// Address of the public listener.
+    pub public: SocketAddr,
+}
+
+/// An answer with this body.
+pub(crate) fn answer<B>(status: StatusCode, content_type: &'static str, body: B) -> Response<B> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
 }

@@ -7,14 +7,15 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{Method, StatusCode};
+use http::Method;
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use prometheus::{Gauge, Histogram, IntCounter};
 
 use super::{auth::Check, budget::Share, error::Refusal};
 use crate::{
-    calls::{CallRing, RecentCalls},
+    calls::{CallRing, RecentCalls, RefusedCall, Slip},
+    clock,
     config::Config,
     metrics::{Metrics, UNKNOWN_SOURCE},
 };
@@ -41,6 +42,13 @@ pub(super) struct Source {
     unlogged: Unlogged,
 }
 
+impl Source {
+    /// Counts calls of this method that were answered 200.
+    pub(super) fn answered(&self, method: &Method) -> &IntCounter {
+        &self.answered[method_index(method)]
+    }
+}
+
 struct Sources {
     config: Arc<Config>,
     by_name: HashMap<String, Arc<Source>>,
@@ -53,7 +61,7 @@ pub(super) struct Registry {
     metrics: Arc<Metrics>,
     calls: Arc<RecentCalls>,
     /// The last calls that name no source.
-    pub(super) strange_calls: Arc<CallRing>,
+    strange_calls: Arc<CallRing>,
     /// Of calls that name no source.
     unlogged: Unlogged,
 }
@@ -141,16 +149,29 @@ impl Registry {
         exact.or_else(|| by_name.get(&name_in(path)?)).cloned()
     }
 
-    /// Counts a refused call, and logs it at most every 10 s.
-    pub(super) fn count_refused(&self, source: Option<&Source>, refusal: Refusal) {
-        let name = source.map_or(UNKNOWN_SOURCE, |source| &source.name);
-        let reason = refusal.reason();
+    /// Counts a refused call, keeps what the caller did wrong, and logs it at most every 10 s.
+    pub(super) fn record_refused(
+        &self,
+        source: Option<&Source>,
+        method: &'static str,
+        refusal: Refusal,
+        slip: impl FnOnce() -> Option<Slip>,
+    ) {
+        let (name, calls, unlogged) = match source {
+            Some(source) => (&*source.name, &source.calls, &source.unlogged),
+            None => (UNKNOWN_SOURCE, &self.strange_calls, &self.unlogged),
+        };
+        let (reason, why) = refusal.texts();
         self.metrics.http_rejections_total.with_label_values(&[name, reason]).inc();
-        let mut unlogged = source.map_or(&self.unlogged, |source| &source.unlogged).lock();
+        let (status, at_ms) = (refusal.status().as_u16(), clock::wall_ms());
+        let has_slip =
+            matches!(refusal, Refusal::Auth | Refusal::UnknownSource | Refusal::TooLarge);
+        let slip = if has_slip && calls.explains(at_ms) { slip().map(Box::new) } else { None };
+        calls.refuse(at_ms, method, RefusedCall { status, reason, slip });
+        let mut unlogged = unlogged.lock();
         let (logged, count) = unlogged.entry(reason).or_default();
         *count += 1;
         if logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
-            let why = refusal.detail();
             tracing::warn!(
                 source = name,
                 reason,
@@ -159,21 +180,6 @@ impl Registry {
             );
             (*logged, *count) = (Some(Instant::now()), 0);
         }
-    }
-
-    pub(super) fn count_answered(
-        &self,
-        source: Option<&Source>,
-        method: &Method,
-        status: StatusCode,
-    ) {
-        let at = method_index(method);
-        if let (Some(source), StatusCode::OK) = (source, status) {
-            return source.answered[at].inc();
-        }
-        let source = source.map_or(UNKNOWN_SOURCE, |source| &source.name);
-        let labels = [source, METHODS[at], status.as_str()];
-        self.metrics.http_requests_total.with_label_values(&labels).inc();
     }
 }
 

@@ -11,8 +11,8 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
-use sha2::{Digest, Sha256};
 
+use super::auth::{Digest256, digest};
 use crate::{
     config::{self, Tls},
     metrics::Metrics,
@@ -28,7 +28,7 @@ pub struct Certificates {
     not_after: Gauge,
     pub(super) current: ArcSwap<ServerConfig>,
     /// Digests of the files of the current certificate: chain and key.
-    digests: Mutex<[[u8; 32]; 2]>,
+    digests: Mutex<[Digest256; 2]>,
 }
 
 impl Certificates {
@@ -72,8 +72,8 @@ fn read(files: &Tls) -> anyhow::Result<(String, String)> {
     Ok((read(&files.certificate_file)?, read(&files.key_file)?))
 }
 
-fn digests(chain: &str, key: &str) -> [[u8; 32]; 2] {
-    [chain, key].map(|text| Sha256::digest(text).into())
+fn digests(chain: &str, key: &str) -> [Digest256; 2] {
+    [chain, key].map(|text| digest(text.as_bytes()))
 }
 
 /// The server's configuration, and when its certificate expires in seconds since 1970.

@@ -3,17 +3,14 @@
 //! The file `arrivals` in the journal's directory holds it, as a JSON object of milliseconds since
 //! 1970. Nothing depends on it but what the inspector shows, so it is not synced.
 
-use std::{collections::BTreeMap, io, mem, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
     calls::RecentCalls,
-    journal::{
-        Journal,
-        disk::{Disk, Mode},
-    },
+    journal::{Directory, Journal, disk::Mode},
 };
 
 /// Between two writes. A process that is killed forgets what came after the last one.
@@ -28,27 +25,19 @@ type Times = BTreeMap<String, u64>;
 pub(super) struct Arrivals {
     calls: Arc<RecentCalls>,
     journal: Journal,
-    written: Arc<Mutex<Written>>,
-}
-
-struct Written {
-    times: Times,
-    /// The last write failed, and the log says so.
-    is_failing: bool,
+    /// None: the last write failed, and the log says so.
+    written: Arc<Mutex<Option<Times>>>,
 }
 
 impl Arrivals {
     /// Takes up what an earlier process wrote. A file that cannot be read counts as none.
     pub(super) fn restore(calls: Arc<RecentCalls>, journal: Journal) -> Self {
-        let directory = journal.directory();
-        let content = directory.disk.read(&directory.path.join(FILE));
-        let times: Times = content
-            .ok()
-            .and_then(|content| serde_json::from_slice(&content).ok())
-            .unwrap_or_default();
+        let Directory { disk, path } = journal.directory();
+        let content = disk.read(&path.join(FILE)).ok();
+        let times = content.and_then(|content| serde_json::from_slice::<Times>(&content).ok());
+        let times = times.unwrap_or_default();
         calls.restore(times.clone());
-        let written = Written { times, is_failing: false };
-        Self { calls, journal, written: Arc::new(Mutex::new(written)) }
+        Self { calls, journal, written: Arc::new(Mutex::new(Some(times))) }
     }
 
     /// Writes changes until it is aborted.
@@ -67,18 +56,17 @@ impl Arrivals {
     pub(super) fn write(&self) {
         let Some(mut written) = self.written.try_lock() else { return };
         let times = self.calls.last_arrivals();
-        if times == written.times {
+        if written.as_ref() == Some(&times) {
             return;
         }
         match self.try_write(&times) {
             Ok(()) => {
-                written.times = times;
-                if mem::take(&mut written.is_failing) {
+                if written.replace(times).is_none() {
                     tracing::info!("the last arrivals are written again");
                 }
             }
             Err(error) => {
-                if !mem::replace(&mut written.is_failing, true) {
+                if written.take().is_some() {
                     tracing::warn!(
                         %error,
                         "when each source called last cannot be written, so a restart forgets it; \
@@ -90,11 +78,9 @@ impl Arrivals {
     }
 
     fn try_write(&self, times: &Times) -> io::Result<()> {
-        let directory = self.journal.directory();
-        let (file, new) = (directory.path.join(FILE), directory.path.join(NEW_FILE));
-        let content = serde_json::to_vec(times)?;
-        let disk: &dyn Disk = directory.disk;
-        disk.open(&new, Mode::Truncate)?.write_at(&content, 0)?;
-        disk.rename(&new, &file)
+        let Directory { disk, path } = self.journal.directory();
+        let new = path.join(NEW_FILE);
+        disk.open(&new, Mode::Truncate)?.write_at(&serde_json::to_vec(times)?, 0)?;
+        disk.rename(&new, &path.join(FILE))
     }
 }

@@ -35,7 +35,7 @@ use crate::{
     callback::Callback,
     calls::RecentCalls,
     config::Config,
-    http::{self, Phase, tls::Certificates},
+    http::{self, Phase, State, tls::Certificates},
     journal::{self, Journal},
     metrics::Metrics,
     publish::Publisher,
@@ -53,16 +53,13 @@ pub struct Edge {
     pub public: SocketAddr,
     /// Address of probes and metrics.
     pub admin: SocketAddr,
-    config: Arc<ArcSwap<Config>>,
-    journal: Journal,
+    state: State,
     publisher: Publisher,
     phase: watch::Sender<Phase>,
     http: JoinHandle<()>,
     admin_task: JoinHandle<()>,
     arrivals: Arrivals,
-    calls: Arc<RecentCalls>,
     certificates: Option<Arc<Certificates>>,
-    metrics: Arc<Metrics>,
     signals: Signals,
 }
 
@@ -86,51 +83,35 @@ impl Edge {
             Publisher::start(Arc::clone(&config), journal.clone(), Arc::clone(&metrics))
                 .context("the publisher's threads cannot be started")?;
         let (phase, watched) = watch::channel(Phase::Serving);
-        let calls = Arc::<RecentCalls>::default();
-        let arrivals = Arrivals::restore(Arc::clone(&calls), journal.clone());
-        let state = http::State {
-            config: Arc::clone(&config),
-            journal: journal.clone(),
-            metrics: Arc::clone(&metrics),
-            calls: Arc::clone(&calls),
-        };
-        let http = tokio::spawn(http::serve(public, certificates.clone(), state, watched.clone()));
-        let state = admin::State {
-            journal: journal.clone(),
-            metrics: Arc::clone(&metrics),
-            phase: watched,
-            config: Arc::clone(&config),
-            calls: Arc::clone(&calls),
-            public: public_address,
-        };
+        let calls = Arc::default();
+        let state =
+            State { config, journal, metrics, calls, phase: watched, public: public_address };
+        let arrivals = Arrivals::restore(Arc::clone(&state.calls), state.journal.clone());
         Ok(Self {
             public: public_address,
             admin: probes_address,
-            config,
-            journal,
             publisher,
             phase,
-            http,
-            admin_task: tokio::spawn(admin::serve(probes, state)),
+            http: tokio::spawn(http::serve(public, certificates.clone(), state.clone())),
+            admin_task: tokio::spawn(admin::serve(probes, state.clone())),
             arrivals,
-            calls,
+            state,
             certificates,
-            metrics,
             signals: Signals::take_over()?,
         })
     }
 
     /// The last calls of each source.
     pub fn calls(&self) -> Arc<RecentCalls> {
-        Arc::clone(&self.calls)
+        Arc::clone(&self.state.calls)
     }
 
     /// Takes up changes of the configuration and of the certificate until the process ends.
     pub fn reload_from(&self, file: Option<&Path>) {
         let reloader = Reloader::new(
             file.map(PathBuf::from),
-            Arc::clone(&self.config),
-            Arc::clone(&self.metrics),
+            Arc::clone(&self.state.config),
+            Arc::clone(&self.state.metrics),
             self.certificates.clone(),
         );
         tokio::spawn(async move {
@@ -147,10 +128,10 @@ impl Edge {
         let keeping = tokio::spawn(self.arrivals.clone().keep());
         tokio::select! {
             () = self.signals.next() => {}
-            why = self.journal.failed() => bail!("the journal failed: {why}"),
+            why = self.state.journal.failed() => bail!("the journal failed: {why}"),
             ended = &mut self.http => bail!("the public listener ended: {ended:?}"),
         }
-        let drain = self.config.load().http.drain;
+        let drain = self.state.config.load().http.drain;
         tracing::info!(
             seconds = drain.as_secs_f64(),
             "stopping; calls are accepted until http.drain is over, or until a second signal"
@@ -159,14 +140,14 @@ impl Edge {
         tokio::select! {
             () = tokio::time::sleep(drain) => {}
             () = self.signals.next() => {}
-            why = self.journal.failed() => bail!("the journal failed: {why}"),
+            why = self.state.journal.failed() => bail!("the journal failed: {why}"),
         }
         self.phase.send_replace(Phase::Closing);
         tokio::select! {
             ended = &mut self.http => ended.context("the public listener")?,
-            why = self.journal.failed() => bail!("the journal failed: {why}"),
+            why = self.state.journal.failed() => bail!("the journal failed: {why}"),
         }
-        let Self { publisher, journal, admin_task, arrivals, .. } = self;
+        let Self { publisher, admin_task, arrivals, state: State { journal, .. }, .. } = self;
         keeping.abort();
         let left = tokio::task::spawn_blocking(move || {
             publisher.stop(Instant::now() + PUBLISH_DRAIN);

@@ -56,9 +56,6 @@ const LAST_STEP: Duration = Duration::from_secs(3);
 
 /// A flag that SIGTERM or SIGINT sets, for a command that looks at it. A command that does not come
 /// to look is ended: it may wait for a broker, or for the reader of its output.
-///
-/// # Errors
-/// The OS refuses a thread or a handler.
 pub(crate) fn stop_flag() -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&stop);

@@ -13,7 +13,7 @@ use tokio::{
 use weni_edge::{
     admin,
     config::Config,
-    http::Phase,
+    http::{Phase, State},
     journal::{Journal, Options},
     metrics::Metrics,
 };
@@ -23,10 +23,10 @@ pub(crate) fn state(
     journal: Journal,
     metrics: Arc<Metrics>,
     phase: watch::Receiver<Phase>,
-) -> admin::State {
+) -> State {
     let public = ([127, 0, 0, 1], 0).into();
     let (config, calls) = (small_bodies(), Arc::default());
-    admin::State { journal, metrics, phase, config, calls, public }
+    State { journal, metrics, phase, config, calls, public }
 }
 
 /// The largest call takes 18,432 bytes in the journal.

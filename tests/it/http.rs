@@ -89,9 +89,10 @@ impl Edge {
             journal: journal.clone(),
             metrics: Arc::clone(&metrics),
             calls: Arc::default(),
+            phase: watched,
+            public: address,
         };
-        let serving =
-            tokio::spawn(edge_http::serve(listener, certificates.clone(), state, watched));
+        let serving = tokio::spawn(edge_http::serve(listener, certificates.clone(), state));
         Self {
             address,
             journal,

@@ -7,22 +7,19 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
 use http::{HeaderMap, header};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::Problem;
 use crate::{
     calls::is_loopback,
-    config::Config,
-    http::{Digest256, digest, is_among},
-    metrics::Metrics,
+    http::{Digest256, State, digest, is_among},
 };
 
 /// Logins at once.
@@ -35,10 +32,8 @@ const SESSION: Duration = Duration::from_secs(12 * 60 * 60);
 const SESSIONS_MAX: usize = 32;
 
 /// The door of the inspector.
-#[derive(Debug)]
 pub(super) struct Access {
-    config: Arc<ArcSwap<Config>>,
-    metrics: Arc<Metrics>,
+    state: State,
     /// Only this machine reaches the listener.
     is_local: bool,
     /// Several edges may be forwarded to one host, whose cookies all ports share.
@@ -48,7 +43,6 @@ pub(super) struct Access {
 }
 
 /// One login of a person.
-#[derive(Debug)]
 struct Login {
     session: Digest256,
     /// The token that it was made with.
@@ -56,87 +50,83 @@ struct Login {
     until: Instant,
 }
 
-/// The right to look, for as long as it lasts.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Pass {
-    /// No login is needed.
-    Open,
-    /// The digest of the session's id.
-    Session(Digest256),
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LoginRequest {
+    token: String,
 }
 
+/// The right to look, for as long as it lasts: the digest of a session's id; none where no login is
+/// needed.
+pub(super) type Pass = Option<Digest256>;
+
 impl Access {
-    pub(super) fn new(
-        config: Arc<ArcSwap<Config>>,
-        metrics: Arc<Metrics>,
-        is_local: bool,
-        edge: Uuid,
-    ) -> Self {
-        let cookie = format!("weni_edge_{}", &edge.simple().to_string()[..8]);
+    pub(super) fn new(state: State, is_local: bool) -> Self {
+        let cookie = format!("weni_edge_{}", &state.journal.id().simple().to_string()[..8]);
         let (logins, attempts) = (Mutex::default(), Semaphore::new(ATTEMPTS));
-        Self { config, metrics, is_local, cookie, logins, attempts }
+        Self { state, is_local, cookie, logins, attempts }
     }
 
     pub(super) fn needs_login(&self) -> bool {
-        !self.config.load().admin.tokens.is_empty()
+        !self.state.config.load().admin.tokens.is_empty()
     }
 
     /// Whether there is an inspector for this request at all.
     pub(super) fn check_place(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        match (self.needs_login(), self.is_local) {
-            (true, _) => Ok(()),
-            (false, false) => Err(Problem::Off),
-            // Else a page of another site could read it through a name that it points to 127.0.0.1.
-            (false, true)
-                if text(headers, header::HOST).is_some_and(is_loopback)
-                    && !is_forwarded(headers) =>
-            {
-                Ok(())
-            }
-            (false, true) => Err(Problem::WrongHost),
+        if self.needs_login() {
+            return Ok(());
         }
+        if !self.is_local {
+            return Err(Problem::OFF);
+        }
+        // Else a page of another site could read it through a name that it points to 127.0.0.1.
+        let is_own = text(headers, header::HOST).is_some_and(is_loopback) && !is_forwarded(headers);
+        if is_own { Ok(()) } else { Err(Problem::WRONG_HOST) }
     }
 
     /// Who asks. Fails if a login is needed.
     pub(super) fn pass(&self, headers: &HeaderMap) -> Result<Pass, Problem> {
         if !self.needs_login() {
-            return Ok(Pass::Open);
+            return Ok(None);
         }
-        let ids = self.session_ids(headers).into_iter();
-        let mut passes = ids.map(|id| Pass::Session(digest(id.as_bytes())));
-        passes.find(|pass| self.is_valid(*pass)).ok_or(Problem::LoginNeeded)
+        let session = |pair: &str| {
+            let id = pair.trim().strip_prefix(&self.cookie)?.strip_prefix('=')?;
+            Some(digest(id.as_bytes()))
+        };
+        let cookies = headers.get_all(header::COOKIE).into_iter();
+        let pairs =
+            cookies.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
+        let mut passes = pairs.filter_map(session).map(Some);
+        passes.find(|pass| self.is_valid(*pass)).ok_or(Problem::LOGIN_NEEDED)
     }
 
     /// Whether a pass still holds: a login ends with its time, and with its token.
     pub(super) fn is_valid(&self, pass: Pass) -> bool {
-        let Pass::Session(session) = pass else { return !self.needs_login() };
+        let Some(session) = pass else { return !self.needs_login() };
         let tokens = self.token_digests();
         let mut logins = self.logins.lock();
         logins.retain(|login| login.until > Instant::now() && tokens.contains(&login.token));
         logins.iter().any(|login| login.session == session)
     }
 
-    /// Begins a try to log in. Fails if too many are under way.
-    pub(super) fn begin_login(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        self.attempts.try_acquire().map_err(|_| {
-            self.count("throttled");
-            Problem::TooManyLogins
-        })
-    }
-
-    /// Logs in. Gives the cookie back.
+    /// Logs in. Gives the cookie back. Fails if too many logins are under way.
     pub(super) async fn log_in(
         &self,
-        token: &str,
         headers: &HeaderMap,
-        _begun: SemaphorePermit<'_>,
+        request: impl Future<Output = Result<LoginRequest, Problem>>,
     ) -> Result<String, Problem> {
+        // Before the request's body is read, so that slow ones hold no more connections than this.
+        let _attempt = self.attempts.try_acquire().map_err(|_| {
+            self.count("throttled");
+            Problem::TOO_MANY_LOGINS
+        })?;
+        let LoginRequest { token } = request.await?;
         let token = token.trim().as_bytes();
         if !is_among(&self.token_digests(), token) {
             self.count("wrong");
             tracing::warn!("a login to the inspector with a wrong token");
             tokio::time::sleep(DELAY).await;
-            return Err(Problem::WrongToken);
+            return Err(Problem::WRONG_TOKEN);
         }
         self.count("accepted");
         tracing::info!("a login to the inspector");
@@ -147,7 +137,8 @@ impl Access {
             logins.pop_front();
         }
         logins.push_back(Login { session: digest(id.as_bytes()), token: digest(token), until });
-        let secure = if is_from_https(headers) { "; Secure" } else { "" };
+        let origin = text(headers, header::ORIGIN).unwrap_or_default();
+        let secure = if origin.starts_with("https://") { "; Secure" } else { "" };
         let seconds = SESSION.as_secs();
         Ok(format!("{}={id}; Max-Age={seconds}; {}{secure}", self.cookie, Self::ATTRIBUTES))
     }
@@ -157,27 +148,17 @@ impl Access {
 
     /// Ends a session. Gives the cookie back that removes it.
     pub(super) fn log_out(&self, pass: Pass) -> String {
-        if let Pass::Session(session) = pass {
-            self.logins.lock().retain(|login| login.session != session);
-        }
+        self.logins.lock().retain(|login| Some(login.session) != pass);
         format!("{}=; Max-Age=0; {}", self.cookie, Self::ATTRIBUTES)
     }
 
     fn token_digests(&self) -> Vec<Digest256> {
-        let config = self.config.load();
+        let config = self.state.config.load();
         config.admin.tokens.iter().map(|token| digest(token.expose().as_bytes())).collect()
     }
 
-    fn session_ids<'h>(&self, headers: &'h HeaderMap) -> Vec<&'h str> {
-        let cookies = headers.get_all(header::COOKIE).into_iter();
-        let pairs =
-            cookies.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
-        let id = |pair: &'h str| pair.trim().strip_prefix(&self.cookie)?.strip_prefix('=');
-        pairs.filter_map(id).collect()
-    }
-
     fn count(&self, outcome: &str) {
-        self.metrics.admin_logins_total.with_label_values(&[outcome]).inc();
+        self.state.metrics.admin_logins_total.with_label_values(&[outcome]).inc();
     }
 }
 
@@ -193,11 +174,7 @@ pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
         // Browsers send one of the two with whatever changes something.
         (None, None) => true,
     };
-    if is_own { Ok(()) } else { Err(Problem::OtherSite) }
-}
-
-fn is_from_https(headers: &HeaderMap) -> bool {
-    text(headers, header::ORIGIN).is_some_and(|origin| origin.starts_with("https://"))
+    if is_own { Ok(()) } else { Err(Problem::OTHER_SITE) }
 }
 
 /// Whether a proxy says that it passes on another machine's request.

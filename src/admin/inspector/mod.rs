@@ -23,14 +23,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Either, Full, Limited, channel::Channel};
 use hyper::body::Incoming;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use tokio::{sync::Semaphore, time::timeout};
 use uuid::Uuid;
 
 use self::access::{Access, Pass};
-use super::State;
-use crate::http::RequestGuard;
+use crate::http::{RequestGuard, State, answer};
 
 /// The body of an answer: whole, or a stream.
 pub(super) type Body = Either<Full<Bytes>, Channel<Bytes>>;
@@ -76,73 +76,43 @@ const HEADERS: [(header::HeaderName, &str); 4] = [
 ];
 
 /// What the page is told when it does not get what it asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Problem {
-    /// The listener is not on loopback, and there is no token.
-    Off,
-    WrongHost,
-    OtherSite,
-    LoginNeeded,
-    WrongToken,
-    TooManyLogins,
-    TooManyStreams,
-    TooManyTests,
-    TooManyDetails,
-    NotFound,
-    WrongMethod,
-    WrongBody,
-    /// The call's record is no longer in the journal.
-    Recycled,
-    Unreadable,
-}
+struct Problem(StatusCode, &'static str);
 
 impl Problem {
-    fn parts(self) -> (StatusCode, &'static str) {
-        match self {
-            Self::Off => (
-                StatusCode::NOT_FOUND,
-                "The inspector is off: the admin listener is not on loopback, so it needs \
-                 admin.token_file.",
-            ),
-            Self::WrongHost => (
-                StatusCode::FORBIDDEN,
-                "Without admin.token_file the inspector answers only to localhost and 127.0.0.1.",
-            ),
-            Self::OtherSite => {
-                (StatusCode::FORBIDDEN, "The request came from another site's page.")
-            }
-            Self::LoginNeeded => (StatusCode::UNAUTHORIZED, "A login is needed."),
-            Self::WrongToken => (StatusCode::UNAUTHORIZED, "This is not the admin token."),
-            Self::TooManyLogins => {
-                (StatusCode::TOO_MANY_REQUESTS, "Too many logins at once: try again in a second.")
-            }
-            Self::TooManyStreams => {
-                (StatusCode::SERVICE_UNAVAILABLE, "Eight pages follow the calls already.")
-            }
-            Self::TooManyTests => (StatusCode::TOO_MANY_REQUESTS, "A test is under way already."),
-            Self::TooManyDetails => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "Other calls are being read: try again in a second.",
-            ),
-            Self::NotFound => (StatusCode::NOT_FOUND, "There is no such page or call."),
-            Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "Use GET, or POST to change."),
-            Self::WrongBody => {
-                (StatusCode::BAD_REQUEST, "The request's body is not what it should be.")
-            }
-            Self::Recycled => (
-                StatusCode::GONE,
-                "The call is in Kafka, and the journal does not have it any more.",
-            ),
-            Self::Unreadable => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "The journal's record cannot be read.")
-            }
-        }
-    }
+    /// The listener is not on loopback, and there is no token.
+    const OFF: Self = Self(
+        StatusCode::NOT_FOUND,
+        "The inspector is off: the admin listener is not on loopback, so it needs \
+         admin.token_file.",
+    );
+    const WRONG_HOST: Self = Self(
+        StatusCode::FORBIDDEN,
+        "Without admin.token_file the inspector answers only to localhost and 127.0.0.1.",
+    );
+    const OTHER_SITE: Self =
+        Self(StatusCode::FORBIDDEN, "The request came from another site's page.");
+    const LOGIN_NEEDED: Self = Self(StatusCode::UNAUTHORIZED, "A login is needed.");
+    const WRONG_TOKEN: Self = Self(StatusCode::UNAUTHORIZED, "This is not the admin token.");
+    const TOO_MANY_LOGINS: Self =
+        Self(StatusCode::TOO_MANY_REQUESTS, "Too many logins at once: try again in a second.");
+    const TOO_MANY_STREAMS: Self =
+        Self(StatusCode::SERVICE_UNAVAILABLE, "Eight pages follow the calls already.");
+    const TOO_MANY_TESTS: Self =
+        Self(StatusCode::TOO_MANY_REQUESTS, "A test is under way already.");
+    const TOO_MANY_DETAILS: Self =
+        Self(StatusCode::TOO_MANY_REQUESTS, "Other calls are being read: try again in a second.");
+    const NOT_FOUND: Self = Self(StatusCode::NOT_FOUND, "There is no such page or call.");
+    const WRONG_METHOD: Self = Self(StatusCode::METHOD_NOT_ALLOWED, "Use GET, or POST to change.");
+    const WRONG_BODY: Self =
+        Self(StatusCode::BAD_REQUEST, "The request's body is not what it should be.");
+    const RECYCLED: Self =
+        Self(StatusCode::GONE, "The call is in Kafka, and the journal does not have it any more.");
+    const UNREADABLE: Self =
+        Self(StatusCode::INTERNAL_SERVER_ERROR, "The journal's record cannot be read.");
 
     fn response(self) -> Response<Body> {
-        let (status, text) = self.parts();
-        let mut response = answer("text/plain; charset=utf-8", [text, "\n"].concat());
-        *response.status_mut() = status;
+        let Self(status, text) = self;
+        let mut response = whole(status, "text/plain; charset=utf-8", [text, "\n"].concat());
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -152,7 +122,7 @@ impl Problem {
 
 /// The inspector of one admin listener.
 pub(super) struct Inspector {
-    state: State,
+    pub(super) state: State,
     access: Access,
     streams: Arc<Semaphore>,
     tests: Semaphore,
@@ -161,20 +131,17 @@ pub(super) struct Inspector {
     run: Uuid,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LoginRequest {
-    token: String,
-}
-
 impl Inspector {
     /// `is_local`: only this machine reaches the listener.
-    pub(super) fn new(state: State, is_local: bool) -> Arc<Self> {
-        let (config, metrics) = (Arc::clone(&state.config), Arc::clone(&state.metrics));
-        let access = Access::new(config, metrics, is_local, state.journal.id());
-        let (streams, tests) = (Arc::new(Semaphore::new(STREAMS)), Semaphore::new(1));
-        let details = Arc::new(Semaphore::new(DETAILS));
-        Arc::new(Self { state, access, streams, tests, details, run: Uuid::new_v4() })
+    pub(super) fn new(state: State, is_local: bool) -> Self {
+        Self {
+            access: Access::new(state.clone(), is_local),
+            state,
+            streams: Arc::new(Semaphore::new(STREAMS)),
+            tests: Semaphore::new(1),
+            details: Arc::new(Semaphore::new(DETAILS)),
+            run: Uuid::new_v4(),
+        }
     }
 
     /// Whether the inspector answers requests of this path.
@@ -209,7 +176,10 @@ impl Inspector {
         }
         access::check_origin(headers)?;
         match (&head.method, path) {
-            (&Method::POST, "/inspector/login") => self.log_in(headers, body).await,
+            (&Method::POST, "/inspector/login") => {
+                let cookie = self.access.log_in(headers, read(headers, body)).await?;
+                Ok(with_cookie(&cookie))
+            }
             (&Method::POST, "/inspector/logout") => {
                 read::<serde_json::Map<_, _>>(headers, body).await?;
                 let pass = self.access.pass(headers)?;
@@ -219,27 +189,20 @@ impl Inspector {
                 self.access.pass(headers)?;
                 self.test(read(headers, body).await?).await
             }
-            _ if !is_get => Err(Problem::WrongMethod),
+            _ if !is_get => Err(Problem::WRONG_METHOD),
             (_, "/inspector/sources") => {
                 self.access.pass(headers)?;
-                Ok(json(&self.sources()))
+                Ok(json_answer(&self.sources()))
             }
             (_, "/inspector/events") => self.follow(self.access.pass(headers)?, guard),
             (_, path) => {
                 self.access.pass(headers)?;
                 let call =
                     path.strip_prefix("/inspector/calls/").and_then(|call| call.split_once('/'));
-                let (source, number) = call.ok_or(Problem::NotFound)?;
-                self.call(source, number.parse().map_err(|_| Problem::NotFound)?).await
+                let (source, number) = call.ok_or(Problem::NOT_FOUND)?;
+                self.call(source, number.parse().map_err(|_| Problem::NOT_FOUND)?).await
             }
         }
-    }
-
-    async fn log_in(&self, headers: &HeaderMap, body: Incoming) -> Result<Response<Body>, Problem> {
-        // Before the body is read, so that slow ones hold no more connections than this.
-        let begun = self.access.begin_login()?;
-        let LoginRequest { token } = read(headers, body).await?;
-        Ok(with_cookie(&self.access.log_in(&token, headers, begun).await?))
     }
 
     fn follow(
@@ -248,12 +211,9 @@ impl Inspector {
         guard: RequestGuard,
     ) -> Result<Response<Body>, Problem> {
         let place = Arc::clone(&self.streams).try_acquire_owned();
-        let place = place.map_err(|_| Problem::TooManyStreams)?;
+        let place = place.map_err(|_| Problem::TOO_MANY_STREAMS)?;
         let events = stream::begin(Arc::clone(self), pass, (guard, place));
-        let mut response = Response::new(Either::Right(events));
-        let event_stream = HeaderValue::from_static("text/event-stream");
-        response.headers_mut().insert(header::CONTENT_TYPE, event_stream);
-        Ok(response)
+        Ok(answer(StatusCode::OK, "text/event-stream", Either::Right(events)))
     }
 }
 
@@ -261,36 +221,32 @@ impl Inspector {
 fn page(path: &str) -> Option<Response<Body>> {
     match path {
         "/" => {
-            let mut response = answer("text/plain", "/inspector\n");
-            *response.status_mut() = StatusCode::SEE_OTHER;
+            let mut response = whole(StatusCode::SEE_OTHER, "text/plain", "/inspector\n");
             response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/inspector"));
             Some(response)
         }
         "/inspector" | "/inspector/" => {
-            Some(answer("text/html; charset=utf-8", PAGE.replace("BUILD", &BUILD)))
+            let page = PAGE.replace("BUILD", &BUILD);
+            Some(whole(StatusCode::OK, "text/html; charset=utf-8", page))
         }
         path => {
             let (_, kind, text) = ASSETS.into_iter().find(|(asset, ..)| *asset == path)?;
-            Some(answer(kind, text))
+            Some(whole(StatusCode::OK, kind, text))
         }
     }
 }
 
-fn answer(content_type: &'static str, text: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Either::Left(Full::new(text.into())));
-    let content_type = HeaderValue::from_static(content_type);
-    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    response
+/// An answer that is no stream.
+fn whole(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    answer(status, content_type, Either::Left(Full::new(body.into())))
 }
 
-fn json(value: &impl Serialize) -> Response<Body> {
-    // INVARIANT: the types of this room have texts as keys and no serializer that fails.
-    answer("application/json", serde_json::to_vec(value).expect("it is JSON"))
+fn json_answer(value: &Json) -> Response<Body> {
+    whole(StatusCode::OK, "application/json", value.to_string())
 }
 
 fn with_cookie(cookie: &str) -> Response<Body> {
-    let mut response = answer("text/plain", "");
-    *response.status_mut() = StatusCode::NO_CONTENT;
+    let mut response = whole(StatusCode::NO_CONTENT, "text/plain", "");
     // INVARIANT: hexadecimal digits and fixed words.
     let cookie = HeaderValue::from_str(cookie).expect("a header's value");
     response.headers_mut().insert(header::SET_COOKIE, cookie);
@@ -303,9 +259,9 @@ async fn read<T: for<'de> Deserialize<'de>>(
     body: Incoming,
 ) -> Result<T, Problem> {
     if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
-        return Err(Problem::WrongBody);
+        return Err(Problem::WRONG_BODY);
     }
     let body = timeout(BODY_TIME, Limited::new(body, BODY_BYTES_MAX).collect()).await;
-    let body = body.map_err(|_| Problem::WrongBody)?.map_err(|_| Problem::WrongBody)?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|_| Problem::WrongBody)
+    let body = body.map_err(|_| Problem::WRONG_BODY)?.map_err(|_| Problem::WRONG_BODY)?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|_| Problem::WRONG_BODY)
 }

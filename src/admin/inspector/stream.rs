@@ -14,13 +14,13 @@ use std::{
 use bytes::Bytes;
 use http_body_util::channel::{Channel, Sender};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tokio::{sync::OwnedSemaphorePermit, task::spawn_blocking, time::sleep};
 
 use super::{
     BUILD, Inspector,
     access::Pass,
-    describe::{Described, KafkaState, ShownCall, Unread, kafka_state, shown},
+    describe::{Described, KafkaState, kafka_state, listed, shown, undescribed},
 };
 use crate::{
     calls::{CALLS_KEPT, CallOutcome, RecentCall},
@@ -55,19 +55,6 @@ struct Follower {
     turn: Option<usize>,
 }
 
-/// New calls of a source.
-#[derive(Serialize)]
-struct NewCalls<'a> {
-    source: &'a str,
-    /// Calls since the last look that are not shown.
-    skipped: u64,
-    /// The page was opened after these calls.
-    initial: bool,
-    /// Now, in milliseconds since 1970. Calls that are in Kafka came there before.
-    seen_ms: u64,
-    calls: Vec<ShownCall>,
-}
-
 /// Calls of a source that Kafka has now.
 #[derive(Default, Serialize)]
 struct Settled {
@@ -85,15 +72,17 @@ pub(super) fn begin(
     let config = inspector.state.config.load_full();
     let (next, pending) = Default::default();
     let follower = Follower { inspector, config, next, pending, turn: None };
-    tokio::spawn(async move {
-        follow(follower, pass, sender).await;
-        drop(held);
-    });
+    tokio::spawn(follow(follower, pass, sender, held));
     events
 }
 
 /// Runs until the browser goes, or the login ends.
-async fn follow(mut follower: Follower, pass: Pass, mut sender: Sender<Bytes>) {
+async fn follow(
+    mut follower: Follower,
+    pass: Pass,
+    mut sender: Sender<Bytes>,
+    _held: (RequestGuard, OwnedSemaphorePermit),
+) {
     let mut sent = Instant::now();
     while follower.inspector.access.is_valid(pass) {
         let look = spawn_blocking(move || {
@@ -122,9 +111,9 @@ impl Follower {
         let config = self.inspector.state.config.load_full();
         if self.turn.is_none() {
             let hello = json!({"build": *BUILD, "run": self.inspector.run.to_string()});
-            write_event(&mut events, "hello", &hello);
+            write_event(&mut events, "hello", hello);
         } else if !Arc::ptr_eq(&config, &self.config) {
-            write_event(&mut events, "changed", &json!({}));
+            write_event(&mut events, "changed", json!({}));
             // One that comes back has other calls.
             let is_left = |source: &String| config.sources.contains_key(source);
             self.next.retain(|source, _| source == UNKNOWN_SOURCE || is_left(source));
@@ -173,21 +162,27 @@ impl Follower {
             shown(call, sources.clone(), |accepted| {
                 let kafka = kafka_state(&state.journal, committed, accepted.position);
                 let is_busy = *bytes_left < 0 || unread.is_some_and(|unread| at <= unread);
-                let what = match is_busy {
-                    true => Described::unread(Unread::Busy),
+                let (what, body_bytes) = match is_busy {
+                    true => undescribed("busy"),
                     false => describe(&mut reader, accepted.position, &self.config),
                 };
                 // How much a compressed body holds is known when it has been read.
-                *bytes_left -= (what.body_bytes as i64 - i64::from(accepted.body_bytes)).max(0);
+                *bytes_left -= (body_bytes as i64 - i64::from(accepted.body_bytes)).max(0);
                 (kafka, what)
             })
         });
-        let calls = calls.collect();
-        write_event(
-            events,
-            "calls",
-            &NewCalls { source, skipped, initial, seen_ms: clock::wall_ms(), calls },
-        );
+        let calls: Vec<_> = calls.collect();
+        let new_calls = json!({
+            "source": source,
+            // Calls since the last look that are not shown.
+            "skipped": skipped,
+            // The page was opened after these calls.
+            "initial": initial,
+            // Now. Calls that are in Kafka came there before.
+            "seen_ms": clock::wall_ms(),
+            "calls": calls,
+        });
+        write_event(events, "calls", new_calls);
         let pending = new.iter().filter_map(|call| match &call.outcome {
             CallOutcome::Accepted(accepted) if accepted.position >= committed => {
                 Some((accepted.position, source.to_owned(), call.number))
@@ -207,20 +202,18 @@ impl Follower {
         let journal = &self.inspector.state.journal;
         self.pending.retain(|(position, source, number)| {
             let state = kafka_state(journal, committed, *position);
-            let calls = match state {
-                KafkaState::Pending => return true,
-                _ => settled.entry(source.clone()).or_default(),
-            };
-            let list = match state {
-                KafkaState::Aside => &mut calls.aside,
-                _ => &mut calls.committed,
-            };
+            if state == KafkaState::Pending {
+                return true;
+            }
+            let calls = settled.entry(source.clone()).or_default();
+            let is_aside = state == KafkaState::Aside;
+            let list = if is_aside { &mut calls.aside } else { &mut calls.committed };
             list.push(*number);
             false
         });
         if !settled.is_empty() {
-            let event = json!({"at_ms": clock::wall_ms(), "sources": settled});
-            write_event(events, "settled", &event);
+            let settled = json!({"at_ms": clock::wall_ms(), "sources": settled});
+            write_event(events, "settled", settled);
         }
     }
 }
@@ -238,15 +231,13 @@ fn take_bytes(call: &RecentCall, bytes_left: &mut i64) -> bool {
 
 fn describe(reader: &mut Reader, position: Position, config: &Config) -> Described {
     match reader.at(position) {
-        Ok(Some(record)) => Described::of(record, config),
-        Ok(None) => Described::unread(Unread::Recycled),
-        Err(_) => Described::unread(Unread::Damaged),
+        Ok(Some(record)) => listed(record, config),
+        Ok(None) => undescribed("recycled"),
+        Err(_) => undescribed("damaged"),
     }
 }
 
-fn write_event(events: &mut String, name: &str, data: &impl Serialize) {
-    // INVARIANT: the types of this room have texts as keys. JSON has no line breaks outside strings.
-    let data = serde_json::to_string(data).expect("it is JSON");
-    // Writing to a string does not fail.
+fn write_event(events: &mut String, name: &str, data: Json) {
+    // JSON has no line breaks outside strings. Writing to a string does not fail.
     write!(events, "event: {name}\ndata: {data}\n\n").ok();
 }

@@ -5,10 +5,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, Response};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
 use tokio::time::timeout;
 
-use super::{Body, Inspector, Problem, json, sources::UrlBasis};
+use super::{Body, Inspector, Problem, json_answer};
 use crate::caller::{EDGE_TEST, Failure, MessageId, Target, Template, WeniClient, on_this_machine};
 
 /// A door that does not answer within this time is called closed.
@@ -20,58 +21,42 @@ pub(super) struct TestRequest {
     source: String,
 }
 
-/// What became of a call.
-#[derive(Serialize)]
-struct TestResult {
-    /// Through the whole way from outside, or straight to the listener.
-    way: Way,
-    url: String,
-    status: Option<u16>,
-    /// Without a status: why there was no answer.
-    failure: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Way {
-    Public,
-    Listener,
-}
-
 impl Inspector {
     /// Calls the public URL if one is configured. If that does not answer 200, or there is none, calls
     /// the listener directly.
     pub(super) async fn test(&self, request: TestRequest) -> Result<Response<Body>, Problem> {
-        let _alone = self.tests.try_acquire().map_err(|_| Problem::TooManyTests)?;
+        let _alone = self.tests.try_acquire().map_err(|_| Problem::TOO_MANY_TESTS)?;
         let config = self.state.config.load_full();
-        let source = config.sources.get(&request.source).ok_or(Problem::NotFound)?;
+        let source = config.sources.get(&request.source).ok_or(Problem::NOT_FOUND)?;
         let name = HeaderName::try_from(&source.header).ok();
         let secret = source.secrets.first();
         let value = secret.and_then(|secret| HeaderValue::from_str(secret.expose()).ok());
         let headers: Vec<_> = name.zip(value).into_iter().collect();
-        let url = self.url(&request.source);
         let mut results = Vec::new();
-        if let (UrlBasis::Configured, Some(url)) = (url.basis, &url.url) {
-            results.push(call(Way::Public, url, None, &headers).await);
+        let url = |base: &str| format!("{base}/hooks/{}", request.source);
+        if let Some(base) = &config.http.public_url {
+            results.push(call("public", &url(base), None, &headers).await);
         }
-        if results.iter().all(|result| result.status != Some(200)) {
+        if results.iter().all(|result| result["status"] != 200) {
             let address = on_this_machine(self.state.public);
             let scheme = if config.http.tls.is_some() { "https://" } else { "http://" };
-            let direct = || format!("{scheme}{address}/hooks/{}", request.source);
             // Over TLS the certificate's name counts, wherever the connection goes.
-            let url = url.url.filter(|url| url.starts_with(scheme)).unwrap_or_else(direct);
-            results.push(call(Way::Listener, &url, Some(address), &headers).await);
+            let (_, base, _) = self.public_base(&config, &request.source);
+            let base = base.filter(|base| base.starts_with(scheme));
+            let base = base.unwrap_or_else(|| format!("{scheme}{address}"));
+            results.push(call("listener", &url(&base), Some(address), &headers).await);
         }
-        Ok(json(&results))
+        Ok(json_answer(&results.into()))
     }
 }
 
+/// What became of a call. `way` is `public`, the whole way from outside, or straight to the `listener`.
 async fn call(
-    way: Way,
+    way: &str,
     url: &str,
     at: Option<SocketAddr>,
     headers: &[(HeaderName, HeaderValue)],
-) -> TestResult {
+) -> Json {
     let body = Template::new(&EDGE_TEST, 0).fill(&MessageId::fresh());
     let answered = async {
         let target = Target::new(url, Method::POST, headers, None);
@@ -85,9 +70,10 @@ async fn call(
         let answer = answer.unwrap_or(Err(Failure::Timeout));
         answer.map(|answer| answer.status.as_u16()).map_err(|failure| failure.to_string())
     };
-    let answered = answered.await;
-    let (url, status, failure) = (url.to_owned(), answered.as_ref().ok().copied(), answered.err());
-    TestResult { way, url, status, failure }
+    match answered.await {
+        Ok(status) => json!({"way": way, "url": url, "status": status}),
+        Err(failure) => json!({"way": way, "url": url, "failure": failure}),
+    }
 }
 
 #[cfg(test)]

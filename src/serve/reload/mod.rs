@@ -78,10 +78,7 @@ impl Reloader {
         }
     }
 
-    /// Runs until it is dropped.
-    ///
-    /// # Errors
-    /// If no handler for SIGHUP can be installed.
+    /// Runs until it is dropped. Fails if no handler for SIGHUP can be installed.
     pub(super) async fn run(mut self, period: Duration) -> io::Result<Infallible> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut ticks = interval(period);

@@ -19,10 +19,8 @@ impl<T: Send + 'static> Reader<T> {
         Self { timeout, hanging: None }
     }
 
-    /// The result of `read`.
-    ///
-    /// # Errors
-    /// If that takes too long, or an earlier one still hangs, whose result is then discarded.
+    /// The result of `read`. Fails if that takes too long, or while an earlier one hangs, whose result is
+    /// then discarded.
     pub(super) async fn read(
         &mut self,
         read: impl FnOnce() -> T + Send + 'static,

@@ -80,22 +80,15 @@ impl Served {
         let [public, admin] = listeners.map(Result::unwrap);
         let addresses = [public.local_addr().unwrap(), admin.local_addr().unwrap()];
         let (sender, phase) = watch::channel(Phase::Serving);
-        let calls = Arc::default();
         let state = edge_http::State {
             config: Arc::clone(&config),
             journal: journal.clone(),
             metrics: Arc::clone(&metrics),
-            calls: Arc::clone(&calls),
-        };
-        tokio::spawn(edge_http::serve(public, None, state, phase.clone()));
-        let state = admin::State {
-            journal: journal.clone(),
-            metrics: Arc::clone(&metrics),
+            calls: Arc::default(),
             phase,
-            config: Arc::clone(&config),
-            calls,
             public: addresses[0],
         };
+        tokio::spawn(edge_http::serve(public, None, state.clone()));
         tokio::spawn(admin::serve(admin, state));
         Self {
             public: addresses[0],
