@@ -50,7 +50,7 @@ pub(super) fn listed(record: &[u8], config: &Config) -> Described {
     let read = panic::catch_unwind(|| {
         let callback = Callback::decode(record).ok()?;
         let body = normalize::decode(&callback, config.http.max_body_bytes);
-        let body_bytes = body.bytes().unwrap_or(callback.body).len();
+        let body_bytes = body.as_deref().unwrap_or(callback.body).len();
         Some((described(&callback, &body, config, LISTED, true), body_bytes))
     });
     read.ok().flatten().unwrap_or_else(|| undescribed("damaged"))
@@ -177,7 +177,7 @@ impl Inspector {
 fn details(record: &[u8], config: &Config) -> Option<Response<Body>> {
     let callback = Callback::decode(record).ok()?;
     let body = normalize::decode(&callback, config.http.max_body_bytes);
-    let bytes = body.bytes().unwrap_or(callback.body);
+    let bytes = body.as_deref().unwrap_or(callback.body);
     let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(BODY_SHOWN)]);
     Some(json_answer(&json!({
         "what": described(&callback, &body, config, DETAILED, false),
