@@ -127,12 +127,12 @@ impl Target {
         request
     }
 
-    async fn connect(&self) -> Result<Connection, Failure> {
+    async fn connect(&self) -> Result<Connection, CallFailure> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await;
         let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
-        let stream = stream.map_err(|_| Failure::Connect)?;
+        let stream = stream.map_err(|_| CallFailure::Connect)?;
         let Some((connector, name)) = &self.tls else { return Ok(open_http1(stream).await?) };
-        let stream = connector.connect(name.clone(), stream).await.map_err(|_| Failure::Tls)?;
+        let stream = connector.connect(name.clone(), stream).await.map_err(|_| CallFailure::Tls)?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Ok(open_http1(stream).await?);
         }
@@ -262,7 +262,7 @@ pub struct Answer {
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error,
 )]
 #[serde(rename_all = "snake_case")]
-pub enum Failure {
+pub enum CallFailure {
     #[error("no connection")]
     Connect,
     #[error("no TLS")]
@@ -275,7 +275,7 @@ pub enum Failure {
     Malformed,
 }
 
-impl From<hyper::Error> for Failure {
+impl From<hyper::Error> for CallFailure {
     fn from(error: hyper::Error) -> Self {
         if error.is_parse() { Self::Malformed } else { Self::Closed }
     }
@@ -298,9 +298,9 @@ impl WeniClient {
     ///
     /// # Errors
     /// The webhook may have received the call all the same.
-    pub async fn call(&mut self, body: Bytes) -> Result<Answer, Failure> {
+    pub async fn call(&mut self, body: Bytes) -> Result<Answer, CallFailure> {
         let answer = tokio::time::timeout(TIMEOUT, self.exchange(body)).await;
-        let answer = answer.unwrap_or(Err(Failure::Timeout));
+        let answer = answer.unwrap_or(Err(CallFailure::Timeout));
         if answer.is_err() {
             self.connection = None;
         }
@@ -308,7 +308,7 @@ impl WeniClient {
         answer
     }
 
-    async fn exchange(&mut self, body: Bytes) -> Result<Answer, Failure> {
+    async fn exchange(&mut self, body: Bytes) -> Result<Answer, CallFailure> {
         let is_recent = self.used.elapsed() < IDLE;
         let is_open = match &mut self.connection {
             Some(Connection::Http1(sender)) if is_recent => sender.ready().await.is_ok(),

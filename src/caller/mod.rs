@@ -8,7 +8,7 @@ mod samples;
 
 pub use bodies::Bodies;
 pub use client::{
-    Answer, Failure, Target, WeniClient, is_public, on_this_machine, probe, trusted_roots,
+    Answer, CallFailure, Target, WeniClient, is_public, on_this_machine, probe, trusted_roots,
     without_secrets,
 };
 pub use outcomes::{Outcomes, Summary};

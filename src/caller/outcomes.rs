@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::client::{Answer, Failure};
+use super::client::{Answer, CallFailure};
 
 /// The longest latency that is recorded as it is: twice a call's timeout.
 const MICROS_MAX: u64 = 120_000_000;
@@ -39,7 +39,7 @@ pub struct Summary {
     /// Answered otherwise, by status code.
     pub refused: BTreeMap<u16, u64>,
     /// Not answered.
-    pub failed: BTreeMap<Failure, u64>,
+    pub failed: BTreeMap<CallFailure, u64>,
     /// From the first call to the last answer.
     pub seconds: f64,
     /// Made in that time.
@@ -63,7 +63,7 @@ impl Outcomes {
     }
 
     /// Counts one call. `name` is its body's.
-    pub fn count(&mut self, name: &str, took: Duration, answer: Result<Answer, Failure>) {
+    pub fn count(&mut self, name: &str, took: Duration, answer: Result<Answer, CallFailure>) {
         self.summary.calls += 1;
         match answer {
             Err(failure) => *self.summary.failed.entry(failure).or_default() += 1,

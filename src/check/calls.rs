@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     caller::{
-        Answer, EDGE_TEST, Failure, MessageId, Target, Template, WeniClient, without_secrets,
+        Answer, CallFailure, EDGE_TEST, MessageId, Target, Template, WeniClient, without_secrets,
     },
     event::Topic,
     kafka::{
@@ -237,17 +237,17 @@ fn judge(way: Way, name: &str, status: StatusCode, has_receipt: bool) -> Finding
 
 fn unanswered(webhook: &Webhook, way: Way, error: &anyhow::Error) -> Finding {
     let found = format!("{}: {}: {error:#}", without_secrets(&webhook.url), way.name());
-    let remedy = match error.downcast_ref::<Failure>() {
-        Some(Failure::Connect) => "start the edge, and let the port through to http.listen",
-        Some(Failure::Tls) => {
+    let remedy = match error.downcast_ref::<CallFailure>() {
+        Some(CallFailure::Connect) => "start the edge, and let the port through to http.listen",
+        Some(CallFailure::Tls) => {
             "an edge without [http.tls] is called by http://, or by the URL of what ends TLS in front of \
              it; else the certificate has to name the URL's host and to be of a public authority (or give \
              --ca-file)"
         }
-        Some(Failure::Closed | Failure::Malformed) => {
+        Some(CallFailure::Closed | CallFailure::Malformed) => {
             "point the URL at an edge's http.listen; http:// and https:// have to fit its [http.tls]"
         }
-        Some(Failure::Timeout) | None => {
+        Some(CallFailure::Timeout) | None => {
             "read the log of the edge and of what stands in front of it"
         }
     };

@@ -78,9 +78,7 @@ fn judge_version(version: Option<&str>) -> Finding {
         Some(version) if PROVED.contains(&version) => {
             ASPECT.ok(format!("Apache Kafka {version}: proved"))
         }
-        Some(version) => {
-            ASPECT.warning(format!("Apache Kafka {version}: not proved"), remedy)
-        }
+        Some(version) => ASPECT.warning(format!("Apache Kafka {version}: not proved"), remedy),
         None => ASPECT.warning("the broker does not say what it offers", remedy),
     }
 }

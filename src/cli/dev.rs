@@ -29,7 +29,7 @@ use crate::{
     },
     metrics::{Metrics, UNKNOWN_SOURCE},
     serve::Edge,
-    tail::{self, Item},
+    tail::{self, TailedRecord},
 };
 
 const SOURCE: &str = "demo";
@@ -219,7 +219,7 @@ fn print_records(config: Arc<Config>, args: &Args) -> anyhow::Result<()> {
     let cluster = Cluster::new(config, "weni-edge-dev".to_owned(), Arc::default())?;
     let mut follower = cluster.follow(&beginnings, Offsets::new(), true)?;
     let mut print = move |record| {
-        let item = Item::read(record);
+        let item = TailedRecord::read(record);
         let mut line = visible(&match output {
             Output::Human => as_text(&item),
             Output::Json => as_json(&item).to_string(),
@@ -266,7 +266,7 @@ async fn print_refused(calls: Arc<RecentCalls>) {
 }
 
 /// The record as `tail` shows it, but the event is its `value`.
-fn as_json(item: &Item) -> Value {
+fn as_json(item: &TailedRecord) -> Value {
     let mut line = tail::json(item);
     if let Some(event) = line.as_object_mut().and_then(|line| line.remove("event")) {
         line["value"] = event;
@@ -275,7 +275,7 @@ fn as_json(item: &Item) -> Value {
 }
 
 /// When, what and who as `tail` shows them, and where the record is in Kafka.
-fn as_text(item: &Item) -> String {
+fn as_text(item: &TailedRecord) -> String {
     let (columns, _) = tail::line(item);
     let Followed { topic, partition, offset, key, .. } = &item.record;
     let key = String::from_utf8_lossy(key);

@@ -36,7 +36,7 @@ const QUEUED_BYTES_MAX: usize = 1 << 20;
 /// How long the process waits at its end for its last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-static QUEUE: OnceLock<&Queue> = OnceLock::new();
+static QUEUE: OnceLock<&LineQueue> = OnceLock::new();
 
 /// Installs the process's log, which also reports panics. A panic of this thread ends the process.
 pub(super) fn init(config: &config::Log, dropped: IntCounter) -> anyhow::Result<()> {
@@ -81,8 +81,8 @@ pub(super) fn flush() {
     }
 }
 
-fn start(dropped: IntCounter) -> io::Result<&'static Queue> {
-    let (queue, queued) = Queue::leaked(dropped);
+fn start(dropped: IntCounter) -> io::Result<&'static LineQueue> {
+    let (queue, queued) = LineQueue::leaked(dropped);
     thread::Builder::new().name("log".to_owned()).spawn(move || queue.write(queued, stderr()))?;
     Ok(QUEUE.get_or_init(|| queue))
 }
@@ -106,11 +106,11 @@ fn filter(level: &str) -> anyhow::Result<Targets> {
 /// (tracing-subscriber 0.3.23).
 fn subscriber(
     filter: Targets,
-    queue: &'static Queue,
+    queue: &'static LineQueue,
     is_json: bool,
     is_terminal: bool,
 ) -> impl Subscriber + Send + Sync {
-    let writer = move || Writer { queue, is_json };
+    let writer = move || LogWriter { queue, is_json };
     let log = tracing_subscriber::fmt::layer::<Registry>();
     let log = log.with_writer(writer).with_ansi(is_terminal);
     let log = if is_json {
@@ -133,12 +133,12 @@ fn shown(to: &mut format::Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> 
 }
 
 /// Takes a whole line at a time: the layer writes like that.
-struct Writer {
-    queue: &'static Queue,
+struct LogWriter {
+    queue: &'static LineQueue,
     is_json: bool,
 }
 
-impl Write for Writer {
+impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.is_json {
             // serde_json does not escape DEL and C1.
@@ -156,14 +156,14 @@ impl Write for Writer {
 }
 
 /// Lines to be written to standard error.
-struct Queue {
+struct LineQueue {
     lines: Sender<Vec<u8>>,
     /// Of lines that are not written yet.
     bytes: AtomicUsize,
     dropped: IntCounter,
 }
 
-impl Queue {
+impl LineQueue {
     /// A queue that lasts as long as the process, as its thread does. Beside it, what the thread takes.
     fn leaked(dropped: IntCounter) -> (&'static Self, Receiver<Vec<u8>>) {
         let (lines, queued) = mpsc::channel();
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_library_that_asks_whether_it_is_heard_silences_nobody() {
-        let (queue, queued) = Queue::leaked(uncounted());
+        let (queue, queued) = LineQueue::leaked(uncounted());
         let log = subscriber(filter("info").unwrap(), queue, true, false);
         // rdkafka asks so whenever it makes a client's configuration.
         let question =
@@ -248,7 +248,7 @@ mod tests {
     fn control_characters_are_escaped_in_every_format() {
         let hostile = "a\u{1b}[2J\u{7}\u{8}\u{7f}\u{9b}31mb";
         for is_json in [false, true] {
-            let (queue, queued) = Queue::leaked(uncounted());
+            let (queue, queued) = LineQueue::leaked(uncounted());
             let log = subscriber(filter("info").unwrap(), queue, is_json, false);
             tracing::subscriber::with_default(log, || {
                 let error = anyhow::anyhow!("{hostile}");
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn lines_that_do_not_fit_are_dropped_and_counted_and_delay_no_caller() {
-        let (queue, queued) = Queue::leaked(uncounted());
+        let (queue, queued) = LineQueue::leaked(uncounted());
         (0..2000).for_each(|_| queue.push(vec![b'x'; 1024]));
         assert_eq!(queue.dropped.get(), 2000 - 1024);
         assert_eq!(queue.bytes.load(Ordering::Relaxed), QUEUED_BYTES_MAX);

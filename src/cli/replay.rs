@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     event::Reason,
-    replay::{self, Options, Summary},
+    replay::{self, ReplayOptions, ReplaySummary},
 };
 
 const EXAMPLES: &str = "\
@@ -89,7 +89,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let reasons = reasons.into_iter().collect();
     let sources = sources.into_iter().collect();
-    let options = Options { reasons, sources, since, until, dismiss_dead };
+    let options = ReplayOptions { reasons, sources, since, until, dismiss_dead };
     if !dry_run && !yes && !stdin().is_terminal() {
         bail!(
             "standard input is no terminal, so there is no one to ask: add --yes to replay, or \
@@ -112,7 +112,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(summary: &Summary, output: Output, done: &str) -> anyhow::Result<()> {
+fn show(summary: &ReplaySummary, output: Output, done: &str) -> anyhow::Result<()> {
     if summary.no_progress && summary.total() > 0 {
         eprintln!(
             "note: Kafka has no progress of an earlier replay. It deletes that some time after the \

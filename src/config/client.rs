@@ -101,10 +101,10 @@ pub(crate) fn producer_config(
 }
 
 /// A property that cannot be used, if it is known, and why.
-pub(super) type Refusal = (Option<String>, String);
+pub(super) type RefusedProperty = (Option<String>, String);
 
 /// Makes clients with `properties` as the edge does, and returns what librdkafka refuses.
-pub(super) fn refusals(properties: &Properties) -> Vec<Refusal> {
+pub(super) fn refusals(properties: &Properties) -> Vec<RefusedProperty> {
     // A running edge reads its configuration every two seconds.
     static LAST_GOOD: Mutex<Option<Properties>> = Mutex::new(None);
     if properties.is_empty() || LAST_GOOD.lock().as_ref() == Some(properties) {
@@ -125,7 +125,7 @@ pub(super) fn refusals(properties: &Properties) -> Vec<Refusal> {
     refusals
 }
 
-fn together(properties: &Properties) -> Result<(), Refusal> {
+fn together(properties: &Properties) -> Result<(), RefusedProperty> {
     let mut config = Config::default();
     config.kafka.properties = properties.clone();
     let mut base = base_config(&config);
@@ -140,7 +140,7 @@ fn together(properties: &Properties) -> Result<(), Refusal> {
 fn made<C: FromClientConfig>(
     config: &ClientConfig,
     properties: &Properties,
-) -> Result<(), Refusal> {
+) -> Result<(), RefusedProperty> {
     let Err(error) = C::from_config(config) else { return Ok(()) };
     let mut words = words(error, properties);
     let is_name = |byte: char| byte.is_ascii_alphanumeric() || "._-".contains(byte);

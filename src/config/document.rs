@@ -18,11 +18,11 @@ const PREFIX: &str = "WENI_EDGE__";
 pub(super) struct Node {
     /// `weni-edge.toml:12`, or the name of a variable.
     pub(super) origin: String,
-    pub(super) value: Value,
+    pub(super) value: NodeValue,
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Value {
+pub(super) enum NodeValue {
     Table(BTreeMap<String, Node>),
     /// From the file, and no table.
     Typed(toml::Value),
@@ -62,7 +62,7 @@ fn read_file(path: &Path) -> Result<Node, String> {
         let place = error.span().map_or_else(|| name.to_string(), |span| line(span.start));
         format!("{place}: {}", error.message().replace('\n', ", "))
     })?;
-    let value = Value::Table(entries(table.into_inner(), &line));
+    let value = NodeValue::Table(entries(table.into_inner(), &line));
     Ok(Node { origin: name.to_string(), value })
 }
 
@@ -70,12 +70,12 @@ fn entries(table: DeTable<'_>, origin: &impl Fn(usize) -> String) -> BTreeMap<St
     let entry = |(key, value): (Spanned<Cow<'_, str>>, Spanned<DeValue<'_>>)| {
         let span = value.span();
         let value = match value.into_inner() {
-            DeValue::Table(table) => Value::Table(entries(table, origin)),
+            DeValue::Table(table) => NodeValue::Table(entries(table, origin)),
             value => {
                 let value = ValueDeserializer::from(Spanned::new(span, value));
                 // An error is a number that does not fit. Every key refuses the largest number.
                 let typed = toml::Value::deserialize(value);
-                Value::Typed(typed.unwrap_or(toml::Value::Integer(i64::MAX)))
+                NodeValue::Typed(typed.unwrap_or(toml::Value::Integer(i64::MAX)))
             }
         };
         let origin = origin(key.span().start);
@@ -87,32 +87,32 @@ fn entries(table: DeTable<'_>, origin: &impl Fn(usize) -> String) -> BTreeMap<St
 impl Node {
     /// A table without entries.
     pub(super) fn empty(origin: &str) -> Self {
-        Self { origin: origin.into(), value: Value::Table(BTreeMap::new()) }
+        Self { origin: origin.into(), value: NodeValue::Table(BTreeMap::new()) }
     }
 
     pub(super) fn is_variable(&self) -> bool {
-        matches!(self.value, Value::Variable(_))
+        matches!(self.value, NodeValue::Variable(_))
     }
 
     /// Sets the value at `path` below this node. A node on the way that is no table becomes one.
     fn put<'k>(&mut self, mut path: impl Iterator<Item = &'k str>, name: &str, text: String) {
         let Some(key) = path.next() else {
-            *self = Self { origin: name.into(), value: Value::Variable(text) };
+            *self = Self { origin: name.into(), value: NodeValue::Variable(text) };
             return;
         };
-        if !matches!(self.value, Value::Table(_)) {
-            self.value = Value::Table(BTreeMap::new());
+        if !matches!(self.value, NodeValue::Table(_)) {
+            self.value = NodeValue::Table(BTreeMap::new());
         }
-        let Value::Table(entries) = &mut self.value else { return };
+        let NodeValue::Table(entries) = &mut self.value else { return };
         entries.entry(key.into()).or_insert_with(|| Self::empty(name)).put(path, name, text);
     }
 
     /// The entries, if this is a table. A variable may hold an inline table.
     pub(super) fn into_table(self) -> Option<BTreeMap<String, Self>> {
         match self.value {
-            Value::Table(entries) => Some(entries),
-            Value::Typed(_) => None,
-            Value::Variable(text) => parse(&text, &self.origin)?.into_table(),
+            NodeValue::Table(entries) => Some(entries),
+            NodeValue::Typed(_) => None,
+            NodeValue::Variable(text) => parse(&text, &self.origin)?.into_table(),
         }
     }
 }

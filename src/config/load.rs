@@ -11,7 +11,7 @@ use tracing_subscriber::filter::Targets;
 
 use super::{
     Admin, Config, CreateTopics, Http, Journal, Kafka, Log, LogFormat, Source, Tls, Topics,
-    document::{self, Node, Value},
+    document::{self, Node, NodeValue},
     effective::{DEFAULT, EffectiveValue},
     properties,
     section::{Findings, Section, flag, path, text},
@@ -152,7 +152,7 @@ fn http(mut section: Section<'_>) -> Http {
     }
 }
 
-fn public_url(value: &Value) -> Result<String, String> {
+fn public_url(value: &NodeValue) -> Result<String, String> {
     const WHOLE: &str = "use scheme and host alone, as in \"https://edge.example.com\": the path \
                          /hooks/ and the source's name follow it";
     let written = text(value)?;
@@ -185,7 +185,7 @@ fn tls(mut section: Section<'_>) -> Option<Tls> {
 }
 
 fn admin(mut section: Section<'_>, http: &Http) -> Admin {
-    let listen = |value: &Value| match address(value)? {
+    let listen = |value: &NodeValue| match address(value)? {
         same if same == http.listen && same.port() != 0 => Err(format!(
             "is {same}, as http.listen: probes and metrics need an address of their own"
         )),
@@ -245,7 +245,7 @@ fn create_topics(section: &mut Section<'_>) -> Option<CreateTopics> {
     })
 }
 
-fn servers(value: &Value) -> Result<String, String> {
+fn servers(value: &NodeValue) -> Result<String, String> {
     let servers = text(value)?;
     let server = |server: &str| {
         let address = server.rsplit_once("://").map_or(server, |(_, address)| address);
@@ -321,7 +321,7 @@ fn level(text: &str) -> Result<(), String> {
     Err(format!("is \"{text}\": use {}, or \"info,weni_edge::publish=debug\"", LEVELS.join(", ")))
 }
 
-fn address(value: &Value) -> Result<SocketAddr, String> {
+fn address(value: &NodeValue) -> Result<SocketAddr, String> {
     let text = text(value)?;
     text.parse().map_err(|_| {
         format!("is \"{text}\": use an address and a port, as in \"0.0.0.0:8080\" or \"[::]:8080\"")

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use super::{
     HIDDEN, Secret, client,
-    document::{Node, Value},
+    document::{Node, NodeValue},
     file,
     section::Section,
 };
@@ -96,7 +96,7 @@ const NO_SECRETS: [&str; 7] = [
 const SECRET_LOCATIONS: [&str; 2] = ["ssl.key.location", "ssl.keystore.location"];
 
 /// A property as it was written.
-struct Written {
+struct WrittenProperty {
     key: String,
     /// librdkafka's name for it.
     name: String,
@@ -114,12 +114,12 @@ pub(super) fn read(mut section: Section<'_>) -> BTreeMap<String, Secret> {
     }
     // Variables come last, because they override the file.
     nodes.sort_by_key(|(_, node)| node.is_variable());
-    let mut all: BTreeMap<String, Written> = BTreeMap::new();
+    let mut all: BTreeMap<String, WrittenProperty> = BTreeMap::new();
     let mut properties = BTreeMap::new();
     let mut wrong = false;
     for (key, node) in nodes {
         let (name, from_file) = name(&key, node.is_variable());
-        let written = Written { key, name, from_file, node };
+        let written = WrittenProperty { key, name, from_file, node };
         match value(&written, all.get(&written.name)) {
             Ok(value) => {
                 note_secret(&section, &written, &value);
@@ -144,10 +144,10 @@ pub(super) fn read(mut section: Section<'_>) -> BTreeMap<String, Secret> {
             None => section.problem(&why),
         }
     }
-    for Written { name, from_file, node, .. } in all.into_values() {
+    for WrittenProperty { name, from_file, node, .. } in all.into_values() {
         let shown = match node.value {
-            Value::Typed(value) if from_file || !is_secret(&name) => value,
-            Value::Variable(text) if from_file || !is_secret(&name) => text.into(),
+            NodeValue::Typed(value) if from_file || !is_secret(&name) => value,
+            NodeValue::Variable(text) if from_file || !is_secret(&name) => text.into(),
             _ => HIDDEN.into(),
         };
         let key = name + if from_file { "_file" } else { "" };
@@ -162,14 +162,16 @@ fn is_secret(name: &str) -> bool {
 }
 
 /// Notes which file holds a secret.
-fn note_secret(section: &Section<'_>, written: &Written, value: &Secret) {
-    let Written { name, from_file, node, .. } = written;
+fn note_secret(section: &Section<'_>, written: &WrittenProperty, value: &Secret) {
+    let WrittenProperty { name, from_file, node, .. } = written;
     let secret = is_secret(name);
     match &node.value {
-        Value::Variable(path) | Value::Typed(toml::Value::String(path)) if secret && *from_file => {
+        NodeValue::Variable(path) | NodeValue::Typed(toml::Value::String(path))
+            if secret && *from_file =>
+        {
             section.holds_secret(Path::new(path));
         }
-        Value::Typed(_) if secret => section.holds_secret_itself(),
+        NodeValue::Typed(_) if secret => section.holds_secret_itself(),
         _ if SECRET_LOCATIONS.contains(&name.as_str()) => {
             section.holds_secret(Path::new(value.expose()));
         }
@@ -178,8 +180,8 @@ fn note_secret(section: &Section<'_>, written: &Written, value: &Secret) {
 }
 
 /// The value of a property, which may have been written `before`.
-fn value(written: &Written, before: Option<&Written>) -> Result<Secret, String> {
-    let Written { name, from_file, node, .. } = written;
+fn value(written: &WrittenProperty, before: Option<&WrittenProperty>) -> Result<Secret, String> {
+    let WrittenProperty { name, from_file, node, .. } = written;
     if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| refused == name) {
         return Err(format!("is not for you to set: it {why}; leave it out"));
     }
@@ -206,7 +208,7 @@ fn value(written: &Written, before: Option<&Written>) -> Result<Secret, String> 
 }
 
 /// Contradictions between properties that librdkafka does not report.
-fn conflicts(properties: &BTreeMap<String, Secret>) -> Vec<client::Refusal> {
+fn conflicts(properties: &BTreeMap<String, Secret>) -> Vec<client::RefusedProperty> {
     let mut conflicts = Vec::new();
     for (alias, name) in ALIASES.iter().filter(|(alias, _)| properties.contains_key(*alias)) {
         let why = if properties.contains_key(*name) {
@@ -232,7 +234,7 @@ fn conflicts(properties: &BTreeMap<String, Secret>) -> Vec<client::Refusal> {
 /// Joins keys again: TOML reads a dotted key without quotes as nested tables.
 fn flatten(key: String, node: Node, out: &mut Vec<(String, Node)>) {
     match node.value {
-        Value::Table(entries) => {
+        NodeValue::Table(entries) => {
             for (below, node) in entries {
                 flatten(format!("{key}.{below}"), node, out);
             }
@@ -248,9 +250,9 @@ fn name(key: &str, variable: bool) -> (String, bool) {
 
 fn content(node: &Node, from_file: bool) -> Result<String, String> {
     let value = match &node.value {
-        Value::Variable(text) | Value::Typed(toml::Value::String(text)) => text.clone(),
-        Value::Typed(toml::Value::Integer(number)) => number.to_string(),
-        Value::Typed(toml::Value::Boolean(flag)) => flag.to_string(),
+        NodeValue::Variable(text) | NodeValue::Typed(toml::Value::String(text)) => text.clone(),
+        NodeValue::Typed(toml::Value::Integer(number)) => number.to_string(),
+        NodeValue::Typed(toml::Value::Boolean(flag)) => flag.to_string(),
         _ => return Err("has to be text, a whole number or true or false".into()),
     };
     if !from_file {

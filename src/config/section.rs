@@ -15,7 +15,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    document::{Node, Value, parse},
+    document::{Node, NodeValue, parse},
     duration::{parse_duration, show_duration},
     effective::{DEFAULT, EffectiveValue},
 };
@@ -73,7 +73,7 @@ impl<'p> Section<'p> {
     }
 
     /// The value under `key`. It stays in the section.
-    pub(super) fn peek(&self, key: &str) -> Option<&Value> {
+    pub(super) fn peek(&self, key: &str) -> Option<&NodeValue> {
         self.entries.get(key).map(|node| &node.value)
     }
 
@@ -86,7 +86,7 @@ impl<'p> Section<'p> {
     pub(super) fn value<T: Serialize>(
         &mut self,
         key: &'static str,
-        read: impl FnOnce(&Value) -> Result<T, String>,
+        read: impl FnOnce(&NodeValue) -> Result<T, String>,
     ) -> Option<T> {
         self.value_or(key, None::<T>, |value| read(value).map(Some))
     }
@@ -96,7 +96,7 @@ impl<'p> Section<'p> {
         &mut self,
         key: &'static str,
         default: impl Into<T>,
-        read: impl FnOnce(&Value) -> Result<T, String>,
+        read: impl FnOnce(&NodeValue) -> Result<T, String>,
     ) -> T {
         // TOML has no word for `None`, which is not shown.
         self.shown(key, default.into(), read, |value| toml::Value::try_from(value).ok())
@@ -108,7 +108,7 @@ impl<'p> Section<'p> {
         &mut self,
         key: &'static str,
         default: T,
-        read: impl FnOnce(&Value) -> Result<T, String>,
+        read: impl FnOnce(&NodeValue) -> Result<T, String>,
         show: impl FnOnce(&T) -> Option<toml::Value>,
     ) -> T {
         let (value, origin) = match self.take(key) {
@@ -147,7 +147,7 @@ impl<'p> Section<'p> {
         range: RangeInclusive<T>,
         why: &str,
     ) -> T {
-        let read = |value: &Value| {
+        let read = |value: &NodeValue| {
             let number = number(value)?;
             T::try_from(number).ok().filter(|number| range.contains(number)).ok_or_else(|| {
                 let (from, to) = (range.start(), range.end());
@@ -167,7 +167,7 @@ impl<'p> Section<'p> {
     ) -> Duration {
         let [default, from, to] =
             [default, *range.start(), *range.end()].map(Duration::from_millis);
-        let read = |value: &Value| {
+        let read = |value: &NodeValue| {
             let duration = duration(value)?;
             if (from..=to).contains(&duration) {
                 return Ok(duration);
@@ -187,7 +187,7 @@ impl<'p> Section<'p> {
 
     /// One of a few words. The first one is the default.
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> T {
-        let read = |value: &Value| {
+        let read = |value: &NodeValue| {
             let text = text(value)?;
             let found = choices.iter().find(|(name, _)| *name == text);
             found.copied().ok_or_else(|| format!("is \"{text}\""))
@@ -196,7 +196,7 @@ impl<'p> Section<'p> {
             let names = choices.iter().map(|(name, _)| format!("\"{name}\""));
             names.collect::<Vec<_>>().join(" or ")
         };
-        let read = |value: &Value| read(value).map_err(|why| format!("{why}: use {}", names()));
+        let read = |value: &NodeValue| read(value).map_err(|why| format!("{why}: use {}", names()));
         self.shown(key, choices[0], read, |(name, _)| Some((*name).into())).1
     }
 
@@ -268,21 +268,21 @@ impl Drop for Section<'_> {
     }
 }
 
-pub(super) fn text(value: &Value) -> Result<String, String> {
+pub(super) fn text(value: &NodeValue) -> Result<String, String> {
     match value {
-        Value::Variable(text) | Value::Typed(toml::Value::String(text)) => Ok(text.clone()),
+        NodeValue::Variable(text) | NodeValue::Typed(toml::Value::String(text)) => Ok(text.clone()),
         other => Err(format!("has to be text in quotes, and is {}", kind(other))),
     }
 }
 
 /// A list of texts. A variable holds it as TOML.
-pub(super) fn texts(value: &Value) -> Result<Vec<String>, String> {
+pub(super) fn texts(value: &NodeValue) -> Result<Vec<String>, String> {
     let parsed = match value {
-        Value::Variable(text) => parse(text, "").map(|node| node.value),
+        NodeValue::Variable(text) => parse(text, "").map(|node| node.value),
         value => Some(value.clone()),
     };
     let texts: Option<_> = match parsed {
-        Some(Value::Typed(toml::Value::Array(list))) => {
+        Some(NodeValue::Typed(toml::Value::Array(list))) => {
             list.into_iter().map(|item| item.as_str().map(String::from)).collect()
         }
         _ => None,
@@ -290,27 +290,27 @@ pub(super) fn texts(value: &Value) -> Result<Vec<String>, String> {
     texts.ok_or_else(|| "has to be a list of texts, as in [\"first\", \"second\"]".into())
 }
 
-pub(super) fn flag(value: &Value) -> Result<bool, String> {
+pub(super) fn flag(value: &NodeValue) -> Result<bool, String> {
     match value {
-        Value::Typed(toml::Value::Boolean(flag)) => Ok(*flag),
-        Value::Variable(text) if text == "true" => Ok(true),
-        Value::Variable(text) if text == "false" => Ok(false),
+        NodeValue::Typed(toml::Value::Boolean(flag)) => Ok(*flag),
+        NodeValue::Variable(text) if text == "true" => Ok(true),
+        NodeValue::Variable(text) if text == "false" => Ok(false),
         other => Err(format!("has to be true or false, and is {}", kind(other))),
     }
 }
 
 /// A path that is not empty.
-pub(super) fn path(value: &Value) -> Result<PathBuf, String> {
+pub(super) fn path(value: &NodeValue) -> Result<PathBuf, String> {
     match text(value)? {
         empty if empty.is_empty() => Err("is empty: name a file".into()),
         path => Ok(path.into()),
     }
 }
 
-fn number(value: &Value) -> Result<i64, String> {
+fn number(value: &NodeValue) -> Result<i64, String> {
     match value {
-        Value::Typed(toml::Value::Integer(number)) => Ok(*number),
-        Value::Variable(text) => text
+        NodeValue::Typed(toml::Value::Integer(number)) => Ok(*number),
+        NodeValue::Variable(text) => text
             .replace('_', "")
             .parse()
             .map_err(|_| "has to be a whole number such as 1000 or 1_000".to_string()),
@@ -318,22 +318,22 @@ fn number(value: &Value) -> Result<i64, String> {
     }
 }
 
-fn duration(value: &Value) -> Result<Duration, String> {
+fn duration(value: &NodeValue) -> Result<Duration, String> {
     match value {
-        Value::Variable(text) | Value::Typed(toml::Value::String(text)) => {
+        NodeValue::Variable(text) | NodeValue::Typed(toml::Value::String(text)) => {
             parse_duration(text).map_err(|why| format!("is \"{text}\": {why}"))
         }
-        Value::Typed(toml::Value::Integer(number)) => {
+        NodeValue::Typed(toml::Value::Integer(number)) => {
             Err(format!("is {number} without a unit: write \"{number}s\" or \"{number}ms\""))
         }
         other => Err(format!("has to be a duration such as \"10s\", and is {}", kind(other))),
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+fn kind(value: &NodeValue) -> &'static str {
     match value {
-        Value::Table(_) => "a table",
-        Value::Variable(_) => "other text",
-        Value::Typed(value) => value.type_str(),
+        NodeValue::Table(_) => "a table",
+        NodeValue::Variable(_) => "other text",
+        NodeValue::Typed(value) => value.type_str(),
     }
 }

@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, header};
 
 use super::{
     Secret, Source,
-    document::Value,
+    document::NodeValue,
     file,
     section::{Section, flag, path, text, texts},
 };
@@ -52,7 +52,7 @@ pub(super) fn source(mut section: Section<'_>) -> Source {
     let has = |key| section.peek(key).is_some();
     let (has_header, has_secret) = (has("header"), has("secrets") || has("secrets_file"));
     let header = section.value("header", |value| text(value).and_then(header_name));
-    let variable = matches!(section.peek("secrets"), Some(Value::Variable(_)));
+    let variable = matches!(section.peek("secrets"), Some(NodeValue::Variable(_)));
     let listed = section.value("secrets", |value| {
         let secrets = texts(value)?;
         let checked = secrets.into_iter().enumerate().map(|(at, secret)| {

@@ -76,13 +76,13 @@ pub(super) struct Acceptor {
 
 /// An answer in memory. hyper drops it after the socket has taken the last byte; over HTTP/2 the
 /// caller decides when that is.
-struct Answer {
+struct HeldAnswer {
     bytes: Bytes,
     _hold: Hold,
     _guard: AnswerGuard,
 }
 
-impl AsRef<[u8]> for Answer {
+impl AsRef<[u8]> for HeldAnswer {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -269,7 +269,7 @@ impl Handler for Acceptor {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response.map(|bytes| {
-            let answer = Answer { bytes, _hold: hold, _guard: answering };
+            let answer = HeldAnswer { bytes, _hold: hold, _guard: answering };
             Full::new(Bytes::from_owner(answer))
         }))
     }

@@ -40,12 +40,12 @@ const TURN_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct Activity {
     pub(super) opened: Instant,
-    state: Mutex<State>,
+    state: Mutex<ActivityState>,
     evicted: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ActivityState {
     /// First byte of an incomplete head.
     head: Option<Instant>,
     /// End of the last request or answer.
@@ -95,7 +95,7 @@ pub(super) enum TimeoutKind {
     Closing,
 }
 
-impl State {
+impl ActivityState {
     fn is_idle(&self) -> bool {
         self.requests == 0 && self.answers == 0
     }
@@ -237,7 +237,7 @@ impl Activity {
     }
 
     /// Until when an idle connection may wait for a request or for the rest of its head.
-    fn idle_due(&self, state: &State, timeouts: Timeouts) -> (Instant, TimeoutKind) {
+    fn idle_due(&self, state: &ActivityState, timeouts: Timeouts) -> (Instant, TimeoutKind) {
         if let Some(head) = state.head {
             return (head + timeouts.header, TimeoutKind::Head);
         }

@@ -81,7 +81,7 @@ pub use self::{
     options::Options,
     place::check_place,
     position::Position,
-    reader::{Reader, Record},
+    reader::{JournalRecord, Reader},
 };
 use self::{
     disk::DiskFile, error::io_at, keeper::Keeper, queue::Pushed, shared::Shared, writer::Writer,

@@ -32,10 +32,10 @@ const BUFFERS_KEPT: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     /// Notified when a batch waits or the queue closes.
     work: Condvar,
-    /// The two upper limits of [`State::admitted_bytes`]: what the journal may hold, and what the file
+    /// The two upper limits of [`QueueState::admitted_bytes`]: what the journal may hold, and what the file
     /// system has room for.
     pub(super) bytes_limit: AtomicU64,
     pub(super) space_limit: AtomicU64,
@@ -44,7 +44,7 @@ pub(super) struct Queue {
 }
 
 #[derive(Debug)]
-struct State {
+struct QueueState {
     batches: VecDeque<WriteBatch>,
     /// Position of the next record.
     next: Position,
@@ -56,7 +56,7 @@ struct State {
 }
 
 /// Whether a batch is durable; `None` until the writer has decided.
-pub(super) type Outcome = Option<Result<(), AppendError>>;
+pub(super) type BatchOutcome = Option<Result<(), AppendError>>;
 
 /// A record in a batch.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ pub(super) struct Pushed<'q> {
     pub(super) position: Position,
     /// Of the first record of a batch.
     pub(super) wakes_writer: Option<WakesWriter<'q>>,
-    pub(super) outcome: watch::Receiver<Outcome>,
+    pub(super) outcome: watch::Receiver<BatchOutcome>,
 }
 
 /// Wakes the writer when it is dropped, so that no caller can leave a batch behind.
@@ -86,14 +86,14 @@ pub(super) struct WriteBatch {
     pub(super) whole: usize,
     /// One per record.
     pub(super) accepted: Vec<IntCounter>,
-    outcome: watch::Sender<Outcome>,
+    outcome: watch::Sender<BatchOutcome>,
 }
 
 impl Queue {
     pub(super) fn new(next: Position, admitted_bytes: u64) -> Self {
         let (batches, buffers) = Default::default();
         Self {
-            state: Mutex::new(State { batches, next, admitted_bytes, buffers, is_open: true }),
+            state: Mutex::new(QueueState { batches, next, admitted_bytes, buffers, is_open: true }),
             work: Condvar::new(),
             bytes_limit: AtomicU64::new(0),
             space_limit: AtomicU64::new(0),
@@ -206,7 +206,7 @@ impl Queue {
     }
 }
 
-impl State {
+impl QueueState {
     fn batch_with_room(&mut self, frame_bytes: usize) -> Option<&mut WriteBatch> {
         let has_room = |last: &WriteBatch| {
             last.accepted.len() < RECORDS_MAX && last.whole + frame_bytes <= BYTES_MAX

@@ -5,14 +5,14 @@ use std::{io, sync::Arc};
 use super::{
     Position,
     disk::Mode,
-    salvage::{Source, is_shortage},
+    salvage::{SalvagedFile, is_shortage},
     segment::{self, Frame, Frames, Header},
     shared::Shared,
 };
 
 /// One record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Record<'a> {
+pub struct JournalRecord<'a> {
     /// Its place in the journal.
     pub position: Position,
     /// Its bytes.
@@ -50,7 +50,7 @@ impl Reader {
     /// other error is damage (`InvalidData`) or a disk that fails after retries: the
     /// [journal has failed](super::Journal::failed), and the next opening puts the damage aside.
     #[expect(clippy::should_implement_trait, reason = "a record borrows from the reader")]
-    pub fn next(&mut self) -> io::Result<Option<Record<'_>>> {
+    pub fn next(&mut self) -> io::Result<Option<JournalRecord<'_>>> {
         let frame = self.find().inspect_err(|error| {
             self.open = None;
             self.shared.metrics.journal_errors_total.with_label_values(&["read"]).inc();
@@ -63,7 +63,7 @@ impl Reader {
         let position = frame.position;
         self.position = position.next();
         let payload = self.open.as_ref().map(|open| open.frames.payload(&frame));
-        Ok(payload.map(|payload| Record { position, payload }))
+        Ok(payload.map(|payload| JournalRecord { position, payload }))
     }
 
     /// The record at `position`, for people who look at it: none if it is not durable yet, or recycled.
@@ -139,7 +139,7 @@ impl Reader {
         }
         match segment::open(self.shared.options.directory(), base, Mode::Read) {
             Ok(file) => {
-                let frames = Frames::new(Source::strict(file), salt, limit);
+                let frames = Frames::new(SalvagedFile::strict(file), salt, limit);
                 self.open = Some(Open { base, frames, at });
             }
             Err(error) if self.shared.watermarks.lock().index.has(base) => return Err(error),

@@ -21,7 +21,7 @@ use super::{
     disk::{self, Directory, Disk, DiskFile, Mode},
     identity::Runs,
     index, io_at,
-    salvage::Source,
+    salvage::SalvagedFile,
     sealed,
     segment::{self, Frames, HEADER_BYTES, Header, Layout, Scan},
     spares,
@@ -158,7 +158,7 @@ impl History {
 
 /// What is missing from a journal.
 #[derive(Debug)]
-pub(super) struct Verdict {
+pub(super) struct MissingRecords {
     /// Acknowledged once.
     corrupt: Vec<Range<Position>>,
     /// Never acknowledged.
@@ -167,7 +167,7 @@ pub(super) struct Verdict {
     pub(super) history: History,
 }
 
-impl Verdict {
+impl MissingRecords {
     /// Compares what should be there with what is.
     pub(super) fn reach(survey: &Survey, known: &History, checkpoint: Option<Position>) -> Self {
         // Nothing at or after the checkpoint was ever recycled, nor anything after the oldest segment that
@@ -219,7 +219,7 @@ pub(super) fn repair(
     journal: Directory<'_>,
     run: u32,
     survey: &mut Survey,
-    verdict: &Verdict,
+    verdict: &MissingRecords,
     metrics: &Metrics,
 ) -> io::Result<()> {
     let directory = journal.path.join("quarantine");
@@ -274,7 +274,7 @@ pub(super) fn repair(
 fn trailing_damage_end(journal: Directory<'_>, scan: &Scan, lost_end: Position) -> io::Result<u64> {
     let Layout { header, end, .. } = &scan.layout;
     let file = segment::open(journal, header.base, Mode::Read)?;
-    let mut frames = Frames::new(Source::strict(file), header.salt, scan.file_bytes);
+    let mut frames = Frames::new(SalvagedFile::strict(file), header.salt, scan.file_bytes);
     let (mut at, mut expected) = (*end, scan.layout.end_position());
     while expected < lost_end {
         let head = frames.head_at(at, expected)?;
@@ -286,7 +286,7 @@ fn trailing_damage_end(journal: Directory<'_>, scan: &Scan, lost_end: Position) 
     Ok(at)
 }
 
-fn report(survey: &Survey, verdict: &Verdict, metrics: &Metrics) {
+fn report(survey: &Survey, verdict: &MissingRecords, metrics: &Metrics) {
     for path in &survey.foreign {
         tracing::warn!(path = %path.display(),
             "a file that the journal did not make lies among its segments; it is neither read nor removed");
@@ -307,7 +307,7 @@ fn rewrite(journal: Directory<'_>, scan: &mut Scan) -> io::Result<()> {
     let Layout { header, mark_every_bytes, .. } = scan.layout;
     let path = segment::path(journal.path, header.base);
     let temporary = path.with_extension("tmp");
-    let mut damaged = Source::salvaging(journal.disk.open(&path, Mode::Read)?);
+    let mut damaged = SalvagedFile::salvaging(journal.disk.open(&path, Mode::Read)?);
     let whole = journal.disk.open(&temporary, Mode::Truncate)?;
     whole.write_at(&header.encode(), 0)?;
     let (mut at, mut len) = (HEADER_BYTES, HEADER_BYTES);
@@ -325,7 +325,7 @@ fn rewrite(journal: Directory<'_>, scan: &mut Scan) -> io::Result<()> {
 }
 
 fn copy_range(
-    from: &mut Source,
+    from: &mut SalvagedFile,
     bytes: Range<u64>,
     to: &dyn DiskFile,
     offset: u64,
@@ -356,7 +356,7 @@ impl Quarantine<'_> {
             return Ok(());
         }
         let path = self.path(base, bytes.start)?;
-        let mut segment = Source::strict(segment::open(self.journal, base, Mode::Read)?);
+        let mut segment = SalvagedFile::strict(segment::open(self.journal, base, Mode::Read)?);
         let copy = self.journal.disk.open(&path, Mode::Truncate)?;
         copy_range(&mut segment, bytes.clone(), &*copy, 0)?;
         copy.sync_all()?;

@@ -14,13 +14,13 @@ const PAGE_BYTES: u64 = 4096;
 
 /// A file that is read, and what of it cannot be.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct SalvagedFile {
     file: Box<dyn DiskFile>,
     /// Pages that are taken for zeros, where that is done.
     unreadable: Option<BTreeSet<u64>>,
 }
 
-impl Source {
+impl SalvagedFile {
     /// What cannot be read is an error.
     pub(super) fn strict(file: Box<dyn DiskFile>) -> Self {
         Self { file, unreadable: None }

@@ -23,7 +23,7 @@ use super::{
     io_at,
     lock::Claim,
     queue::Queue,
-    recovery::{self, History, Survey, Verdict},
+    recovery::{self, History, MissingRecords, Survey},
     sealed,
     segment::{self, HEADER_BYTES},
     spares::Spares,
@@ -114,7 +114,7 @@ impl Shared {
         survey.add_runs(&mut runs);
         let checkpoint = found.or_else(|| identity.first_checkpoint(&runs));
         let committed = checkpoint.as_ref().map(|found| found.position);
-        let verdict = Verdict::reach(&survey, &history, committed);
+        let verdict = MissingRecords::reach(&survey, &history, committed);
         recovery::repair(journal, run, &mut survey, &verdict, &metrics).map_err(at())?;
         let needed = survey.bases().chain(committed).min().map_or(run, Position::run);
         runs.mend(journal, needed).map_err(at())?;

@@ -23,7 +23,7 @@ use crate::{
 const CALL: Duration = Duration::from_secs(5);
 
 /// A topic's configuration: Kafka's own names and values, its defaults included.
-type Settings = BTreeMap<String, String>;
+type TopicSettings = BTreeMap<String, String>;
 
 /// A topic that exists.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +34,7 @@ pub(crate) struct TopicState {
     /// The same of those that are in sync.
     pub(crate) in_sync: usize,
     /// None: they may not be read.
-    pub(crate) settings: Option<Settings>,
+    pub(crate) settings: Option<TopicSettings>,
 }
 
 impl Cluster {
@@ -154,7 +154,7 @@ impl Cluster {
     }
 
     /// By topic. Those that may not be read are left out.
-    fn settings(&self, names: &[&str]) -> HashMap<String, Settings> {
+    fn settings(&self, names: &[&str]) -> HashMap<String, TopicSettings> {
         let topics: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
         let options = AdminOptions::new().request_timeout(Some(CALL));
         let admin = self.base.create::<AdminClient<DefaultClientContext>>();
@@ -179,7 +179,12 @@ impl Cluster {
         settings
     }
 
-    fn limits(&self, name: &str, settings: &Settings, partitions: &[MetadataPartition]) -> Limits {
+    fn limits(
+        &self,
+        name: &str,
+        settings: &TopicSettings,
+        partitions: &[MetadataPartition],
+    ) -> Limits {
         let value = |key: &str| settings.get(key).map(String::as_str);
         for risk in Risk::ALL {
             let (risky, risk) = (risk.is_in(value), risk.as_str());

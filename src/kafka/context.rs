@@ -12,7 +12,7 @@ use super::{Blocked, Code, Fault, Obstacle, classify, error::code, label, statis
 use crate::metrics::Metrics;
 
 /// Receives the callbacks on the thread that polls.
-pub(super) struct Context {
+pub(super) struct PollContext {
     metrics: Arc<Metrics>,
     /// Number and code of each record that was not accepted.
     pub(super) reports: Mutex<Vec<(usize, Code)>>,
@@ -20,7 +20,7 @@ pub(super) struct Context {
     statistics: Mutex<Exporter>,
 }
 
-impl Context {
+impl PollContext {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         let (reports, trouble, statistics) = Default::default();
         Self { metrics, reports, trouble, statistics }
@@ -32,7 +32,7 @@ impl Context {
     }
 }
 
-impl ClientContext for Context {
+impl ClientContext for PollContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
             RDKafkaLogLevel::Debug => tracing::trace!(facility, message, "librdkafka"),
@@ -67,9 +67,9 @@ impl ClientContext for Context {
     }
 }
 
-impl ConsumerContext for Context {}
+impl ConsumerContext for PollContext {}
 
-impl ProducerContext for Context {
+impl ProducerContext for PollContext {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {

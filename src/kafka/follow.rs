@@ -9,7 +9,7 @@ use rdkafka::{
 
 use super::{
     Blocked, Fetched, Obstacle, View,
-    context::Context,
+    context::PollContext,
     librdkafka::{Cluster, fetched},
 };
 
@@ -112,7 +112,7 @@ impl Cluster {
 
 /// Reads partitions of topics.
 pub(crate) struct Follower {
-    consumers: Vec<(String, BaseConsumer<Context>)>,
+    consumers: Vec<(String, BaseConsumer<PollContext>)>,
     turn: usize,
     /// The ends of partitions that have not been read to them.
     unread: Offsets,

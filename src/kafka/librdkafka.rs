@@ -13,7 +13,7 @@ use rdkafka::{
 pub use super::producer::Producer;
 use super::{
     Blocked, Code, Fault, Fetched, Followed, GroupOffset, Obstacle, ProducerSettings, Topics, View,
-    admin::partitions_of, classify, context::Context,
+    admin::partitions_of, classify, context::PollContext,
 };
 use crate::{
     config::{
@@ -32,8 +32,8 @@ pub struct Cluster {
     pub(super) metrics: Arc<Metrics>,
     pub(super) base: ClientConfig,
     /// Sees offsets that a transaction holds as they were before it, and never waits for its end.
-    pub(super) unstable: BaseConsumer<Context>,
-    pub(super) stable: BaseConsumer<Context>,
+    pub(super) unstable: BaseConsumer<PollContext>,
+    pub(super) stable: BaseConsumer<PollContext>,
 }
 
 impl Cluster {
@@ -53,7 +53,7 @@ impl Cluster {
         Ok(Self { config, group, metrics, base, unstable, stable })
     }
 
-    pub(super) fn consumer(&self, view: View) -> &BaseConsumer<Context> {
+    pub(super) fn consumer(&self, view: View) -> &BaseConsumer<PollContext> {
         match view {
             View::Stable => &self.stable,
             View::Unstable => &self.unstable,
@@ -65,7 +65,7 @@ impl Cluster {
         &self,
         topic: &str,
         from: &[(i32, i64)],
-    ) -> Result<BaseConsumer<Context>, Obstacle> {
+    ) -> Result<BaseConsumer<PollContext>, Obstacle> {
         let properties = [
             ("enable.partition.eof", "true"),
             // Records that are deleted before they are read are passed over.
@@ -88,12 +88,12 @@ fn consumer(
     group: &str,
     properties: &[(&str, &str)],
     metrics: &Arc<Metrics>,
-) -> Result<BaseConsumer<Context>, Obstacle> {
+) -> Result<BaseConsumer<PollContext>, Obstacle> {
     let mut config = consumer_config(base, group);
     for (name, value) in properties {
         config.set(*name, *value);
     }
-    let context = Context::new(Arc::clone(metrics));
+    let context = PollContext::new(Arc::clone(metrics));
     Ok(BaseConsumer::from_config_and_context(&config, context)?)
 }
 
@@ -175,7 +175,7 @@ impl super::Cluster for Cluster {
             let limit = topics.max_message_bytes();
             let config =
                 producer_config(&self.base, &self.group, &self.config, limit, timeout, batch_bytes);
-            let context = Context::new(Arc::clone(&self.metrics));
+            let context = PollContext::new(Arc::clone(&self.metrics));
             if let Some(producer) = Producer::open(&config, context, &self.unstable, timeout)? {
                 return Ok(producer);
             }
@@ -194,8 +194,8 @@ impl super::Cluster for Cluster {
 pub struct Reader {
     /// A queue for each partition: otherwise records of one fill the memory while those of another
     /// are due.
-    queues: Vec<(i32, PartitionQueue<Context>)>,
-    consumer: Arc<BaseConsumer<Context>>,
+    queues: Vec<(i32, PartitionQueue<PollContext>)>,
+    consumer: Arc<BaseConsumer<PollContext>>,
 }
 
 impl super::Reader for Reader {

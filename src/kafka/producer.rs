@@ -26,8 +26,8 @@ use rdkafka::{
 };
 
 use super::{
-    Code, Failure, Fault, GroupOffset, Headers, Obstacle, Record, Step, classify, context::Context,
-    error::code,
+    Code, Failure, Fault, GroupOffset, Headers, Obstacle, Record, Step, classify,
+    context::PollContext, error::code,
 };
 
 /// The precision with which the last report is noticed.
@@ -45,7 +45,7 @@ const MARGIN: Duration = Duration::from_secs(5);
 
 /// A transactional producer of librdkafka that has been initialised.
 pub struct Producer {
-    client: BaseProducer<Context>,
+    client: BaseProducer<PollContext>,
     group: ConsumerGroupMetadata,
     timeout: Duration,
 }
@@ -54,8 +54,8 @@ impl Producer {
     /// None: the cluster does not allow transactions of that time.
     pub(super) fn open(
         config: &ClientConfig,
-        context: Context,
-        consumer: &BaseConsumer<Context>,
+        context: PollContext,
+        consumer: &BaseConsumer<PollContext>,
         timeout: Duration,
     ) -> Result<Option<Self>, Obstacle> {
         let client = BaseProducer::from_config_and_context(config, context)?;
@@ -78,7 +78,7 @@ impl Producer {
         Ok(Some(Self { client, group, timeout }))
     }
 
-    fn context(&self) -> &Context {
+    fn context(&self) -> &PollContext {
         self.client.context()
     }
 

@@ -14,7 +14,7 @@ use crate::{
     callback::Callback,
     clock,
     event::{DeadLetter, Item, Reason, Stage, Topic},
-    journal::{Position, Reader, Record as JournalRecord},
+    journal::{JournalRecord, Position, Reader},
     kafka::{Code, Draft, Failure, Producer, Step, Timestamps, Topics, label},
     metrics::Metrics,
     mutant, normalize, quarantine,

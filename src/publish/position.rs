@@ -85,7 +85,7 @@ pub(super) fn open<'a, C: Cluster>(
         return Err(Obstacle::new(Blocked::TopicRefuses, detail));
     }
     shared.heartbeat.beat_in_kafka();
-    let reading = Reading { shared, cluster, topics: &topics };
+    let reading = PositionReading { shared, cluster, topics: &topics };
     let asked = clock::now();
     let before = reading.read(View::Unstable, CALL)?;
     let first_answer = clock::now() - asked;
@@ -130,13 +130,13 @@ pub(super) fn open<'a, C: Cluster>(
 }
 
 /// Reads and judges the position.
-struct Reading<'a, C> {
+struct PositionReading<'a, C> {
     shared: &'a Shared,
     cluster: &'a C,
     topics: &'a Topics,
 }
 
-impl<C: Cluster> Reading<'_, C> {
+impl<C: Cluster> PositionReading<'_, C> {
     fn read(&self, view: View, within: Duration) -> Result<Option<GroupOffset>, Obstacle> {
         let partition = (self.topics.names.position.as_str(), 0);
         let offsets = self.cluster.committed(view, &[partition], within)?;

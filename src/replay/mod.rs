@@ -18,7 +18,7 @@ use std::{collections::BTreeSet, io, ops::Range, path::PathBuf, sync::Arc, time:
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 
-pub use self::summary::{Outcome, Summary};
+pub use self::summary::{Outcome, ReplaySummary};
 use self::{
     letters::{Letter, Letters, Origin},
     progress::{Kept, Progress},
@@ -44,7 +44,7 @@ const UNREADABLE: &str = "the dead letters cannot be read";
 
 /// What is to be replayed, and how. Empty means all.
 #[derive(Debug, Default)]
-pub struct Options {
+pub struct ReplayOptions {
     /// By the header `reason`.
     pub reasons: BTreeSet<String>,
     /// By the header `source`.
@@ -57,7 +57,7 @@ pub struct Options {
     pub dismiss_dead: bool,
 }
 
-impl Options {
+impl ReplayOptions {
     fn takes(&self, letter: &Letter) -> bool {
         let has =
             |set: &BTreeSet<String>, name| set.is_empty() || set.contains(letter.header(name));
@@ -77,7 +77,11 @@ pub type Watch<'w> = &'w mut dyn FnMut(u64, u64);
 ///
 /// # Errors
 /// When Kafka or the quarantine cannot be read.
-pub fn look(config: &Config, options: &Options, watch: Watch<'_>) -> anyhow::Result<Summary> {
+pub fn look(
+    config: &Config,
+    options: &ReplayOptions,
+    watch: Watch<'_>,
+) -> anyhow::Result<ReplaySummary> {
     Replay::open(config, options, connect(config)?, &Real, false)?.run(watch)
 }
 
@@ -85,7 +89,11 @@ pub fn look(config: &Config, options: &Options, watch: Watch<'_>) -> anyhow::Res
 ///
 /// # Errors
 /// What stands in the way. What was committed before stays so, and the next run goes on there.
-pub fn run(config: &Config, options: &Options, watch: Watch<'_>) -> anyhow::Result<Summary> {
+pub fn run(
+    config: &Config,
+    options: &ReplayOptions,
+    watch: Watch<'_>,
+) -> anyhow::Result<ReplaySummary> {
     run_on(config, options, watch, connect(config)?, &Real)
 }
 
@@ -95,11 +103,11 @@ pub fn run(config: &Config, options: &Options, watch: Watch<'_>) -> anyhow::Resu
 /// As [`run`].
 pub fn run_on<C: Cluster>(
     config: &Config,
-    options: &Options,
+    options: &ReplayOptions,
     watch: Watch<'_>,
     cluster: C,
     disk: &dyn Disk,
-) -> anyhow::Result<Summary> {
+) -> anyhow::Result<ReplaySummary> {
     Replay::open(config, options, cluster, disk, true)?.run(watch)
 }
 
@@ -125,7 +133,7 @@ struct Ready {
 /// One run.
 struct Replay<'a, C: Cluster> {
     config: &'a Config,
-    options: &'a Options,
+    options: &'a ReplayOptions,
     cluster: C,
     topics: Topics,
     disk: &'a dyn Disk,
@@ -133,7 +141,7 @@ struct Replay<'a, C: Cluster> {
     /// None: nothing is to be changed.
     producer: Option<C::Producer>,
     kept: Kept,
-    summary: Summary,
+    summary: ReplaySummary,
     committed: usize,
     timestamps: Timestamps,
 }
@@ -141,7 +149,7 @@ struct Replay<'a, C: Cluster> {
 impl<'a, C: Cluster> Replay<'a, C> {
     fn open(
         config: &'a Config,
-        options: &'a Options,
+        options: &'a ReplayOptions,
         cluster: C,
         disk: &'a dyn Disk,
         may_change: bool,
@@ -165,7 +173,7 @@ impl<'a, C: Cluster> Replay<'a, C> {
             quarantine: config.journal.directory.join("quarantine"),
             producer,
             kept: Kept::default(),
-            summary: Summary::default(),
+            summary: ReplaySummary::default(),
             committed: 0,
             timestamps: Timestamps::Accepted,
         };
@@ -174,7 +182,7 @@ impl<'a, C: Cluster> Replay<'a, C> {
         Ok(replay)
     }
 
-    fn run(mut self, watch: Watch<'_>) -> anyhow::Result<Summary> {
+    fn run(mut self, watch: Watch<'_>) -> anyhow::Result<ReplaySummary> {
         let ranges = self.ranges().context(UNREADABLE)?;
         let files = self.files().context("the quarantine cannot be read")?;
         let letters = ranges.iter().map(|(_, offsets)| (offsets.end - offsets.start).max(0) as u64);

@@ -10,7 +10,7 @@ use crate::kafka::Topics;
 
 /// What became, or would become, of dead letters.
 #[derive(Debug, Default)]
-pub struct Summary {
+pub struct ReplaySummary {
     /// By reason and source.
     pub letters: BTreeMap<(String, String), Outcome>,
     /// Letters that the filter leaves out.
@@ -36,7 +36,7 @@ pub struct Outcome {
     pub still_dead: BTreeMap<&'static str, u64>,
 }
 
-impl Summary {
+impl ReplaySummary {
     pub(super) fn count(&mut self, letter: &Letter, verdict: &Verdict, topics: &Topics) {
         let key = (letter.header("reason").to_owned(), letter.header("source").to_owned());
         let outcome = self.letters.entry(key).or_default();

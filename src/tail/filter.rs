@@ -4,7 +4,7 @@ use clap::builder::PossibleValuesParser;
 use memchr::memmem;
 use serde_json::Value as Json;
 
-use super::{Item, errors, mask, text};
+use super::{TailedRecord, errors, mask, text};
 use crate::event::Fault;
 
 /// What each list selects: all records if it is empty, else those that fit one of its elements.
@@ -52,7 +52,7 @@ impl Filter {
     }
 
     /// Whether the record is about these messages, people and sources.
-    pub(crate) fn is_about(&self, item: &Item) -> bool {
+    pub(crate) fn is_about(&self, item: &TailedRecord) -> bool {
         let Self { messages, recipients, sources, .. } = self;
         if !fits(sources, |asked| asked == item.source()) {
             return false;
@@ -69,7 +69,7 @@ impl Filter {
     }
 
     /// Whether the record has one of these statuses, codes and faults.
-    pub(crate) fn has_outcome(&self, item: &Item) -> bool {
+    pub(crate) fn has_outcome(&self, item: &TailedRecord) -> bool {
         let Self { statuses, codes, faults, .. } = self;
         let event = item.event().unwrap_or(&Json::Null);
         let status = text(event, "/status").unwrap_or_default();

@@ -5,7 +5,7 @@
 
 use serde_json::Value as Json;
 
-use super::{Content, Item, text};
+use super::{Content, TailedRecord, text};
 
 /// Shown as they are, with all that is in them: only the edge, its configuration or Meta writes them.
 #[rustfmt::skip]
@@ -65,7 +65,7 @@ fn end_of(text: &str, chars: usize) -> String {
 }
 
 /// Leaves what may be shown of the item.
-pub(super) fn masked(mut item: Item) -> Item {
+pub(super) fn masked(mut item: TailedRecord) -> TailedRecord {
     let key = String::from_utf8_lossy(&item.record.key);
     let message = item.event().and_then(|event| text(event, "/message_id"));
     let key = match &*key {

@@ -12,7 +12,7 @@ pub(crate) use self::{
     filter::Filter,
     mask::{message_id, person},
     print::{json, line},
-    state::{Shown, State},
+    state::{MessageStates, Shown},
     stats::Stats,
 };
 use crate::{event::header, kafka::follow::Followed};
@@ -22,7 +22,7 @@ pub(crate) const SCHEMA_VERSION: u64 = 1;
 
 /// A record, and what it holds.
 #[derive(Debug, Clone)]
-pub(crate) struct Item {
+pub(crate) struct TailedRecord {
     pub(crate) record: Followed,
     pub(crate) content: Content,
     /// Key, headers and event hold only what may be shown. The value still holds all.
@@ -37,7 +37,7 @@ pub(crate) enum Content {
     Unreadable,
 }
 
-impl Item {
+impl TailedRecord {
     pub(crate) fn read(record: Followed) -> Self {
         // A dead letter may be JSON as well. It has no event's headers.
         let is_letter = header(&record.headers, "ce_id").is_none()

@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value as Json, json};
 
-use super::{Content, Item, errors, text};
+use super::{Content, TailedRecord, errors, text};
 use crate::{event::Topic, kafka::follow::Followed};
 
 /// What is shown of a dead letter's bytes.
@@ -11,7 +11,7 @@ const START_CHARS: usize = 80;
 
 /// When, what, who, which message, which source, and more; and the ANSI code for what happened.
 /// Control characters are still in it.
-pub(crate) fn line(item: &Item) -> (Vec<String>, &'static str) {
+pub(crate) fn line(item: &TailedRecord) -> (Vec<String>, &'static str) {
     let record = &item.record;
     let own = |name| item.header(name).to_owned();
     let time = jiff::Timestamp::from_millisecond(record.timestamp_ms).unwrap_or_default();
@@ -100,7 +100,7 @@ fn start(value: &[u8]) -> String {
 }
 
 /// The record as it is in Kafka, or what may be shown of it.
-pub(crate) fn json(item: &Item) -> Json {
+pub(crate) fn json(item: &TailedRecord) -> Json {
     let Followed { topic, partition, offset, timestamp_ms, key, headers, value } = &item.record;
     let text = |bytes: &[u8]| Json::from(String::from_utf8_lossy(bytes));
     let headers = headers.iter().map(|(name, value)| (name.clone(), text(value)));

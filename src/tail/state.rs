@@ -14,7 +14,7 @@ type Level = (i64, Option<Timestamp>);
 
 /// The states of the messages that changed last.
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct MessageStates {
     /// Bounds the memory.
     messages_max: usize,
     /// Their levels, and the change that each came with.
@@ -33,7 +33,7 @@ pub(crate) struct Shown {
     pub(crate) is_wanted: bool,
 }
 
-impl State {
+impl MessageStates {
     pub(crate) fn new(messages_max: usize) -> Self {
         Self { messages_max, ..Self::default() }
     }

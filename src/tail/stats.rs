@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Item, errors, text};
+use super::{TailedRecord, errors, text};
 
 /// Statuses are text of callers, and could be any number.
 const ROWS_MAX: usize = 500;
@@ -14,7 +14,7 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    pub(crate) fn count(&mut self, item: &Item) {
+    pub(crate) fn count(&mut self, item: &TailedRecord) {
         let faults = item.event().into_iter().flat_map(errors);
         let faults = faults.filter_map(|error| Some(format!("- fault {}", text(error, "/fault")?)));
         for what in faults.chain([item.what()]) {

@@ -18,7 +18,7 @@ fn record(headers: &[(&str, &str)], value: impl Into<Vec<u8>>) -> Followed {
 }
 
 /// An event with these members beside those that all have.
-fn item(members: Json) -> Item {
+fn item(members: Json) -> TailedRecord {
     let mut event = json!({
         "schema_version": 1, "event_id": "00", "event_kind": "message_status", "message_id": MESSAGE,
         "source": "loja", "receipt": "01a21968-ada0-773c-9634-c496cdb649d1",
@@ -27,26 +27,29 @@ fn item(members: Json) -> Item {
     });
     event.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
     let headers = [("ce_id", "00"), ("ce_source", "/hooks/loja")];
-    Item::read(record(&headers, event.to_string()))
+    TailedRecord::read(record(&headers, event.to_string()))
 }
 
-fn status(status: &str, rank: Option<i64>, more: Json) -> Item {
+fn status(status: &str, rank: Option<i64>, more: Json) -> TailedRecord {
     let mut members = json!({"status": status, "status_rank": rank,
         "recipient": {"id": PHONE, "type": "individual", "user_id": "BR.2749018350617743"}});
     members.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     item(members)
 }
 
-fn letter(detail: &str, value: &[u8]) -> Item {
+fn letter(detail: &str, value: &[u8]) -> TailedRecord {
     let headers = [("reason", "invalid_json"), ("source", "loja"), ("detail", detail)];
-    Item::read(record(&[&headers[..], &[("contact", PHONE), ("thread", PHONE)]].concat(), value))
+    TailedRecord::read(record(
+        &[&headers[..], &[("contact", PHONE), ("thread", PHONE)]].concat(),
+        value,
+    ))
 }
 
-fn printed(item: &Item, is_personal: bool) -> String {
+fn printed(item: &TailedRecord, is_personal: bool) -> String {
     line(&item.clone().shown(is_personal)).0.join(" ")
 }
 
-fn in_json(item: &Item, is_personal: bool) -> Json {
+fn in_json(item: &TailedRecord, is_personal: bool) -> Json {
     json(&item.clone().shown(is_personal))
 }
 
@@ -98,7 +101,7 @@ fn nothing_personal_is_shown_unless_it_is_asked_for() {
     assert!(all.event().is_some(), "{:?}", all.content);
     let dead =
         letter(PHONE, format!("{{\"to\":\"{PHONE}\",\"id\":\"{MESSAGE}\", SECRET").as_bytes());
-    let neither = Item::read(record(&[("ce_id", "00"), ("status", PHONE)], "\"SECRET\""));
+    let neither = TailedRecord::read(record(&[("ce_id", "00"), ("status", PHONE)], "\"SECRET\""));
     for item in [all, dead, neither] {
         let mut stats = Stats::default();
         stats.count(&item.clone().shown(false));
@@ -174,13 +177,15 @@ fn what_a_later_version_writes_is_shown() {
     assert!(shown.contains("dream") && shown.contains("1 fault=moon retry=tomorrow"), "{shown}");
     assert_eq!(in_json(&later, false)["event"]["schema_version"], 2);
     // Of an object's members none is needed.
-    assert!(printed(&Item::read(record(&[], "{}")), false).starts_with("1970-01-01T00:00:00Z"));
+    assert!(
+        printed(&TailedRecord::read(record(&[], "{}")), false).starts_with("1970-01-01T00:00:00Z")
+    );
 }
 
 #[test]
 fn what_is_no_object_is_named_and_not_quoted() {
     for value in ["not JSON", "[\"Ana\"]", "\"Ana\"", ""] {
-        let item = Item::read(record(&[("ce_id", "00")], value));
+        let item = TailedRecord::read(record(&[("ce_id", "00")], value));
         assert!(matches!(item.content, Content::Unreadable), "{item:?}");
         assert!(
             printed(&item, false).ends_with("weni.message-status.v1/0@0: it is no JSON object")
@@ -225,18 +230,18 @@ fn a_filter_selects_by_each_of_its_lists() {
     assert_eq!(of(&|filter| filter.faults = list(&["meta"])), [false, false]);
 }
 
-fn update(state: &mut State, item: &Item, shown: &str) -> bool {
+fn update(state: &mut MessageStates, item: &TailedRecord, shown: &str) -> bool {
     state.update(item.event().unwrap(), Shown { line: shown.to_owned(), ..Shown::default() })
 }
 
-fn lines(state: &State) -> Vec<&str> {
+fn lines(state: &MessageStates) -> Vec<&str> {
     state.shown().map(|shown| shown.line.as_str()).collect()
 }
 
 #[test]
 fn the_state_of_a_message_is_the_highest_rank_in_any_order() {
     let at = |seconds: u64| json!({"occurred_at": format!("2026-11-26T19:50:{seconds:02}Z")});
-    let mut state = State::new(10);
+    let mut state = MessageStates::new(10);
     assert!(!update(&mut state, &status("snoozed", None, at(1)), "no rank"));
     assert!(update(&mut state, &status("delivered", Some(20), at(2)), "delivered"));
     assert!(!update(&mut state, &status("sent", Some(10), at(1)), "late"));
@@ -263,7 +268,7 @@ fn the_state_of_a_message_is_the_highest_rank_in_any_order() {
 
 #[test]
 fn the_states_that_changed_first_are_forgotten() {
-    let mut state = State::new(2);
+    let mut state = MessageStates::new(2);
     let of = |id: &str, rank: i64| status("x", Some(rank), json!({"message_id": id}));
     for (id, rank) in [("1", 10), ("2", 10), ("1", 20)] {
         assert!(update(&mut state, &of(id, rank), id));

@@ -95,7 +95,7 @@ fn sources() -> Vec<(String, String)> {
     fn walk(directory: &Path, found: &mut Vec<(String, String)>, root: &Path) {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
+            if path.is_dir() && !path.ends_with("tests") {
                 walk(&path, found, root);
             } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs")
             {
@@ -199,4 +199,34 @@ fn no_file_is_longer_than_a_reader_can_hold() {
         }
     }
     walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+}
+
+/// Names that several files give to a type, because they mean the same thing: a seam and what implements it, a
+/// section of the configuration and what it configures, a member of an event and its schema, the arguments
+/// of each command, what the threads of a room share.
+const SAME_THING: &[&str] = &[
+    "Args", "Body", "Cluster", "Command", "Headers", "Journal", "Pricing", "Producer", "Reader",
+    "Shared", "Source", "Topics",
+];
+
+#[test]
+fn one_name_means_one_thing() {
+    let mut files = BTreeMap::<String, usize>::new();
+    for (_, code) in sources() {
+        let kinds = ["struct ", "enum ", "trait ", "type "];
+        let names = code.lines().filter(|line| !line.starts_with(' ')).filter_map(|line| {
+            let line = line.strip_prefix("pub").unwrap_or(line);
+            let line = match line.starts_with('(') {
+                true => line.split_once(") ").map_or(line, |(_, rest)| rest),
+                false => line.trim_start(),
+            };
+            kinds.iter().find_map(|kind| line.strip_prefix(kind)).map(first_word)
+        });
+        names.for_each(|name| *files.entry(name).or_default() += 1);
+    }
+    assert!(files.len() > 200, "the test does not see the types any more: {}", files.len());
+    for (name, count) in files {
+        let is_known = SAME_THING.contains(&name.as_str());
+        assert_eq!(count > 1, is_known, "{count} types are called {name}");
+    }
 }

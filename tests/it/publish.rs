@@ -444,7 +444,7 @@ fn a_letter_that_is_refused_again_ends_a_replay_that_names_it() {
     }
     assert_eq!(edge.items("none", "dead_lettered"), 3);
     let config = edge.config.load_full();
-    let replay = || replay::run(&config, &replay::Options::default(), &mut |_, _| {});
+    let replay = || replay::run(&config, &replay::ReplayOptions::default(), &mut |_, _| {});
 
     // Together, one half, and there alone.
     edge.cluster.request_errors(RDKafkaApiKey::Produce, &[large; 3]);

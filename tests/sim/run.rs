@@ -464,7 +464,7 @@ fn replay_letters() {
     broker.borrow_mut().poisonous = false;
     let group = "weni-edge-replay.dead".to_owned();
     let names = config.topics.clone();
-    let options = replay::Options::default();
+    let options = replay::ReplayOptions::default();
     let done = catch_unwind(AssertUnwindSafe(|| {
         let cluster = Cluster { broker, group, names };
         let done = replay::run_on(&config, &options, &mut |_, _| {}, cluster, &mounted);

@@ -44,7 +44,7 @@ const EVENTS_BYTES: usize = 256 << 10;
 const READ_BYTES_MAX: i64 = 512 << 10;
 
 /// What one page has seen.
-struct Follower {
+struct CallFollower {
     inspector: Arc<Inspector>,
     config: Arc<Config>,
     /// The number of the next call, by source.
@@ -71,14 +71,14 @@ pub(super) fn begin(
     let (sender, events) = Channel::new(1);
     let config = inspector.state.config.load_full();
     let (next, pending) = Default::default();
-    let follower = Follower { inspector, config, next, pending, turn: None };
+    let follower = CallFollower { inspector, config, next, pending, turn: None };
     tokio::spawn(follow(follower, pass, sender, held));
     events
 }
 
 /// Runs until the browser goes, or the login ends.
 async fn follow(
-    mut follower: Follower,
+    mut follower: CallFollower,
     pass: Pass,
     mut sender: Sender<Bytes>,
     _held: (RequestGuard, OwnedSemaphorePermit),
@@ -104,7 +104,7 @@ async fn follow(
     }
 }
 
-impl Follower {
+impl CallFollower {
     /// What is new since the last look, as events.
     fn look(&mut self) -> String {
         let mut events = String::new();

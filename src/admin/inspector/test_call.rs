@@ -10,7 +10,9 @@ use serde_json::{Value as Json, json};
 use tokio::time::timeout;
 
 use super::{Body, Inspector, Problem, json_answer};
-use crate::caller::{EDGE_TEST, Failure, MessageId, Target, Template, WeniClient, on_this_machine};
+use crate::caller::{
+    CallFailure, EDGE_TEST, MessageId, Target, Template, WeniClient, on_this_machine,
+};
 
 /// A door that does not answer within this time is called closed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,7 +69,7 @@ async fn call(
         });
         let mut client = WeniClient::new(target);
         let answer = timeout(PATIENCE, client.call(body.into())).await;
-        let answer = answer.unwrap_or(Err(Failure::Timeout));
+        let answer = answer.unwrap_or(Err(CallFailure::Timeout));
         answer.map(|answer| answer.status.as_u16()).map_err(|failure| failure.to_string())
     };
     match answered.await {
@@ -82,7 +84,7 @@ mod tests {
 
     #[test]
     fn the_page_says_each_failure_in_both_languages_and_what_to_do_about_tls() {
-        use Failure::{Closed, Connect, Malformed, Timeout, Tls};
+        use CallFailure::{Closed, Connect, Malformed, Timeout, Tls};
         let texts = include_str!("texts.js");
         for failure in [Connect, Tls, Timeout, Closed, Malformed] {
             let key = format!("\"{failure}\": ");

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use jiff::Timestamp;
 
-use self::session::Session;
+use self::session::TailSession;
 use super::{ConfigFile, Output};
 use crate::{
     config::parse_duration,
@@ -131,7 +131,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Arc::new(config);
     let show = || {
         let cluster = Cluster::new(Arc::clone(&config), GROUP.to_owned(), Arc::default())?;
-        Session::open(&args, &config, &cluster)?.run(&stop)
+        TailSession::open(&args, &config, &cluster)?.run(&stop)
     };
     let Err(error) = show() else { return Ok(ExitCode::SUCCESS) };
     match error.downcast_ref::<io::Error>() {

@@ -28,7 +28,7 @@ use crate::{
         follow::{Followed, Follower, Offsets, Point},
         librdkafka::Cluster,
     },
-    tail::{Content, Item, SCHEMA_VERSION, Shown, State, Stats, json, line},
+    tail::{Content, MessageStates, SCHEMA_VERSION, Shown, Stats, TailedRecord, json, line},
 };
 
 /// The memory of a small pod has room for so many states.
@@ -42,12 +42,12 @@ const SILENCE: Duration = Duration::from_secs(3);
 const HELD: Duration = Duration::from_secs(3);
 const SECOND: Duration = Duration::from_secs(1);
 
-pub(super) struct Session<'a> {
+pub(super) struct TailSession<'a> {
     args: &'a Args,
     cluster: &'a Cluster,
     partitions: Vec<(String, i32)>,
     follower: Follower,
-    state: State,
+    state: MessageStates,
     stats: Stats,
     is_terminal: bool,
     read: u64,
@@ -61,7 +61,7 @@ pub(super) struct Session<'a> {
     last_rates: Instant,
 }
 
-impl<'a> Session<'a> {
+impl<'a> TailSession<'a> {
     /// Looks at the topics and begins to read them.
     pub(super) fn open(
         args: &'a Args,
@@ -82,7 +82,7 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         let is_terminal = stdout().is_terminal();
         Ok(Self {
-            state: State::new(STATES_MAX),
+            state: MessageStates::new(STATES_MAX),
             stats: Stats::default(),
             is_terminal,
             read: 0,
@@ -138,7 +138,7 @@ impl<'a> Session<'a> {
 
     fn take(&mut self, record: Followed) -> io::Result<()> {
         self.said.remove("trouble");
-        let item = Item::read(record);
+        let item = TailedRecord::read(record);
         self.say_what_is_unknown(&item);
         if !self.args.filter.is_about(&item) {
             return Ok(());
@@ -159,7 +159,7 @@ impl<'a> Session<'a> {
         print_line(&self.text(&shown))
     }
 
-    fn say_what_is_unknown(&mut self, item: &Item) {
+    fn say_what_is_unknown(&mut self, item: &TailedRecord) {
         let topic = &item.record.topic;
         let is_left_out = self.args.state || self.args.stats || !self.args.filter.is_empty();
         match &item.content {
@@ -179,7 +179,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn take_state(&mut self, item: &Item, is_wanted: bool) -> io::Result<()> {
+    fn take_state(&mut self, item: &TailedRecord, is_wanted: bool) -> io::Result<()> {
         let Some(event) = item.event() else { return Ok(()) };
         let shown = item.clone().shown(self.args.show_personal);
         let line = self.text(&shown);
@@ -202,7 +202,7 @@ impl<'a> Session<'a> {
     }
 
     /// One line, as it is printed.
-    fn text(&self, shown: &Item) -> String {
+    fn text(&self, shown: &TailedRecord) -> String {
         if self.args.output == Output::Json {
             return visible(&json(shown).to_string());
         }

@@ -22,7 +22,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use self::reader::Reader;
+use self::reader::BackgroundReader;
 use crate::{
     config::{Admin, Config, Http, Topics},
     http::{add_source, tls::Certificates},
@@ -47,8 +47,8 @@ pub(super) struct Reloader {
     config: Arc<ArcSwap<Config>>,
     metrics: Arc<Metrics>,
     certificates: Option<Arc<Certificates>>,
-    config_reader: Reader<Result<Config, String>>,
-    certificate_reader: Reader<Option<String>>,
+    config_reader: BackgroundReader<Result<Config, String>>,
+    certificate_reader: BackgroundReader<Option<String>>,
     last: Option<Result<Config, String>>,
     /// Logged errors, so that they are not logged every two seconds.
     error: Option<String>,
@@ -69,8 +69,8 @@ impl Reloader {
             config,
             metrics,
             certificates,
-            config_reader: Reader::new(READ_TIMEOUT),
-            certificate_reader: Reader::new(READ_TIMEOUT),
+            config_reader: BackgroundReader::new(READ_TIMEOUT),
+            certificate_reader: BackgroundReader::new(READ_TIMEOUT),
             last: None,
             error: None,
             certificate_error: None,

@@ -9,12 +9,12 @@ use tokio::{
 
 /// Reads on its own thread, because the end of the runtime waits for blocking tasks. One thread at
 /// a time: otherwise a file that hangs would cost a thread every two seconds.
-pub(super) struct Reader<T> {
+pub(super) struct BackgroundReader<T> {
     pub(super) timeout: Duration,
     hanging: Option<Receiver<T>>,
 }
 
-impl<T: Send + 'static> Reader<T> {
+impl<T: Send + 'static> BackgroundReader<T> {
     pub(super) fn new(timeout: Duration) -> Self {
         Self { timeout, hanging: None }
     }

@@ -221,7 +221,7 @@ async fn files_that_hang_show_in_the_metric_and_count_again_when_they_answer() {
     edge.settle().await;
     edge.write("filial", "");
     let (answer, hanging) = std::sync::mpsc::channel::<()>();
-    edge.reloader.config_reader = Reader::new(Duration::from_millis(20));
+    edge.reloader.config_reader = BackgroundReader::new(Duration::from_millis(20));
     let hang = move || Err(hanging.recv().unwrap_err().to_string());
     assert!(edge.reloader.config_reader.read(hang).await.is_err());
     for _ in 0..3 {
