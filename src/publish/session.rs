@@ -102,11 +102,11 @@ impl<P: Producer> Session<'_, P> {
     /// for Kafka wait for it, so it begins soon.
     fn next(&self, begun: Instant) -> Instant {
         let config = self.shared.config.load();
-        if config.http.wait_for_kafka.is_zero() {
-            begun + config.kafka.commit_interval
-        } else {
-            clock::now() + COMPLETION
-        }
+        let interval = match config.http.wait_for_kafka.is_zero() {
+            true => config.kafka.commit_interval,
+            false => Duration::ZERO,
+        };
+        (begun + interval).max(clock::now() + COMPLETION)
     }
 
     /// One transaction up to its commit or its recovery. Returns whether the next one begins at
