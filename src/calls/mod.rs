@@ -68,6 +68,8 @@ struct RingState {
     /// A second since 1970, and how many calls were explained in it.
     explained: (u64, u32),
     host: Option<CallerHost>,
+    /// The second since 1970 in which the host was last looked at.
+    host_at: u64,
     last_arrival_ms: Option<u64>,
 }
 
@@ -204,19 +206,22 @@ impl RecentCalls {
 }
 
 impl CallRing {
-    /// Records an accepted call. `host` is what the caller calls the edge.
-    pub fn accept(
+    /// Records an accepted call. `host` is what the caller calls the edge, and is asked once a second.
+    pub fn accept<'h>(
         &self,
         at_ms: u64,
         method: &'static str,
         accepted: AcceptedCall,
-        host: Option<(&str, Option<&'static str>)>,
+        host: impl FnOnce() -> Option<(&'h str, Option<&'static str>)>,
     ) {
         let mut state = self.state.lock();
         if !accepted.is_own {
             state.last_arrival_ms = Some(at_ms);
         }
+        let second = at_ms / 1000;
+        let host = if state.host_at == second { None } else { host() };
         if let Some((authority, scheme)) = host.filter(|(host, _)| host.len() <= TEXT_BYTES_MAX) {
+            state.host_at = second;
             let known = state.host.as_ref().map(|known| (&*known.authority, known.scheme));
             if known != Some((authority, scheme)) && !is_loopback(authority) {
                 state.host = Some(CallerHost { authority: authority.to_owned(), scheme });
@@ -409,7 +414,7 @@ mod tests {
         let ring = calls.ring("loja");
         assert_eq!(held(&calls), 0);
         for index in 0..500 {
-            ring.accept(1000 + index, "POST", accepted(index), None);
+            ring.accept(1000 + index, "POST", accepted(index), || None);
         }
         assert_eq!(held(&calls), RING_BYTES);
         let kept = ring.since(0, usize::MAX);
@@ -426,7 +431,7 @@ mod tests {
     fn a_flood_of_refused_calls_pushes_out_no_accepted_one_and_is_explained_in_part() {
         let ring = RecentCalls::default().ring("loja");
         for index in 0..150 {
-            ring.accept(1, "POST", accepted(index), None);
+            ring.accept(1, "POST", accepted(index), || None);
         }
         for _ in 0..1000 {
             ring.refuse(2, "POST", refused("/hooks/loga"));
@@ -444,7 +449,7 @@ mod tests {
         let calls = RecentCalls::default();
         let number = || {
             let ring = calls.ring("loja");
-            ring.accept(1, "POST", accepted(0), None);
+            ring.accept(1, "POST", accepted(0), || None);
             ring.since(0, usize::MAX).last().unwrap().number
         };
         let (first, second) = (number(), number());
@@ -487,27 +492,26 @@ mod tests {
     fn own_calls_are_no_arrival_and_what_was_known_before_a_restart_is_not_newer() {
         let calls = RecentCalls::default();
         let ring = calls.ring("loja");
-        ring.accept(
-            5,
-            "POST",
-            AcceptedCall { is_own: true, ..accepted(0) },
-            Some(("edge:80", None)),
-        );
+        ring.accept(5_000, "POST", AcceptedCall { is_own: true, ..accepted(0) }, || {
+            Some(("edge:80", None))
+        });
         assert_eq!(ring.last_arrival_ms(), None);
         calls.restore(BTreeMap::from([("loja".to_owned(), 3)]));
         assert_eq!(ring.last_arrival_ms(), Some(3));
-        ring.accept(9, "POST", accepted(1), Some(("edge.example.com", Some("https"))));
+        ring.accept(9_000, "POST", accepted(1), || Some(("edge.example.com", Some("https"))));
         calls.restore(BTreeMap::from([("loja".to_owned(), 4)]));
-        assert_eq!(ring.last_arrival_ms(), Some(9));
+        assert_eq!(ring.last_arrival_ms(), Some(9_000));
         let host = CallerHost { authority: "edge.example.com".to_owned(), scheme: Some("https") };
         assert_eq!(ring.host(), Some(host));
-        for (authority, is_own) in [("localhost:8080", false), ("10.0.0.1", true)] {
-            let host = (!is_own).then_some((authority, None));
-            ring.accept(9, "POST", AcceptedCall { is_own, ..accepted(1) }, host);
+        for (authority, is_own, at_ms) in
+            [("localhost:8080", false, 10_000), ("10.0.0.1", true, 20_000)]
+        {
+            let host = || (!is_own).then_some((authority, None));
+            ring.accept(at_ms, "POST", AcceptedCall { is_own, ..accepted(1) }, host);
             assert_eq!(ring.host().unwrap().authority, "edge.example.com");
         }
         let long = "h".repeat(TEXT_BYTES_MAX + 1);
-        ring.accept(9, "POST", accepted(1), Some((&long, None)));
+        ring.accept(30_000, "POST", accepted(1), || Some((&long, None)));
         assert_eq!(ring.host().unwrap().authority, "edge.example.com");
     }
 }

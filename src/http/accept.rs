@@ -148,12 +148,14 @@ impl Acceptor {
     ) {
         let header = |name| text(&head.headers, name);
         let is_own = header(header::USER_AGENT).is_some_and(|agent| agent.contains(OWN_AGENT));
-        let is_https = self.limits.tls.is_some() || header(FORWARDED_PROTO) == Some("https");
-        let authority = head.uri.authority().map(http::uri::Authority::as_str);
-        let host = authority.or_else(|| header(header::HOST));
         // Anyone may call a source without a secret, by any name.
         let is_known = !is_own && !matches!(source.check, Check::Nothing);
-        let host = host.filter(|_| is_known).map(|host| (host, is_https.then_some("https")));
+        let host = || {
+            let is_https = self.limits.tls.is_some() || header(FORWARDED_PROTO) == Some("https");
+            let authority = head.uri.authority().map(http::uri::Authority::as_str);
+            let host = authority.or_else(|| header(header::HOST)).filter(|_| is_known)?;
+            Some((host, is_https.then_some("https")))
+        };
         let (receipt, body_bytes) = (callback.receipt, body_bytes as u32);
         let accepted = AcceptedCall { receipt, position, body_bytes, is_own };
         source.calls.accept(callback.received_at_ms, method_label(&head.method), accepted, host);

@@ -197,13 +197,7 @@ impl Journal {
     ) -> Result<Position, AppendError> {
         let started = clock::now();
         let shared = self.shared();
-        let Pushed { position, wakes_writer, mut outcome } =
-            shared.queue.push(len, accepted, write)?;
-        if wakes_writer.is_some() {
-            // Tasks that are ready now come into the same batch.
-            tokio::task::yield_now().await;
-        }
-        drop(wakes_writer);
+        let Pushed { position, mut outcome } = shared.queue.push(len, accepted, write)?;
         let decided = outcome.wait_for(Option::is_some).await.map(|outcome| *outcome);
         // A writer that panics drops its batch without an outcome.
         decided.unwrap_or_default().unwrap_or(Err(AppendError::Failed))?;

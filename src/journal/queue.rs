@@ -1,7 +1,6 @@
 //! Group commit. Callers copy their records into a batch under a short lock. The writer takes the batch,
 //! writes once, syncs once, and wakes all its callers. Meanwhile the next batch fills. There are no
-//! timers: a batch holds what arrived during the previous sync, or, if the writer slept, what the ready
-//! tasks of one thread append.
+//! timers: a batch holds what arrived during the previous sync.
 
 use std::{
     collections::VecDeque,
@@ -60,21 +59,9 @@ pub(super) type BatchOutcome = Option<Result<(), AppendError>>;
 
 /// A record in a batch.
 #[derive(Debug)]
-pub(super) struct Pushed<'q> {
+pub(super) struct Pushed {
     pub(super) position: Position,
-    /// Of the first record of a batch.
-    pub(super) wakes_writer: Option<WakesWriter<'q>>,
     pub(super) outcome: watch::Receiver<BatchOutcome>,
-}
-
-/// Wakes the writer when it is dropped, so that no caller can leave a batch behind.
-#[derive(Debug)]
-pub(super) struct WakesWriter<'q>(&'q Condvar);
-
-impl Drop for WakesWriter<'_> {
-    fn drop(&mut self) {
-        self.0.notify_one();
-    }
 }
 
 /// Records that are written and synced together.
@@ -107,7 +94,7 @@ impl Queue {
         len: usize,
         accepted: &IntCounter,
         write: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<Pushed<'_>, AppendError> {
+    ) -> Result<Pushed, AppendError> {
         let frame_bytes = FRAME_HEADER_BYTES.saturating_add(len);
         let limit = self.limit();
         let mut state = self.state.lock();
@@ -120,11 +107,14 @@ impl Queue {
         }
         let batch = state.batch_with_room(frame_bytes).ok_or(AppendError::Slow)?;
         let position = batch.push(accepted, write);
-        let wakes_writer = (position == batch.first).then_some(WakesWriter(&self.work));
-        let outcome = batch.outcome.subscribe();
+        let (is_first, outcome) = (position == batch.first, batch.outcome.subscribe());
         state.next = position.next();
         state.admitted_bytes = admitted;
-        Ok(Pushed { position, wakes_writer, outcome })
+        drop(state);
+        if is_first {
+            self.work.notify_one();
+        }
+        Ok(Pushed { position, outcome })
     }
 
     /// Waits for the next batch; `None` once the queue is closed and empty.
