@@ -5,7 +5,7 @@
 //! the callback's position: the files mean nothing until the position after it is committed. Replayed
 //! files end in `.replayed`.
 
-use std::{io, path::PathBuf};
+use std::{error::Error, io, path::PathBuf};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use uuid::Uuid;
@@ -119,13 +119,17 @@ pub(crate) fn remove(directory: Directory<'_>, name: &str) -> io::Result<()> {
 pub(crate) fn read(directory: Directory<'_>, name: &str) -> io::Result<(Headers, Vec<u8>)> {
     let Directory { disk, path } = directory;
     let headers = disk.read(&path.join(format!("{name}{HEADERS}")))?;
-    let headers: Vec<(String, String)> = serde_json::from_slice(&headers)?;
-    let decode = |(key, value): (String, String)| match STANDARD.decode(value) {
-        Ok(value) => Ok((key, value)),
-        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+    // serde_json calls the end of a file that was cut `UnexpectedEof`.
+    let headers: Vec<(String, String)> = serde_json::from_slice(&headers).map_err(invalid)?;
+    let decode = |(key, value): (String, String)| {
+        STANDARD.decode(value).map(|value| (key, value)).map_err(invalid)
     };
     let headers = headers.into_iter().map(decode).collect::<io::Result<_>>()?;
     Ok((headers, disk.read(&path.join(format!("{name}{VALUE}")))?))
+}
+
+fn invalid(error: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 /// Marks a dead letter that has been replayed into Kafka.
@@ -170,5 +174,20 @@ mod tests {
         assert!(is_of(&both[0].1, Uuid::nil()) && !is_of(&both[0].1, Uuid::max()));
         remove(directory, &letter(second)).unwrap();
         assert_eq!(letters(directory).unwrap(), both[..1]);
+    }
+
+    #[test]
+    fn headers_that_were_cut_are_no_letter() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = Directory { disk: &journal::disk::Real, path: directory.path() };
+        let headers = [("receipt".to_owned(), STANDARD.encode("1"))];
+        keep(directory, "letter", &headers, b"value").unwrap();
+        let file = directory.path.join(format!("letter{HEADERS}"));
+        let whole = std::fs::read(&file).unwrap();
+        for kept in 0..whole.len() {
+            std::fs::write(&file, &whole[..kept]).unwrap();
+            let error = read(directory, "letter").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{kept} bytes: {error}");
+        }
     }
 }

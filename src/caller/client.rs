@@ -317,7 +317,11 @@ impl WeniClient {
         };
         let connection = match &mut self.connection {
             Some(kept) if is_open => kept,
-            other => other.insert(self.target.connect().await?),
+            other => {
+                // The idle one goes first: one caller has one connection.
+                *other = None;
+                other.insert(self.target.connect().await?)
+            }
         };
         let request = |version| self.target.request(version, body);
         let response = match connection {

@@ -65,9 +65,9 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
     let Some(webhook) = &subject.webhook else { return };
     // From before the first call on.
     let follower = follow(subject);
-    let kept = if follower.is_ok() { IN_KAFKA } else { Duration::ZERO };
+    let kept_for_kafka = if follower.is_ok() { IN_KAFKA } else { Duration::ZERO };
     let mut calls = Calls { report, receipts: BTreeMap::new(), clock: None };
-    let called = block_on(ASPECT, calls.call_all(webhook, &subject.roots, kept));
+    let called = block_on(ASPECT, calls.call_all(webhook, &subject.roots, kept_for_kafka));
     report.all(called.err());
     let Calls { receipts, clock, .. } = calls;
     report.add(clock.unwrap_or_else(|| compare_clocks(None, Timestamp::now())));
@@ -121,13 +121,13 @@ struct Calls<'a> {
 }
 
 impl Calls<'_> {
-    /// Calls in every way, over HTTP/1.1 and over what TLS offers. An error is the finding after which the
-    /// other ways would only say the same.
+    /// Calls in every way, over HTTP/1.1 and over what TLS offers. An error is the last finding,
+    /// which need not be a problem.
     async fn call_all(
         &mut self,
         webhook: &Webhook,
         roots: &RootCertStore,
-        kept: Duration,
+        kept_for_kafka: Duration,
     ) -> Result<(), Finding> {
         let ways: &[Way] = match webhook.secret {
             Some(_) => &[Way::Post, Way::Get, Way::Blanks, Way::WrongSecret],
@@ -138,7 +138,7 @@ impl Calls<'_> {
             if webhook.url.starts_with("https://") { &[true, false] } else { &[true] };
         for &is_http1 in versions {
             for &way in ways {
-                let within = self.report.time_left().saturating_sub(kept).min(CALL);
+                let within = self.report.time_left().saturating_sub(kept_for_kafka).min(CALL);
                 if within.is_zero() {
                     let found =
                         format!("{} and what follows was not tried: time is over", way.name());

@@ -39,24 +39,23 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         Ok(false) => judge_missing(config),
         Err(error) => Err(unusable(path, &error)),
     };
-    let (place, mut judged) = match looked {
+    let (place, judged) = match looked {
         Ok(looked) => looked,
         Err(problem) => return report.add(problem),
     };
-    let mut measured = Vec::new();
+    let mut findings = vec![judged];
     match room(&place) {
-        Ok((free, own)) => measured.push(judge_room(config, free, own)),
-        Err(error) => judged = unusable(&place, &error),
+        Ok((free, own)) => findings.push(judge_room(config, free, own)),
+        Err(error) => findings.push(unusable(&place, &error)),
     }
     // The disk of an edge that runs is left alone.
     if !matches!(subject.running(), Ok(Some(_))) {
         match syncs(&place) {
-            Ok(times) => measured.push(judge_syncs(times)),
-            Err(error) => judged = unusable(&place, &error),
+            Ok(times) => findings.push(judge_syncs(times)),
+            Err(error) => findings.push(unusable(&place, &error)),
         }
     }
-    report.add(judged);
-    report.all(measured);
+    report.all(findings);
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Finding {
@@ -144,8 +143,21 @@ fn on_volatile(kind: Option<&str>) -> String {
 fn refused(error: OpenError) -> Finding {
     match error {
         OpenError::Io { path, source } => unusable(&path, &source),
-        // Its words say what to do.
-        error => ASPECT.problem(error.to_string(), "the edge does not start before that is mended"),
+        OpenError::Exposed { path, why } => {
+            let name = path.display();
+            let remedy = format!("give it to the edge's user alone: chmod 700 {name}");
+            ASPECT.problem(format!("{name} {why}"), remedy)
+        }
+        OpenError::Volatile { directory, file_system } => {
+            let name = directory.display();
+            let remedy = "put journal.directory on a volume that stays, or set \
+                          journal.allow_volatile = true where callbacks may be lost";
+            ASPECT.problem(format!("{name} is on {file_system}, which a restart empties"), remedy)
+        }
+        // Their words say what to do.
+        OpenError::Newer { .. } | OpenError::Locked { .. } | OpenError::RunTaken { .. } => {
+            ASPECT.problem(error.to_string(), "the edge does not start before that is mended")
+        }
     }
 }
 
@@ -251,6 +263,16 @@ mod tests {
             let judged = judge_room(&limits, free, own);
             assert_eq!(judged.severity, severity, "{free} and {own}: {judged:?}");
         }
+    }
+
+    #[test]
+    fn the_commonest_errors_say_what_to_do() {
+        let path = PathBuf::from("/var/lib/edge");
+        let exposed = OpenError::Exposed { path: path.clone(), why: "may be written by others" };
+        let volatile = OpenError::Volatile { directory: path, file_system: "tmpfs" };
+        let remedy = |error| refused(error).remedy.unwrap();
+        assert_eq!(remedy(exposed), "give it to the edge's user alone: chmod 700 /var/lib/edge");
+        assert!(remedy(volatile).contains("set journal.allow_volatile = true"));
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::caller::is_public;
 /// Of a name's addresses, of a connection, of a handshake, and of an answer.
 const STEP: Duration = Duration::from_secs(5);
 const ASPECT: Aspect = Aspect::PublicUrl;
+const NO_ANSWER: &str = "nothing answers";
 
 pub(super) fn probe(subject: &Subject, report: &Report) {
     let Some(url) = &subject.config.http.public_url else {
@@ -95,7 +96,8 @@ async fn visit(
     let is_https = url.starts_with("https://");
     let port = url.parse::<Uri>().ok().and_then(|uri| uri.port_u16());
     let port = port.unwrap_or(if is_https { 443 } else { 80 });
-    let addresses = step(tokio::net::lookup_host((host.as_str(), port))).await.map_err(|why| {
+    let looking = tokio::net::lookup_host((host.as_str(), port));
+    let addresses = step(looking, "no name server answers").await.map_err(|why| {
         let remedy = "create the name (an A or AAAA record), or correct http.public_url";
         ASPECT.problem(format!("{host} has no address: {why}"), remedy)
     })?;
@@ -106,7 +108,8 @@ async fn visit(
         let remedy = "compare with a public name server: Weni cannot reach such an address";
         report.add(ASPECT.warning(found, remedy));
     }
-    let stream = step(TcpStream::connect(&addresses[..])).await.map_err(|why| {
+    let connecting = TcpStream::connect(&addresses[..]);
+    let stream = step(connecting, NO_ANSWER).await.map_err(|why| {
         let remedy = "let the port through to http.listen (firewall, balancer, service). If it is, this \
                       network may have no way back to itself: try `weni-edge check --url` from \
                       elsewhere";
@@ -131,11 +134,14 @@ async fn visit(
     Ok(date_of(url, stream).await)
 }
 
-/// What comes within the time of a step, or why nothing does.
-async fn step<T, E: Display>(future: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+/// What comes within the time of a step, or why nothing does. `silent` says what a timeout means.
+async fn step<T, E: Display>(
+    future: impl Future<Output = Result<T, E>>,
+    silent: &str,
+) -> Result<T, String> {
     match timeout(STEP, future).await {
         Ok(output) => output.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("nothing answers within {} s", STEP.as_secs())),
+        Err(_) => Err(format!("{silent} within {} s", STEP.as_secs())),
     }
 }
 
@@ -152,13 +158,14 @@ async fn date_of(
         tokio::spawn(connection);
         sender.send_request(request).await
     };
-    let answer = step(exchange).await.ok()?;
+    let answer = step(exchange, NO_ANSWER).await.ok()?;
     Some(answer.headers().get(header::DATE)?.to_str().ok()?.to_owned())
 }
 
 /// Takes any certificate, because [`certificate::judge`] judges what the server shows. No secret is sent over
 /// the connection.
 async fn handshake(host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
+    const SILENT: &str = "does not agree on TLS";
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| "is not a name that a certificate can have")?;
     let provider = ring::default_provider();
@@ -170,7 +177,8 @@ async fn handshake(host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
-    step(connecting).await.map_err(|why| format!("does not agree on TLS: {why}"))
+    let agreed = async { connecting.await.map_err(|error| format!("{SILENT}: {error}")) };
+    step(agreed, SILENT).await
 }
 
 #[derive(Debug)]

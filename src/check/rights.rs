@@ -13,7 +13,7 @@ use crate::{
     clock,
     config::{Config, client::TRANSACTION_TIMEOUT},
     kafka::{
-        BATCH_BYTES, Blocked, Cluster as _, Code, Failure, Fault, GroupOffset, Headers,
+        BATCH_BYTES, Blocked, Cluster as _, Code, ErrorClass, Failure, GroupOffset, Headers,
         Producer as _, ProducerSettings, Record, Topics, View, classify, label,
         librdkafka::{Cluster, Producer},
     },
@@ -152,9 +152,9 @@ fn aborted(
 fn refused(what: &str, failure: &Failure) -> Finding {
     let code = failure.reports.first().map_or(failure.code, |(_, code)| *code);
     let blocked = match classify(code) {
-        Fault::Shared(blocked) => blocked,
-        Fault::Clock => Blocked::Clock,
-        Fault::Time => Blocked::TooSlow,
+        ErrorClass::Shared(blocked) => blocked,
+        ErrorClass::Clock => Blocked::Clock,
+        ErrorClass::Time => Blocked::TooSlow,
         _ => Blocked::KafkaError,
     };
     let words = match code {

@@ -195,11 +195,12 @@ fn by_hand(config: &Config, hooks: &str, admin: &str, secret: &str) -> String {
     let (program, statuses) = (program(), &config.topics.message_status);
     let kafka = &config.kafka.bootstrap_servers;
     let is_open = config.admin.tokens.is_empty();
+    let now = Timestamp::now().as_second();
     let login = if is_open { "" } else { "; its token is the secret above" };
     format!(
         "By hand, in another terminal:\n  \
            curl -H '{HEADER}: {secret}' {hooks} \\\n    \
-             -d '{{\"statuses\":[{{\"id\":\"wamid.test\",\"status\":\"read\",\"timestamp\":\"1763842385\",\"recipient_id\":\"5511900000001\"}}]}}'\n\n\
+             -d '{{\"statuses\":[{{\"id\":\"wamid.test\",\"status\":\"read\",\"timestamp\":\"{now}\",\"recipient_id\":\"5511900000001\"}}]}}'\n\n\
          Or as Weni does:\n  {program} send {hooks} -H '{HEADER}: {secret}'\n\n\
          Kafka   {kafka}   ({program} tail -b {kafka}; kcat -b {kafka} -C -t {statuses})\n\
          Metrics {admin}/metrics\n\

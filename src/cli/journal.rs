@@ -52,12 +52,34 @@ enum Command {
         /// Where to go on: `checkpoint` (what this journal knows as committed), `oldest` (everything
         /// that is left, again), `run:<n>` (the first callback of that run), `end` (nothing that is
         /// pending: it is left out)
-        #[arg(long, value_name = "WHERE")]
-        from: String,
+        #[arg(long, value_name = "WHERE", value_parser = fork_start)]
+        from: ForkStart,
         /// Do not ask
         #[arg(long)]
         yes: bool,
     },
+}
+
+/// Where a fork goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ForkStart {
+    Checkpoint,
+    Oldest,
+    /// At the first callback of this run.
+    Run(u32),
+    End,
+}
+
+fn fork_start(text: &str) -> Result<ForkStart, &'static str> {
+    match text {
+        "checkpoint" => Ok(ForkStart::Checkpoint),
+        "oldest" => Ok(ForkStart::Oldest),
+        "end" => Ok(ForkStart::End),
+        _ => {
+            let run = text.strip_prefix("run:").and_then(|run| run.parse().ok());
+            run.map(ForkStart::Run).ok_or("use checkpoint, oldest, run:<n> or end")
+        }
+    }
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -71,7 +93,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             show(&inspection);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Fork { from, yes, .. } => fork(&config, &inspection, &from, yes),
+        Command::Fork { from, yes, .. } => fork(&config, &inspection, from, yes),
     }
 }
 
@@ -102,19 +124,15 @@ fn committed(inspection: &Inspection) -> Position {
 fn fork(
     config: &Config,
     inspection: &Inspection,
-    from: &str,
+    from: ForkStart,
     yes: bool,
 ) -> anyhow::Result<ExitCode> {
     let committed = committed(inspection);
     let from = match from {
-        "checkpoint" => committed,
-        "oldest" => inspection.oldest,
-        "end" => inspection.end,
-        _ => {
-            let run = from.strip_prefix("run:").and_then(|run| run.parse().ok());
-            let how = || format!("--from {from:?}: use checkpoint, oldest, run:<n> or end");
-            Position::new(run.with_context(how)?, 0)
-        }
+        ForkStart::Checkpoint => committed,
+        ForkStart::Oldest => inspection.oldest,
+        ForkStart::Run(run) => Position::new(run, 0),
+        ForkStart::End => inspection.end,
     };
     let again = inspection.count(from, committed);
     let left_out = inspection.count(committed, from);
@@ -140,4 +158,18 @@ fn fork(
         "The request is in the journal's directory. Now restart the edge: it forks the journal."
     );
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_start_of_a_fork_is_refused() {
+        assert_eq!(fork_start("run:7"), Ok(ForkStart::Run(7)));
+        assert_eq!(fork_start("end"), Ok(ForkStart::End));
+        for mistyped in ["", "End", "run", "run:", "run:-1", "run:seven", "7"] {
+            assert!(fork_start(mistyped).is_err(), "{mistyped:?}");
+        }
+    }
 }

@@ -38,7 +38,8 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 
 static QUEUE: OnceLock<&LineQueue> = OnceLock::new();
 
-/// Installs the process's log, which also reports panics. A panic of this thread ends the process.
+/// Installs the process's log, which also reports panics. A panic of this thread ends the process,
+/// even within `catch_unwind`.
 pub(super) fn init(config: &config::Log, dropped: IntCounter) -> anyhow::Result<()> {
     let filter = filter(&config.level)?;
     let is_terminal = stderr().is_terminal();

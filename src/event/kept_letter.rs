@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{ElementContext, Format, Stage};
@@ -70,17 +72,22 @@ pub fn received_at_ms(headers: &Headers) -> Option<u64> {
     time.as_millisecond().try_into().ok()
 }
 
+/// The object in a header. Members that are no text are passed over.
+fn texts<T: DeserializeOwned>(headers: &Headers, name: &str) -> Option<T> {
+    let mut members: Map<String, Value> = serde_json::from_str(header(headers, name)?).ok()?;
+    members.retain(|_, member| member.is_string());
+    serde_json::from_value(Value::Object(members)).ok()
+}
+
 fn context<'a>(headers: &'a Headers, element: &str) -> ElementContext<'a> {
     let text = |name| header(headers, name).map(Cow::Borrowed);
-    let channel = header(headers, "channel").and_then(|json| serde_json::from_str(json).ok());
-    let contact = header(headers, "contact").and_then(|json| serde_json::from_str(json).ok());
     let format = header(headers, "format");
     ElementContext {
         format: Format::ALL.into_iter().find(|known| Some(known.as_str()) == format),
         field: text("field"),
         element: element.to_owned(),
-        channel: channel.unwrap_or_default(),
-        contact,
+        channel: texts(headers, "channel").unwrap_or_default(),
+        contact: texts(headers, "contact"),
         entry_time: text("entry_time"),
         thread: text("thread"),
     }
@@ -123,5 +130,19 @@ mod tests {
         all.push(("element", ""));
         let all = headers(&all);
         assert_eq!(KeptLetter::read(&all, b"{}").unwrap().context.unwrap().element, "");
+    }
+
+    #[test]
+    fn members_of_a_header_that_are_no_text_are_passed_over() {
+        let mut all = WHOLE.to_vec();
+        all.push(("element", "/statuses/0"));
+        all.push(("channel", r#"{"waba_id":7,"phone_number_id":"1","later":[]}"#));
+        all.push(("contact", r#"{"wa_id":"2","name":{"first":"n"}}"#));
+        let all = headers(&all);
+        let context = KeptLetter::read(&all, b"{}").unwrap().context.unwrap();
+        assert_eq!(context.channel.waba_id, None);
+        assert_eq!(context.channel.phone_number_id.as_deref(), Some("1"));
+        let contact = context.contact.unwrap();
+        assert_eq!((contact.wa_id.as_deref(), contact.name), (Some("2"), None));
     }
 }

@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     callback::{Callback, is_traceparent},
-    calls::{AcceptedCall, Slip},
+    calls::{AcceptedCall, CallRing, Slip},
     clock, config,
     journal::{Journal, Position},
     metrics::{Metrics, UNKNOWN_SOURCE},
@@ -128,7 +128,12 @@ impl Acceptor {
     }
 
     fn record_refused(&self, source: Option<&Source>, head: &request::Parts, refusal: Refusal) {
-        let slip = || match refusal {
+        let slip = |calls: &CallRing, at_ms: u64| match refusal {
+            Refusal::Auth | Refusal::UnknownSource | Refusal::TooLarge
+                if !calls.explains(at_ms) =>
+            {
+                None
+            }
             Refusal::Auth => source.and_then(|source| source.check.slip(&head.headers)),
             Refusal::UnknownSource => Some(Slip::path(head.uri.path())),
             Refusal::TooLarge => Some(Slip::Size(self.limits.max_body_bytes)),
@@ -277,7 +282,7 @@ impl Handler for Acceptor {
     }
 
     fn refuse(&self, refusal: Refusal) {
-        self.sources.record_refused(None, "other", refusal, || None);
+        self.sources.record_refused(None, "other", refusal, |_, _| None);
     }
 }
 

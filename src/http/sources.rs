@@ -149,13 +149,14 @@ impl Registry {
         exact.or_else(|| by_name.get(&name_in(path)?)).cloned()
     }
 
-    /// Counts a refused call, keeps what the caller did wrong, and logs it at most every 10 s.
+    /// Counts a refused call, keeps what the caller did wrong, and logs it at most every 10 s. `slip` gets
+    /// the calls beside which it is kept, and the time.
     pub(super) fn record_refused(
         &self,
         source: Option<&Source>,
         method: &'static str,
         refusal: Refusal,
-        slip: impl FnOnce() -> Option<Slip>,
+        slip: impl FnOnce(&CallRing, u64) -> Option<Slip>,
     ) {
         let (name, calls, unlogged) = match source {
             Some(source) => (&*source.name, &source.calls, &source.unlogged),
@@ -164,9 +165,7 @@ impl Registry {
         let (reason, why) = refusal.texts();
         self.metrics.http_rejections_total.with_label_values(&[name, reason]).inc();
         let (status, at_ms) = (refusal.status().as_u16(), clock::wall_ms());
-        let has_slip =
-            matches!(refusal, Refusal::Auth | Refusal::UnknownSource | Refusal::TooLarge);
-        let slip = if has_slip && calls.explains(at_ms) { slip().map(Box::new) } else { None };
+        let slip = slip(calls, at_ms).map(Box::new);
         calls.refuse(at_ms, method, RefusedCall { status, reason, slip });
         let mut unlogged = unlogged.lock();
         let (logged, count) = unlogged.entry(reason).or_default();

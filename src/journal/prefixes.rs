@@ -7,7 +7,7 @@
 
 use std::{io, ops::Range};
 
-use super::salvage::SalvagedFile;
+use super::salvage::RetriedFile;
 
 const STEP: u64 = 512;
 const READ_BYTES: u64 = 256 * 1024;
@@ -40,7 +40,7 @@ impl Prefixes {
     /// The CRC of these bytes, none of which lies before the start, after the CRC `before`.
     pub(super) fn crc(
         &mut self,
-        source: &mut SalvagedFile,
+        source: &mut RetriedFile,
         bytes: Range<u64>,
         before: u32,
     ) -> io::Result<u32> {
@@ -49,7 +49,7 @@ impl Prefixes {
     }
 
     /// The CRC of the bytes from the start up to here.
-    fn upto(&mut self, source: &mut SalvagedFile, end: u64) -> io::Result<u32> {
+    fn upto(&mut self, source: &mut RetriedFile, end: u64) -> io::Result<u32> {
         let steps = (end - self.start) / STEP;
         let mut buffer = Vec::new();
         while self.crcs.len() as u64 <= steps {

@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 use super::{
     Position,
     disk::Mode,
-    salvage::{SalvagedFile, is_shortage},
+    salvage::{RetriedFile, is_shortage},
     segment::{self, Frame, Frames, Header},
     shared::Shared,
 };
@@ -139,7 +139,7 @@ impl Reader {
         }
         match segment::open(self.shared.options.directory(), base, Mode::Read) {
             Ok(file) => {
-                let frames = Frames::new(SalvagedFile::strict(file), salt, limit);
+                let frames = Frames::new(RetriedFile::strict(file), salt, limit);
                 self.open = Some(Open { base, frames, at });
             }
             Err(error) if self.shared.watermarks.lock().index.has(base) => return Err(error),

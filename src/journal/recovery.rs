@@ -21,7 +21,7 @@ use super::{
     disk::{self, Directory, Disk, DiskFile, Mode},
     identity::Runs,
     index, io_at,
-    salvage::SalvagedFile,
+    salvage::RetriedFile,
     sealed,
     segment::{self, Frames, HEADER_BYTES, Header, Layout, Scan},
     spares,
@@ -169,7 +169,7 @@ pub(super) struct MissingRecords {
 
 impl MissingRecords {
     /// Compares what should be there with what is.
-    pub(super) fn reach(survey: &Survey, known: &History, checkpoint: Option<Position>) -> Self {
+    pub(super) fn find(survey: &Survey, known: &History, checkpoint: Option<Position>) -> Self {
         // Nothing at or after the checkpoint was ever recycled, nor anything after the oldest segment that
         // is left.
         let floor = checkpoint.into_iter().chain(survey.bases()).min().unwrap_or(Position::MAX);
@@ -213,13 +213,13 @@ fn without(ranges: &[Range<Position>], others: &[Range<Position>]) -> Vec<Range<
     left
 }
 
-/// Carries out a verdict: syncs, puts aside, writes down, cuts. From then on every segment ends
+/// Acts on what is missing: syncs, puts aside, writes down, cuts. From then on every segment ends
 /// with its last intact frame and holds nothing else.
 pub(super) fn repair(
     journal: Directory<'_>,
     run: u32,
     survey: &mut Survey,
-    verdict: &MissingRecords,
+    missing: &MissingRecords,
     metrics: &Metrics,
 ) -> io::Result<()> {
     let directory = journal.path.join("quarantine");
@@ -240,21 +240,21 @@ pub(super) fn repair(
         }
         let next =
             survey.segments.get(at + 1).map_or(Position::MAX, |next| next.layout.header.base);
-        let is_corrupt = verdict.corrupt.iter().any(|lost| lost.start < next && base < lost.end);
+        let is_corrupt = missing.corrupt.iter().any(|lost| lost.start < next && base < lost.end);
         for hole in &scan.holes {
             quarantine.copy(base, hole.clone(), is_corrupt)?;
         }
-        if let Some(lost) = verdict.corrupt.iter().find(|lost| lost.start == end) {
+        if let Some(lost) = missing.corrupt.iter().find(|lost| lost.start == end) {
             let damaged_end = trailing_damage_end(journal, scan, lost.end)?;
             quarantine.copy(base, scan.layout.end..damaged_end, true)?;
         }
     }
-    report(survey, verdict, metrics);
-    verdict.history.write(journal)?;
+    report(survey, missing, metrics);
+    missing.history.write(journal)?;
     let last = survey.segments.len().saturating_sub(1);
     for (at, scan) in survey.segments.iter_mut().enumerate() {
         // Between a full segment's last frame and its end lies only what was there before.
-        let is_full = at < last && verdict.corrupt.is_empty();
+        let is_full = at < last && missing.corrupt.is_empty();
         if !scan.holes.is_empty() || scan.unreadable_bytes > 0 {
             rewrite(journal, scan)?;
         } else if !is_full && scan.layout.end < scan.file_bytes {
@@ -274,7 +274,7 @@ pub(super) fn repair(
 fn trailing_damage_end(journal: Directory<'_>, scan: &Scan, lost_end: Position) -> io::Result<u64> {
     let Layout { header, end, .. } = &scan.layout;
     let file = segment::open(journal, header.base, Mode::Read)?;
-    let mut frames = Frames::new(SalvagedFile::strict(file), header.salt, scan.file_bytes);
+    let mut frames = Frames::new(RetriedFile::strict(file), header.salt, scan.file_bytes);
     let (mut at, mut expected) = (*end, scan.layout.end_position());
     while expected < lost_end {
         let head = frames.head_at(at, expected)?;
@@ -286,17 +286,17 @@ fn trailing_damage_end(journal: Directory<'_>, scan: &Scan, lost_end: Position) 
     Ok(at)
 }
 
-fn report(survey: &Survey, verdict: &MissingRecords, metrics: &Metrics) {
+fn report(survey: &Survey, missing: &MissingRecords, metrics: &Metrics) {
     for path in &survey.foreign {
         tracing::warn!(path = %path.display(),
             "a file that the journal did not make lies among its segments; it is neither read nor removed");
     }
-    for lost in &verdict.corrupt {
+    for lost in &missing.corrupt {
         let records = index::positions(lost);
         metrics.journal_errors_total.with_label_values(&["read"]).inc();
         tracing::error!(from = %lost.start, to = %lost.end, records, "acknowledged records of the journal are damaged or gone");
     }
-    for lost in &verdict.excused {
+    for lost in &missing.excused {
         let records = index::positions(lost);
         tracing::warn!(from = %lost.start, to = %lost.end, records, "records that were not synced yet are gone");
     }
@@ -307,7 +307,7 @@ fn rewrite(journal: Directory<'_>, scan: &mut Scan) -> io::Result<()> {
     let Layout { header, mark_every_bytes, .. } = scan.layout;
     let path = segment::path(journal.path, header.base);
     let temporary = path.with_extension("tmp");
-    let mut damaged = SalvagedFile::salvaging(journal.disk.open(&path, Mode::Read)?);
+    let mut damaged = RetriedFile::salvaging(journal.disk.open(&path, Mode::Read)?);
     let whole = journal.disk.open(&temporary, Mode::Truncate)?;
     whole.write_at(&header.encode(), 0)?;
     let (mut at, mut len) = (HEADER_BYTES, HEADER_BYTES);
@@ -325,7 +325,7 @@ fn rewrite(journal: Directory<'_>, scan: &mut Scan) -> io::Result<()> {
 }
 
 fn copy_range(
-    from: &mut SalvagedFile,
+    from: &mut RetriedFile,
     bytes: Range<u64>,
     to: &dyn DiskFile,
     offset: u64,
@@ -356,7 +356,7 @@ impl Quarantine<'_> {
             return Ok(());
         }
         let path = self.path(base, bytes.start)?;
-        let mut segment = SalvagedFile::strict(segment::open(self.journal, base, Mode::Read)?);
+        let mut segment = RetriedFile::strict(segment::open(self.journal, base, Mode::Read)?);
         let copy = self.journal.disk.open(&path, Mode::Truncate)?;
         copy_range(&mut segment, bytes.clone(), &*copy, 0)?;
         copy.sync_all()?;

@@ -12,15 +12,15 @@ const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(50);
 const PAGE_BYTES: u64 = 4096;
 
-/// A file that is read, and what of it cannot be.
+/// A file of which each read is tried again, and what of it cannot be read.
 #[derive(Debug)]
-pub(super) struct SalvagedFile {
+pub(super) struct RetriedFile {
     file: Box<dyn DiskFile>,
     /// Pages that are taken for zeros, where that is done.
     unreadable: Option<BTreeSet<u64>>,
 }
 
-impl SalvagedFile {
+impl RetriedFile {
     /// What cannot be read is an error.
     pub(super) fn strict(file: Box<dyn DiskFile>) -> Self {
         Self { file, unreadable: None }

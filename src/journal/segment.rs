@@ -25,7 +25,7 @@ use super::{
     Position,
     disk::{Directory, DiskFile, Mode},
     prefixes::Prefixes,
-    salvage::SalvagedFile,
+    salvage::RetriedFile,
     sealed::{self, Fields, Unsealed},
 };
 use crate::mutant;
@@ -98,7 +98,7 @@ impl Header {
         base: Position,
     ) -> io::Result<Result<Self, Unsealed>> {
         let mut pages = [0; 2 * PAGE_BYTES];
-        let mut source = SalvagedFile::salvaging(file);
+        let mut source = RetriedFile::salvaging(file);
         let len = source.bytes()?.min(HEADER_BYTES) as usize;
         source.read(&mut pages[..len], 0)?;
         let first = Self::decode(&pages, base);
@@ -179,7 +179,7 @@ impl Frame {
 /// Reads the frames of one segment through a buffer that is as large as the largest of them.
 #[derive(Debug)]
 pub(super) struct Frames {
-    source: SalvagedFile,
+    source: RetriedFile,
     salt: u32,
     /// Nothing at or after this offset is read.
     pub(super) limit: u64,
@@ -191,7 +191,7 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    pub(super) fn new(source: SalvagedFile, salt: u32, limit: u64) -> Self {
+    pub(super) fn new(source: RetriedFile, salt: u32, limit: u64) -> Self {
         Self { source, salt, limit, buffer: Vec::new(), buffer_start: 0, prefixes: None }
     }
 
@@ -337,7 +337,7 @@ pub(super) fn scan(
     complete_at: Option<Position>,
     mark_every_bytes: u64,
 ) -> io::Result<Scan> {
-    let source = SalvagedFile::salvaging(file);
+    let source = RetriedFile::salvaging(file);
     let file_bytes = source.bytes()?;
     let mut frames = Frames::new(source, header.salt, file_bytes);
     let mut layout = Layout::new(header, mark_every_bytes);

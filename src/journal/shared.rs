@@ -114,8 +114,8 @@ impl Shared {
         survey.add_runs(&mut runs);
         let checkpoint = found.or_else(|| identity.first_checkpoint(&runs));
         let committed = checkpoint.as_ref().map(|found| found.position);
-        let verdict = MissingRecords::reach(&survey, &history, committed);
-        recovery::repair(journal, run, &mut survey, &verdict, &metrics).map_err(at())?;
+        let missing = MissingRecords::find(&survey, &history, committed);
+        recovery::repair(journal, run, &mut survey, &missing, &metrics).map_err(at())?;
         let needed = survey.bases().chain(committed).min().map_or(run, Position::run);
         runs.mend(journal, needed).map_err(at())?;
         let spares = Spares::adopt(&options, run, &survey.spares).map_err(at())?;
@@ -150,7 +150,7 @@ impl Shared {
             durable_moved: Condvar::new(),
             spares,
             failure: watch::Sender::new(None),
-            history: Mutex::new(verdict.history),
+            history: Mutex::new(missing.history),
         };
         shared.limit_bytes(&shared.watermarks.lock());
         shared.limit_space();

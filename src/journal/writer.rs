@@ -41,10 +41,7 @@ impl Writer {
     pub(super) fn step(&mut self, mut batch: WriteBatch) {
         match self.write(&mut batch) {
             Ok(()) => self.acknowledge(batch),
-            Err(why) => {
-                self.shared.metrics.journal_errors_total.with_label_values(&["append"]).inc();
-                self.shared.queue.refuse(batch, why);
-            }
+            Err(why) => self.shared.queue.refuse(batch, why),
         }
     }
 
@@ -71,6 +68,7 @@ impl Writer {
         self.shared.metrics.journal_sync_seconds.observe(took.as_secs_f64());
         // Before any caller is told.
         if let Err(error) = self.shared.claim.check() {
+            self.count_error();
             self.shared.fail(error.to_string());
             return Err(AppendError::Failed);
         }
@@ -78,8 +76,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Comes before the log and before what a failure leads to: the process may end there.
+    fn count_error(&self) {
+        self.shared.metrics.journal_errors_total.with_label_values(&["append"]).inc();
+    }
+
     /// There is no room, and nothing of the batch is on disk.
     fn full(&self, error: &io::Error) -> AppendError {
+        self.count_error();
         tracing::error!(%error, "the disk has no room for the journal: callbacks are refused until there is room");
         // The keeper computes the real limit in its next round.
         self.shared.queue.space_limit.store(0, Ordering::Relaxed);
@@ -88,6 +92,7 @@ impl Writer {
 
     /// What is on disk is unknown.
     fn failed(&self, error: &io::Error) -> AppendError {
+        self.count_error();
         self.shared.fail(format!("the journal's disk failed: {error}"));
         AppendError::Failed
     }

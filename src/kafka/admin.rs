@@ -90,7 +90,7 @@ impl Cluster {
     /// The state of each topic; none for one that does not exist. librdkafka's mock cluster does not
     /// answer.
     pub(crate) fn topic_states(&self, names: &[&str]) -> Vec<Result<Option<TopicState>, Obstacle>> {
-        let mut settings = self.settings(names);
+        let mut settings = self.settings(names).unwrap_or_default();
         let state = |name: &&str| -> Result<_, Obstacle> {
             let metadata = self.metadata(name)?;
             let partitions = partitions_of(&metadata)?;
@@ -136,7 +136,7 @@ impl Cluster {
         // librdkafka's mock cluster never answers such calls.
         let settings = match cluster_id.starts_with("mockCluster") {
             true => HashMap::new(),
-            false => self.settings(&events),
+            false => self.settings(&events)?,
         };
         let mut limits = HashMap::new();
         for name in events {
@@ -153,12 +153,12 @@ impl Cluster {
         Ok(Topics { cluster_id, names: names.clone(), limits })
     }
 
-    /// By topic. Those that may not be read are left out.
-    fn settings(&self, names: &[&str]) -> HashMap<String, TopicSettings> {
+    /// By topic. Those that may not be read are left out; a client that cannot be made is an obstacle.
+    fn settings(&self, names: &[&str]) -> Result<HashMap<String, TopicSettings>, Obstacle> {
         let topics: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
         let options = AdminOptions::new().request_timeout(Some(CALL));
-        let admin = self.base.create::<AdminClient<DefaultClientContext>>();
-        let described = admin.and_then(|admin| block_on(admin.describe_configs(&topics, &options)));
+        let admin: AdminClient<DefaultClientContext> = self.base.create()?;
+        let described = block_on(admin.describe_configs(&topics, &options));
         let described = described.unwrap_or_else(|error| {
             tracing::warn!(%error, "the topics' configuration cannot be read: limits and risks are not checked");
             Vec::new()
@@ -176,7 +176,7 @@ impl Cluster {
                 }
             }
         }
-        settings
+        Ok(settings)
     }
 
     fn limits(

@@ -8,7 +8,9 @@ use rdkafka::{
     error::KafkaError, message::DeliveryResult, producer::ProducerContext,
 };
 
-use super::{Blocked, Code, Fault, Obstacle, classify, error::code, label, statistics::Exporter};
+use super::{
+    Blocked, Code, ErrorClass, Obstacle, classify, error::code, label, statistics::Exporter,
+};
 use crate::metrics::Metrics;
 
 /// Receives the callbacks on the thread that polls.
@@ -51,7 +53,7 @@ impl ClientContext for PollContext {
             return;
         }
         self.metrics.publish_errors_total.with_label_values(&[&label(code)]).inc();
-        if let Fault::Shared(blocked) = classify(code) {
+        if let ErrorClass::Shared(blocked) = classify(code) {
             let mut trouble = self.trouble.lock();
             // "All brokers down" follows the error of one broker, which says why.
             let says_more = |known: &Obstacle| {

@@ -10,7 +10,7 @@ use crate::event::named;
 
 /// What an error means, and so what follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum ErrorClass {
     /// One record may have caused it: it is searched for by sending fewer.
     Record,
     /// The same, if it happens twice: a record that was damaged on the way passes the second time.
@@ -59,8 +59,8 @@ impl Blocked {
     /// What an error code says, if it concerns all records.
     pub(super) fn by(code: Code) -> Self {
         match classify(code) {
-            Fault::Shared(blocked) => blocked,
-            Fault::Time => Self::NoBroker,
+            ErrorClass::Shared(blocked) => blocked,
+            ErrorClass::Time => Self::NoBroker,
             _ => Self::KafkaError,
         }
     }
@@ -136,28 +136,29 @@ impl Failure {
 
     /// What the failure means. Reports of records say more than the call that failed after them.
     /// Without a report, no record is to blame.
-    pub fn fault(&self) -> Fault {
+    pub fn class(&self) -> ErrorClass {
         if self.fatal {
-            return Fault::Client;
+            return ErrorClass::Client;
         }
         let mut reported = self.reports.iter().map(|(_, code)| classify(*code));
         let Some(first) = reported.next() else {
             return match classify(self.code) {
-                Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => {
-                    Fault::Shared(Blocked::KafkaError)
+                ErrorClass::Record | ErrorClass::RecordIfTwice | ErrorClass::Neighbour => {
+                    ErrorClass::Shared(Blocked::KafkaError)
                 }
-                fault => fault,
+                class => class,
             };
         };
         // A neighbour's report names no cause, and the client itself purges.
-        let is_cause = |fault: &Fault| !matches!(fault, Fault::Neighbour | Fault::Purged);
+        let is_cause =
+            |class: &ErrorClass| !matches!(class, ErrorClass::Neighbour | ErrorClass::Purged);
         [first].into_iter().chain(reported).find(is_cause).unwrap_or(first)
     }
 
     /// The obstacle, if the failure concerns all records.
     pub fn shared(&self) -> Option<Obstacle> {
         match classify(self.code) {
-            Fault::Shared(blocked) => Some(Obstacle::of(blocked, self)),
+            ErrorClass::Shared(blocked) => Some(Obstacle::of(blocked, self)),
             _ => None,
         }
     }
@@ -173,24 +174,24 @@ pub fn label(code: Code) -> String {
 }
 
 /// The table.
-pub fn classify(code: Code) -> Fault {
+pub fn classify(code: Code) -> ErrorClass {
     use Blocked::*;
     match code {
         Code::MessageSizeTooLarge
         | Code::MessageBatchTooLarge
         | Code::InvalidRecord
         | Code::InvalidArgument
-        | Code::InvalidMessageSize => Fault::Record,
-        Code::InvalidMessage | Code::BadMessage => Fault::RecordIfTwice,
-        Code::InvalidDifferentRecord => Fault::Neighbour,
-        Code::InvalidTimestamp => Fault::Clock,
+        | Code::InvalidMessageSize => ErrorClass::Record,
+        Code::InvalidMessage | Code::BadMessage => ErrorClass::RecordIfTwice,
+        Code::InvalidDifferentRecord => ErrorClass::Neighbour,
+        Code::InvalidTimestamp => ErrorClass::Clock,
 
         Code::MessageTimedOut
         | Code::OperationTimedOut
         | Code::TimedOutQueue
         | Code::RequestTimedOut
-        | Code::QueueFull => Fault::Time,
-        Code::PurgeQueue | Code::PurgeInflight => Fault::Purged,
+        | Code::QueueFull => ErrorClass::Time,
+        Code::PurgeQueue | Code::PurgeInflight => ErrorClass::Purged,
 
         Code::Fatal
         | Code::Fenced
@@ -208,7 +209,7 @@ pub fn classify(code: Code) -> Fault {
         | Code::OutOfOrderSequenceNumber
         | Code::DuplicateSequenceNumber
         | Code::UnknownMemberId
-        | Code::IllegalGeneration => Fault::Client,
+        | Code::IllegalGeneration => ErrorClass::Client,
 
         Code::BrokerTransportFailure
         | Code::AllBrokersDown
@@ -218,7 +219,7 @@ pub fn classify(code: Code) -> Fault {
         | Code::WaitingForCoordinator
         | Code::CoordinatorNotAvailable
         | Code::CoordinatorLoadInProgress
-        | Code::NotCoordinator => Fault::Shared(NoBroker),
+        | Code::NotCoordinator => ErrorClass::Shared(NoBroker),
         Code::Authentication
         | Code::SaslAuthenticationFailed
         | Code::UnsupportedSASLMechanism
@@ -226,26 +227,26 @@ pub fn classify(code: Code) -> Fault {
         | Code::TopicAuthorizationFailed
         | Code::ClusterAuthorizationFailed
         | Code::TransactionalIdAuthorizationFailed
-        | Code::SecurityDisabled => Fault::Shared(NotAuthorized),
-        Code::SSL => Fault::Shared(Tls),
-        Code::GroupAuthorizationFailed => Fault::Shared(GroupNotAuthorized),
+        | Code::SecurityDisabled => ErrorClass::Shared(NotAuthorized),
+        Code::SSL => ErrorClass::Shared(Tls),
+        Code::GroupAuthorizationFailed => ErrorClass::Shared(GroupNotAuthorized),
         Code::UnknownTopic
         | Code::UnknownPartition
         | Code::UnknownTopicOrPartition
         | Code::UnknownTopicId
         | Code::LeaderNotAvailable
         | Code::NotLeaderForPartition
-        | Code::InvalidTopic => Fault::Shared(UnknownTopic),
+        | Code::InvalidTopic => ErrorClass::Shared(UnknownTopic),
         Code::PolicyViolation
         | Code::UnsupportedForMessageFormat
-        | Code::UnsupportedCompressionType => Fault::Shared(TopicRefuses),
+        | Code::UnsupportedCompressionType => ErrorClass::Shared(TopicRefuses),
         Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => {
-            Fault::Shared(TooFewReplicas)
+            ErrorClass::Shared(TooFewReplicas)
         }
         Code::UnsupportedFeature | Code::UnsupportedVersion | Code::InvalidTransactionTimeout => {
-            Fault::Shared(NoTransactions)
+            ErrorClass::Shared(NoTransactions)
         }
-        _ => Fault::Shared(KafkaError),
+        _ => ErrorClass::Shared(KafkaError),
     }
 }
 
@@ -261,18 +262,21 @@ mod tests {
         let all = (-200..RDKafkaRespErr::RD_KAFKA_RESP_ERR_END_ALL as i32)
             .filter_map(|code| RDKafkaRespErr::try_from(code).ok().map(Code::from));
         let blame = |code: &Code| {
-            matches!(classify(*code), Fault::Record | Fault::RecordIfTwice | Fault::Neighbour)
+            matches!(
+                classify(*code),
+                ErrorClass::Record | ErrorClass::RecordIfTwice | ErrorClass::Neighbour
+            )
         };
         let blaming: Vec<_> = all.filter(blame).map(|code| (code, classify(code))).collect();
         let expected = [
-            (Code::BadMessage, Fault::RecordIfTwice),
-            (Code::InvalidArgument, Fault::Record),
-            (Code::InvalidDifferentRecord, Fault::Neighbour),
-            (Code::InvalidMessage, Fault::RecordIfTwice),
-            (Code::InvalidMessageSize, Fault::Record),
-            (Code::MessageSizeTooLarge, Fault::Record),
-            (Code::MessageBatchTooLarge, Fault::Record),
-            (Code::InvalidRecord, Fault::Record),
+            (Code::BadMessage, ErrorClass::RecordIfTwice),
+            (Code::InvalidArgument, ErrorClass::Record),
+            (Code::InvalidDifferentRecord, ErrorClass::Neighbour),
+            (Code::InvalidMessage, ErrorClass::RecordIfTwice),
+            (Code::InvalidMessageSize, ErrorClass::Record),
+            (Code::MessageSizeTooLarge, ErrorClass::Record),
+            (Code::MessageBatchTooLarge, ErrorClass::Record),
+            (Code::InvalidRecord, ErrorClass::Record),
         ];
         assert_eq!(blaming, expected);
     }
@@ -285,7 +289,7 @@ mod tests {
             Code::Unknown,
             Code::CriticalSystemResource,
         ] {
-            assert_eq!(classify(code), Fault::Shared(Blocked::KafkaError), "{code:?}");
+            assert_eq!(classify(code), ErrorClass::Shared(Blocked::KafkaError), "{code:?}");
         }
     }
 
@@ -293,7 +297,7 @@ mod tests {
     fn an_ordinary_failover_opens_again_and_blames_nobody() {
         for code in [Code::Fenced, Code::InvalidTransactionalState, Code::InvalidProducerIdMapping]
         {
-            assert_eq!(classify(code), Fault::Client, "{code:?}");
+            assert_eq!(classify(code), ErrorClass::Client, "{code:?}");
         }
     }
 }

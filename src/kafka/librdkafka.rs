@@ -12,8 +12,8 @@ use rdkafka::{
 
 pub use super::producer::Producer;
 use super::{
-    Blocked, Code, Fault, Fetched, Followed, GroupOffset, Obstacle, ProducerSettings, Topics, View,
-    admin::partitions_of, classify, context::PollContext,
+    Blocked, Code, ErrorClass, Fetched, Followed, GroupOffset, Obstacle, ProducerSettings, Topics,
+    View, admin::partitions_of, classify, context::PollContext,
 };
 use crate::{
     config::{
@@ -217,8 +217,9 @@ pub(super) fn fetched(
         Err(KafkaError::PartitionEOF(partition)) => return Ok(Some(Fetched::End(partition))),
         Err(error) => {
             // The client reconnects by itself.
-            let fault = error.rdkafka_error_code().map(classify);
-            let is_passing = matches!(fault, Some(Fault::Time | Fault::Shared(Blocked::NoBroker)));
+            let class = error.rdkafka_error_code().map(classify);
+            let is_passing =
+                matches!(class, Some(ErrorClass::Time | ErrorClass::Shared(Blocked::NoBroker)));
             return if is_passing { Ok(None) } else { Err(error.into()) };
         }
     };

@@ -23,7 +23,7 @@ pub use rdkafka::types::RDKafkaErrorCode as Code;
 
 pub(crate) use self::admin::TopicState;
 pub use self::{
-    error::{Blocked, Failure, Fault, Obstacle, Step, classify, label},
+    error::{Blocked, ErrorClass, Failure, Obstacle, Step, classify, label},
     follow::Followed,
     record::{Draft, Headers, Record},
     topics::{Limits, Risk, Timestamps, Topics},

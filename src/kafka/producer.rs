@@ -26,7 +26,7 @@ use rdkafka::{
 };
 
 use super::{
-    Code, Failure, Fault, GroupOffset, Headers, Obstacle, Record, Step, classify,
+    Code, ErrorClass, Failure, GroupOffset, Headers, Obstacle, Record, Step, classify,
     context::PollContext, error::code,
 };
 
@@ -143,14 +143,14 @@ impl Producer {
     /// error.
     fn root_cause(&self, failure: Failure) -> Failure {
         let failure = self.reported_cause(failure);
-        if failure.fault() != Fault::Purged {
+        if failure.class() != ErrorClass::Purged {
             return failure;
         }
         let failure = self.with_late_reports(failure);
         let Err(error) = self.client.begin_transaction() else { return failure };
         let cause = Failure::of(failure.step, &error);
         // A refused record makes the producer unusable, so that error is not the cause.
-        let is_cause = failure.fault() == Fault::Purged && cause.fault() != Fault::Client;
+        let is_cause = failure.class() == ErrorClass::Purged && cause.class() != ErrorClass::Client;
         if is_cause { cause } else { failure }
     }
 
@@ -161,14 +161,14 @@ impl Producer {
         let wait = if failure.code == Code::State { STEP } else { Duration::ZERO };
         let reported = self.reports(Instant::now() + wait);
         // librdkafka also purges the records of a deleted topic: there the failure has the cause.
-        reported.err().filter(|cause| cause.fault() != Fault::Purged).unwrap_or(failure)
+        reported.err().filter(|cause| cause.class() != ErrorClass::Purged).unwrap_or(failure)
     }
 
     /// Waits for more reports. librdkafka may report purged records before the refused one.
     fn with_late_reports(&self, mut failure: Failure) -> Failure {
         self.wait_until(Instant::now() + STEP, |producer| {
             failure.reports.append(&mut producer.context().reports.lock());
-            failure.reports.iter().any(|(_, code)| classify(*code) != Fault::Purged)
+            failure.reports.iter().any(|(_, code)| classify(*code) != ErrorClass::Purged)
                 || producer.outstanding() == 0
         });
         failure
@@ -198,7 +198,7 @@ impl super::Producer for Producer {
                 continue;
             }
             let mut cause = self.root_cause(failure);
-            if cause.reports.is_empty() && classify(cause.code) == Fault::Record {
+            if cause.reports.is_empty() && classify(cause.code) == ErrorClass::Record {
                 cause.reports.push((number, cause.code));
             }
             return Err(cause);

@@ -77,7 +77,9 @@ impl<'a> Walk<'a> {
         } else if is_element && value.is_object() {
             let kind = array.kind(value, in_standby);
             let person = Person::of(value, kind, &context.channel, context.thread.as_ref());
-            self.element(array, kind, value, person, context.clone());
+            // It shares with no other element.
+            self.budget = usize::MAX;
+            self.element(array, kind, value, person, context.clone())?;
         } else if !is_element && is_callback(value) {
             self.envelope(value)?;
         } else {
@@ -161,7 +163,7 @@ impl<'a> Walk<'a> {
             self.spend(contact.map_or(0, contact_bytes))?;
             let (element, contact) = (pointer, contact.cloned());
             let context = ElementContext { element, contact, thread, ..self.copy(&scope)? };
-            self.element(array, kind, value, person, context);
+            self.element(array, kind, value, person, context)?;
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ use std::{borrow::Cow, io::Read as _};
 use flate2::read::MultiGzDecoder;
 
 use self::{
+    envelope::Done,
     json::{Document, Unreadable, Value},
     people::Person,
     value::{Array, Inside},
@@ -168,7 +169,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Makes an item of an element, or of what stands where one belongs.
+    /// Makes an item of an element, or of what stands where one belongs. An event copies texts of its
+    /// contact and its entry, which are counted.
     fn element(
         &mut self,
         array: Array,
@@ -176,7 +178,7 @@ impl<'a> Walk<'a> {
         value: Value<'a>,
         person: Person<'a>,
         context: ElementContext<'a>,
-    ) {
+    ) -> Done {
         let message_id = value.filled("id");
         let status = || value.get("status").and_then(Value::text);
         let has_status = || status().is_some_and(|status| !status.trim().is_empty());
@@ -189,7 +191,8 @@ impl<'a> Walk<'a> {
             _ => None,
         };
         if let Some((reason, detail)) = fault {
-            return self.dead_letter(reason, detail, value, context, kind);
+            self.dead_letter(reason, detail, value, context, kind);
+            return Ok(());
         }
         let raw = Cow::Borrowed(value.bytes());
         let mut event = Event::new(self.callback, self.settings, kind, context, raw);
@@ -201,6 +204,8 @@ impl<'a> Walk<'a> {
             || value.get("metadata").and_then(|metadata| metadata.filled("timestamp"));
         let own = event.timestamp.clone().or_else(in_metadata);
         event.occurred = own.or_else(|| event.context.entry_time.clone());
+        let copies = [&event.user_key, &event.occurred].into_iter().flatten();
+        self.spend(copies.map(amplification::owned_bytes).sum())?;
         event.state = value.get("status").and_then(Value::written);
         event.typed = fragment(|out| {
             match array {
@@ -224,6 +229,7 @@ impl<'a> Walk<'a> {
         let is_needed = !event.errors.is_empty() && (is_of_parts || !is_one_list);
         event.raw_form = self.raw_form(value, &event, is_needed);
         self.items.push(Item::Event(event));
+        Ok(())
     }
 
     fn raw_form(&self, value: Value<'a>, event: &Event<'a>, is_needed: bool) -> RawForm {

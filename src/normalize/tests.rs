@@ -414,6 +414,34 @@ fn what_all_elements_share_is_counted_before_it_is_copied() {
 }
 
 #[test]
+fn the_key_and_the_time_that_an_event_copies_are_counted() {
+    // Each escaped text has ten bytes, and the pointer is counted, too.
+    for (body, bytes) in [
+        // In the contact and as the key.
+        (
+            r#"{"contacts":[{"wa_id":"1","user_id":"\u0031234567890"}],
+                "messages":[{"id":"a","from":"1"}]}"#,
+            20 + "/messages/0".len(),
+        ),
+        // For the change, its value and the element, and as the time.
+        (
+            r#"{"entry":[{"time":"\u0031234567890",
+                "changes":[{"value":{"messages":[{"id":"a","from":"1"}]}}]}]}"#,
+            40 + "/entry/0/changes/0/value/messages/0".len(),
+        ),
+    ] {
+        let callback = callback(body.as_bytes());
+        let document = Document::parse(body.as_bytes()).unwrap();
+        let reason = |budget| {
+            let walk = Walk::new(&callback, Settings::default(), &document);
+            Walk { budget, ..walk }.whole().err()
+        };
+        assert_eq!(reason(bytes), None, "{body}");
+        assert_eq!(reason(bytes - 1), Some(Reason::Amplification), "{body}");
+    }
+}
+
+#[test]
 fn what_the_head_of_a_call_adds_to_each_event_counts_as_well() {
     let (body, traceparent) = (sharing(b"1", 100), "0".repeat(15_000));
     assert_eq!(items(&callback(&body)).len(), 100);

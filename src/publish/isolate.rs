@@ -15,7 +15,7 @@ use crate::{
     event::Topic,
     journal::Position,
     kafka::{
-        Blocked, Code, Draft, Failure, Fault, Headers, Obstacle, Producer, Record, Timestamps,
+        Blocked, Code, Draft, ErrorClass, Failure, Headers, Obstacle, Producer, Record, Timestamps,
         classify,
     },
     normalize,
@@ -74,17 +74,17 @@ impl<P: Producer> Session<'_, P> {
             Err(BatchError::Kafka(failure)) => failure,
         };
         self.abort()?;
-        match failure.fault() {
-            Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => {
+        match failure.class() {
+            ErrorClass::Record | ErrorClass::RecordIfTwice | ErrorClass::Neighbour => {
                 Ok(suspects_of(&failure, &attempt.sent))
             }
             // One record with a refused timestamp makes its whole batch invalid.
-            Fault::Clock if self.learnt.timestamps == Timestamps::Accepted => {
+            ErrorClass::Clock if self.learnt.timestamps == Timestamps::Accepted => {
                 self.learnt.timestamps = Timestamps::Present;
                 Err(self.lost(None))
             }
-            Fault::Clock => Err(Ended::Lost(Some(Obstacle::of(Blocked::Clock, &failure)))),
-            Fault::Shared(blocked) => Err(Ended::Lost(Some(Obstacle::of(blocked, &failure)))),
+            ErrorClass::Clock => Err(Ended::Lost(Some(Obstacle::of(Blocked::Clock, &failure)))),
+            ErrorClass::Shared(blocked) => Err(Ended::Lost(Some(Obstacle::of(blocked, &failure)))),
             _ => Err(self.lost(None)),
         }
     }
@@ -93,7 +93,7 @@ impl<P: Producer> Session<'_, P> {
     fn reject(&mut self, rejected: Sent, code: Code, sent: &[Sent]) -> Result<(), Ended> {
         let Sent { id, topic } = rejected;
         let suspects = &mut self.learnt.suspects;
-        if classify(code) == Fault::RecordIfTwice && suspects.corrupted_once.insert(id) {
+        if classify(code) == ErrorClass::RecordIfTwice && suspects.corrupted_once.insert(id) {
             return Ok(());
         }
         let key = (topic, code as i32);
@@ -146,10 +146,12 @@ impl<P: Producer> Session<'_, P> {
         let keys = Keys::from([(topic, "weni-edge".to_owned())]);
         for _ in 0..PROBES_MAX {
             let Err(failure) = self.try_keys(&keys, &value)? else { return Ok(true) };
-            match failure.fault() {
-                Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => return Ok(false),
+            match failure.class() {
+                ErrorClass::Record | ErrorClass::RecordIfTwice | ErrorClass::Neighbour => {
+                    return Ok(false);
+                }
                 // The purge before an abort may also take the next transaction's first records.
-                Fault::Purged => {}
+                ErrorClass::Purged => {}
                 _ => return Err(self.lost(failure.shared())),
             }
         }
@@ -214,7 +216,8 @@ impl<P: Producer> Session<'_, P> {
 /// The records under suspicion, in the order of sending: those that a report blames, else all that were
 /// rejected.
 fn suspects_of(failure: &Failure, sent: &[Sent]) -> Vec<(Sent, Code)> {
-    let blames = |code: Code| matches!(classify(code), Fault::Record | Fault::RecordIfTwice);
+    let blames =
+        |code: Code| matches!(classify(code), ErrorClass::Record | ErrorClass::RecordIfTwice);
     let any_blamed = failure.reports.iter().any(|(_, code)| blames(*code));
     let mut reports = failure.reports.clone();
     reports.retain(|(_, code)| !any_blamed || blames(*code));

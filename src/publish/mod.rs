@@ -158,7 +158,8 @@ impl Shared {
         Directory { disk: self.journal.directory().disk, path: &self.quarantine }
     }
 
-    /// Whether to end: a stop was asked for, and nothing or no time is left.
+    /// Whether to end: a stop was asked for, and nothing or no time is left. A publisher that was replaced
+    /// ends, too.
     fn stopping(&self) -> bool {
         let is_over = |deadline| clock::now() >= deadline || self.journal.pending() == 0;
         self.heartbeat.abandoned() || self.stop.lock().is_some_and(is_over)

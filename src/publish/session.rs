@@ -20,8 +20,8 @@ use crate::{
     clock,
     journal::{Checkpoint, Position, Reader},
     kafka::{
-        Blocked, Code, Draft, Failure, Fault, GroupOffset, Obstacle, Producer, Step, Timestamps,
-        Topics, label,
+        Blocked, Code, Draft, ErrorClass, Failure, GroupOffset, Obstacle, Producer, Step,
+        Timestamps, Topics, label,
     },
     mutant,
 };
@@ -98,8 +98,8 @@ impl<P: Producer> Session<'_, P> {
         }
     }
 
-    /// When the transaction after one that was `begun` then and is committed now begins. Callers who wait
-    /// for Kafka wait for it, so it begins soon.
+    /// When the transaction after one that was `begun` then and is committed now begins: soon if callers
+    /// wait for Kafka, and never before brokers are likely done with this one.
     fn next(&self, begun: Instant) -> Instant {
         let config = self.shared.config.load();
         let interval = match config.http.wait_for_kafka.is_zero() {
@@ -266,9 +266,9 @@ impl<P: Producer> Session<'_, P> {
     /// After an error: abort and go on from the committed position. Where that is impossible, drop
     /// the producer: the next opening finds out what was committed.
     fn recover(&mut self, failure: &Failure, attempt: &Attempt) -> Result<(), Ended> {
-        let fault = failure.fault();
+        let class = failure.class();
         self.shared.metrics.publish_errors_total.with_label_values(&[&label(failure.code)]).inc();
-        tracing::warn!(step = ?failure.step, code = ?failure.code, ?fault,
+        tracing::warn!(step = ?failure.step, code = ?failure.code, ?class,
             records = attempt.sent.len(), "a transaction failed");
         self.read_again();
         if failure.step == Step::Commit && mutant::is("lost answer taken for an abort") {
@@ -277,19 +277,19 @@ impl<P: Producer> Session<'_, P> {
         if failure.step == Step::Commit || failure.step == Step::Begin {
             return Err(self.lost(failure.shared()));
         }
-        match fault {
-            Fault::Record | Fault::RecordIfTwice | Fault::Neighbour => {
+        match class {
+            ErrorClass::Record | ErrorClass::RecordIfTwice | ErrorClass::Neighbour => {
                 self.abort()?;
                 self.isolate(failure, &attempt.sent)
             }
-            Fault::Clock if self.learnt.timestamps == Timestamps::Accepted => {
+            ErrorClass::Clock if self.learnt.timestamps == Timestamps::Accepted => {
                 self.learnt.timestamps = Timestamps::Present;
                 self.abort()
             }
-            Fault::Clock => Err(self.lost(Some(Obstacle::of(Blocked::Clock, failure)))),
-            Fault::Time => Err(self.too_slow(failure, attempt.size)),
-            Fault::Purged | Fault::Client => Err(self.lost(failure.shared())),
-            Fault::Shared(blocked) => {
+            ErrorClass::Clock => Err(self.lost(Some(Obstacle::of(Blocked::Clock, failure)))),
+            ErrorClass::Time => Err(self.too_slow(failure, attempt.size)),
+            ErrorClass::Purged | ErrorClass::Client => Err(self.lost(failure.shared())),
+            ErrorClass::Shared(blocked) => {
                 self.learnt.size = Size::SINGLE;
                 Err(self.give_up(Obstacle::of(blocked, failure)))
             }

@@ -65,13 +65,12 @@ impl Heartbeat {
     }
 }
 
-/// Why a publishing thread has to be replaced: the label `reason` of the next one.
-type Reason = &'static str;
-const PANICKED: Reason = "panic";
+// Why a publishing thread has to be replaced: the label `reason` of the next one.
+const PANICKED: &str = "panic";
 /// It hung in a call of librdkafka, which exceeds its time limits when brokers die.
-const HUNG: Reason = "lost";
+const HUNG: &str = "lost";
 /// It hung in the edge's own code.
-const WEDGED: Reason = "wedged";
+const WEDGED: &str = "wedged";
 
 /// Runs publishing threads, one after the other, until one ends as it was asked to.
 pub(super) fn supervise(shared: &Shared) {
@@ -103,8 +102,9 @@ pub(super) fn supervise(shared: &Shared) {
     }
 }
 
-/// One publishing thread from its start to its end; none if it ended as it was asked to.
-fn run_thread(shared: &Shared, panicked: BTreeSet<Position>) -> Option<Reason> {
+/// One publishing thread from its start to its end. Returns why it has to be replaced; none if it ended as
+/// it was asked to.
+fn run_thread(shared: &Shared, panicked: BTreeSet<Position>) -> Option<&'static str> {
     shared.heartbeat.silent_at_most(super::SILENT_OPENING);
     let publishing = shared.clone();
     let thread = match thread::Builder::new()

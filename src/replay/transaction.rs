@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use super::{Ready, Replay, TRANSACTION_TIMEOUT, progress::Kept};
 use crate::{
     clock,
-    kafka::{Cluster, Code, Failure, Fault, GroupOffset, Producer, Step, Timestamps, label},
+    kafka::{Cluster, Code, ErrorClass, Failure, GroupOffset, Producer, Step, Timestamps, label},
     mutant,
 };
 
@@ -27,8 +27,8 @@ impl<C: Cluster> Replay<'_, C> {
             self.committed += letters.len();
             return Ok(());
         };
-        match failure.fault() {
-            Fault::Record | Fault::RecordIfTwice | Fault::Neighbour
+        match failure.class() {
+            ErrorClass::Record | ErrorClass::RecordIfTwice | ErrorClass::Neighbour
                 if failure.step != Step::Commit =>
             {
                 if let [letter] = letters {
@@ -61,14 +61,14 @@ impl<C: Cluster> Replay<'_, C> {
         loop {
             let Err(failure) = self.transact(letters, offsets) else { return Ok(()) };
             tries += 1;
-            match failure.fault() {
+            match failure.class() {
                 // It may be committed.
                 _ if failure.step == Step::Commit => return Err(failure),
-                Fault::Clock if self.timestamps == Timestamps::Accepted => {
+                ErrorClass::Clock if self.timestamps == Timestamps::Accepted => {
                     self.timestamps = Timestamps::Present;
                 }
                 // The purge before an abort may also take the next transaction's first records.
-                Fault::Purged | Fault::RecordIfTwice if tries < TRIES => {}
+                ErrorClass::Purged | ErrorClass::RecordIfTwice if tries < TRIES => {}
                 _ => return Err(failure),
             }
         }
@@ -121,14 +121,17 @@ impl<C: Cluster> Replay<'_, C> {
     /// What to do about any other failure.
     fn failed(&self, failure: &Failure) -> anyhow::Error {
         let (step, code) = (failure.step, label(failure.code));
-        match (failure.fault(), failure.code) {
-            (Fault::Client, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => {
+        match (failure.class(), failure.code) {
+            (
+                ErrorClass::Client,
+                Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch,
+            ) => {
                 anyhow!(
                     "another `weni-edge replay` of {} has begun and fenced this one off: let it end",
                     self.dead_letter()
                 )
             }
-            (Fault::Shared(blocked), _) => anyhow!("{}: {code}", blocked.as_str()),
+            (ErrorClass::Shared(blocked), _) => anyhow!("{}: {code}", blocked.as_str()),
             _ => anyhow!(
                 "a transaction failed ({step:?}: {code}): run this again, it goes on from what is \
                  committed"

@@ -101,7 +101,7 @@ pub(super) struct Args {
 }
 
 /// The topics as --topic names them, beside `all`.
-const TOPICS: [(&str, &str, Topic); 4] = [
+const TOPICS: [(&str, &str, Topic); Topic::ALL.len()] = [
     ("status", "Statuses of messages", Topic::MessageStatus),
     ("inbound", "Messages of users", Topic::InboundMessage),
     ("channel", "Calls, payments, echoes, and all else", Topic::ChannelEvent),

@@ -280,7 +280,7 @@ proptest! {
     ) {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&content, 0).unwrap();
-        let mut source = salvage::SalvagedFile::strict(Box::new(file));
+        let mut source = salvage::RetriedFile::strict(Box::new(file));
         let mut prefixes = prefixes::Prefixes::new(0);
         for (left, right) in ranges {
             let [left, right] = [left, right].map(|at| usize::from(at) % (content.len() + 1));

@@ -204,8 +204,7 @@ fn frame_offsets(path: &Path) -> Vec<u64> {
     let mut offsets = vec![HEADER_BYTES];
     let header = Header::read(open(), segment::base_of(path).unwrap()).unwrap().unwrap();
     let limit = fs::metadata(path).unwrap().len();
-    let mut frames =
-        segment::Frames::new(salvage::SalvagedFile::strict(open()), header.salt, limit);
+    let mut frames = segment::Frames::new(salvage::RetriedFile::strict(open()), header.salt, limit);
     let mut at = HEADER_BYTES;
     while let Some(frame) = frames.frame_at(at, header.base).unwrap() {
         at = frame.end;
