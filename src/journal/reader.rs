@@ -76,7 +76,7 @@ impl Reader {
         if position < self.position {
             self.open = None;
         } else if let Some(open) = self.open.as_mut().filter(|_| position > self.position) {
-            // Nothing more is read before it is known where the record lies.
+            // Read nothing more until the index has told where the record lies.
             open.frames.limit = open.at;
         }
         self.position = position;

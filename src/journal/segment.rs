@@ -73,7 +73,7 @@ fn base_with_extension(path: &Path, extension: &str) -> Option<Position> {
 /// What makes the frames of one segment readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    /// As in the run's file.
+    /// The id of the run, the same as in the run's file.
     pub(super) run_id: Uuid,
     /// Position of the first frame.
     pub(super) base: Position,

@@ -75,7 +75,7 @@ impl Blocked {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {detail}", blocked.as_str())]
 pub struct Obstacle {
-    /// Which kind it is.
+    /// The reason that the metric `publish_blocked` shows.
     pub blocked: Blocked,
     /// In words, for the log.
     pub detail: String,

@@ -31,9 +31,9 @@ pub use self::{
 
 /// A cluster, as one consumer group sees it: the edge's identity, or a replay's group.
 pub trait Cluster {
-    /// What it opens to write.
+    /// What [`open`](Self::open) returns.
     type Producer: Producer;
-    /// What it opens to read.
+    /// What [`read`](Self::read) returns.
     type Reader: Reader;
 
     /// Reads the cluster's id and the topics' limits. With `create`, creates missing topics; one that
@@ -120,7 +120,7 @@ pub enum Fetched {
     End(i32),
 }
 
-/// What is asked for, where transactions are open.
+/// What an open transaction does to an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum View {
     /// Only what no open transaction can change. A group's offset waits for the transaction's end.
