@@ -43,19 +43,22 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         Ok(looked) => looked,
         Err(problem) => return report.add(problem),
     };
-    let mut findings = vec![judged];
-    match room(&place) {
-        Ok((free, own)) => findings.push(judge_room(config, free, own)),
-        Err(error) => findings.push(unusable(&place, &error)),
-    }
+    let mut measured = vec![match room(&place) {
+        Ok((free, own)) => Ok(judge_room(config, free, own)),
+        Err(error) => Err(unusable(&place, &error)),
+    }];
     // The disk of an edge that runs is left alone.
     if !matches!(subject.running(), Ok(Some(_))) {
-        match syncs(&place) {
-            Ok(times) => findings.push(judge_syncs(times)),
-            Err(error) => findings.push(unusable(&place, &error)),
-        }
+        measured.push(match syncs(&place) {
+            Ok(times) => Ok(judge_syncs(times)),
+            Err(error) => Err(unusable(&place, &error)),
+        });
     }
-    report.all(findings);
+    // A directory whose disk cannot be measured is not well.
+    if judged.remedy.is_some() || measured.iter().all(Result::is_ok) {
+        report.add(judged);
+    }
+    report.all(measured.into_iter().map(|measured| measured.unwrap_or_else(|problem| problem)));
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Finding {

@@ -279,8 +279,14 @@ async fn the_url_to_paste_is_configured_or_seen_and_never_a_guess() {
     assert_eq!((&seen["basis"], &seen["url"]), (&json!("seen"), &Json::Null));
     assert_eq!(seen["host"], "edge.example.com");
     let headers = format!("X-Token: {SECRET}\r\nX-Forwarded-Proto: https\r\n");
-    served.call("/hooks/loja", &headers, BODY).await;
-    assert_eq!(url().await["url"], "https://edge.example.com/hooks/loja");
+    // Hosts are looked at once a second.
+    let seen = async {
+        while url().await["url"] != "https://edge.example.com/hooks/loja" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            served.call("/hooks/loja", &headers, BODY).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), seen).await.unwrap();
     let mut config = (**served.config.load()).clone();
     config.http.public_url = Some("https://webhooks.example.com".to_owned());
     served.config.store(Arc::new(config));
