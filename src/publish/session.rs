@@ -268,7 +268,7 @@ impl<P: Producer> Session<'_, P> {
     fn recover(&mut self, failure: &Failure, attempt: &Attempt) -> Result<(), Ended> {
         let class = failure.class();
         self.shared.metrics.publish_errors_total.with_label_values(&[&label(failure.code)]).inc();
-        tracing::warn!(step = ?failure.step, code = ?failure.code, ?class,
+        tracing::warn!(step = ?failure.step, code = ?failure.code, fault = ?class,
             records = attempt.sent.len(), "a transaction failed");
         self.read_again();
         if failure.step == Step::Commit && mutant::is("lost answer taken for an abort") {
