@@ -39,6 +39,8 @@ fn too_few_replicas_in_sync_are_told_from_brokers_that_cannot_be_reached() {
     let edge = Edge::start(&settings(&cluster.bootstrap(), &topics));
     let mut calls = accept(&edge, 0, 0..20);
     edge.settle();
+    // Else the brokers could not complete the transaction, and would say nothing else.
+    cluster.logs_at_rest();
     topics.alter("message_status", "min.insync.replicas", "3");
     cluster.run(&["kill9", "3"]);
     calls.extend(accept(&edge, 0, 20..40));
