@@ -239,7 +239,14 @@ fn sample() -> impl TypedValueParser<Value = &'static Sample> {
 
 pub(super) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("write it as \"Name: value\"")?;
-    let name = name.trim().parse().map_err(|_| format!("{name:?} is not a header's name"))?;
+    if name != name.trim() {
+        return Err(format!(
+            "{name:?} has a blank at its begin or end. With such a Chave, Weni calls nothing and does not \
+             say so. Write {:?}",
+            format!("{}: …", name.trim())
+        ));
+    }
+    let name = name.parse().map_err(|_| format!("{name:?} is not a header's name"))?;
     // The value may be a secret, so the error does not repeat it.
     let value =
         value.trim().parse().map_err(|_| "a header cannot carry this value's characters")?;
@@ -250,5 +257,18 @@ fn rate(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(rate) if (0.001..=1e6).contains(&rate) => Ok(rate),
         _ => Err("use 0.001 to 1000000 calls a second".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_weni_would_not_send_is_refused() {
+        assert!(header("X-Token:  a secret ").is_ok());
+        for slip in ["X-Token : a secret", " X-Token: a secret"] {
+            assert!(header(slip).unwrap_err().contains("Write \"X-Token: …\""), "{slip}");
+        }
     }
 }
