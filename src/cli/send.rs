@@ -241,8 +241,8 @@ pub(super) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("write it as \"Name: value\"")?;
     if name != name.trim() {
         return Err(format!(
-            "{name:?} has a blank at its begin or end. With such a Chave, Weni calls nothing and does not \
-             say so. Write {:?}",
+            "the name {name:?} begins or ends with a blank. Weni does not call at all with such a Chave, and \
+             does not say so. Write {:?}",
             format!("{}: …", name.trim())
         ));
     }
