@@ -209,13 +209,22 @@ impl Topics {
     }
 
     /// The same, one by one.
-    pub(crate) fn each(&self, mut take: impl FnMut(Record)) {
+    pub(crate) fn each(&self, take: impl FnMut(Record)) {
         self.await_ends();
+        self.each_at("read_committed", take);
+    }
+
+    /// Also what no transaction has committed.
+    pub(crate) fn each_sent(&self, take: impl FnMut(Record)) {
+        self.each_at("read_uncommitted", take);
+    }
+
+    fn each_at(&self, isolation_level: &str, mut take: impl FnMut(Record)) {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", &self.bootstrap)
             .set("group.id", "tests")
             .set("enable.auto.commit", "false")
-            .set("isolation.level", "read_committed")
+            .set("isolation.level", isolation_level)
             .set("enable.partition.eof", "true")
             // The end of a partition is known when it has answered that there is nothing.
             .set("fetch.wait.max.ms", "10")
@@ -340,6 +349,16 @@ impl Cluster {
     /// kill -9 of all nodes.
     pub(crate) fn kill(&self) {
         self.each(&["kill9"]);
+    }
+
+    /// What the nodes say of partitions that they never tell the end of an acknowledged commit: one
+    /// without a leader yet, as after a restart, counts as deleted.
+    pub(crate) fn ends_not_told(&self) -> Vec<String> {
+        let log =
+            |node| fs::read_to_string(self.directory.path().join(format!("node{node}/broker.log")));
+        let logs: Vec<_> = (1..=self.nodes).map(|node| log(node).unwrap()).collect();
+        let lines = logs.iter().flat_map(|log| log.lines());
+        lines.filter(|line| line.contains("likely deleted already")).map(str::to_owned).collect()
     }
 
     /// The logs of all partitions that events and positions are in, and how long they are, once

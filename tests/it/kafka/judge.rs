@@ -24,14 +24,28 @@ pub(super) fn assert_exactly_once(topics: &Topics, calls: &Calls) {
 
 /// Nothing is missing; some may be there more often.
 pub(super) fn assert_at_least_once(topics: &Topics, calls: &Calls) {
-    let mut missing: BTreeSet<_> = (calls.iter())
-        .filter(|(_, receipt)| receipt.is_some())
-        .flat_map(|(call, _)| ["message_status", "inbound_message"].map(|role| (*call, role)))
-        .collect();
+    let mut missing = answered(calls);
     topics.each(|record| {
         missing.remove(&(call_of(&record), record.role));
     });
     assert!(missing.is_empty(), "{} records are missing: {missing:?}", missing.len());
+}
+
+/// Everything was sent, committed or not; some may be there more often.
+pub(super) fn assert_sent(topics: &Topics, calls: &Calls) {
+    let mut missing = answered(calls);
+    topics.each_sent(|record| {
+        missing.remove(&(call_of(&record), record.role));
+    });
+    assert!(missing.is_empty(), "{} records were never sent: {missing:?}", missing.len());
+}
+
+/// The records that calls with an answer leave.
+fn answered(calls: &Calls) -> BTreeSet<(CallId, &'static str)> {
+    let answered = calls.iter().filter(|(_, receipt)| receipt.is_some());
+    let records =
+        answered.map(|(call, _)| ["message_status", "inbound_message"].map(|role| (*call, role)));
+    records.flatten().collect()
 }
 
 pub(super) fn assert_exactly_once_among(records: &[Record], calls: &Calls) {
