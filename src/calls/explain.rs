@@ -176,9 +176,11 @@ fn by_reason(reason: &str) -> Words {
             "Calls in progress hold http.max_memory_bytes. Weni does not repeat this call.",
         ),
         "malformed" => words(
-            "O que chegou não é uma chamada HTTP inteira: a conexão caiu no meio, ou a URL tem \
-             http:// onde é https:// (ou o contrário).",
-            "What arrived is no whole HTTP call: the connection broke, or the URL has http:// where \
+            "O que chegou não é uma chamada HTTP inteira: o nome de um header (a Chave) tem um espaço \
+             ou outro caractere proibido, a conexão caiu no meio, ou a URL tem http:// onde é https:// \
+             (ou o contrário).",
+            "What arrived is no whole HTTP call: a header's name (the Chave) has a blank or another \
+             character that no name may have, the connection broke, or the URL has http:// where \
              https:// belongs (or the reverse).",
         ),
         other => words(format!("Recusada: {other}."), format!("Refused: {other}.")),

@@ -76,7 +76,11 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         let judged = follower.and_then(|follower| judge_arrivals(follower, receipts, within));
         report.add(judged.unwrap_or_else(|obstacle| {
             let found = format!("the receipts were not looked for in Kafka: {}", obstacle.detail);
-            ASPECT.warning(found, kafka::remedy(obstacle.blocked))
+            match subject.config.kafka.bootstrap_servers.is_empty() {
+                // Nobody has asked for it.
+                true => ASPECT.warning(found, "give the edge's --config to have them looked for"),
+                false => ASPECT.problem(found, kafka::remedy(obstacle.blocked)),
+            }
         }));
     }
 }
@@ -258,7 +262,7 @@ fn unanswered(webhook: &Webhook, way: Way, error: &anyhow::Error) -> Finding {
 fn follow(subject: &Subject) -> Result<Follower, Obstacle> {
     let config = &subject.config;
     if config.kafka.bootstrap_servers.is_empty() {
-        let detail = "there is no kafka.bootstrap_servers: give the edge's configuration";
+        let detail = "kafka.bootstrap_servers is not known";
         return Err(Obstacle::new(Blocked::NoBroker, detail));
     }
     let cluster = Cluster::new(config.clone(), kafka::group(config), <_>::default())?;

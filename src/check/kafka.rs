@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Aspect, Finding, Report, Subject, rights, topics};
+use super::{
+    Aspect, Finding, Report, Subject, rights,
+    topics::{self, Inventory},
+};
 use crate::{
     config::Config,
     event::Topic,
@@ -48,6 +51,9 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         }
     }
     let states = cluster.topic_states(&names);
+    // Without it a remedy says less.
+    let (others, brokers) = cluster.inventory().unwrap_or_default();
+    let inventory = Inventory { topics: others, brokers };
     let mut usable = Vec::new();
     for (name, state) in names.iter().zip(states) {
         let state = match state {
@@ -57,7 +63,7 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         if matches!(state, Ok(Some(_))) {
             usable.push(*name);
         }
-        report.all(topics::judge(config, name, state));
+        report.all(topics::judge(config, &inventory, name, state));
     }
     report.all(rights::check(config, &cluster, &topics, &usable, report).err());
 }

@@ -55,7 +55,7 @@ fn judge(
     };
     let remedy = match error.kind() {
         ErrorKind::AddrInUse => {
-            let remedy = "end it (ss -ltnp shows it), or choose another port; if it is this edge, run check \
+            let remedy = "end it (ss -tanp shows it), or choose another port; if it is this edge, run check \
                           as the edge's user";
             return aspect.problem(format!("another program listens on {address}"), remedy);
         }
@@ -84,7 +84,7 @@ async fn ask_admin(address: SocketAddr) -> Result<Finding, Finding> {
         (status, _) => {
             let found = format!("{near} answers /readyz with {status}, as no edge does");
             let remedy =
-                "end the other program (ss -ltnp shows it), or choose another admin.listen";
+                "end the other program (ss -tanp shows it), or choose another admin.listen";
             Err(ASPECT.problem(found, remedy))
         }
     }

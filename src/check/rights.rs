@@ -68,7 +68,11 @@ pub(super) fn check(
     if !is_well {
         return Ok(());
     }
-    let wrote = format!("opened, wrote to {} topics", names.len() - usize::from(has_position));
+    let wrote = match names.len() - usize::from(has_position) {
+        0 => "opened, wrote nothing, because no topic of events exists yet".to_owned(),
+        1 => "opened, wrote to one topic".to_owned(),
+        topics => format!("opened, wrote to {topics} topics"),
+    };
     let took = started.elapsed().as_millis();
     report.add(match has_position {
         true => ASPECT.ok(format!("{wrote}, committed a position, aborted: {took} ms")),

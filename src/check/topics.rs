@@ -3,6 +3,7 @@
 use super::{Aspect, Finding, kafka::obstructed};
 use crate::{
     config::{Config, CreateTopics, client::largest_event},
+    event::Topic,
     kafka::{Obstacle, Risk, TopicState},
 };
 
@@ -10,16 +11,24 @@ const ASPECT: Aspect = Aspect::KafkaTopic;
 /// A consumer may be down for a day.
 const RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
 
+/// What else the cluster has.
+pub(super) struct Inventory {
+    /// Names of topics.
+    pub(super) topics: Vec<String>,
+    pub(super) brokers: usize,
+}
+
 /// Judges one topic of the configuration.
 pub(super) fn judge(
     config: &Config,
+    inventory: &Inventory,
     name: &str,
     state: Result<Option<TopicState>, Obstacle>,
 ) -> Vec<Finding> {
     let is_position = name == config.topics.position;
     let state = match state {
         Err(obstacle) => return vec![obstructed(ASPECT, name, &obstacle)],
-        Ok(None) => return vec![missing(config, name, is_position)],
+        Ok(None) => return vec![missing(config, inventory, name)],
         Ok(Some(state)) => state,
     };
     if is_position {
@@ -42,21 +51,49 @@ pub(super) fn judge(
     findings
 }
 
-fn missing(config: &Config, name: &str, is_position: bool) -> Finding {
-    match (is_position, config.kafka.create_topics) {
-        (true, _) => ASPECT.ok(format!("{name} does not exist yet; serve makes it")),
-        (false, Some(CreateTopics { partitions, replication_factor })) => ASPECT.ok(format!(
-            "{name} does not exist yet; serve makes it with {partitions} partitions and \
-             {replication_factor} replicas"
-        )),
-        (false, None) => {
+fn missing(config: &Config, inventory: &Inventory, name: &str) -> Finding {
+    if name == config.topics.position {
+        return ASPECT.ok(format!("{name} does not exist yet; serve makes it"));
+    }
+    let found = format!("{name} does not exist");
+    let misspelled = misspelled(config, inventory, name);
+    match (config.kafka.create_topics, misspelled) {
+        (None, Some(question)) => ASPECT.problem(found, question),
+        (None, None) => {
+            let replicas = if inventory.brokers == 0 { 3 } else { inventory.brokers.min(3) };
             let remedy = format!(
                 "create it (kafka-topics.sh --create --topic {name} --partitions 12 \
-                 --replication-factor 3), set kafka.create_topics, or route it under [topics]"
+                 --replication-factor {replicas}), set kafka.create_topics, or route it under [topics]"
             );
-            ASPECT.problem(format!("{name} does not exist"), remedy)
+            ASPECT.problem(found, remedy)
+        }
+        (Some(CreateTopics { partitions, replication_factor }), misspelled) => {
+            let plural = if replication_factor == 1 { "" } else { "s" };
+            let found = format!(
+                "{found} yet; serve makes it with {partitions} partitions and {replication_factor} \
+                 replica{plural}"
+            );
+            match misspelled {
+                Some(question) => ASPECT.warning(found, question),
+                None if replication_factor == 1 => ASPECT.warning(
+                    format!("{found}: if that one disk is lost, so are its events"),
+                    "where there are three brokers, set kafka.create_topics.replication_factor to 3",
+                ),
+                None => ASPECT.ok(found),
+            }
         }
     }
+}
+
+/// Asks whether a topic that exists, and is not in use, is meant.
+fn misspelled(config: &Config, inventory: &Inventory, name: &str) -> Option<String> {
+    let in_use = |topic: &&String| Topic::ALL.iter().any(|one| config.topics.name(*one) == **topic);
+    let others = inventory.topics.iter().filter(|topic| !in_use(topic));
+    let (_, near) = others
+        .map(|topic| (strsim::damerau_levenshtein(name, topic), topic))
+        .filter(|(distance, _)| *distance <= name.len() / 8 + 1)
+        .min()?;
+    Some(format!("{near} exists: is {name} misspelled under [topics]?"))
 }
 
 fn setting<'a>(state: &'a TopicState, name: &str) -> Option<&'a str> {
@@ -203,25 +240,56 @@ mod tests {
             (TopicState { settings: None, ..state(1, 1, &[]) }, Warning, "has one replica"),
             (TopicState { settings: None, ..state(3, 3, &[]) }, Warning, "may not be read"),
         ] {
-            let judged = judge(&config, name, Ok(Some(state)));
+            let judged = judge(&config, &inventory(&[]), name, Ok(Some(state)));
             assert_eq!(judged[0].severity, severity, "{judged:?}");
             assert!(judged[0].found.contains(words), "{words}: {judged:?}");
         }
     }
 
+    fn inventory(topics: &[&str]) -> Inventory {
+        Inventory { topics: topics.iter().map(|name| (*name).to_owned()).collect(), brokers: 1 }
+    }
+
     #[test]
     fn a_missing_topic_is_a_problem_unless_serve_makes_it() {
         let mut config = Config::default();
-        let judged = |config: &Config, name: &str| judge(config, name, Ok(None))[0].severity;
+        let judged =
+            |config: &Config, name: &str| judge(config, &inventory(&[]), name, Ok(None)).remove(0);
         let (status, position) =
             (config.topics.message_status.clone(), config.topics.position.clone());
-        assert_eq!(judged(&config, &status), Severity::Problem);
-        assert_eq!(judged(&config, &position), Severity::Ok);
+        let missing = judged(&config, &status);
+        assert_eq!(missing.severity, Severity::Problem);
+        let remedy = missing.remedy.unwrap();
+        assert!(remedy.contains("--replication-factor 1)"), "{remedy}: of this cluster");
+        assert_eq!(judged(&config, &position).severity, Severity::Ok);
         config.kafka.create_topics = Some(CreateTopics { partitions: 12, replication_factor: 3 });
-        assert_eq!(judged(&config, &status), Severity::Ok);
+        assert_eq!(judged(&config, &status).severity, Severity::Ok);
+        config.kafka.create_topics = Some(CreateTopics { partitions: 12, replication_factor: 1 });
+        assert_eq!(judged(&config, &status).severity, Severity::Warning, "as when it is there");
         let refused = Obstacle::new(Blocked::NotAuthorized, "words");
-        let refused = judge(&config, &status, Err(refused));
+        let refused = judge(&config, &inventory(&[]), &status, Err(refused));
         assert_eq!(refused[0].severity, Severity::Problem);
         assert!(refused[0].found.ends_with(": words"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_misspelled_topic_is_asked_about_and_not_made() {
+        let mut config = Config::default();
+        let meant =
+            std::mem::replace(&mut config.topics.message_status, "weni.mesage-status.v1".into());
+        let there = inventory(&["orders", &meant, &config.topics.dead_letter]);
+        let judged = |config: &Config| {
+            judge(config, &there, &config.topics.message_status, Ok(None)).remove(0)
+        };
+        let question =
+            format!("{meant} exists: is weni.mesage-status.v1 misspelled under [topics]?");
+        let Finding { severity, remedy, .. } = judged(&config);
+        assert_eq!((severity, remedy.as_deref()), (Severity::Problem, Some(&*question)));
+        config.kafka.create_topics = Some(CreateTopics { partitions: 12, replication_factor: 3 });
+        let Finding { severity, remedy, .. } = judged(&config);
+        assert_eq!((severity, remedy.as_deref()), (Severity::Warning, Some(&*question)));
+        // One that is in use is nobody's slip.
+        config.topics.message_status = config.topics.dead_letter.replace('d', "b");
+        assert_eq!(judged(&config).severity, Severity::Ok);
     }
 }

@@ -42,7 +42,7 @@ const REFUSED_EVERY: Duration = Duration::from_millis(200);
 const REFUSED_SHOWN: usize = 10;
 /// The demo's last call. It becomes a dead letter.
 const NOT_JSON: &[u8] = b"not JSON at all";
-/// The port of the advice to listen on all addresses.
+/// The port of the advice to listen on all addresses, if none is given.
 const LISTEN_PORT: u16 = 8080;
 const YOUR_ADDRESS: &str = "https://YOUR-PUBLIC-ADDRESS";
 const DEMO_ENDED: &str = "\nThe demo has ended, and the edge goes on: call it as shown above, or end it \
@@ -92,7 +92,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let admin = format!("http://{}", on_this_machine(edge.admin));
         print_line(&match args.output {
             Output::Human => {
-                for_weni(edge.public, &secret) + &by_hand(&config, &hooks, &admin, &secret)
+                for_weni(args.listen.port(), edge.public, &secret)
+                    + &by_hand(&config, &hooks, &admin, &secret)
             }
             Output::Json => ready(&config, &hooks, &admin, &secret).to_string(),
         })?;
@@ -160,15 +161,17 @@ fn ready(config: &Config, hooks: &str, admin: &str, secret: &str) -> Value {
     })
 }
 
-fn for_weni(public: SocketAddr, secret: &str) -> String {
+/// `port` is the wanted one; 0: any.
+fn for_weni(port: u16, public: SocketAddr, secret: &str) -> String {
     let (ip, program) = (public.ip(), program());
+    let port = if port == 0 { LISTEN_PORT } else { port };
     let cannot_reach = format!(
-        "  Weni cannot reach {ip}. Start `{program} dev --listen 0.0.0.0:{LISTEN_PORT}` instead.\n"
+        "  Weni cannot reach {ip}. Start `{program} dev --listen 0.0.0.0:{port}` instead.\n"
     );
     let (url, how) = match ip.is_unspecified() {
         true => (YOUR_ADDRESS.to_owned(), tunnel(public.port())),
         false if is_public(ip) => (format!("http://{public}"), String::new()),
-        false => (YOUR_ADDRESS.to_owned(), cannot_reach + &tunnel(LISTEN_PORT)),
+        false => (YOUR_ADDRESS.to_owned(), cannot_reach + &tunnel(port)),
     };
     format!(
         "weni-edge dev: this Kafka is for trying out and keeps nothing. Ctrl-C ends it.\n\n\
@@ -300,4 +303,18 @@ async fn play(hooks: &str, secret: &str) -> anyhow::Result<()> {
     }
     client.call(NOT_JSON.into()).await.context("cannot call the edge")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advice_to_listen_on_all_addresses_keeps_the_port() {
+        let said = |port, public: &str| for_weni(port, public.parse().unwrap(), "secret");
+        let wanted = said(38080, "127.0.0.1:38080");
+        assert!(wanted.contains("dev --listen 0.0.0.0:38080` instead"), "{wanted}");
+        assert!(wanted.contains("to port 38080 of this machine"), "{wanted}");
+        assert!(said(0, "127.0.0.1:41234").contains("dev --listen 0.0.0.0:8080` instead"));
+    }
 }

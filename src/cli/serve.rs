@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc};
 
 use super::{ConfigFile, log};
-use crate::{metrics::Metrics, serve::Edge};
+use crate::{caller::on_this_machine, metrics::Metrics, serve::Edge};
 
 /// Take callbacks, keep them on disk, publish them to Kafka
 #[derive(Debug, clap::Args)]
@@ -31,7 +31,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let ended = runtime.block_on(async {
         let edge = Edge::start(config, metrics).await?;
         edge.reload_from(args.config.path.as_deref());
-        tracing::info!(public = %edge.public, admin = %edge.admin, "listening");
+        let inspector = format!("http://{}/inspector", on_this_machine(edge.admin));
+        tracing::info!(public = %edge.public, admin = %edge.admin, inspector, "listening");
         edge.run().await
     });
     // Dropping it would wait for calls that hang on a disk, and only a restart mends those.

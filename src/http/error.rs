@@ -57,7 +57,10 @@ impl Refusal {
                 "overloaded",
                 "The calls of this source, or of all, hold too much of http.max_memory_bytes.",
             ),
-            Self::Malformed => ("malformed", "The body broke off before its end."),
+            Self::Malformed => (
+                "malformed",
+                "No whole HTTP call arrived: a header's name has a blank, http:// and https:// are mixed up, or the connection broke.",
+            ),
             Self::Connect => {
                 ("malformed", "CONNECT asks for a tunnel, and there is none; use POST.")
             }

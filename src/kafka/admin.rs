@@ -81,6 +81,13 @@ impl Cluster {
         events.into_iter().chain([(&*topics.position, Some(position))])
     }
 
+    /// The names of all topics that the user may see, and how many brokers there are.
+    pub(crate) fn inventory(&self) -> Result<(Vec<String>, usize), Obstacle> {
+        let metadata = self.unstable.fetch_metadata(None, CALL)?;
+        let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
+        Ok((names.collect(), metadata.brokers().len()))
+    }
+
     /// Asks whether a missing topic could be created, if it may be. None is.
     pub(crate) fn try_creation(&self, name: &str) -> Result<(), Obstacle> {
         let create = self.creations().find(|(one, _)| *one == name).and_then(|(_, create)| create);

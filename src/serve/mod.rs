@@ -143,6 +143,10 @@ impl Edge {
             why = self.state.journal.failed() => bail!("the journal failed: {why}"),
         }
         self.phase.send_replace(Phase::Closing);
+        tracing::info!(
+            seconds = PUBLISH_DRAIN.as_secs_f64(),
+            "no more calls are accepted; those on disk are published while Kafka takes them, at most for this time"
+        );
         tokio::select! {
             ended = &mut self.http => ended.context("the public listener")?,
             why = self.state.journal.failed() => bail!("the journal failed: {why}"),
@@ -168,7 +172,7 @@ fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     listener.map_err(|error| {
         let remedy = match error.kind() {
             io::ErrorKind::AddrInUse => {
-                ". Another program has this port, perhaps a running edge: end it (ss -ltnp shows it), or \
+                ". Another program has this port, perhaps a running edge: end it (ss -tanp shows it), or \
                  choose another port"
             }
             _ => "",

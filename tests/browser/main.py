@@ -342,6 +342,24 @@ class Tests:
         assert SECRET not in page.content() and not page.context.cookies()
         self.close(page, allowed=["401"])
 
+    def test_a_page_says_why_nothing_reaches_kafka(self):
+        with tempfile.TemporaryDirectory() as work:
+            serve = Serve(self.serve.binary, work, kafka="127.0.0.1:1")  # nothing listens there
+            try:
+                page = self.page(f"http://{serve.admin}/inspector")
+                self.log_in(page)
+                expect(page.get_by_text("Nada chega ao Kafka agora: no_broker.")).to_be_visible()
+                page.get_by_role("button", name="English").click()
+                expect(page.get_by_text("Nothing reaches Kafka now: no_broker.")).to_be_visible()
+                assert not (found := self.violations(page)), found
+                self.close(page, allowed=["401"])
+            finally:
+                serve.end()
+        page = self.page()
+        expect(page.get_by_text("Ao vivo.")).to_be_visible()
+        expect(page.locator("#blocked")).to_be_hidden()
+        self.close(page)
+
     def test_a_page_stays_with_an_edge_that_is_killed_and_starts_again(self):
         page = self.page(self.elsewhere)
         self.log_in(page)

@@ -362,6 +362,15 @@ fn an_edge_is_called_as_weni_does_and_its_events_are_found() {
     let report = Report::of(&edge.config_file(), &wrong);
     assert_eq!(report.code, 1);
     report.assert("call", "problem", "answered 401: the secret or the header's name");
+
+    // Nobody is told that all is well when half of it was not looked at.
+    let config = edge.config_file();
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace(dev.text("/kafka"), "127.0.0.1:1")).unwrap();
+    let report = Report::of(&config, &arguments);
+    let (severity, said) = report.about("call").pop().unwrap();
+    assert!(said.starts_with("the receipts were not looked for in Kafka"), "{report:?}");
+    assert_eq!((severity, report.code), ("problem", 1), "{report:?}");
 }
 
 /// A server that gives each of these answers to one call, and none to what follows.

@@ -12,6 +12,7 @@ let stream = null;
 let run = null; // which process of the edge the calls are from
 let known = null; // what /inspector/sources said
 let calls = new Map(); // by source: calls by number
+let blocked = null; // why nothing is published
 let isPaused = false;
 let unsaid = { count: 0, refused: 0 };
 
@@ -27,7 +28,13 @@ function speak(language) {
     element.textContent = text[element.dataset.t];
   }
   $("pause").textContent = isPaused ? text.resume : text.pause;
+  showBlocked();
   showSources();
+}
+
+function showBlocked() {
+  $("blocked").hidden = !blocked;
+  $("blocked").textContent = blocked ? text.blocked(blocked) : "";
 }
 
 function say(key, ...values) {
@@ -326,6 +333,10 @@ function follow() {
     }
     say("live");
   });
+  on("publishing", (publishing) => {
+    blocked = publishing.blocked;
+    showBlocked();
+  });
   on("calls", takeCalls);
   on("settled", takeSettled);
   on("changed", load);
@@ -342,7 +353,8 @@ async function load() {
   $("login").hidden = !isOut;
   $("pause").hidden = isOut;
   if (isOut) {
-    [known, calls, run] = [null, new Map(), null];
+    [known, calls, run, blocked] = [null, new Map(), null, null];
+    showBlocked();
     $("sources").replaceChildren();
     $("logout").hidden = true;
     $("connection").textContent = "";

@@ -28,6 +28,7 @@ use crate::{
     config::Config,
     http::RequestGuard,
     journal::{Position, Reader},
+    kafka::Blocked,
     metrics::UNKNOWN_SOURCE,
 };
 
@@ -53,6 +54,7 @@ struct CallFollower {
     pending: Vec<(Position, String, u64)>,
     /// The source that comes first in the next look; none before the first look.
     turn: Option<usize>,
+    blocked: Option<Blocked>,
 }
 
 /// Calls of a source that Kafka has now.
@@ -71,7 +73,8 @@ pub(super) fn begin(
     let (sender, events) = Channel::new(1);
     let config = inspector.state.config.load_full();
     let (next, pending) = Default::default();
-    let follower = CallFollower { inspector, config, next, pending, turn: None };
+    let (turn, blocked) = Default::default();
+    let follower = CallFollower { inspector, config, next, pending, turn, blocked };
     tokio::spawn(follow(follower, pass, sender, held));
     events
 }
@@ -119,6 +122,14 @@ impl CallFollower {
             self.next.retain(|source, _| source == UNKNOWN_SOURCE || is_left(source));
         }
         self.config = Arc::clone(&config);
+        let gauge = &self.inspector.state.metrics.publish_blocked;
+        let is_set = |blocked: &Blocked| gauge.with_label_values(&[blocked.as_str()]).get() != 0;
+        let blocked = Blocked::ALL.into_iter().find(is_set);
+        if self.turn.is_none() || blocked != self.blocked {
+            let reason = blocked.map(Blocked::as_str);
+            write_event(&mut events, "publishing", json!({"blocked": reason}));
+        }
+        self.blocked = blocked;
         // Before the calls, so that a call that is committed meanwhile is told later.
         let committed = self.inspector.state.journal.committed();
         self.write_settled(&mut events, committed);

@@ -97,6 +97,17 @@ fn a_missing_topic_is_named_with_the_command_that_makes_it() {
         check(&edge)
     };
     assert_eq!(creating(1).judged("problem"), [""; 0]);
+    assert!(about(&check(&edge), name)[0].1.contains("1 replica: if that one disk is lost"));
+    let status = &topics.names["message_status"];
+    let misspelled = status.replacen("message", "mesage", 1);
+    fs::write(&file, text.replace(status, &misspelled)).unwrap();
+    let report = check(&edge);
+    let asked = report.findings.iter().find(|finding| {
+        let found = finding["found"].as_str().unwrap();
+        found == format!("{misspelled} does not exist")
+    });
+    let question = format!("{status} exists: is {misspelled} misspelled under [topics]?");
+    assert_eq!(asked.unwrap()["remedy"], question);
     let report = creating(3);
     assert!(about(&report, name)[0].1.contains("cannot be created"), "{report:?}");
     assert_eq!(report.code, 1);
