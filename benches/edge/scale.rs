@@ -85,31 +85,54 @@ fn row(name: &str, call: Call, one: &[Turn], turns: &[Turn]) -> Row {
     }
 }
 
-/// Turns with a journal that is nearly empty, and with a backlog.
+/// Turns of an edge whose journal is nearly empty, and of one with a backlog, one after the other.
 fn backlog(effort: Effort) -> anyhow::Result<[Turn; 2]> {
-    let kafka = Kafka::mock()?;
-    let home = Home::new(&kafka)?;
-    let edge = Edge::start_without_kafka(&home, &nowhere()?)?;
-    let mut answered = 0;
-    let mut turn = |time| -> anyhow::Result<Turn> {
-        let before = edge.process().threads()?;
-        let summary = Wrk { connections: CONNECTIONS, time }.send(&edge.url(), ONE_KB)?;
-        answered += summary.requests;
-        Ok(Turn::new(&summary, &before, &edge.process().threads()?))
-    };
-    turn(FILL)?;
-    let little = turn(effort.round)?;
-    while edge.metrics()?.sum("journal_bytes", "") < effort.backlog_bytes as f64 {
-        turn(FILL)?;
+    let mut without = Away::start()?;
+    let mut with = Away::start()?;
+    while with.edge.metrics()?.sum("journal_bytes", "") < effort.backlog_bytes as f64 {
+        with.turn(FILL)?;
     }
-    let much = turn(effort.round)?;
-    let (one, other) = (little.cpu_us, much.cpu_us);
+    // Both have used up the segments that are prepared at a start.
+    without.turn(FILL)?;
+    let turns = [without.turn(effort.round)?, with.turn(effort.round)?];
+    let [one, other] = [0, 1].map(|at| turns[at].cpu_us);
     progress(format_args!("Kafka is away: {one:.1} µs, with the backlog {other:.1} µs"));
-    // Then calls in the middle of which wrk ended are written, too.
-    thread::sleep(FILL);
-    let accepted = edge.metrics()?.sum("callbacks_accepted_total", "") as u64;
-    ensure!(accepted >= answered, "{accepted} were accepted, {answered} answered");
-    drop(edge);
-    Edge::start(&home)?.prove(&kafka, accepted)?;
-    Ok([little, much])
+    without.prove()?;
+    with.prove()?;
+    Ok(turns)
+}
+
+/// An edge whose Kafka is away, and what it answered.
+struct Away {
+    kafka: Kafka,
+    home: Home,
+    edge: Edge,
+    answered: u64,
+}
+
+impl Away {
+    fn start() -> anyhow::Result<Self> {
+        let kafka = Kafka::mock()?;
+        let home = Home::new(&kafka)?;
+        let edge = Edge::start_without_kafka(&home, &nowhere()?)?;
+        Ok(Self { kafka, home, edge, answered: 0 })
+    }
+
+    fn turn(&mut self, time: Duration) -> anyhow::Result<Turn> {
+        let before = self.edge.process().threads()?;
+        let summary = Wrk { connections: CONNECTIONS, time }.send(&self.edge.url(), ONE_KB)?;
+        self.answered += summary.requests;
+        Ok(Turn::new(&summary, &before, &self.edge.process().threads()?))
+    }
+
+    /// All that was answered reaches Kafka once it is there.
+    fn prove(self) -> anyhow::Result<()> {
+        let Self { kafka, home, edge, answered } = self;
+        // Then calls in the middle of which wrk ended are written, too.
+        thread::sleep(FILL);
+        let accepted = edge.metrics()?.sum("callbacks_accepted_total", "") as u64;
+        ensure!(accepted >= answered, "{accepted} were accepted, {answered} answered");
+        drop(edge);
+        Edge::start(&home)?.prove(&kafka, accepted)
+    }
 }

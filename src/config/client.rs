@@ -29,6 +29,9 @@ pub(super) const PRODUCER_DEFAULTS: [(&str, &str); 5] = [
     ("queue.buffering.max.kbytes", "32768"),
 ];
 
+/// While callers wait for Kafka a transaction has few records, and nothing is won by waiting for more.
+const WAITED_FOR: (&str, &str) = ("linger.ms", "1");
+
 /// Shorter values are also part of librdkafka's own words.
 const VALUE_CHARS_MIN: usize = 3;
 
@@ -79,9 +82,10 @@ pub(crate) fn producer_config(
     let message_bytes = largest_event(config);
     let batch_bytes = batch_bytes.min(max_message_bytes.unwrap_or(message_bytes));
     let mut producer = base.clone();
-    for (name, value) in PRODUCER_DEFAULTS {
+    let waited_for = (!config.http.wait_for_kafka.is_zero()).then_some(WAITED_FOR);
+    for (name, value) in waited_for.into_iter().chain(PRODUCER_DEFAULTS) {
         // The base is not listed: rdkafka replaces secrets in such a listing.
-        if base.get(name).is_none() {
+        if producer.get(name).is_none() {
             producer.set(name, value);
         }
     }
@@ -301,6 +305,22 @@ mod tests {
         }
         let error = refusal("[kafka.properties]\ntopic.blacklist = \"ok,[[s3cr3t-w0rd\"");
         assert!(error.contains("Failed to parse pattern") && !error.contains("w0rd"), "{error}");
+    }
+
+    #[test]
+    fn records_linger_less_where_callers_wait_for_kafka_unless_the_user_says_otherwise() {
+        let linger = |text: &str| {
+            let config = load(text).unwrap();
+            let base = base_config(&config);
+            let (timeout, bytes) = (TRANSACTION_TIMEOUT, usize::MAX);
+            let producer = producer_config(&base, "weni-edge", &config, None, timeout, bytes);
+            producer.get("linger.ms").map(str::to_owned)
+        };
+        const WAITS: &str = "[http]\nwait_for_kafka = \"2s\"\n";
+        assert_eq!(linger("").as_deref(), Some("10"));
+        assert_eq!(linger(WAITS).as_deref(), Some("1"));
+        let both = format!("{WAITS}[kafka.properties]\nlinger.ms = 20\n");
+        assert_eq!(linger(&both).as_deref(), Some("20"));
     }
 
     #[test]
