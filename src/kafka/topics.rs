@@ -111,9 +111,9 @@ impl Topics {
 
     /// The obstacle with its cause, where a broker that is away or slow may be none: a partition takes
     /// no record until more of its replicas are in sync. librdkafka tries again, and says in the end only
-    /// that time ran out.
+    /// that time ran out, or that the transaction before is not completed yet (`CONCURRENT_TRANSACTIONS`).
     pub fn explain(&self, obstacle: Obstacle) -> Obstacle {
-        if !matches!(obstacle.blocked, Blocked::NoBroker | Blocked::TooSlow) {
+        if !matches!(obstacle.blocked, Blocked::NoBroker | Blocked::TooSlow | Blocked::KafkaError) {
             return obstacle;
         }
         let mut limits = self.limits.iter();
@@ -149,7 +149,7 @@ mod tests {
         };
         let said = "too_few_replicas: a partition of topic statuses has 1 replicas in sync, and its \
                     min.insync.replicas is 2 (librdkafka's words)";
-        for vague in [Blocked::NoBroker, Blocked::TooSlow] {
+        for vague in [Blocked::NoBroker, Blocked::TooSlow, Blocked::KafkaError] {
             assert_eq!(explained(Some(1), vague), said, "{vague:?}");
             assert!(explained(None, vague).ends_with(": librdkafka's words"), "{vague:?}");
         }
