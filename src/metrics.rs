@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::Collector,
     proto::{Metric, MetricFamily},
 };
 use tokio::runtime::RuntimeMetrics;
@@ -81,10 +82,7 @@ macro_rules! register {
     };
 }
 
-fn add<C: prometheus::core::Collector + Clone + 'static>(
-    registry: &Registry,
-    made: prometheus::Result<C>,
-) -> C {
+fn add<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
     // INVARIANT: names and labels are literals of this file; the first test makes them all.
     let collector = made.expect("a valid metric");
     registry.register(Box::new(collector.clone())).expect("a metric registered once");
@@ -232,6 +230,14 @@ impl Metrics {
         for (gauge, value) in self.tokio.iter().zip(now) {
             gauge.set(value as i64);
         }
+    }
+
+    /// The reason of `publish_blocked` that is set; none while something is published.
+    pub fn why_blocked(&self) -> Option<String> {
+        let reasons = self.publish_blocked.collect();
+        let mut reasons = reasons.iter().flat_map(MetricFamily::get_metric);
+        let set = reasons.find(|reason| reason.get_gauge().get_value() != 0.0)?;
+        Some(set.get_label().first()?.value().to_owned())
     }
 
     /// All metrics in Prometheus' text format, those of the process and of tokio included.

@@ -28,7 +28,6 @@ use crate::{
     config::Config,
     http::RequestGuard,
     journal::{Position, Reader},
-    kafka::Blocked,
     metrics::UNKNOWN_SOURCE,
 };
 
@@ -54,7 +53,8 @@ struct CallFollower {
     pending: Vec<(Position, String, u64)>,
     /// The source that comes first in the next look; none before the first look.
     turn: Option<usize>,
-    blocked: Option<Blocked>,
+    /// Why nothing is published.
+    blocked: Option<String>,
 }
 
 /// Calls of a source that Kafka has now.
@@ -122,12 +122,9 @@ impl CallFollower {
             self.next.retain(|source, _| source == UNKNOWN_SOURCE || is_left(source));
         }
         self.config = Arc::clone(&config);
-        let gauge = &self.inspector.state.metrics.publish_blocked;
-        let is_set = |blocked: &Blocked| gauge.with_label_values(&[blocked.as_str()]).get() != 0;
-        let blocked = Blocked::ALL.into_iter().find(is_set);
+        let blocked = self.inspector.state.metrics.why_blocked();
         if self.turn.is_none() || blocked != self.blocked {
-            let reason = blocked.map(Blocked::as_str);
-            write_event(&mut events, "publishing", json!({"blocked": reason}));
+            write_event(&mut events, "publishing", json!({"blocked": blocked}));
         }
         self.blocked = blocked;
         // Before the calls, so that a call that is committed meanwhile is told later.
