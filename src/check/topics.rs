@@ -58,14 +58,14 @@ fn missing(config: &Config, inventory: &Inventory, name: &str) -> Finding {
     let found = format!("{name} does not exist");
     let misspelled = misspelled(config, inventory, name);
     match (config.kafka.create_topics, misspelled) {
-        (None, Some(question)) => ASPECT.problem(found, question),
-        (None, None) => {
+        (None, misspelled) => {
             let replicas = if inventory.brokers == 0 { 3 } else { inventory.brokers.min(3) };
             let remedy = format!(
                 "create it (kafka-topics.sh --create --topic {name} --partitions 12 \
                  --replication-factor {replicas}), set kafka.create_topics, or route it under [topics]"
             );
-            ASPECT.problem(found, remedy)
+            let asked = misspelled.map(|question| format!("{question} If not, {remedy}"));
+            ASPECT.problem(found, asked.unwrap_or(remedy))
         }
         (Some(CreateTopics { partitions, replication_factor }), misspelled) => {
             let plural = if replication_factor == 1 { "" } else { "s" };
@@ -284,7 +284,9 @@ mod tests {
         let question =
             format!("{meant} exists: is weni.mesage-status.v1 misspelled under [topics]?");
         let Finding { severity, remedy, .. } = judged(&config);
-        assert_eq!((severity, remedy.as_deref()), (Severity::Problem, Some(&*question)));
+        assert_eq!(severity, Severity::Problem);
+        let remedy = remedy.unwrap();
+        assert!(remedy.starts_with(&format!("{question} If not, create it (")), "{remedy}");
         config.kafka.create_topics = Some(CreateTopics { partitions: 12, replication_factor: 3 });
         let Finding { severity, remedy, .. } = judged(&config);
         assert_eq!((severity, remedy.as_deref()), (Severity::Warning, Some(&*question)));

@@ -111,7 +111,8 @@ impl Topics {
 
     /// The obstacle with its cause, where a broker that is away or slow may be none: a partition takes
     /// no record until more of its replicas are in sync. librdkafka tries again, and says in the end only
-    /// that time ran out, or that the transaction before is not completed yet (`CONCURRENT_TRANSACTIONS`).
+    /// that time ran out. Any other error of Kafka is taken for the same while replicas are too few: the
+    /// transaction before cannot be completed then, and one of several codes says so.
     pub fn explain(&self, obstacle: Obstacle) -> Obstacle {
         if !matches!(obstacle.blocked, Blocked::NoBroker | Blocked::TooSlow | Blocked::KafkaError) {
             return obstacle;

@@ -351,14 +351,20 @@ impl Cluster {
         self.each(&["kill9"]);
     }
 
-    /// What the nodes say of partitions that they never tell the end of an acknowledged commit: one
-    /// without a leader yet, as after a restart, counts as deleted.
-    pub(crate) fn ends_not_told(&self) -> Vec<String> {
+    /// The partitions, as `TOPIC-NUMBER`, that the nodes say they never tell the end of an acknowledged
+    /// commit: one without a leader yet, as after a restart, counts as deleted.
+    pub(crate) fn untold_partitions(&self) -> BTreeSet<String> {
         let log =
             |node| fs::read_to_string(self.directory.path().join(format!("node{node}/broker.log")));
         let logs: Vec<_> = (1..=self.nodes).map(|node| log(node).unwrap()).collect();
         let lines = logs.iter().flat_map(|log| log.lines());
-        lines.filter(|line| line.contains("likely deleted already")).map(str::to_owned).collect()
+        let lines = lines.filter(|line| line.contains("likely deleted already"));
+        let partitions = lines.flat_map(|line| {
+            let (_, rest) = line.split_once("for partitions ").expect("the broker's words");
+            let listed = rest.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
+            listed.expect("a set of partitions").0.split(", ")
+        });
+        partitions.map(str::to_owned).collect()
     }
 
     /// The logs of all partitions that events and positions are in, and how long they are, once

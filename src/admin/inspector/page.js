@@ -28,13 +28,14 @@ function speak(language) {
     element.textContent = text[element.dataset.t];
   }
   $("pause").textContent = isPaused ? text.resume : text.pause;
-  showBlocked();
+  showBlocked(blocked);
   showSources();
 }
 
-function showBlocked() {
-  $("blocked").hidden = !blocked;
-  $("blocked").textContent = blocked ? text.blocked(blocked) : "";
+function showBlocked(why) {
+  blocked = why;
+  $("blocked").hidden = !why;
+  $("blocked").textContent = why ? text.blocked(why) : "";
 }
 
 function say(key, ...values) {
@@ -321,6 +322,7 @@ function checkBuild(now) {
 function follow() {
   stream?.close();
   stream = null;
+  if (isPaused) showBlocked(null); // it may change
   if (isPaused || document.hidden || !known) return;
   stream = new EventSource("/inspector/events");
   const on = (name, take) => stream.addEventListener(name, (event) => take(JSON.parse(event.data)));
@@ -333,15 +335,13 @@ function follow() {
     }
     say("live");
   });
-  on("publishing", (publishing) => {
-    blocked = publishing.blocked;
-    showBlocked();
-  });
+  on("publishing", (publishing) => showBlocked(publishing.blocked));
   on("calls", takeCalls);
   on("settled", takeSettled);
   on("changed", load);
   stream.onerror = () => {
     say("broken");
+    showBlocked(null); // it may have changed
     if (stream?.readyState === EventSource.CLOSED) setTimeout(load, RETRY_MS);
   };
 }
@@ -353,8 +353,8 @@ async function load() {
   $("login").hidden = !isOut;
   $("pause").hidden = isOut;
   if (isOut) {
-    [known, calls, run, blocked] = [null, new Map(), null, null];
-    showBlocked();
+    [known, calls, run] = [null, new Map(), null];
+    showBlocked(null);
     $("sources").replaceChildren();
     $("logout").hidden = true;
     $("connection").textContent = "";

@@ -107,7 +107,7 @@ fn a_missing_topic_is_named_with_the_command_that_makes_it() {
         found == format!("{misspelled} does not exist")
     });
     let question = format!("{status} exists: is {misspelled} misspelled under [topics]?");
-    assert_eq!(asked.unwrap()["remedy"], question);
+    assert!(asked.unwrap()["remedy"].as_str().unwrap().starts_with(&question), "{report:?}");
     let report = creating(3);
     assert!(about(&report, name)[0].1.contains("cannot be created"), "{report:?}");
     assert_eq!(report.code, 1);

@@ -72,7 +72,9 @@ fn connections_never_take_the_descriptors_of_the_journal() {
     let topics = Topics::create(&bootstrap);
     let mut edge = Edge::new(&settings(&bootstrap, &topics));
     edge.start_by(&["prlimit", "--nofile=100:224"]);
-    assert!(edge.has_logged("fewer connections than http.max_connections"));
+    eventually("it is said", || {
+        edge.has_logged("fewer connections than http.max_connections").then_some(())
+    });
     let mut waiting = crowd(&edge, 32);
     eventually("all connections are taken", || {
         (edge.metrics().total("http_connections", &[]) == 32).then_some(())
