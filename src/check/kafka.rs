@@ -51,9 +51,11 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         }
     }
     let states = cluster.topic_states(&names);
-    // Without it a remedy says less.
-    let (others, brokers) = cluster.inventory().unwrap_or_default();
-    let inventory = Inventory { topics: others, brokers };
+    let mut inventory = Inventory::default();
+    if states.iter().any(|state| matches!(state, Ok(None))) {
+        // Without it a remedy says less.
+        (inventory.topics, inventory.brokers) = cluster.inventory().unwrap_or_default();
+    }
     let mut usable = Vec::new();
     for (name, state) in names.iter().zip(states) {
         let state = match state {

@@ -11,7 +11,8 @@ const ASPECT: Aspect = Aspect::KafkaTopic;
 /// A consumer may be down for a day.
 const RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// What else the cluster has.
+/// What else the cluster has; empty where nobody has looked.
+#[derive(Default)]
 pub(super) struct Inventory {
     /// Names of topics.
     pub(super) topics: Vec<String>,
@@ -57,8 +58,8 @@ fn missing(config: &Config, inventory: &Inventory, name: &str) -> Finding {
     }
     let found = format!("{name} does not exist");
     let misspelled = misspelled(config, inventory, name);
-    match (config.kafka.create_topics, misspelled) {
-        (None, misspelled) => {
+    match config.kafka.create_topics {
+        None => {
             let replicas = if inventory.brokers == 0 { 3 } else { inventory.brokers.min(3) };
             let remedy = format!(
                 "create it (kafka-topics.sh --create --topic {name} --partitions 12 \
@@ -67,7 +68,7 @@ fn missing(config: &Config, inventory: &Inventory, name: &str) -> Finding {
             let asked = misspelled.map(|question| format!("{question} If not, {remedy}"));
             ASPECT.problem(found, asked.unwrap_or(remedy))
         }
-        (Some(CreateTopics { partitions, replication_factor }), misspelled) => {
+        Some(CreateTopics { partitions, replication_factor }) => {
             let plural = if replication_factor == 1 { "" } else { "s" };
             let found = format!(
                 "{found} yet; serve makes it with {partitions} partitions and {replication_factor} \
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelled_topic_is_asked_about_and_not_made() {
+    fn a_missing_topic_with_nearly_the_name_of_another_is_asked_about() {
         let mut config = Config::default();
         let meant =
             std::mem::replace(&mut config.topics.message_status, "weni.mesage-status.v1".into());

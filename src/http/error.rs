@@ -59,7 +59,8 @@ impl Refusal {
             ),
             Self::Malformed => (
                 "malformed",
-                "No whole HTTP call arrived: a header's name has a blank, http:// and https:// are mixed up, or the connection broke.",
+                "No whole HTTP call arrived: a header's name has a blank, http:// and https:// are mixed \
+                 up, or the connection broke.",
             ),
             Self::Connect => {
                 ("malformed", "CONNECT asks for a tunnel, and there is none; use POST.")

@@ -145,7 +145,8 @@ impl Edge {
         self.phase.send_replace(Phase::Closing);
         tracing::info!(
             seconds = PUBLISH_DRAIN.as_secs_f64(),
-            "no more connections are accepted; after the last call, what is on disk is published for at most this time"
+            "no more connections are accepted; after the last call, what is on disk is published for at \
+             most this time"
         );
         tokio::select! {
             ended = &mut self.http => ended.context("the public listener")?,
