@@ -64,13 +64,14 @@ pub fn inspect(journal: Directory<'_>) -> Result<Inspection, OpenError> {
     let none = || io::Error::new(io::ErrorKind::NotFound, "there is no journal here");
     let identity = Identity::read(journal)?.ok_or_else(|| io_at(journal.path)(none()))?;
     let mut known = Runs::read(journal)?;
-    let survey = Survey::make(journal, u64::MAX)?;
+    let survey = Survey::make(journal)?;
     survey.add_runs(&mut known);
     let checkpoint = Checkpoint::read(journal, identity.id)?;
     let checkpoint = checkpoint.or_else(|| identity.first_checkpoint(&known));
-    let end = survey.spans().last().map_or(Position::new(known.highest, 0), |last| last.end);
+    let last = survey.layouts().flat_map(|layout| &layout.spans).last();
+    let end = last.map_or(Position::new(known.highest, 0), |last| last.end);
     let segments = survey.segments.into_iter().map(|scan| scan.layout).collect();
-    let index = Index::new(segments, end, u64::MAX);
+    let index = Index::new(segments, end);
     let runs = known.own.iter().map(|(&number, own)| {
         let (start, end) = (Position::new(number, 0), Position::new(number + 1, 0));
         Run { number, id: identity.run_id(*own), records: index.count(start, end) }
