@@ -52,8 +52,7 @@ impl Inspection {
 /// When the journal cannot be read, or is of a newer format.
 pub fn committed_on_disk(journal: Directory<'_>) -> Result<Option<Position>, OpenError> {
     let Some(identity) = Identity::read(journal)? else { return Ok(None) };
-    let checkpoint = Checkpoint::read(journal, identity.id)?;
-    Ok(checkpoint.map(|checkpoint| checkpoint.position))
+    Ok(Checkpoint::read(journal, identity.id)?.map(|checkpoint| checkpoint.position))
 }
 
 /// Reads a journal's directory, and changes nothing. Takes about a second per GiB.

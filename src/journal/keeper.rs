@@ -85,19 +85,12 @@ impl Keeper {
         }
     }
 
-    /// How long the oldest record has waited for Kafka.
+    /// How long the oldest record has waited for Kafka; 0 if none waits.
     pub(super) fn oldest_pending_age_seconds(&self) -> io::Result<f64> {
         let shared = &self.shared;
-        let committed = {
-            let watermarks = shared.watermarks.lock();
-            if watermarks.pending() == 0 {
-                return Ok(0.0);
-            }
-            watermarks.committed
-        };
-        let mut reader = Reader::new(shared.clone(), committed);
-        let accepted_at_ms =
-            reader.next()?.and_then(|record| (shared.options.accepted_at_ms)(record.payload));
+        let mut reader = Reader::new(shared.clone(), shared.watermarks.lock().committed);
+        let record = reader.next()?;
+        let accepted_at_ms = record.and_then(|it| (shared.options.accepted_at_ms)(it.payload));
         let age_ms = accepted_at_ms.map_or(0, |at| clock::wall_ms().saturating_sub(at));
         Ok(age_ms as f64 / 1000.0)
     }

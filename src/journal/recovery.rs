@@ -162,12 +162,11 @@ impl MissingRecords {
         // Nothing at or after the checkpoint was ever recycled, nor anything after the oldest segment that
         // is left.
         let floor = checkpoint.into_iter().chain(survey.bases()).min().unwrap_or(Position::MAX);
-        let found = survey.layouts().map(Layout::end_position).chain(survey.bases());
-        let mut ends = BTreeMap::new();
-        for end in found.chain(known.ends.values().copied().filter(|end| *end > floor)) {
-            let highest = ends.entry(end.run()).or_insert(end);
-            *highest = end.max(*highest);
-        }
+        let mut ends: Vec<_> = known.ends.values().copied().filter(|end| *end > floor).collect();
+        ends.extend(survey.layouts().map(Layout::end_position).chain(survey.bases()));
+        ends.sort_unstable();
+        // The highest of each run.
+        let ends: BTreeMap<_, _> = ends.into_iter().map(|end| (end.run(), end)).collect();
         let expected: Vec<_> = ends
             .iter()
             .map(|(run, end)| Position::new(*run, 0).max(floor)..*end)
