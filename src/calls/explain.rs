@@ -1,6 +1,6 @@
 //! Why a call was refused, in words for the person who fills in Weni's settings.
 
-use super::{Excess, RefusedCall, Slip};
+use super::{RefusedCall, TEXT_BYTES_MAX};
 
 /// The same sentence in both languages.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -10,29 +10,33 @@ pub struct Words {
     pub en: String,
 }
 
+/// What to do with a header's value that holds a right secret and more, in both languages.
+pub(crate) type Remedy = [&'static str; 2];
+
+pub(crate) const IN_QUOTES: Remedy = [
+    "O segredo certo está lá, entre aspas ou colchetes: tire-os.",
+    "The right secret is there, in quotation marks or brackets: remove them.",
+];
+/// The word is `Bearer`, say, or the header's own name.
+pub(crate) const AFTER_A_WORD: Remedy = [
+    "O segredo certo está lá, depois de outra palavra: deixe só o segredo.",
+    "The right secret is there, after another word: leave only the secret.",
+];
+pub(crate) const WITH_BLANKS: Remedy = [
+    "O segredo certo está lá, com espaços ou caracteres invisíveis no meio: copie-o de novo.",
+    "The right secret is there, with blanks or invisible characters in it: copy it again.",
+];
+const COPY_AGAIN: Remedy = [
+    "Copie o Valor de novo, do começo ao fim.",
+    "Copy Valor again, from its first character to its last.",
+];
+
 /// Names of sources that a sentence lists at most.
 const NAMES_SHOWN: usize = 5;
 
-/// Explains a refused call. `sources` are the names of the configured sources.
-pub fn explain<'s>(refused: &RefusedCall, sources: impl Iterator<Item = &'s str> + Clone) -> Words {
-    match refused.slip.as_deref() {
-        Some(Slip::Missing { header, present, misplaced }) => {
-            missing(header, present, misplaced.as_deref())
-        }
-        Some(Slip::Wrong { header, chars, secrets, excess }) => {
-            wrong(header, *chars, secrets, *excess)
-        }
-        Some(Slip::Exchanged { header }) => words(
-            format!("Chave e Valor estão trocados: a Chave é {header}, e o Valor é o segredo."),
-            format!("Chave and Valor are exchanged: Chave is {header}, and Valor is the secret."),
-        ),
-        Some(Slip::Path(path)) => wrong_path(path, sources),
-        Some(Slip::Size(max_bytes)) => words(
-            format!("O corpo é maior que http.max_body_bytes ({max_bytes} bytes)."),
-            format!("The body is larger than http.max_body_bytes ({max_bytes} bytes)."),
-        ),
-        None => by_reason(refused.reason),
-    }
+/// Explains a refused call.
+pub fn explain(refused: &RefusedCall) -> Words {
+    refused.why.as_deref().cloned().unwrap_or_else(|| by_reason(refused.reason))
 }
 
 fn words(pt: impl Into<String>, en: impl Into<String>) -> Words {
@@ -40,14 +44,14 @@ fn words(pt: impl Into<String>, en: impl Into<String>) -> Words {
 }
 
 impl Words {
-    fn and(mut self, pt: &str, en: &str) -> Self {
-        self.pt = [&self.pt, " ", pt].concat();
-        self.en = [&self.en, " ", en].concat();
-        self
+    fn and(self, pt: &str, en: &str) -> Self {
+        words([&self.pt, " ", pt].concat(), [&self.en, " ", en].concat())
     }
 }
 
-fn missing(header: &str, present: &[String], misplaced: Option<&str>) -> Words {
+/// The header with the secret is missing. The caller's own headers are `present`, and `misplaced` is
+/// the one of them that has a right secret.
+pub(crate) fn missing(header: &str, present: &[&str], misplaced: Option<&str>) -> Words {
     let said = words(format!("Falta o header {header}."), format!("{header} is missing."));
     if let Some(name) = misplaced {
         return said.and(
@@ -67,7 +71,14 @@ fn missing(header: &str, present: &[String], misplaced: Option<&str>) -> Words {
     said.and(&format!("A chamada trouxe {names}."), &format!("The call had {names}."))
 }
 
-fn wrong(header: &str, chars: usize, secrets: &[usize], excess: Option<Excess>) -> Words {
+/// The header's value has `chars` characters and is no secret. `secrets` are the characters of each
+/// secret.
+pub(crate) fn wrong(
+    header: &str,
+    chars: usize,
+    secrets: &[usize],
+    remedy: Option<Remedy>,
+) -> Words {
     let said = match secrets {
         [] => words(
             format!("Este source não tem segredo para {header}."),
@@ -88,27 +99,21 @@ fn wrong(header: &str, chars: usize, secrets: &[usize], excess: Option<Excess>) 
             )
         }
     };
-    match excess {
-        None => said.and(
-            "Copie o Valor de novo, do começo ao fim.",
-            "Copy Valor again, from its first character to its last.",
-        ),
-        Some(Excess::Quotes) => said.and(
-            "O segredo certo está lá, entre aspas ou colchetes: tire-os.",
-            "The right secret is there, in quotation marks or brackets: remove them.",
-        ),
-        Some(Excess::Prefix) => said.and(
-            "O segredo certo está lá, depois de outra palavra: deixe só o segredo.",
-            "The right secret is there, after another word: leave only the secret.",
-        ),
-        Some(Excess::Blanks) => said.and(
-            "O segredo certo está lá, com espaços ou caracteres invisíveis no meio: copie-o de novo.",
-            "The right secret is there, with blanks or invisible characters in it: copy it again.",
-        ),
-    }
+    let [pt, en] = remedy.unwrap_or(COPY_AGAIN);
+    said.and(pt, en)
 }
 
-fn wrong_path<'s>(path: &str, sources: impl Iterator<Item = &'s str> + Clone) -> Words {
+/// The secret is the name of a header.
+pub(crate) fn exchanged(header: &str) -> Words {
+    words(
+        format!("Chave e Valor estão trocados: a Chave é {header}, e o Valor é o segredo."),
+        format!("Chave and Valor are exchanged: Chave is {header}, and Valor is the secret."),
+    )
+}
+
+/// The path is that of none of the `sources`.
+pub(crate) fn wrong_path<'s>(path: &str, sources: impl Iterator<Item = &'s str> + Clone) -> Words {
+    let path = shown_path(path);
     let said = words(format!("O caminho é {path}."), format!("The path is {path}."));
     let last = path.trim_end_matches(['/', '…']).rsplit('/').next().unwrap_or_default();
     let typed = last.trim().to_ascii_lowercase();
@@ -141,6 +146,22 @@ fn wrong_path<'s>(path: &str, sources: impl Iterator<Item = &'s str> + Clone) ->
             )
         }
     }
+}
+
+/// The body is larger than this many bytes.
+pub(crate) fn too_large(max_bytes: usize) -> Words {
+    words(
+        format!("O corpo é maior que http.max_body_bytes ({max_bytes} bytes)."),
+        format!("The body is larger than http.max_body_bytes ({max_bytes} bytes)."),
+    )
+}
+
+/// The first two segments of a path. What follows may be a secret. A `%` may stand for a slash.
+fn shown_path(path: &str) -> String {
+    let third = path.match_indices('/').nth(2).map(|(third, _)| third + 1);
+    let end = third.into_iter().chain(path.find('%')).min().unwrap_or(path.len());
+    let rest = if end < path.len() { "…" } else { "" };
+    [&path[..path.floor_char_boundary(end.min(TEXT_BYTES_MAX))], rest].concat()
 }
 
 /// What the reason alone says.
@@ -191,27 +212,16 @@ fn by_reason(reason: &str) -> Words {
 mod tests {
     use super::*;
 
-    fn said(slip: Slip, sources: &[&str]) -> Words {
-        let refused = RefusedCall { status: 401, reason: "auth", slip: Some(Box::new(slip)) };
-        explain(&refused, sources.iter().copied())
-    }
-
     #[test]
     fn a_wrong_header_is_explained_by_lengths_and_names() {
-        let wrong = |chars, excess| Slip::Wrong {
-            header: "X-Token".into(),
-            chars,
-            secrets: vec![32, 40],
-            excess,
-        };
-        let text = said(wrong(36, None), &[]);
+        let wrong = |chars, remedy| wrong("X-Token", chars, &[32, 40], remedy);
+        let text = wrong(36, None);
         assert!(text.en.starts_with("X-Token came with 36 characters; the secret has 32 or 40."));
         assert!(text.pt.starts_with("X-Token veio com 36 caracteres; o segredo tem 32 ou 40."));
-        assert!(said(wrong(40, None), &[]).en.contains("but with another value."));
-        assert!(said(wrong(34, Some(Excess::Quotes)), &[]).en.contains("quotation marks"));
-        let missing = |present: &[&str], misplaced| {
-            said(Slip::missing("X-Token", present.iter().copied(), misplaced), &[]).en
-        };
+        assert!(wrong(40, None).en.contains("but with another value."));
+        assert!(wrong(34, Some(IN_QUOTES)).en.contains("quotation marks"));
+        let missing =
+            |present: &[&str], misplaced| super::missing("X-Token", present, misplaced).en;
         assert_eq!(
             missing(&["authorization"], None),
             "X-Token is missing. The call had authorization."
@@ -222,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_path_is_compared_with_the_sources_that_there_are() {
-        let path = |path: &str, sources: &[&str]| said(Slip::path(path), sources).en;
+        let path = |path: &str, sources: &[&str]| wrong_path(path, sources.iter().copied()).en;
         assert_eq!(
             path("/hooks/loga", &["filial", "loja"]),
             "The path is /hooks/loga. Did you mean /hooks/loja?"
@@ -232,5 +242,16 @@ mod tests {
         assert!(
             path("/", &["a1", "b2", "c3", "d4", "e5", "f6"]).ends_with("a1, b2, c3, d4, e5, ….")
         );
+    }
+
+    #[test]
+    fn no_more_than_two_segments_of_a_path_are_kept() {
+        for path in ["/", "/hooks/loga", "/webhook/loja/", "no path"] {
+            assert_eq!(shown_path(path), path);
+        }
+        assert_eq!(shown_path("/hooks/loja/5f0c1e6a7b2d4983"), "/hooks/loja/…");
+        assert_eq!(shown_path("/hooks/loja%2F5f0c1e6a7b2d4983"), "/hooks/loja…");
+        let long = shown_path(&"s".repeat(TEXT_BYTES_MAX + 1));
+        assert_eq!(long.len(), TEXT_BYTES_MAX);
     }
 }

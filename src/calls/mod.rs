@@ -7,7 +7,7 @@
 //! **Invariant:** no body and no value of a header is kept, only lengths and names.
 //! **Invariant:** all rings together hold at most [`BYTES_MAX`].
 
-mod explain;
+pub(crate) mod explain;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -36,9 +36,7 @@ const NUMBERS: u64 = 1 << 36;
 pub const BYTES_MAX: usize = 16 << 20;
 
 const RING_BYTES: usize = CALLS_KEPT * size_of::<RecentCall>();
-/// Of the names of a refused call's headers.
-const NAMES_MAX: usize = 8;
-/// Of a header's name, a path, or a host.
+/// Of a path or a host.
 const TEXT_BYTES_MAX: usize = 120;
 
 /// The rings by source. Calls that name no source have one, too.
@@ -61,8 +59,6 @@ pub struct CallRing {
 #[derive(Debug, Default)]
 struct RingState {
     calls: VecDeque<RecentCall>,
-    /// How many of them were refused.
-    refused: usize,
     /// Number of the next call.
     next: u64,
     /// A second since 1970, and how many calls were explained in it.
@@ -116,52 +112,7 @@ pub struct RefusedCall {
     /// The reason in its answer.
     pub reason: &'static str,
     /// What the caller did wrong, where more than the reason is known.
-    pub slip: Option<Box<Slip>>,
-}
-
-/// What a refused caller did wrong, by names and lengths.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Slip {
-    /// The header with the secret is missing.
-    Missing {
-        /// The configured header.
-        header: String,
-        /// Names of the caller's own headers.
-        present: Vec<String>,
-        /// The one of them that has a right secret.
-        misplaced: Option<String>,
-    },
-    /// The header has another value than the secret.
-    Wrong {
-        /// The configured header.
-        header: String,
-        /// Length of the value in characters.
-        chars: usize,
-        /// Lengths of the secrets in characters.
-        secrets: Vec<usize>,
-        /// What makes the value wrong, if a right secret is in it.
-        excess: Option<Excess>,
-    },
-    /// The secret is the name of a header, so name and value are exchanged.
-    Exchanged {
-        /// The configured header.
-        header: String,
-    },
-    /// The path names no source. Its first two segments are kept, and at most 120 bytes.
-    Path(String),
-    /// The body is larger than this many bytes.
-    Size(usize),
-}
-
-/// What is in a header's value beside a right secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Excess {
-    /// Quotation marks or brackets around it.
-    Quotes,
-    /// A word before it, such as `Bearer` or the header's own name.
-    Prefix,
-    /// Blanks or invisible characters within it.
-    Blanks,
+    pub why: Option<Box<Words>>,
 }
 
 /// The address that callers used.
@@ -207,12 +158,12 @@ impl RecentCalls {
 
 impl CallRing {
     /// Records an accepted call. `host` is what the caller calls the edge, and is asked once a second.
-    pub fn accept<'h>(
+    pub fn accept(
         &self,
         at_ms: u64,
         method: &'static str,
         accepted: AcceptedCall,
-        host: impl FnOnce() -> Option<(&'h str, Option<&'static str>)>,
+        host: impl FnOnce() -> Option<CallerHost>,
     ) {
         let mut state = self.state.lock();
         if !accepted.is_own {
@@ -220,16 +171,13 @@ impl CallRing {
         }
         let second = at_ms / 1000;
         let host = if state.host_at == second { None } else { host() };
-        if let Some((authority, scheme)) = host.filter(|(host, _)| host.len() <= TEXT_BYTES_MAX) {
+        if let Some(host) = host.filter(|host| host.authority.len() <= TEXT_BYTES_MAX) {
             state.host_at = second;
-            let known = state.host.as_ref().map(|known| (&*known.authority, known.scheme));
-            if known != Some((authority, scheme)) && !is_loopback(authority) {
-                state.host = Some(CallerHost { authority: authority.to_owned(), scheme });
+            if !is_loopback(&host.authority) {
+                state.host = Some(host);
             }
         }
-        // Freed when the lock is free again.
-        let _oldest = self.push(&mut state, at_ms, method, CallOutcome::Accepted(accepted));
-        drop(state);
+        self.push(&mut state, at_ms, method, CallOutcome::Accepted(accepted));
     }
 
     /// Whether the next refused call is to be explained. That costs more than the refusal, so only some
@@ -245,43 +193,30 @@ impl CallRing {
 
     /// Records a refused call.
     pub fn refuse(&self, at_ms: u64, method: &'static str, mut refused: RefusedCall) {
-        if !self.take(slip_bytes(&refused)) {
-            refused.slip = None;
+        if !self.take(refused.bytes()) {
+            refused.why = None;
         }
-        let outcome = CallOutcome::Refused(refused);
-        // Freed when the lock is free again.
-        let _oldest = self.push(&mut self.state.lock(), at_ms, method, outcome);
+        self.push(&mut self.state.lock(), at_ms, method, CallOutcome::Refused(refused));
     }
 
-    /// Returns the call that had to make room.
-    fn push(
-        &self,
-        state: &mut RingState,
-        at_ms: u64,
-        method: &'static str,
-        outcome: CallOutcome,
-    ) -> Option<RecentCall> {
+    fn push(&self, state: &mut RingState, at_ms: u64, method: &'static str, outcome: CallOutcome) {
         let call = RecentCall { number: state.next, at_ms, method, outcome };
         state.next += 1;
         if state.calls.capacity() == 0 {
             if !self.take(RING_BYTES) {
-                self.give_back(bytes_of(&call));
-                return Some(call);
+                return self.give_back(bytes_of(&call));
             }
             state.calls.reserve_exact(CALLS_KEPT);
         }
-        let goes = match is_refused(&call) && state.refused == REFUSED_KEPT {
+        let refused = || state.calls.iter().filter(|call| is_refused(call));
+        let goes = match is_refused(&call) && refused().count() == REFUSED_KEPT {
             true => state.calls.iter().position(is_refused),
             false => (state.calls.len() == CALLS_KEPT).then_some(0),
         };
-        let oldest = goes.and_then(|at| state.calls.remove(at));
-        state.refused += usize::from(is_refused(&call));
-        if let Some(oldest) = &oldest {
-            state.refused -= usize::from(is_refused(oldest));
-            self.give_back(bytes_of(oldest));
+        if let Some(oldest) = goes.and_then(|at| state.calls.remove(at)) {
+            self.give_back(bytes_of(&oldest));
         }
         state.calls.push_back(call);
-        oldest
     }
 
     /// The newest calls from number `from` on, at most `max`, oldest first.
@@ -323,31 +258,18 @@ impl CallRing {
 
 impl Drop for CallRing {
     fn drop(&mut self) {
-        let state = self.state.get_mut();
-        let ring = if state.calls.capacity() == 0 { 0 } else { RING_BYTES };
-        let slips: usize = state.calls.iter().map(bytes_of).sum();
-        self.bytes.fetch_sub(ring + slips, Ordering::Relaxed);
+        let calls = &self.state.get_mut().calls;
+        let ring = if calls.capacity() == 0 { 0 } else { RING_BYTES };
+        let bytes = ring + calls.iter().map(bytes_of).sum::<usize>();
+        self.give_back(bytes);
     }
 }
 
-impl Slip {
-    /// A missing header. Of `present` the first few names are kept.
-    pub fn missing<'h>(
-        header: &str,
-        present: impl Iterator<Item = &'h str>,
-        misplaced: Option<&str>,
-    ) -> Self {
-        let present = present.take(NAMES_MAX).map(cut).collect();
-        Self::Missing { header: header.to_owned(), present, misplaced: misplaced.map(cut) }
-    }
-
-    /// A path that names no source.
-    pub fn path(path: &str) -> Self {
-        // What follows may be a secret. A `%` may stand for a slash.
-        let third = path.match_indices('/').nth(2).map(|(third, _)| third + 1);
-        let end = third.into_iter().chain(path.find('%')).min().unwrap_or(path.len());
-        let rest = if end < path.len() { "…" } else { "" };
-        Self::Path(cut(&path[..end]) + rest)
+impl RefusedCall {
+    /// What it holds beside its place in the ring.
+    fn bytes(&self) -> usize {
+        let texts = |why: &Words| why.pt.capacity() + why.en.capacity();
+        self.why.as_deref().map_or(0, |why| size_of::<Words>() + texts(why))
     }
 }
 
@@ -365,29 +287,9 @@ fn is_refused(call: &RecentCall) -> bool {
     matches!(call.outcome, CallOutcome::Refused(_))
 }
 
-fn cut(text: &str) -> String {
-    text[..text.floor_char_boundary(TEXT_BYTES_MAX)].to_owned()
-}
-
 /// What a call holds beside its place in the ring.
 fn bytes_of(call: &RecentCall) -> usize {
-    let CallOutcome::Refused(refused) = &call.outcome else { return 0 };
-    slip_bytes(refused)
-}
-
-fn slip_bytes(refused: &RefusedCall) -> usize {
-    let Some(slip) = refused.slip.as_deref() else { return 0 };
-    let texts = match slip {
-        Slip::Missing { header, present, misplaced } => {
-            let names: usize = present.iter().map(|name| size_of::<String>() + name.len()).sum();
-            header.len() + names + misplaced.as_ref().map_or(0, String::len)
-        }
-        Slip::Wrong { header, secrets, .. } => header.len() + size_of_val(&**secrets),
-        Slip::Exchanged { header } => header.len(),
-        Slip::Path(path) => path.len(),
-        Slip::Size(_) => 0,
-    };
-    size_of::<Slip>() + texts
+    if let CallOutcome::Refused(refused) = &call.outcome { refused.bytes() } else { 0 }
 }
 
 #[cfg(test)]
@@ -399,9 +301,13 @@ mod tests {
         AcceptedCall { receipt: Uuid::nil(), position, body_bytes: 7, is_own: false }
     }
 
+    fn host(authority: &str, scheme: Option<&'static str>) -> Option<CallerHost> {
+        Some(CallerHost { authority: authority.to_owned(), scheme })
+    }
+
     fn refused(path: &str) -> RefusedCall {
-        let slip = Some(Box::new(Slip::path(path)));
-        RefusedCall { status: 404, reason: "unknown_source", slip }
+        let why = Some(Box::new(explain::wrong_path(path, ["loja"].into_iter())));
+        RefusedCall { status: 404, reason: "unknown_source", why }
     }
 
     fn held(calls: &RecentCalls) -> usize {
@@ -458,19 +364,6 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_two_segments_of_a_path_are_kept() {
-        let kept = |path| match Slip::path(path) {
-            Slip::Path(path) => path,
-            slip => panic!("{slip:?}"),
-        };
-        for path in ["/", "/hooks/loga", "/webhook/loja/", "no path"] {
-            assert_eq!(kept(path), path);
-        }
-        assert_eq!(kept("/hooks/loja/5f0c1e6a7b2d4983"), "/hooks/loja/…");
-        assert_eq!(kept("/hooks/loja%2F5f0c1e6a7b2d4983"), "/hooks/loja…");
-    }
-
-    #[test]
     fn all_rings_together_stay_within_their_memory_and_give_it_back() {
         let calls = RecentCalls::default();
         let path = "/".repeat(10_000);
@@ -493,25 +386,24 @@ mod tests {
         let calls = RecentCalls::default();
         let ring = calls.ring("loja");
         ring.accept(5_000, "POST", AcceptedCall { is_own: true, ..accepted(0) }, || {
-            Some(("edge:80", None))
+            host("edge:80", None)
         });
         assert_eq!(ring.last_arrival_ms(), None);
         calls.restore(BTreeMap::from([("loja".to_owned(), 3)]));
         assert_eq!(ring.last_arrival_ms(), Some(3));
-        ring.accept(9_000, "POST", accepted(1), || Some(("edge.example.com", Some("https"))));
+        ring.accept(9_000, "POST", accepted(1), || host("edge.example.com", Some("https")));
         calls.restore(BTreeMap::from([("loja".to_owned(), 4)]));
         assert_eq!(ring.last_arrival_ms(), Some(9_000));
-        let host = CallerHost { authority: "edge.example.com".to_owned(), scheme: Some("https") };
-        assert_eq!(ring.host(), Some(host));
+        assert_eq!(ring.host(), host("edge.example.com", Some("https")));
         for (authority, is_own, at_ms) in
             [("localhost:8080", false, 10_000), ("10.0.0.1", true, 20_000)]
         {
-            let host = || (!is_own).then_some((authority, None));
-            ring.accept(at_ms, "POST", AcceptedCall { is_own, ..accepted(1) }, host);
+            let called = || host(authority, None).filter(|_| !is_own);
+            ring.accept(at_ms, "POST", AcceptedCall { is_own, ..accepted(1) }, called);
             assert_eq!(ring.host().unwrap().authority, "edge.example.com");
         }
         let long = "h".repeat(TEXT_BYTES_MAX + 1);
-        ring.accept(30_000, "POST", accepted(1), || Some((&long, None)));
+        ring.accept(30_000, "POST", accepted(1), || host(&long, None));
         assert_eq!(ring.host().unwrap().authority, "edge.example.com");
     }
 }

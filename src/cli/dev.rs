@@ -3,9 +3,7 @@
 //! The Kafka is librdkafka's mock cluster in this process, and the journal a temporary directory.
 //! Everything else is what `serve` runs.
 
-use std::{
-    iter, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, thread, time::Duration,
-};
+use std::{net::SocketAddr, path::Path, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use anyhow::Context;
 use http::{HeaderName, HeaderValue, Method};
@@ -258,7 +256,7 @@ async fn print_refused(calls: Arc<RecentCalls>) {
             *next = calls.last().map_or(*next, |call| call.number + 1);
             for call in calls.into_iter().rev().take(REFUSED_SHOWN).rev() {
                 let CallOutcome::Refused(refused) = &call.outcome else { continue };
-                let (why, status) = (explain(refused, iter::once(SOURCE)).en, refused.status);
+                let (why, status) = (explain(refused).en, refused.status);
                 let time = Timestamp::from_millisecond(call.at_ms as i64).unwrap_or_default();
                 let line = format!("{time:.3}  refused {status:>12}  {why}");
                 // The reader of standard output may have gone. The edge goes on.

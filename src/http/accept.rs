@@ -26,9 +26,7 @@ use uuid::Uuid;
 use super::{
     Phase, State,
     activity::{AnswerGuard, RequestGuard},
-    answer,
-    auth::Check,
-    body,
+    answer, body,
     budget::{Budget, Hold, Share},
     error::Refusal,
     listener::Handler,
@@ -36,7 +34,7 @@ use super::{
 };
 use crate::{
     callback::{Callback, is_traceparent},
-    calls::{AcceptedCall, CallRing, Slip},
+    calls::{AcceptedCall, CallerHost},
     clock, config,
     journal::{Journal, Position},
     metrics::{Metrics, UNKNOWN_SOURCE},
@@ -113,7 +111,7 @@ impl Acceptor {
         body: Incoming,
         request: RequestGuard,
     ) -> Response<Bytes> {
-        self.record_refused(source, head, refusal);
+        self.sources.record_refused(source, Some(head), refusal);
         let name = source.map_or(UNKNOWN_SOURCE, |source| &source.name);
         let status = refusal.status();
         let labels = [name, method_label(&head.method), status.as_str()];
@@ -125,21 +123,6 @@ impl Acceptor {
             });
         }
         refusal.response()
-    }
-
-    fn record_refused(&self, source: Option<&Source>, head: &request::Parts, refusal: Refusal) {
-        let slip = |calls: &CallRing, at_ms: u64| match refusal {
-            Refusal::Auth | Refusal::UnknownSource | Refusal::TooLarge
-                if !calls.explains(at_ms) =>
-            {
-                None
-            }
-            Refusal::Auth => source.and_then(|source| source.check.slip(&head.headers)),
-            Refusal::UnknownSource => Some(Slip::path(head.uri.path())),
-            Refusal::TooLarge => Some(Slip::Size(self.limits.max_body_bytes)),
-            _ => None,
-        };
-        self.sources.record_refused(source, method_label(&head.method), refusal, slip);
     }
 
     /// Keeps an accepted call for people who look at it.
@@ -154,12 +137,12 @@ impl Acceptor {
         let header = |name| text(&head.headers, name);
         let is_own = header(header::USER_AGENT).is_some_and(|agent| agent.contains(OWN_AGENT));
         // Anyone may call a source without a secret, by any name.
-        let is_known = !is_own && !matches!(source.check, Check::Nothing);
+        let is_known = !is_own && !source.check.is_open();
         let host = || {
             let is_https = self.limits.tls.is_some() || header(FORWARDED_PROTO) == Some("https");
             let authority = head.uri.authority().map(http::uri::Authority::as_str);
             let host = authority.or_else(|| header(header::HOST)).filter(|_| is_known)?;
-            Some((host, is_https.then_some("https")))
+            Some(CallerHost { authority: host.to_owned(), scheme: is_https.then_some("https") })
         };
         let (receipt, body_bytes) = (callback.receipt, body_bytes as u32);
         let accepted = AcceptedCall { receipt, position, body_bytes, is_own };
@@ -248,7 +231,7 @@ impl Handler for Acceptor {
         let mut hold = Hold::new(&self.budget, share);
         let has_room = hold.take(call_bytes(&head));
         if !has_room && head.version > Version::HTTP_11 {
-            self.record_refused(source, &head, Refusal::Overloaded);
+            self.sources.record_refused(source, Some(&head), Refusal::Overloaded);
             return Err(io::Error::other("there is no memory for an answer"));
         }
         let result = match caller {
@@ -282,7 +265,7 @@ impl Handler for Acceptor {
     }
 
     fn refuse(&self, refusal: Refusal) {
-        self.sources.record_refused(None, "other", refusal, |_, _| None);
+        self.sources.record_refused(None, None, refusal);
     }
 }
 

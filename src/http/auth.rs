@@ -3,13 +3,16 @@
 //! Secrets and offered values are compared by their digests, so each comparison takes the same time
 //! whatever the lengths.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::{
-    calls::{Excess, Slip},
-    config,
+    calls::{
+        Words,
+        explain::{self, AFTER_A_WORD, IN_QUOTES, Remedy, WITH_BLANKS},
+    },
+    config::{self, Secret},
 };
 
 /// Headers that HTTP, clients and proxies send by themselves. A refused caller is not told of them.
@@ -46,77 +49,66 @@ const NAME_BYTES_MAX: usize = 40;
 pub(crate) type Digest256 = [u8; 32];
 
 /// What a source asks of its callers.
-pub(super) enum Check {
-    Nothing,
-    /// One of the secrets in this header. Without a usable header no caller passes.
-    Secret {
-        header: Option<HeaderName>,
-        /// The header as the configuration writes it.
-        name: String,
-        digests: Vec<Digest256>,
-        /// Of the secrets in lower case, as which a header's name arrives.
-        lower_digests: Vec<Digest256>,
-        /// Lengths of the secrets in characters.
-        chars: Vec<usize>,
-    },
+pub(super) struct Check {
+    /// None: no caller can send the header, so none passes.
+    header: Option<HeaderName>,
+    digests: Vec<Digest256>,
+    source: config::Source,
 }
 
 impl Check {
     pub(super) fn of(source: &config::Source) -> Self {
-        if source.allow_unauthenticated {
-            return Self::Nothing;
-        }
         let digests = source.secrets.iter().map(|secret| digest(secret.expose().as_bytes()));
-        let lower = source.secrets.iter().map(|secret| secret.expose().to_ascii_lowercase());
-        let lower = lower.map(|secret| digest(secret.as_bytes()));
-        Self::Secret {
+        Self {
             header: HeaderName::try_from(&source.header).ok(),
-            name: source.header.clone(),
             digests: digests.collect(),
-            lower_digests: lower.collect(),
-            chars: source.secrets.iter().map(|secret| secret.expose().chars().count()).collect(),
+            source: source.clone(),
         }
+    }
+
+    /// Whether anyone may call.
+    pub(super) fn is_open(&self) -> bool {
+        self.source.allow_unauthenticated
     }
 
     pub(super) fn passes(&self, headers: &HeaderMap) -> bool {
-        let Self::Secret { header, digests, .. } = self else { return true };
-        let Some(offered) = header.as_ref().and_then(|header| headers.get(header)) else {
-            return false;
-        };
+        let is_secret = |offered: &[u8]| is_among(&self.digests, offered);
+        self.is_open() || self.offered(headers).is_some_and(is_secret)
+    }
+
+    fn offered<'h>(&self, headers: &'h HeaderMap) -> Option<&'h [u8]> {
+        let value = headers.get(self.header.as_ref()?)?;
         // Whitespace around a value is no part of it (RFC 9110, 5.5). HTTP/2 does not strip it.
-        is_among(digests, offered.as_bytes().trim_ascii())
+        Some(value.as_bytes().trim_ascii())
     }
 
     /// What a caller that does not pass did wrong, by names and lengths.
-    pub(super) fn slip(&self, headers: &HeaderMap) -> Option<Slip> {
-        let Self::Secret { header, name, digests, lower_digests, chars } = self else {
-            return None;
+    pub(super) fn explain(&self, headers: &HeaderMap) -> Words {
+        let Self { digests, source, .. } = self;
+        let (header, secrets) = (&source.header, source.secrets.iter().map(Secret::expose));
+        if let Some(value) = self.offered(headers) {
+            let chars = String::from_utf8_lossy(value).chars().count();
+            let secrets: Vec<_> = secrets.map(|secret| secret.chars().count()).collect();
+            return explain::wrong(header, chars, &secrets, remedy(digests, value));
+        }
+        let own = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let own: Vec<_> = own.filter(|(name, _)| !USUAL.contains(name)).take(LOOKED_AT).collect();
+        // A header's name arrives in lower case.
+        let lower = secrets.map(|secret| digest(secret.to_ascii_lowercase().as_bytes()));
+        let lower: Vec<_> = lower.collect();
+        if own.iter().any(|(name, _)| is_among(&lower, name.as_bytes())) {
+            return explain::exchanged(header);
+        }
+        let is_right = |value: &[u8]| {
+            let value = value.trim_ascii();
+            let is_short = value.len() <= VALUE_BYTES_MAX;
+            is_short && (is_among(digests, value) || remedy(digests, value).is_some())
         };
-        let Some(offered) = header.as_ref().and_then(|header| headers.get(header)) else {
-            let own = headers.iter().filter(|(name, _)| !USUAL.contains(&name.as_str()));
-            let own: Vec<_> = own.take(LOOKED_AT).collect();
-            if own.iter().any(|(name, _)| is_among(lower_digests, name.as_str().as_bytes())) {
-                return Some(Slip::Exchanged { header: name.clone() });
-            }
-            let is_right = |value: &HeaderValue| {
-                let value = value.as_bytes().trim_ascii();
-                let is_short = value.len() <= VALUE_BYTES_MAX;
-                is_short && (is_among(digests, value) || excess(digests, value).is_some())
-            };
-            let misplaced = own.iter().find(|(_, value)| is_right(value));
-            // A longer name may be a secret that was cut.
-            let is_name = |name: &&str| name.len() <= NAME_BYTES_MAX;
-            let misplaced = misplaced.map(|(name, _)| name.as_str()).filter(is_name);
-            let present = own.iter().map(|(name, _)| name.as_str()).filter(is_name);
-            return Some(Slip::missing(name, present, misplaced));
-        };
-        let value = offered.as_bytes().trim_ascii();
-        Some(Slip::Wrong {
-            header: name.clone(),
-            chars: String::from_utf8_lossy(value).chars().count(),
-            secrets: chars.clone(),
-            excess: excess(digests, value),
-        })
+        // A longer name may be a secret that was cut.
+        let is_name = |name: &&str| name.len() <= NAME_BYTES_MAX;
+        let misplaced = own.iter().find(|(_, value)| is_right(value)).map(|(name, _)| *name);
+        let present: Vec<_> = own.iter().map(|(name, _)| *name).filter(is_name).collect();
+        explain::missing(header, &present, misplaced.filter(is_name))
     }
 }
 
@@ -128,8 +120,8 @@ pub(crate) fn is_among(digests: &[Digest256], offered: &[u8]) -> bool {
     digests.iter().fold(none, |found, known| found | known.ct_eq(&offered)).into()
 }
 
-/// What has to be taken out of a value to get a right secret.
-fn excess(digests: &[Digest256], value: &[u8]) -> Option<Excess> {
+/// How a right secret is got out of a value that holds it.
+fn remedy(digests: &[Digest256], value: &[u8]) -> Option<Remedy> {
     let text = str::from_utf8(value).ok().filter(|text| text.len() <= VALUE_BYTES_MAX)?;
     let bare = text.trim_matches(|letter: char| "\"'`“”‘’«»<>[](){}".contains(letter));
     let last = bare.rsplit([' ', ':', '=']).next().unwrap_or_default();
@@ -137,9 +129,9 @@ fn excess(digests: &[Digest256], value: &[u8]) -> Option<Excess> {
         !letter.is_whitespace() && !matches!(letter, '\u{200b}'..='\u{200f}' | '\u{feff}')
     };
     let seen: String = text.chars().filter(is_seen).collect();
-    let tries = [(bare, Excess::Quotes), (last, Excess::Prefix), (seen.as_str(), Excess::Blanks)];
+    let tries = [(bare, IN_QUOTES), (last, AFTER_A_WORD), (seen.as_str(), WITH_BLANKS)];
     let right = tries.into_iter().find(|(text, _)| is_among(digests, text.as_bytes()));
-    right.map(|(_, excess)| excess)
+    right.map(|(_, remedy)| remedy)
 }
 
 /// SHA-256.
@@ -149,8 +141,9 @@ pub(crate) fn digest(text: &[u8]) -> Digest256 {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
-    use crate::config::Secret;
 
     fn check(header: &str, secrets: &[&str]) -> Check {
         Check::of(&config::Source {
@@ -190,36 +183,33 @@ mod tests {
     fn a_refused_caller_learns_nothing_and_people_learn_what_was_wrong_by_names_and_lengths() {
         const SECRET: &str = "s3cret-of-more-than-16";
         let check = check("X-Token", &[SECRET]);
-        let excess_of = |value: &'static str| match check.slip(&offered(value)) {
-            Some(Slip::Wrong { header, chars, secrets, excess }) => {
-                assert_eq!((&*header, chars, &*secrets), ("X-Token", value.len(), &[22][..]));
-                excess
-            }
-            slip => panic!("{slip:?}"),
-        };
-        assert_eq!(excess_of("another-one"), None);
-        assert_eq!(excess_of("\"s3cret-of-more-than-16\""), Some(Excess::Quotes));
-        assert_eq!(excess_of("Bearer s3cret-of-more-than-16"), Some(Excess::Prefix));
-        assert_eq!(excess_of("X-Token: s3cret-of-more-than-16"), Some(Excess::Prefix));
-        assert_eq!(excess_of("s3cret-of- more-than-16"), Some(Excess::Blanks));
+        for (value, remedy) in [
+            ("another-one", None),
+            ("\"s3cret-of-more-than-16\"", Some(IN_QUOTES)),
+            ("Bearer s3cret-of-more-than-16", Some(AFTER_A_WORD)),
+            ("X-Token: s3cret-of-more-than-16", Some(AFTER_A_WORD)),
+            ("s3cret-of- more-than-16", Some(WITH_BLANKS)),
+        ] {
+            let wrong = explain::wrong("X-Token", value.len(), &[22], remedy);
+            assert_eq!(check.explain(&offered(value)), wrong);
+        }
         let mut headers = HeaderMap::new();
         headers.insert("host", HeaderValue::from_static("edge"));
         headers.insert("authorization", HeaderValue::from_static("Bearer 1"));
         let missing = |misplaced: Option<&str>, present: &[&str]| {
-            Some(Slip::missing("X-Token", present.iter().copied(), misplaced))
+            explain::missing("X-Token", present, misplaced)
         };
-        assert_eq!(check.slip(&headers), missing(None, &["authorization"]));
+        assert_eq!(check.explain(&headers), missing(None, &["authorization"]));
         headers.insert("token", HeaderValue::from_static(SECRET));
-        assert_eq!(check.slip(&headers), missing(Some("token"), &["authorization", "token"]));
-        assert!(!format!("{:?}", check.slip(&headers)).contains(SECRET));
+        assert_eq!(check.explain(&headers), missing(Some("token"), &["authorization", "token"]));
+        assert!(!format!("{:?}", check.explain(&headers)).contains(SECRET));
         // Name and value exchanged: the secret arrives as a name, in lower case.
         let (name, value) = (SECRET.to_ascii_lowercase(), HeaderValue::from_static("X-Token"));
         let exchanged = HeaderMap::from_iter([(name.parse().unwrap(), value)]);
-        let expected = Slip::Exchanged { header: "X-Token".into() };
-        assert_eq!(check.slip(&exchanged), Some(expected));
+        assert_eq!(check.explain(&exchanged), explain::exchanged("X-Token"));
         let long = "n".repeat(NAME_BYTES_MAX + 1).parse().unwrap();
         let long = HeaderMap::from_iter([(long, HeaderValue::from_static("any"))]);
-        assert_eq!(check.slip(&long), missing(None, &[]));
+        assert_eq!(check.explain(&long), missing(None, &[]));
     }
 
     #[test]

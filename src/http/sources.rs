@@ -7,14 +7,14 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::Method;
+use http::{Method, request};
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use prometheus::{Gauge, Histogram, IntCounter};
 
 use super::{auth::Check, budget::Share, error::Refusal};
 use crate::{
-    calls::{CallRing, RecentCalls, RefusedCall, Slip},
+    calls::{CallRing, RecentCalls, RefusedCall, explain},
     clock,
     config::Config,
     metrics::{Metrics, UNKNOWN_SOURCE},
@@ -23,7 +23,7 @@ use crate::{
 /// At most one line of the log per source and reason in this time.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// The values of label `method`. The last one stands for all others.
+/// The values of label `method`. The last one stands for all others, and for no whole call.
 const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "other"];
 
 pub(super) struct Source {
@@ -149,24 +149,38 @@ impl Registry {
         exact.or_else(|| by_name.get(&name_in(path)?)).cloned()
     }
 
-    /// Counts a refused call, keeps what the caller did wrong, and logs it at most every 10 s. `slip` gets
-    /// the calls beside which it is kept, and the time.
+    /// Counts a refused call, keeps what the caller did wrong, and logs it at most every 10 s. Without a
+    /// head no whole call arrived.
     pub(super) fn record_refused(
         &self,
         source: Option<&Source>,
-        method: &'static str,
+        head: Option<&request::Parts>,
         refusal: Refusal,
-        slip: impl FnOnce(&CallRing, u64) -> Option<Slip>,
     ) {
         let (name, calls, unlogged) = match source {
             Some(source) => (&*source.name, &source.calls, &source.unlogged),
             None => (UNKNOWN_SOURCE, &self.strange_calls, &self.unlogged),
         };
-        let (reason, why) = refusal.texts();
+        let (reason, detail) = refusal.texts();
         self.metrics.http_rejections_total.with_label_values(&[name, reason]).inc();
         let (status, at_ms) = (refusal.status().as_u16(), clock::wall_ms());
-        let slip = slip(calls, at_ms).map(Box::new);
-        calls.refuse(at_ms, method, RefusedCall { status, reason, slip });
+        let explained = head.and_then(|head| match refusal {
+            Refusal::Auth | Refusal::UnknownSource | Refusal::TooLarge
+                if !calls.explains(at_ms) =>
+            {
+                None
+            }
+            Refusal::Auth => source.map(|source| source.check.explain(&head.headers)),
+            Refusal::UnknownSource => {
+                let config = self.config.load();
+                let names = config.sources.keys().map(String::as_str);
+                Some(explain::wrong_path(head.uri.path(), names))
+            }
+            Refusal::TooLarge => Some(explain::too_large(self.config.load().http.max_body_bytes)),
+            _ => None,
+        });
+        let method = head.map_or("other", |head| method_label(&head.method));
+        calls.refuse(at_ms, method, RefusedCall { status, reason, why: explained.map(Box::new) });
         let mut unlogged = unlogged.lock();
         let (logged, count) = unlogged.entry(reason).or_default();
         *count += 1;
@@ -175,7 +189,7 @@ impl Registry {
                 source = name,
                 reason,
                 count = *count,
-                "calls refused: {why} The inspector shows each."
+                "calls refused: {detail} The inspector shows each."
             );
             (*logged, *count) = (Some(Instant::now()), 0);
         }

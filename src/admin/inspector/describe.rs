@@ -122,9 +122,8 @@ pub(super) fn kafka_state(
 }
 
 /// A call, as the list shows it. `accepted` says what an accepted one was, and where it is.
-pub(super) fn shown<'s>(
+pub(super) fn shown(
     call: &RecentCall,
-    sources: impl Iterator<Item = &'s str> + Clone,
     accepted: impl FnOnce(&AcceptedCall) -> (KafkaState, Json),
 ) -> Json {
     let RecentCall { number, at_ms, method, .. } = call;
@@ -143,7 +142,7 @@ pub(super) fn shown<'s>(
         }
         CallOutcome::Refused(call) => {
             shown["status"] = json!(call.status);
-            shown["why"] = json!(explain(call, sources));
+            shown["why"] = json!(explain(call));
         }
     }
     shown

@@ -162,12 +162,11 @@ impl CallFollower {
         let since = last.number + 1 - *next;
         let skipped = if initial || *next == 0 { 0 } else { since - new.len() as u64 };
         *next = last.number + 1;
-        let sources = self.config.sources.keys().map(String::as_str);
         let mut reader = state.journal.reader(committed);
         // The newest calls are described if not all can be. Reading goes up, as the journal does.
         let unread = new.iter().rposition(|call| !take_bytes(call, bytes_left));
         let calls = new.iter().enumerate().map(|(at, call)| {
-            shown(call, sources.clone(), |accepted| {
+            shown(call, |accepted| {
                 let kafka = kafka_state(&state.journal, committed, accepted.position);
                 let is_busy = *bytes_left < 0 || unread.is_some_and(|unread| at <= unread);
                 let (what, body_bytes) = match is_busy {
