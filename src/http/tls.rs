@@ -27,8 +27,8 @@ pub struct Certificates {
     /// When it expires, in seconds since 1970.
     not_after: Gauge,
     pub(super) current: ArcSwap<ServerConfig>,
-    /// Digests of the files of the current certificate: chain and key.
-    digests: Mutex<[Digest256; 2]>,
+    /// Of the files of the current certificate.
+    digest: Mutex<Digest256>,
 }
 
 impl Certificates {
@@ -37,13 +37,12 @@ impl Certificates {
     /// # Errors
     /// If a file cannot be read, or key and certificate are no pair.
     pub fn load(files: &Tls, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
-        let (chain, key) = read(files)?;
-        let (config, not_after) = parse(files, &chain, &key)?;
-        let current = ArcSwap::from_pointee(config);
-        let digests = Mutex::new(digests(&chain, &key));
-        let gauge = metrics.tls_certificate_not_after_seconds.with_label_values::<&str>(&[]);
-        gauge.set(not_after);
-        Ok(Arc::new(Self { files: files.clone(), not_after: gauge, current, digests }))
+        let (texts, digest) = read(files)?;
+        let (config, expiry) = parse(files, &texts)?;
+        let (current, digest) = (ArcSwap::from_pointee(config), Mutex::new(digest));
+        let not_after = metrics.tls_certificate_not_after_seconds.with_label_values::<&str>(&[]);
+        not_after.set(expiry);
+        Ok(Arc::new(Self { files: files.clone(), not_after, current, digest }))
     }
 
     /// Takes up changed files. If they cannot be used, the old certificate stays in use, and the reason is
@@ -53,31 +52,29 @@ impl Certificates {
     }
 
     fn take_up(&self) -> anyhow::Result<()> {
-        let (chain, key) = read(&self.files)?;
-        let mut current = self.digests.lock();
-        let digests = digests(&chain, &key);
-        if *current != digests {
-            let (config, not_after) = parse(&self.files, &chain, &key)?;
-            *current = digests;
+        let (texts, digest) = read(&self.files)?;
+        let mut current = self.digest.lock();
+        if *current != digest {
+            let (config, expiry) = parse(&self.files, &texts)?;
+            *current = digest;
             self.current.store(Arc::new(config));
-            self.not_after.set(not_after);
+            self.not_after.set(expiry);
             tracing::info!("a new certificate is served to new connections");
         }
         Ok(())
     }
 }
 
-fn read(files: &Tls) -> anyhow::Result<(String, String)> {
+/// Chain and key, and the digest of both.
+fn read(files: &Tls) -> anyhow::Result<([String; 2], Digest256)> {
     let read = |path| config::read_file(path).with_context(|| format!("cannot read {path:?}"));
-    Ok((read(&files.certificate_file)?, read(&files.key_file)?))
-}
-
-fn digests(chain: &str, key: &str) -> [Digest256; 2] {
-    [chain, key].map(|text| digest(text.as_bytes()))
+    let texts = [read(&files.certificate_file)?, read(&files.key_file)?];
+    let digest = digest(texts.join("\0").as_bytes());
+    Ok((texts, digest))
 }
 
 /// The server's configuration, and when its certificate expires in seconds since 1970.
-fn parse(files: &Tls, chain: &str, key: &str) -> anyhow::Result<(ServerConfig, f64)> {
+fn parse(files: &Tls, [chain, key]: &[String; 2]) -> anyhow::Result<(ServerConfig, f64)> {
     let Tls { certificate_file, key_file } = files;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
         .collect::<Result<_, _>>()
