@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use serde_json::Value as Json;
-use tokio::{net::TcpListener, runtime::Handle, sync::watch};
+use tokio::{net::TcpListener, runtime::Handle};
 
 use self::inspector::Inspector;
 use crate::{
@@ -25,11 +25,8 @@ use crate::{
 
 /// Serves until the process ends.
 pub async fn serve(listener: TcpListener, state: State) {
-    // Probes are answered until the process ends, so this listener does not follow the edge's
-    // phase.
-    let (_serving, phase) = watch::channel(Phase::Serving);
     let is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    serve_admin(listener, Inspector::new(state, is_local), phase).await;
+    serve_admin(listener, Inspector::new(state, is_local)).await;
 }
 
 impl Handler for Inspector {

@@ -97,12 +97,10 @@ pub async fn serve(listener: TcpListener, certificates: Option<Arc<Certificates>
     run(listener, places, Arc::new(server)).await;
 }
 
-/// Serves the admin listener over HTTP/1, until the phase's sender is gone.
-pub(crate) async fn serve_admin(
-    listener: TcpListener,
-    handler: impl Handler,
-    phase: watch::Receiver<Phase>,
-) {
+/// Serves the admin listener over HTTP/1 until the process ends: it does not follow the edge's phase,
+/// because probes are answered until then.
+pub(crate) async fn serve_admin(listener: TcpListener, handler: impl Handler) {
+    let (_serving, phase) = watch::channel(Phase::Serving);
     let (handler, http) = (Arc::new(handler), protocol().http1_only());
     let server = Server { handler, certificates: None, http, timeouts: ADMIN_TIMEOUTS, phase };
     // Only the public listener's connections are counted.
@@ -128,11 +126,14 @@ async fn run<H: Handler>(listener: TcpListener, places: Arc<Places>, server: Arc
 }
 
 async fn next(listener: &TcpListener) -> TcpStream {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     let mut reported = false;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
-            Err(error) if is_callers(&error) => {}
+            // Only the connection that was to be accepted has failed.
+            Err(error)
+                if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) => {}
             Err(error) => {
                 if !std::mem::replace(&mut reported, true) {
                     tracing::error!(%error, "connections cannot be accepted; trying again");
@@ -146,12 +147,6 @@ async fn next(listener: &TcpListener) -> TcpStream {
 fn set_options(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     Ok(set_tcp_user_timeout(stream, UNACKNOWLEDGED.as_millis() as u32)?)
-}
-
-/// Whether only the connection that was to be accepted has failed.
-fn is_callers(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
 fn protocol() -> auto::Builder<TokioExecutor> {
