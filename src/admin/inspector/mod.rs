@@ -1,8 +1,8 @@
 //! The inspector: one page for the person who pastes the URL into Weni's settings.
 //!
 //! It shows what to paste, the last calls as they arrive, and what was wrong with refused ones.
-//! `access` says who may look, `sources` what to paste, `describe` what a call was, `stream` sends new
-//! calls, and `test_call` calls the edge through its public door.
+//! `access` says who may look, `sources` what to paste and whether it works, `describe` what a call was,
+//! and `stream` sends new calls.
 //!
 //! **Invariant:** no header's value and no body goes to anyone without a login, where one is needed.
 //! **Invariant:** nothing is computed unless someone looks. Who looks holds at most [`STREAMS`]
@@ -12,7 +12,6 @@ mod access;
 mod describe;
 mod sources;
 mod stream;
-mod test_call;
 
 use std::{
     sync::{Arc, LazyLock},
@@ -25,12 +24,11 @@ use http_body_util::{BodyExt, Either, Full, Limited, channel::Channel};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::Value as Json;
-use sha2::{Digest, Sha256};
 use tokio::{sync::Semaphore, time::timeout};
 use uuid::Uuid;
 
 use self::access::{Access, Pass};
-use crate::http::{RequestGuard, State, answer};
+use crate::http::{RequestGuard, State, answer, digest};
 
 /// The body of an answer: whole, or a stream.
 pub(super) type Body = Either<Full<Bytes>, Channel<Bytes>>;
@@ -54,12 +52,10 @@ const ASSETS: [(&str, &str, &str); 5] = [
 
 /// Names this version of the page. A page that sees another one loads itself again.
 static BUILD: LazyLock<String> = LazyLock::new(|| {
-    let mut hash = Sha256::new();
-    hash.update(concat!(env!("CARGO_PKG_VERSION"), "\n"));
-    hash.update(option_env!("WENI_EDGE_REVISION").unwrap_or_default());
-    hash.update(PAGE);
-    ASSETS.iter().for_each(|(.., text)| hash.update(text));
-    hex::encode(&hash.finalize()[..8])
+    let program = concat!(env!("CARGO_PKG_VERSION"), "\n");
+    let revision = option_env!("WENI_EDGE_REVISION").unwrap_or_default();
+    let assets = ASSETS.map(|(.., text)| text).concat();
+    hex::encode(&digest([program, revision, PAGE, &assets].concat().as_bytes())[..8])
 });
 
 /// Headers of every answer: nothing from elsewhere, nothing inline, in no frame.

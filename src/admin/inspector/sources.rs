@@ -1,12 +1,30 @@
-//! What to paste into Weni's settings, for each source.
+//! What to paste into Weni's settings, for each source, and a test of it.
+//!
+//! The test is a call through the public door, made as Weni makes it. It proves all but Weni's side. It
+//! becomes a channel event of the field `edge_test`.
 
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, Method, Response};
+use serde::Deserialize;
 use serde_json::{Value as Json, json};
+use tokio::time::timeout;
 
-use super::{BUILD, Inspector};
+use super::{BUILD, Body, Inspector, Problem, json_answer};
 use crate::{
+    caller::{CallFailure, EDGE_TEST, MessageId, Target, Template, WeniClient, on_this_machine},
     config::{self, Config},
     metrics::UNKNOWN_SOURCE,
 };
+
+/// A door that does not answer within this time is called closed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TestRequest {
+    source: String,
+}
 
 impl Inspector {
     /// All sources, as the page gets them.
@@ -48,7 +66,7 @@ impl Inspector {
 
     /// Where Weni reaches a source: why the edge believes it, the URL without its path if all of it is
     /// known, and the host if callers used one.
-    pub(super) fn public_base(
+    fn public_base(
         &self,
         config: &Config,
         source: &str,
@@ -64,6 +82,77 @@ impl Inspector {
             ("local", Some(format!("{scheme}://{public}")), None)
         } else {
             ("unknown", None, None)
+        }
+    }
+
+    /// Calls the public URL if one is configured. If that does not answer 200, or there is none, calls
+    /// the listener directly.
+    pub(super) async fn test(&self, request: TestRequest) -> Result<Response<Body>, Problem> {
+        let _alone = self.tests.try_acquire().map_err(|_| Problem::TOO_MANY_TESTS)?;
+        let config = self.state.config.load_full();
+        let source = config.sources.get(&request.source).ok_or(Problem::NOT_FOUND)?;
+        let name = HeaderName::try_from(&source.header).ok();
+        let secret = source.secrets.first();
+        let value = secret.and_then(|secret| HeaderValue::from_str(secret.expose()).ok());
+        let headers: Vec<_> = name.zip(value).into_iter().collect();
+        let mut results = Vec::new();
+        let url = |base: &str| format!("{base}/hooks/{}", request.source);
+        if let Some(base) = &config.http.public_url {
+            results.push(call("public", &url(base), None, &headers).await);
+        }
+        if results.iter().all(|result| result["status"] != 200) {
+            let address = on_this_machine(self.state.public);
+            let scheme = if config.http.tls.is_some() { "https://" } else { "http://" };
+            // Over TLS the certificate's name counts, wherever the connection goes.
+            let (_, base, _) = self.public_base(&config, &request.source);
+            let base = base.filter(|base| base.starts_with(scheme));
+            let base = base.unwrap_or_else(|| format!("{scheme}{address}"));
+            results.push(call("listener", &url(&base), Some(address), &headers).await);
+        }
+        Ok(json_answer(&results.into()))
+    }
+}
+
+/// What became of a call. `way` is `public`, the whole way from outside, or straight to the `listener`.
+async fn call(
+    way: &str,
+    url: &str,
+    at: Option<SocketAddr>,
+    headers: &[(HeaderName, HeaderValue)],
+) -> Json {
+    let body = Template::new(&EDGE_TEST, 0).fill(&MessageId::fresh());
+    let answered = async {
+        let target = Target::new(url, Method::POST, headers, None);
+        let target = target.map_err(|error| error.to_string())?;
+        let target = Arc::new(match at {
+            Some(address) => target.at(address),
+            None => target,
+        });
+        let mut client = WeniClient::new(target);
+        let answer = timeout(PATIENCE, client.call(body.into())).await;
+        let answer = answer.unwrap_or(Err(CallFailure::Timeout));
+        answer.map(|answer| answer.status.as_u16()).map_err(|failure| failure.to_string())
+    };
+    match answered.await {
+        Ok(status) => json!({"way": way, "url": url, "status": status}),
+        Err(failure) => json!({"way": way, "url": url, "failure": failure}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_says_each_failure_in_both_languages_and_what_to_do_about_tls() {
+        use CallFailure::{Closed, Connect, Malformed, Timeout, Tls};
+        let texts = include_str!("texts.js");
+        for failure in [Connect, Tls, Timeout, Closed, Malformed] {
+            let key = format!("\"{failure}\": ");
+            let said: Vec<_> = texts.lines().filter(|line| line.contains(&key)).collect();
+            assert_eq!(said.len(), 2, "{failure}");
+            let has_remedy = said.iter().all(|line| line.contains("http.public_url"));
+            assert!(failure != Tls || has_remedy, "{said:?}");
         }
     }
 }
