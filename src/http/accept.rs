@@ -30,7 +30,7 @@ use super::{
     budget::{Budget, Hold, Share},
     error::Refusal,
     listener::Handler,
-    sources::{Registry, Source, method_label},
+    sources::{Registry, Source, method_index, method_label},
 };
 use crate::{
     callback::{Callback, is_traceparent},
@@ -188,7 +188,7 @@ impl Acceptor {
         source.last_callback.set(received_at_ms as f64 / 1000.0);
         self.keep_accepted(source, head, &callback, position, body_bytes);
         self.metrics.http_request_body_bytes.observe(body_bytes as f64);
-        source.answered(&head.method).inc();
+        source.answered[method_index(&head.method)].inc();
         Ok(accepted(callback.receipt, self.is_in_kafka(position).await))
     }
 

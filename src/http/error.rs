@@ -34,12 +34,7 @@ impl Refusal {
         Self::Connect,
     ];
 
-    /// Label `reason` of the metric and field `reason` of the answer.
-    pub(super) fn reason(self) -> &'static str {
-        self.texts().0
-    }
-
-    /// The reason, and a sentence of the answer and of the log.
+    /// The reason, as the metric and the answer have it, and a sentence of the answer and of the log.
     pub(super) fn texts(self) -> (&'static str, &'static str) {
         match self {
             Self::Auth => ("auth", "The header with the secret is missing or wrong."),

@@ -37,16 +37,9 @@ pub(super) struct Source {
     pub(super) accepted: IntCounter,
     pub(super) last_callback: Gauge,
     pub(super) duration: Histogram,
-    /// Of calls answered 200, by [`METHODS`].
-    answered: [IntCounter; METHODS.len()],
+    /// Calls answered 200, by [`method_index`].
+    pub(super) answered: [IntCounter; METHODS.len()],
     unlogged: Unlogged,
-}
-
-impl Source {
-    /// Counts calls of this method that were answered 200.
-    pub(super) fn answered(&self, method: &Method) -> &IntCounter {
-        &self.answered[method_index(method)]
-    }
 }
 
 struct Sources {
@@ -84,7 +77,7 @@ pub(crate) fn add_source(metrics: &Metrics, name: &str) {
 
 fn add_refusals(metrics: &Metrics, source: &str) {
     for refusal in Refusal::ALL {
-        metrics.http_rejections_total.with_label_values(&[source, refusal.reason()]);
+        metrics.http_rejections_total.with_label_values(&[source, refusal.texts().0]);
     }
 }
 
@@ -196,7 +189,8 @@ impl Registry {
     }
 }
 
-fn method_index(method: &Method) -> usize {
+/// The place of a method in [`METHODS`].
+pub(super) fn method_index(method: &Method) -> usize {
     METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1)
 }
 
