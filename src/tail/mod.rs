@@ -4,7 +4,6 @@ mod filter;
 mod mask;
 mod print;
 mod state;
-mod stats;
 
 use serde_json::Value as Json;
 
@@ -12,8 +11,7 @@ pub(crate) use self::{
     filter::Filter,
     mask::{message_id, person},
     print::{json, line},
-    state::{MessageStates, Shown},
-    stats::Stats,
+    state::{MessageStates, Shown, Stats},
 };
 use crate::{event::header, kafka::follow::Followed};
 
