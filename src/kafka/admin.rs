@@ -122,17 +122,17 @@ impl Cluster {
         let options = AdminOptions::new().operation_timeout(Some(CALL)).request_timeout(Some(CALL));
         let options = options.validate_only(is_trial);
         let admin: AdminClient<DefaultClientContext> = self.base.create()?;
-        match block_on(admin.create_topics([&topic], &options))?.pop() {
-            Some(Err((_, code))) if code != Code::TopicAlreadyExists => {
-                let detail = format!("topic {name} is missing and cannot be created: {code}");
-                Err(Obstacle::new(Blocked::UnknownTopic, detail))
-            }
-            _ if is_trial => Ok(()),
-            _ => {
-                tracing::info!(topic = name, partitions, "a missing topic was created");
-                Ok(())
-            }
+        let created = block_on(admin.create_topics([&topic], &options))?.pop();
+        if let Some(Err((_, code))) = created
+            && code != Code::TopicAlreadyExists
+        {
+            let detail = format!("topic {name} is missing and cannot be created: {code}");
+            return Err(Obstacle::new(Blocked::UnknownTopic, detail));
         }
+        if !is_trial {
+            tracing::info!(topic = name, partitions, "a missing topic was created");
+        }
+        Ok(())
     }
 
     /// Reads the topics' limits, and sets the metric of topics at risk.

@@ -53,15 +53,6 @@ impl Headers {
             (name, &self.bytes[name_end..end])
         })
     }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
-    }
-
-    fn wire_bytes(&self) -> usize {
-        self.bytes.len() + self.ends.len() * HEADER_OVERHEAD_BYTES
-    }
 }
 
 /// A record before it has a time and a number. [`write`](Self::write) replaces all of it.
@@ -136,12 +127,15 @@ impl Draft {
         self.key.clear();
         self.key.push_str(key);
         self.value.clear();
-        self.headers.clear();
+        self.headers.bytes.clear();
+        self.headers.ends.clear();
     }
 
     /// An upper bound of its bytes in a request.
     pub fn wire_bytes(&self) -> usize {
-        RECORD_OVERHEAD_BYTES + self.headers.wire_bytes() + self.key.len() + self.value.len()
+        let Self { key, value, headers, .. } = self;
+        let headers = headers.bytes.len() + headers.len() * HEADER_OVERHEAD_BYTES;
+        RECORD_OVERHEAD_BYTES + headers + key.len() + value.len()
     }
 
     /// The record to be sent.

@@ -76,10 +76,13 @@ impl Topics {
         self.names.name(topic)
     }
 
+    fn limits(&self, topic: Topic) -> Limits {
+        self.limits.get(self.name(topic)).copied().unwrap_or_default()
+    }
+
     /// Whether a record of so many bytes is within the topic's limit, as far as the limit is known.
     pub fn fits(&self, topic: Topic, bytes: usize) -> bool {
-        let limits = self.limits.get(self.name(topic));
-        limits.and_then(|limits| limits.max_message_bytes).is_none_or(|max| bytes <= max)
+        self.limits(topic).max_message_bytes.is_none_or(|max| bytes <= max)
     }
 
     /// The timestamp of a record, in milliseconds since 1970. Brokers delete by it, so a record
@@ -91,8 +94,7 @@ impl Topics {
         timestamps: Timestamps,
         now_ms: u64,
     ) -> i64 {
-        let limits = self.limits.get(self.name(topic));
-        let retention_ms = limits.and_then(|limits| limits.retention_ms).unwrap_or(RETENTION_MS);
+        let retention_ms = self.limits(topic).retention_ms.unwrap_or(RETENTION_MS);
         let would_expire = now_ms.saturating_sub(accepted_ms) > retention_ms / 2;
         let present = timestamps == Timestamps::Present || would_expire;
         (if present { now_ms } else { accepted_ms }) as i64
@@ -100,10 +102,7 @@ impl Topics {
 
     /// A topic that takes no event, and its `max.message.bytes`.
     pub fn too_small(&self) -> Option<(&str, usize)> {
-        let limit = |topic| {
-            let name = self.name(topic);
-            Some((name, self.limits.get(name)?.max_message_bytes?))
-        };
+        let limit = |topic| Some((self.name(topic), self.limits(topic).max_message_bytes?));
         // What the dead letters' topic refuses goes into quarantine.
         let events = Topic::ALL.into_iter().filter(|topic| *topic != Topic::DeadLetter);
         events.filter_map(limit).find(|(_, max)| *max < EVENT_BYTES_MIN)

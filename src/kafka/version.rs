@@ -22,31 +22,20 @@ const CALL: Duration = Duration::from_secs(5);
 /// Versions on which exactly once is proved (deploy/RELIABILITY.md).
 pub(crate) const PROVED: [&str; 2] = ["4.1", "4.4"];
 
-/// The newest version first: what its brokers offer and those before do not, as a request's key and its
+/// The newest version first, and what its brokers offer and those before do not: a request's key and its
 /// highest version. From `common/message/*Request.json` of kafka-clients 3.9.1, 4.0.0, 4.1.2, 4.2.0, 4.3.0 and
 /// 4.4.0.
-const OFFERED_SINCE: [(&str, i16, i16); 5] = [
-    ("4.4", TXN_OFFSET_COMMIT, 6),
-    ("4.3", DESCRIBE_LOG_DIRS, 5),
-    ("4.2", LIST_OFFSETS, 11),
-    ("4.1", FETCH, 18),
-    ("4.0", PRODUCE, 12),
-];
+const OFFERED_SINCE: [(&str, i16, i16); 5] =
+    [("4.4", 28, 6), ("4.3", 35, 5), ("4.2", 2, 11), ("4.1", 1, 18), ("4.0", 0, 12)];
 /// The highest versions that 4.4 offers.
 const OFFERED_LAST: [(i16, i16); 6] = [
-    (PRODUCE, 13),
-    (FETCH, 18),
-    (LIST_OFFSETS, 11),
-    (API_VERSIONS, 5),
-    (TXN_OFFSET_COMMIT, 6),
-    (DESCRIBE_LOG_DIRS, 5),
+    (0, 13), // Produce
+    (1, 18), // Fetch
+    (2, 11), // ListOffsets
+    (18, 5), // ApiVersions
+    (28, 6), // TxnOffsetCommit
+    (35, 5), // DescribeLogDirs
 ];
-const PRODUCE: i16 = 0;
-const FETCH: i16 = 1;
-const LIST_OFFSETS: i16 = 2;
-const API_VERSIONS: i16 = 18;
-const TXN_OFFSET_COMMIT: i16 = 28;
-const DESCRIBE_LOG_DIRS: i16 = 35;
 
 /// A request's key and the highest version that is offered.
 type OfferedVersions = BTreeMap<i16, i16>;
