@@ -10,7 +10,6 @@ pub(crate) mod lag;
 pub mod librdkafka;
 mod producer;
 pub mod record;
-mod statistics;
 pub mod topics;
 pub(crate) mod version;
 
