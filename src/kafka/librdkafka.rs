@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::{
         Config,
-        client::{base_config, consumer_config, producer_config},
+        client::{base_config, consumer_config},
     },
     metrics::Metrics,
 };
@@ -170,23 +170,7 @@ impl super::Cluster for Cluster {
     }
 
     fn open(&self, topics: &Topics, settings: ProducerSettings) -> Result<Producer, Obstacle> {
-        let ProducerSettings { mut timeout, batch_bytes } = settings;
-        loop {
-            let limit = topics.max_message_bytes();
-            let config =
-                producer_config(&self.base, &self.group, &self.config, limit, timeout, batch_bytes);
-            let context = PollContext::new(Arc::clone(&self.metrics));
-            if let Some(producer) = Producer::open(&config, context, &self.unstable, timeout)? {
-                return Ok(producer);
-            }
-            // The cluster's `transaction.max.timeout.ms` is shorter.
-            timeout /= 2;
-            let seconds = timeout.as_secs_f64();
-            tracing::warn!(
-                seconds,
-                "the cluster refuses the transaction timeout: trying a shorter one"
-            );
-        }
+        Producer::open(self, topics, settings)
     }
 }
 

@@ -12,23 +12,25 @@
 //! - rdkafka's poll spins for the last millisecond of its time: it is given no time.
 
 use std::{
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use rdkafka::{
-    ClientConfig, TopicPartitionList,
+    TopicPartitionList,
     config::FromClientConfigAndContext,
-    consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata},
+    consumer::{Consumer, ConsumerGroupMetadata},
     error::{KafkaError, KafkaResult},
     message::{Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig},
 };
 
 use super::{
-    Code, ErrorClass, Failure, GroupOffset, Headers, Obstacle, Record, Step, classify,
-    context::PollContext, error::code,
+    Code, ErrorClass, Failure, GroupOffset, Headers, Obstacle, ProducerSettings, Record, Step,
+    Topics, classify, context::PollContext, error::code, librdkafka::Cluster,
 };
+use crate::config::client::producer_config;
 
 /// The precision with which the last report is noticed.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -51,40 +53,45 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// None: the cluster does not allow transactions of that time.
     pub(super) fn open(
-        config: &ClientConfig,
-        context: PollContext,
-        consumer: &BaseConsumer<PollContext>,
-        timeout: Duration,
-    ) -> Result<Option<Self>, Obstacle> {
-        let client = BaseProducer::from_config_and_context(config, context)?;
-        // In steps, to serve the client's events in between.
-        let initialised = repeat(2 * CALL, || {
-            client.poll(Duration::ZERO);
-            client.init_transactions(STEP)
-        });
-        if let Err(error) = initialised {
-            let refused = error.rdkafka_error_code() == Some(Code::InvalidTransactionTimeout);
-            if refused && timeout / 2 >= TIMEOUT_MIN {
-                return Ok(None);
+        cluster: &Cluster,
+        topics: &Topics,
+        settings: ProducerSettings,
+    ) -> Result<Self, Obstacle> {
+        let ProducerSettings { mut timeout, batch_bytes } = settings;
+        let Cluster { config, group, metrics, base, unstable, .. } = cluster;
+        let limit = topics.max_message_bytes();
+        let client = loop {
+            let config = producer_config(base, group, config, limit, timeout, batch_bytes);
+            let context = PollContext::new(Arc::clone(metrics));
+            let client = BaseProducer::from_config_and_context(&config, context)?;
+            // In steps, to serve the client's events in between.
+            let initialised = repeat(2 * CALL, || {
+                client.poll(Duration::ZERO);
+                client.init_transactions(STEP)
+            });
+            let Err(error) = initialised else { break client };
+            if code(&error) != Code::InvalidTransactionTimeout || timeout / 2 < TIMEOUT_MIN {
+                // The connection's own error is nearer to the cause than a call's timeout.
+                let trouble = client.context().take_trouble();
+                return Err(trouble.unwrap_or_else(|| error.into()));
             }
-            // The connection's own error is nearer to the cause than a call's timeout.
-            let trouble = client.context().take_trouble();
-            return Err(trouble.unwrap_or_else(|| error.into()));
-        }
+            // The cluster's `transaction.max.timeout.ms` is shorter.
+            timeout /= 2;
+            let seconds = timeout.as_secs_f64();
+            tracing::warn!(
+                seconds,
+                "the cluster refuses the transaction timeout: trying a shorter one"
+            );
+        };
         // INVARIANT: `group.id` is always set, and that is all that the metadata needs.
-        let group = consumer.group_metadata().expect("a consumer with a group");
-        Ok(Some(Self { client, group, timeout }))
-    }
-
-    fn context(&self) -> &PollContext {
-        self.client.context()
+        let group = unstable.group_metadata().expect("a consumer with a group");
+        Ok(Self { client, group, timeout })
     }
 
     /// Serves reports and errors without waiting.
     fn poll(&self) {
-        let reports = || self.context().reports.lock().len();
+        let reports = || self.client.context().reports.lock().len();
         loop {
             let before = reports();
             // Serves one event. A report holds the refusals of one batch.
@@ -102,13 +109,9 @@ impl Producer {
 
     fn refusals(&self) -> Result<(), Failure> {
         self.poll();
-        let reports = std::mem::take(&mut *self.context().reports.lock());
-        match reports.first() {
-            None => Ok(()),
-            Some((_, code)) => {
-                Err(Failure { step: Step::Produce, code: *code, fatal: false, reports })
-            }
-        }
+        let reports = std::mem::take(&mut *self.client.context().reports.lock());
+        let Some(&(_, code)) = reports.first() else { return Ok(()) };
+        Err(Failure { reports, ..Failure::new(Step::Produce, code) })
     }
 
     /// Waits for a refusal, or until every record is reported; false if time ran out before.
@@ -142,11 +145,16 @@ impl Producer {
     /// and may come last. If no report has it, a second `begin` answers with the transaction's
     /// error.
     fn root_cause(&self, failure: Failure) -> Failure {
-        let failure = self.reported_cause(failure);
+        let mut failure = self.reported_cause(failure);
         if failure.class() != ErrorClass::Purged {
             return failure;
         }
-        let failure = self.with_late_reports(failure);
+        // librdkafka may report purged records before the refused one.
+        self.wait_until(Instant::now() + STEP, |producer| {
+            failure.reports.append(&mut producer.client.context().reports.lock());
+            failure.reports.iter().any(|(_, code)| classify(*code) != ErrorClass::Purged)
+                || producer.outstanding() == 0
+        });
         let Err(error) = self.client.begin_transaction() else { return failure };
         let cause = Failure::of(failure.step, &error);
         // A refused record makes the producer unusable, so that error is not the cause.
@@ -163,21 +171,11 @@ impl Producer {
         // librdkafka also purges the records of a deleted topic: there the failure has the cause.
         reported.err().filter(|cause| cause.class() != ErrorClass::Purged).unwrap_or(failure)
     }
-
-    /// Waits for more reports. librdkafka may report purged records before the refused one.
-    fn with_late_reports(&self, mut failure: Failure) -> Failure {
-        self.wait_until(Instant::now() + STEP, |producer| {
-            failure.reports.append(&mut producer.context().reports.lock());
-            failure.reports.iter().any(|(_, code)| classify(*code) != ErrorClass::Purged)
-                || producer.outstanding() == 0
-        });
-        failure
-    }
 }
 
 impl super::Producer for Producer {
     fn begin(&mut self) -> Result<(), Failure> {
-        self.context().reports.lock().clear();
+        self.client.context().reports.lock().clear();
         self.client.begin_transaction().map_err(|error| Failure::of(Step::Begin, &error))
     }
 
@@ -240,12 +238,12 @@ impl super::Producer for Producer {
             self.client.purge(PurgeConfig::default().queue());
             self.wait_until(Instant::now() + PURGE_AGAIN, |producer| producer.outstanding() == 0);
         }
-        self.context().reports.lock().clear();
+        self.client.context().reports.lock().clear();
         self.client.abort_transaction(CALL).map_err(|error| code(&error))
     }
 
     fn take_trouble(&mut self) -> Option<Obstacle> {
-        self.context().take_trouble()
+        self.client.context().take_trouble()
     }
 
     fn timeout(&self) -> Duration {
