@@ -87,8 +87,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if config.kafka.bootstrap_servers.is_empty() {
         bail!("the configuration lacks kafka.bootstrap_servers: set it to the brokers' host:port");
     }
-    let reasons = reasons.into_iter().collect();
-    let sources = sources.into_iter().collect();
+    let (reasons, sources) = (reasons.into_iter().collect(), sources.into_iter().collect());
     let options = ReplayOptions { reasons, sources, since, until, dismiss_dead };
     if !dry_run && !yes && !stdin().is_terminal() {
         bail!(

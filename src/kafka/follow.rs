@@ -89,6 +89,18 @@ impl Cluster {
         Ok(offsets)
     }
 
+    /// Where open transactions hold the readers of these partitions: the last stable offsets that are
+    /// below the end.
+    pub(crate) fn held(&self, partitions: &[(String, i32)]) -> Result<Offsets, Obstacle> {
+        if partitions.is_empty() {
+            return Ok(Offsets::new());
+        }
+        let ends = self.offsets(View::Unstable, partitions, Point::End)?;
+        let mut stable = self.offsets(View::Stable, partitions, Point::End)?;
+        stable.retain(|place, at| ends.get(place) > Some(at));
+        Ok(stable)
+    }
+
     /// Reads partitions, each from an offset: up to these ends, or beyond them.
     pub(crate) fn follow(
         &self,
@@ -106,14 +118,13 @@ impl Cluster {
             Ok((topic.clone(), self.assigned(topic, &from)?))
         };
         let consumers = topics.into_iter().map(start).collect::<Result<_, _>>()?;
-        Ok(Follower { consumers, turn: 0, unread: ends, is_beyond })
+        Ok(Follower { consumers, unread: ends, is_beyond })
     }
 }
 
 /// Reads partitions of topics.
 pub(crate) struct Follower {
     consumers: Vec<(String, BaseConsumer<PollContext>)>,
-    turn: usize,
     /// The ends of partitions that have not been read to them.
     unread: Offsets,
     is_beyond: bool,
@@ -129,10 +140,9 @@ impl Follower {
     /// client reconnects.
     pub(crate) fn poll(&mut self) -> Result<Option<Followed>, Obstacle> {
         let count = self.consumers.len();
-        let from = self.turn;
-        self.turn += 1;
+        self.consumers.rotate_left(1);
         for step in 0..=count {
-            let (topic, consumer) = &self.consumers[(from + step) % count];
+            let (topic, consumer) = &self.consumers[step % count];
             let wait = if step == count { STEP } else { Duration::ZERO };
             match consumer.poll(wait).map_or(Ok(None), fetched) {
                 Ok(None) => {}

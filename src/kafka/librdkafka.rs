@@ -114,8 +114,8 @@ impl super::Cluster for Cluster {
         Ok(partitions.map(|partition| partition.id()).collect())
     }
 
-    fn watermarks(&self, view: View, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle> {
-        let (low, end) = self.consumer(view).fetch_watermarks(topic, partition, CALL)?;
+    fn watermarks(&self, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle> {
+        let (low, end) = self.stable.fetch_watermarks(topic, partition, CALL)?;
         Ok(low..end)
     }
 

@@ -42,9 +42,8 @@ pub trait Cluster {
     /// The numbers of a topic's partitions; none if the topic does not exist.
     fn partitions(&self, topic: &str) -> Result<Vec<i32>, Obstacle>;
 
-    /// The offsets that a partition has; with [`View::Stable`] only those before the first open
-    /// transaction.
-    fn watermarks(&self, view: View, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle>;
+    /// The offsets that a partition has before its first open transaction.
+    fn watermarks(&self, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle>;
 
     /// The offsets that the group keeps for these partitions; those without one are left out.
     ///

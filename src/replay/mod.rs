@@ -246,7 +246,7 @@ impl<'a, C: Cluster> Replay<'a, C> {
     fn ranges(&mut self) -> anyhow::Result<Vec<(i32, Range<i64>)>> {
         let topic = self.topics.name(Topic::DeadLetter);
         let partitions = &mut self.kept.partitions;
-        let watermarks = |partition: &i32| self.cluster.watermarks(View::Stable, topic, *partition);
+        let watermarks = |partition: &i32| self.cluster.watermarks(topic, *partition);
         let watermarks: Vec<_> = partitions.keys().map(watermarks).collect::<Result<_, _>>()?;
         let mut both = partitions.values().zip(&watermarks);
         self.summary.started_over = both.any(|(progress, there)| progress.is_beyond(there.end));

@@ -322,11 +322,9 @@ impl kafka::Cluster for Cluster {
         Ok((0..PARTITIONS).collect())
     }
 
-    fn watermarks(&self, view: View, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle> {
+    fn watermarks(&self, topic: &str, partition: i32) -> Result<Range<i64>, Obstacle> {
         self.call("watermarks", &["no broker"])?;
-        let broker = self.broker.borrow();
-        let all = broker.partitions.get(&(topic.to_owned(), partition)).map_or(0, Vec::len) as i64;
-        Ok(0..if view == View::Stable { broker.visible(topic, partition).1 } else { all })
+        Ok(0..self.broker.borrow().visible(topic, partition).1)
     }
 
     fn committed(

@@ -183,10 +183,7 @@ impl<'a> TailSession<'a> {
         let Some(event) = item.event() else { return Ok(()) };
         let shown = item.clone().shown(self.args.show_personal);
         let line = self.text(&shown);
-        let mut kept = Shown::default();
-        if self.args.no_follow {
-            kept = Shown { line: line.clone(), what: shown.what(), is_wanted };
-        }
+        let kept = Shown { line: line.clone(), what: shown.what(), is_wanted };
         let is_changed = self.state.update(event, kept);
         if self.state.forgotten > 0 {
             let text = format!(
@@ -248,14 +245,15 @@ impl<'a> TailSession<'a> {
 
     fn say_what_is_held(&mut self) {
         // Without an answer the connection's own error follows.
-        let Ok(now) = held(self.cluster, &self.partitions) else { return };
-        let before = mem::replace(&mut self.held, now.clone());
-        let is_new = |about: &String| now.keys().all(|place| *about != held_name(place));
-        self.said.retain(|about| !about.starts_with("held ") || !is_new(about));
-        for (place, offset) in now {
-            if before.get(&place) == Some(&offset) {
-                let text = held_text(&place, offset);
-                self.note(&held_name(&place), &format!("{text} is shown when it ends"));
+        let Ok(now) = self.cluster.held(&self.partitions) else { return };
+        for (place, offset) in mem::replace(&mut self.held, now.clone()) {
+            match now.get(&place) {
+                Some(still) if *still == offset => {
+                    let text = held_text(&place, offset);
+                    self.note(&held_name(&place), &format!("{text} is shown when it ends"));
+                }
+                Some(_) => {}
+                None => drop(self.said.remove(&held_name(&place))),
             }
         }
     }
@@ -362,24 +360,15 @@ fn present_ends(cluster: &Cluster, partitions: &[(String, i32)]) -> Result<Offse
     let start = Instant::now();
     loop {
         let stable = cluster.offsets(View::Stable, partitions, Point::End)?;
-        let mut held = stable.clone();
-        held.retain(|place, at| ends.get(place) > Some(at));
-        if held.is_empty() || start.elapsed() >= HELD {
-            for (place, offset) in &held {
+        let held = || stable.iter().filter(|(place, at)| ends.get(*place) > Some(*at));
+        if held().next().is_none() || start.elapsed() >= HELD {
+            for (place, offset) in held() {
                 say(&format!("{} is not shown", held_text(place, *offset)));
             }
             return Ok(stable);
         }
         thread::sleep(Duration::from_millis(100));
     }
-}
-
-/// Where the last stable offset is below the end.
-fn held(cluster: &Cluster, partitions: &[(String, i32)]) -> Result<Offsets, Obstacle> {
-    let ends = cluster.offsets(View::Unstable, partitions, Point::End)?;
-    let mut stable = cluster.offsets(View::Stable, partitions, Point::End)?;
-    stable.retain(|place, at| ends.get(place) > Some(at));
-    Ok(stable)
 }
 
 fn held_text((topic, partition): &(String, i32), offset: i64) -> String {
