@@ -32,7 +32,7 @@ pub(super) const PRODUCER_DEFAULTS: [(&str, &str); 5] = [
 /// While callers wait for Kafka a transaction has few records, and nothing is won by waiting for more.
 const WAITED_FOR: (&str, &str) = ("linger.ms", "1");
 
-/// Shorter values are also part of librdkafka's own words.
+/// Shorter values are not masked: librdkafka's own words have them, too.
 const VALUE_CHARS_MIN: usize = 3;
 
 type Properties = BTreeMap<String, Secret>;
@@ -147,8 +147,7 @@ fn made<C: FromClientConfig>(
 ) -> Result<(), RefusedProperty> {
     let Err(error) = C::from_config(config) else { return Ok(()) };
     let mut words = words(error, properties);
-    let is_name = |byte: char| byte.is_ascii_alphanumeric() || "._-".contains(byte);
-    let names: Vec<_> = words.split(|byte| !is_name(byte)).map(String::from).collect();
+    let names: Vec<_> = words.split(|letter| !in_name(letter)).map(String::from).collect();
     for name in names.iter().filter(|name| !properties.contains_key(*name)) {
         if let Some(value) = config.get(name) {
             words += &format!("; the edge sets `{name}` to {value}");
@@ -168,7 +167,7 @@ fn words(error: KafkaError, properties: &Properties) -> String {
     values.sort_by_key(|value| std::cmp::Reverse(value.len()));
     values.retain(|value| value.chars().count() >= VALUE_CHARS_MIN);
     let said = values.iter().fold(said, |said, value| without(&said, value));
-    // Part of a value stands in quotes, as names do.
+    // librdkafka quotes names of properties, and parts of values.
     let quoted = said.split('"').map(|part| {
         let is_value = !part.is_empty() && values.iter().any(|value| value.contains(part));
         if is_value && !properties.contains_key(part) { "…" } else { part }
@@ -179,20 +178,21 @@ fn words(error: KafkaError, properties: &Properties) -> String {
 
 /// `said` without `value`, unless it is part of a longer word: `ssl` stands in `ssl.ca.location`.
 fn without(said: &str, value: &str) -> String {
-    let in_word = |byte: Option<char>| {
-        byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || "._-".contains(byte))
-    };
-    let mut rest = said;
+    let mut parts = said.split(value).peekable();
     let mut out = String::new();
-    while let Some(at) = rest.find(value) {
-        let (before, from) = rest.split_at(at);
-        let after = &from[value.len()..];
-        let part = in_word(before.chars().next_back()) || in_word(after.chars().next());
+    while let Some(before) = parts.next() {
         out += before;
-        out += if part { value } else { "…" };
-        rest = after;
+        if let Some(after) = parts.peek() {
+            let is_part = before.ends_with(in_name) || after.starts_with(in_name);
+            out += if is_part { value } else { "…" };
+        }
     }
-    out + rest
+    out
+}
+
+/// Whether names of properties may have this letter.
+fn in_name(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || "._-".contains(letter)
 }
 
 #[cfg(test)]
