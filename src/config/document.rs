@@ -1,15 +1,29 @@
-//! The file and the environment as one tree, in which each value knows where it was written.
+//! Reads the file and the environment as one tree, in which each value knows where it was written, and
+//! writes the values in effect as TOML that says so.
 
-use std::{borrow::Cow, collections::BTreeMap, path::Path};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
 
-use serde::Deserialize;
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use toml::{
     Spanned,
     de::{DeTable, DeValue, ValueDeserializer},
 };
 
-use super::file;
-
+/// Of a file. 5,000 sources take half of a megabyte.
+const BYTES_MAX: u64 = 4 << 20;
+/// Of the origins that are written, and of the comments in the default file.
+const COLUMN: usize = 41;
+/// The origin of a value that nobody wrote.
+pub(super) const DEFAULT: &str = "default";
 /// The beginning of every variable's name. Two underscores separate levels.
 const PREFIX: &str = "WENI_EDGE__";
 
@@ -39,11 +53,11 @@ pub(super) fn read(
     variables: impl Iterator<Item = (String, String)>,
 ) -> Result<Node, String> {
     let mut root = match path {
-        Some(path) => read_file(path)?,
+        Some(path) => tree_of(path)?,
         None => Node::empty("environment"),
     };
     let mut variables: Vec<_> = variables.filter(|(name, _)| name.starts_with(PREFIX)).collect();
-    // A name sorts before longer names that begin with it, so the table does not replace its entry.
+    // In order, so that a table comes before its entries and does not replace them.
     variables.sort();
     for (name, text) in variables {
         let path = name[PREFIX.len()..].to_lowercase();
@@ -52,9 +66,31 @@ pub(super) fn read(
     Ok(root)
 }
 
-fn read_file(path: &Path) -> Result<Node, String> {
+/// Opens a regular file. Reading any other might never end.
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    // Without O_NONBLOCK, opening a FIFO waits until another process writes to it.
+    let flags = OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file; name one of at most 4 MiB"));
+    }
+    Ok(file)
+}
+
+/// The text of a regular file of at most 4 MiB.
+pub(crate) fn read_file(path: &Path) -> io::Result<String> {
+    let mut text = Vec::new();
+    open_file(path)?.take(BYTES_MAX + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > BYTES_MAX {
+        return Err(io::Error::other("it is larger than 4 MiB; is it the right file?"));
+    }
+    // The error's own `Debug` holds the file's text.
+    String::from_utf8(text).map_err(|_| io::Error::other("it is not UTF-8; is it the right file?"))
+}
+
+fn tree_of(path: &Path) -> Result<Node, String> {
     let name = path.display();
-    let text = file::read(path).map_err(|error| format!("cannot read {name}: {error}"))?;
+    let text = read_file(path).map_err(|error| format!("cannot read {name}: {error}"))?;
     let ends: Vec<_> = text.match_indices('\n').map(|(at, _)| at).collect();
     let line = |at: usize| format!("{name}:{}", ends.partition_point(|end| *end < at) + 1);
     let table = DeTable::parse(&text).map_err(|error| {
@@ -73,8 +109,8 @@ fn entries(table: DeTable<'_>, origin: &impl Fn(usize) -> String) -> BTreeMap<St
             DeValue::Table(table) => NodeValue::Table(entries(table, origin)),
             value => {
                 let value = ValueDeserializer::from(Spanned::new(span, value));
-                // An error is a number that does not fit. Every key refuses the largest number.
                 let typed = toml::Value::deserialize(value);
+                // Only a number that does not fit is an error. Every key refuses the largest number.
                 NodeValue::Typed(typed.unwrap_or(toml::Value::Integer(i64::MAX)))
             }
         };
@@ -122,4 +158,48 @@ pub(super) fn parse(text: &str, origin: &str) -> Option<Node> {
     let text = format!("value = {text}");
     let table = DeTable::parse(&text).ok()?;
     entries(table.into_inner(), &|_| origin.to_owned()).remove("value")
+}
+
+/// A key, its value in effect, and where that was written.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EffectiveValue {
+    /// The tables around the key: `["sources", "loja"]`.
+    pub section: Vec<String>,
+    /// Its name in the innermost table.
+    pub key: String,
+    /// A secret is replaced.
+    pub value: toml::Value,
+    /// `weni-edge.toml:12`, the name of a variable, or `default`.
+    pub origin: String,
+}
+
+/// Writes a configuration that can be loaded again as soon as its secrets are put back.
+pub fn to_toml(values: &[EffectiveValue]) -> String {
+    let mut text = String::new();
+    for section in values.chunk_by(|one, next| one.section == next.section) {
+        let path: Vec<_> = section[0].section.iter().map(|name| quoted(name)).collect();
+        text += &format!("{}[{}]\n", if text.is_empty() { "" } else { "\n" }, path.join("."));
+        for EffectiveValue { key, value, origin, .. } in section {
+            let line = format!("{} = {}", quoted(key), written(value));
+            // A name of a file may have a line's end.
+            let origin = origin.replace(char::is_control, "?");
+            text += &format!("{line:<COLUMN$} # {origin}\n");
+        }
+    }
+    text
+}
+
+fn quoted(key: &str) -> String {
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    if !key.is_empty() && key.bytes().all(is_bare) { key.into() } else { written(&key.into()) }
+}
+
+/// Texts, numbers, flags and lists are written as in JSON, in one line.
+fn written(value: &toml::Value) -> String {
+    // The terminal's escapes would write these as surrogates, which TOML does not have.
+    let escape = |letter| match letter {
+        '\u{7f}' | '\u{10000}'.. => format!("\\U{:08x}", u32::from(letter)),
+        _ => letter.to_string(),
+    };
+    json!(value).to_string().chars().map(escape).collect()
 }

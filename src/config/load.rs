@@ -11,8 +11,7 @@ use tracing_subscriber::filter::Targets;
 
 use super::{
     Admin, Config, CreateTopics, Http, Journal, Kafka, Log, LogFormat, Source, Tls, Topics,
-    document::{self, Node, NodeValue},
-    effective::{DEFAULT, EffectiveValue},
+    document::{self, DEFAULT, EffectiveValue, Node, NodeValue},
     properties,
     section::{Findings, Section, flag, path, text},
     sources::{secrets_file, source, sources},
@@ -217,7 +216,8 @@ fn kafka(mut section: Section<'_>) -> Kafka {
     const LATE: &str = "every event would wait that long";
     Kafka {
         bootstrap_servers: section.value("bootstrap_servers", servers).unwrap_or_default(),
-        identity_prefix: section.text("identity_prefix", "weni-edge.", |text| plain(text, 100)),
+        identity_prefix: section
+            .value_or("identity_prefix", "weni-edge.", |value| plain(text(value)?, 100)),
         commit_interval: section.duration("commit_interval", 50, 0..=5000, LATE),
         // Tables come last: the values in effect are written in the order in which they are read.
         create_topics: create_topics(&mut section),
@@ -263,11 +263,13 @@ fn servers(value: &NodeValue) -> Result<String, String> {
 }
 
 fn topics(mut section: Section<'_>) -> Topics {
-    let check = |name: &str| match name {
-        "." | ".." => Err(format!("is \"{name}\", which Kafka does not take for a topic's name")),
+    let name = |value: &NodeValue| match text(value)? {
+        name if matches!(&*name, "." | "..") => {
+            Err(format!("is \"{name}\", which Kafka does not take for a topic's name"))
+        }
         name => plain(name, 249),
     };
-    let mut topic = |key, default| section.text(key, default, check);
+    let mut topic = |key, default| section.value_or(key, default, name);
     let topics = Topics {
         message_status: topic("message_status", "weni.message-status.v1"),
         inbound_message: topic("inbound_message", "weni.inbound-message.v1"),
@@ -297,10 +299,10 @@ fn topics(mut section: Section<'_>) -> Topics {
     topics
 }
 
-fn plain(text: &str, len_max: usize) -> Result<(), String> {
+fn plain(text: String, len_max: usize) -> Result<String, String> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if (1..=len_max).contains(&text.len()) && text.bytes().all(is_plain) {
-        return Ok(());
+        return Ok(text);
     }
     Err(format!("is \"{text}\": use 1 to {len_max} of A-Z, a-z, 0-9, '.', '_', '-'"))
 }
@@ -308,15 +310,19 @@ fn plain(text: &str, len_max: usize) -> Result<(), String> {
 fn log(mut section: Section<'_>) -> Log {
     let formats =
         [("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)];
-    Log { format: section.choice("format", &formats), level: section.text("level", "info", level) }
+    Log {
+        format: section.choice("format", &formats),
+        level: section.value_or("level", "info", level),
+    }
 }
 
 /// `Targets` would take a misspelt level for a module's name, and silence everything else.
-fn level(text: &str) -> Result<(), String> {
+fn level(value: &NodeValue) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
     let directive = |text: &str| text.contains('=') || LEVELS.contains(&text);
+    let text = text(value)?;
     if text.split(',').map(str::trim).all(directive) && text.parse::<Targets>().is_ok() {
-        return Ok(());
+        return Ok(text);
     }
     Err(format!("is \"{text}\": use {}, or \"info,weni_edge::publish=debug\"", LEVELS.join(", ")))
 }

@@ -2,18 +2,13 @@
 //!
 //! The file is TOML. A variable such as `WENI_EDGE__KAFKA__BOOTSTRAP_SERVERS` overrides it (two
 //! underscores between levels). All problems are reported at once, each with the line of the file
-//! or the name of the variable, and with the remedy. `document` knows where a value was written,
-//! `section` takes values out of it, `load` is the table of all keys with their defaults, `sources`
-//! the table of those of a source, `properties` checks those of librdkafka, and `effective` writes what
-//! is in effect.
+//! or the name of the variable, and with the remedy. `load` and `sources` are the tables of all keys
+//! with their defaults; `section` takes values out of a `document`.
 //!
 //! **Invariant:** no error, `Debug` or `Serialize` shows the text of a [`Secret`].
 
 pub(crate) mod client;
 mod document;
-mod duration;
-mod effective;
-mod file;
 mod load;
 mod properties;
 mod section;
@@ -30,10 +25,10 @@ use std::{
     time::Duration,
 };
 
-pub use duration::parse_duration;
-pub use effective::{EffectiveValue, to_toml};
-pub(crate) use file::read as read_file;
+pub(crate) use document::read_file;
+pub use document::{EffectiveValue, to_toml};
 pub use load::ConfigError;
+pub use section::parse_duration;
 
 use serde::{Serialize, Serializer};
 

@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use super::{
     HIDDEN, Secret, client,
-    document::{Node, NodeValue},
-    file,
+    document::{Node, NodeValue, open_file, read_file},
     section::Section,
 };
 
@@ -108,18 +107,16 @@ struct WrittenProperty {
 /// Reads `[kafka.properties]`: `"sasl.password" = "…"`, or `"sasl.password_file" = "…"` for a value
 /// in a file. In the name of a variable, one underscore stands for a dot of the property.
 pub(super) fn read(mut section: Section<'_>) -> BTreeMap<String, Secret> {
-    let mut nodes = Vec::new();
+    let mut found = Vec::new();
     for (key, node) in section.drain() {
-        flatten(key, node, &mut nodes);
+        find(key, node, &mut found);
     }
     // Variables come last, because they override the file.
-    nodes.sort_by_key(|(_, node)| node.is_variable());
+    found.sort_by_key(|written| written.node.is_variable());
     let mut all: BTreeMap<String, WrittenProperty> = BTreeMap::new();
     let mut properties = BTreeMap::new();
     let mut wrong = false;
-    for (key, node) in nodes {
-        let (name, from_file) = name(&key, node.is_variable());
-        let written = WrittenProperty { key, name, from_file, node };
+    for written in found {
         match value(&written, all.get(&written.name)) {
             Ok(value) => {
                 note_secret(&section, &written, &value);
@@ -202,7 +199,7 @@ fn value(written: &WrittenProperty, before: Option<&WrittenProperty>) -> Result<
     // librdkafka looks for authorities by itself, or takes those of a directory.
     let is_found = name == "ssl.ca.location" && (value == "probe" || path.is_dir());
     if name.starts_with("ssl.") && name.ends_with(".location") && !is_found {
-        file::open(path).map_err(|error| format!("names a file that cannot be read: {error}"))?;
+        open_file(path).map_err(|error| format!("names a file that cannot be read: {error}"))?;
     }
     Ok(Secret::new(value))
 }
@@ -231,21 +228,17 @@ fn conflicts(properties: &BTreeMap<String, Secret>) -> Vec<client::RefusedProper
     conflicts
 }
 
-/// Joins keys again: TOML reads a dotted key without quotes as nested tables.
-fn flatten(key: String, node: Node, out: &mut Vec<(String, Node)>) {
-    match node.value {
-        NodeValue::Table(entries) => {
-            for (below, node) in entries {
-                flatten(format!("{key}.{below}"), node, out);
-            }
+/// Finds the properties below `key`: TOML reads a dotted key without quotes as nested tables.
+fn find(key: String, node: Node, found: &mut Vec<WrittenProperty>) {
+    if let NodeValue::Table(entries) = node.value {
+        for (below, node) in entries {
+            find(format!("{key}.{below}"), node, found);
         }
-        _ => out.push((key, node)),
+        return;
     }
-}
-
-fn name(key: &str, variable: bool) -> (String, bool) {
-    let (name, from_file) = key.strip_suffix("_file").map_or((key, false), |name| (name, true));
-    (if variable { name.replace('_', ".") } else { name.into() }, from_file)
+    let (name, from_file) = key.strip_suffix("_file").map_or((&*key, false), |name| (name, true));
+    let name = if node.is_variable() { name.replace('_', ".") } else { name.into() };
+    found.push(WrittenProperty { key, name, from_file, node });
 }
 
 fn content(node: &Node, from_file: bool) -> Result<String, String> {
@@ -259,7 +252,7 @@ fn content(node: &Node, from_file: bool) -> Result<String, String> {
         return Ok(value);
     }
     // The error does not name the file, because the value may be a password by mistake.
-    let text = file::read(Path::new(&value))
+    let text = read_file(Path::new(&value))
         .map_err(|error| format!("names a file that cannot be read: {error}"))?;
     Ok(text.trim_end_matches(['\r', '\n']).into())
 }

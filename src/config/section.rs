@@ -14,11 +14,10 @@ use std::{
 
 use serde::Serialize;
 
-use super::{
-    document::{Node, NodeValue, parse},
-    duration::{parse_duration, show_duration},
-    effective::{DEFAULT, EffectiveValue},
-};
+use super::document::{DEFAULT, EffectiveValue, Node, NodeValue, parse};
+
+/// Units of durations in milliseconds, the longest first.
+const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 /// What reading finds beside the values.
 #[derive(Default)]
@@ -45,12 +44,11 @@ pub(super) struct Section<'p> {
 impl<'p> Section<'p> {
     pub(super) fn new(path: Vec<String>, node: Node, findings: &'p Findings) -> Self {
         let origin = node.origin.clone();
-        let table = node.into_table();
-        let is_table = table.is_some();
-        let entries = table.unwrap_or_default();
-        let section = Self { path, origin, entries, known: Vec::new(), findings };
-        if !is_table {
-            section.problem(&format!("has to be a table, [{}]", section.path.join(".")));
+        let entries = BTreeMap::new();
+        let mut section = Self { path, origin, entries, known: Vec::new(), findings };
+        match node.into_table() {
+            Some(entries) => section.entries = entries,
+            None => section.problem(&format!("has to be a table, [{}]", section.path.join("."))),
         }
         section
     }
@@ -102,8 +100,8 @@ impl<'p> Section<'p> {
         self.shown(key, default.into(), read, |value| toml::Value::try_from(value).ok())
     }
 
-    /// The value under `key`, or `default` if it is missing or `read` refuses it. `show` makes what
-    /// is said of it in the configuration in effect.
+    /// The value under `key`, or `default` if it is missing or `read` refuses it. `show` makes the
+    /// value that is said to be in effect.
     pub(super) fn shown<T>(
         &mut self,
         key: &'static str,
@@ -125,18 +123,6 @@ impl<'p> Section<'p> {
             self.in_effect(key, shown, origin);
         }
         value
-    }
-
-    /// Text that `check` accepts.
-    pub(super) fn text(
-        &mut self,
-        key: &'static str,
-        default: &str,
-        check: impl FnOnce(&str) -> Result<(), String>,
-    ) -> String {
-        self.value_or(key, default, |value| {
-            text(value).and_then(|text| check(&text).map(|()| text))
-        })
     }
 
     /// A number within `range`. `why` is the reason for the range.
@@ -188,15 +174,15 @@ impl<'p> Section<'p> {
     /// One of a few words. The first one is the default.
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> T {
         let read = |value: &NodeValue| {
-            let text = text(value)?;
-            let found = choices.iter().find(|(name, _)| *name == text);
-            found.copied().ok_or_else(|| format!("is \"{text}\""))
+            let found = text(value).and_then(|text| {
+                let found = choices.iter().find(|(name, _)| *name == text);
+                found.copied().ok_or_else(|| format!("is \"{text}\""))
+            });
+            found.map_err(|why| {
+                let names: Vec<_> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+                format!("{why}: use {}", names.join(" or "))
+            })
         };
-        let names = || {
-            let names = choices.iter().map(|(name, _)| format!("\"{name}\""));
-            names.collect::<Vec<_>>().join(" or ")
-        };
-        let read = |value: &NodeValue| read(value).map_err(|why| format!("{why}: use {}", names()));
         self.shown(key, choices[0], read, |(name, _)| Some((*name).into())).1
     }
 
@@ -281,12 +267,10 @@ pub(super) fn texts(value: &NodeValue) -> Result<Vec<String>, String> {
         NodeValue::Variable(text) => parse(text, "").map(|node| node.value),
         value => Some(value.clone()),
     };
-    let texts: Option<_> = match parsed {
-        Some(NodeValue::Typed(toml::Value::Array(list))) => {
-            list.into_iter().map(|item| item.as_str().map(String::from)).collect()
-        }
+    let texts = parsed.and_then(|value| match value {
+        NodeValue::Typed(list) => list.try_into().ok(),
         _ => None,
-    };
+    });
     texts.ok_or_else(|| "has to be a list of texts, as in [\"first\", \"second\"]".into())
 }
 
@@ -336,4 +320,30 @@ fn kind(value: &NodeValue) -> &'static str {
         NodeValue::Variable(_) => "other text",
         NodeValue::Typed(value) => value.type_str(),
     }
+}
+
+/// Reads `250ms`, `10s`, `5m` or `1h`.
+///
+/// # Errors
+/// A sentence that says how to write a duration.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = UNITS.iter().find(|(name, _)| *name == unit);
+    let millis = unit.and_then(|(_, millis)| number.parse::<u64>().ok()?.checked_mul(*millis));
+    millis.map(Duration::from_millis).ok_or_else(|| {
+        "a duration is one whole number and its unit: \"250ms\", \"10s\", \"5m\", \"1h\"".into()
+    })
+}
+
+/// Writes a duration the way that [`parse_duration`] reads it, to the millisecond.
+pub(super) fn show_duration(duration: Duration) -> String {
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    // Timeouts up to two minutes are given in seconds.
+    let unit = |&&(name, unit): &&(&str, u64)| {
+        millis.is_multiple_of(unit) && (millis > 120_000 || name == "s" || name == "ms")
+    };
+    // INVARIANT: every number is a multiple of one millisecond.
+    let (name, unit) = UNITS.iter().find(unit).expect("a unit that fits");
+    format!("{}{name}", millis / unit)
 }

@@ -6,8 +6,7 @@ use http::{HeaderName, HeaderValue, header};
 
 use super::{
     Secret, Source,
-    document::NodeValue,
-    file,
+    document::{NodeValue, read_file},
     section::{Section, flag, path, text, texts},
 };
 
@@ -33,10 +32,10 @@ const HEADERS_REFUSED: [HeaderName; 9] = [
 pub(super) fn sources(mut section: Section<'_>) -> BTreeMap<String, Source> {
     let mut sources = BTreeMap::new();
     for (name, node) in section.drain() {
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        let named = matches!(name.len(), 1..=64)
-            && name.bytes().all(|byte| plain(byte) || b"._-".contains(&byte))
-            && name.bytes().next().is_some_and(plain);
+        let plain = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
+        let named = name.len() <= 64
+            && name.starts_with(plain)
+            && name.chars().all(|letter| plain(letter) || "._-".contains(letter));
         if !named || name == crate::metrics::UNKNOWN_SOURCE {
             let why = "cannot be a source: its name is part of the URL, 1 to 64 of a-z, 0-9, '.', \
                        '_', '-', a letter or digit first, and not \"unknown\"";
@@ -104,10 +103,7 @@ fn labels(mut section: Section<'_>) -> String {
             labels.len()
         ));
     }
-    match labels.is_empty() {
-        true => String::new(),
-        false => serde_json::json!(labels).to_string(),
-    }
+    if labels.is_empty() { String::new() } else { serde_json::json!(labels).to_string() }
 }
 
 fn header_name(name: String) -> Result<String, String> {
@@ -146,7 +142,7 @@ pub(super) fn secrets_file(section: &mut Section<'_>, key: &'static str) -> Vec<
 
 fn secrets_of_file(path: &Path) -> Result<Vec<Secret>, String> {
     let name = path.display();
-    let text = file::read(path).map_err(|error| match error.kind() {
+    let text = read_file(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
             format!("names {name}: {error}: make it, for example (umask 077; openssl rand -hex 24 >{name})")
         }

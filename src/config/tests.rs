@@ -3,7 +3,7 @@ use std::{fs, path::Path};
 use rustix::time::ClockId;
 use tempfile::TempDir;
 
-use super::*;
+use super::{section::show_duration, *};
 
 pub(super) const SECRET: &str = "s3cr3t-s3cr3t-s3cr3t";
 pub(super) const SOURCE: &str =
@@ -473,4 +473,145 @@ fn nothing_secret_shows_in_debug() {
     let text = format!("{SOURCE}[kafka.properties]\n\"sasl.password\" = \"s3cr3t\"");
     let shown = format!("{:?}", load(&text).unwrap());
     assert!(shown.contains("sasl.password") && !shown.contains("s3cr3t"), "{shown}");
+}
+
+#[test]
+fn a_duration_is_shown_as_it_is_written() {
+    for text in ["0s", "1ms", "250ms", "10s", "75s", "5m", "90m", "24h"] {
+        assert_eq!(show_duration(parse_duration(text).unwrap()), text);
+    }
+    assert_eq!(parse_duration("60s"), parse_duration("1m"));
+}
+
+#[test]
+fn a_duration_without_exactly_one_number_and_one_unit_is_refused() {
+    for text in ["", "10", "s", "1m30s", "-1s", "1.5s", "10 s", "10S", "99999999999999999999s"] {
+        assert!(parse_duration(text).is_err(), "{text}");
+    }
+    assert!(parse_duration("18446744073709551615h").is_err());
+}
+
+/// What is in effect, as TOML, and what it was read as.
+fn effective(place: &Place, text: &str, variables: &[(&str, &str)]) -> (String, Config) {
+    let (config, values) = place.load_effective(text, variables).unwrap();
+    (to_toml(&values), config)
+}
+
+/// Every key, and none with its default.
+fn everything(place: &Place) -> String {
+    let secret = place.file("secret", &format!("{SECRET}\n"));
+    format!(
+        "[http]\nlisten = \"127.0.0.1:81\"\nmax_body_bytes = 2_000_000\nmax_memory_bytes = 2_000_001\n\
+     max_connections = 7\nheader_timeout = \"100ms\"\nbody_timeout = \"1s\"\nidle_timeout = \"1h\"\n\
+     wait_for_kafka = \"5s\"\ndrain = \"0s\"\npublic_url = \"https://edge.example.com\"\n\
+     [http.tls]\ncertificate_file = \"a b\"\nkey_file = \"it's \\\"one\\\"\"\n\
+     [admin]\nlisten = \"[::]:81\"\ntoken_file = '{secret}'\n\
+     [sources.\"a.b-c\"]\nheader = \"X-Token\"\nsecrets = [\"{SECRET}\", \"{SECRET}\"]\n\
+     secrets_file = '{secret}'\nraw = \"untyped\"\n\
+     [sources.\"a.b-c\".labels]\n\"a \\\"b\\\" # = ]\" = \"two\\nlines\\u0007\u{e0001} # '\"\n\
+     [sources.open]\nallow_unauthenticated = true\n\
+     [journal]\ndirectory = \"j\"\nmax_bytes = 1_000_000_000\nmin_free_bytes = 0\n\
+     allow_volatile = true\n\
+     [kafka]\nbootstrap_servers = \"one,[::1]:2\"\nidentity_prefix = \"x\"\ncommit_interval = \"0s\"\n\
+     create_topics = {{ partitions = 3, replication_factor = 1 }}\n\
+     [kafka.properties]\nlinger.ms = 20\nsocket.keepalive.enable = true\n\
+     security.protocol = \"SASL_SSL\"\nsasl.mechanism = \"PLAIN\"\n\"sasl.username\" = \"edge\"\n\
+     sasl.password = \"{SECRET}\"\nssl.key.password_file = '{secret}'\n\
+     [topics]\nmessage_status = \"a\"\ninbound_message = \"b\"\nchannel_event = \"c\"\n\
+     dead_letter = \"d\"\nposition = \"e\"\ninbound_key = \"conversation\"\n\
+     [log]\nformat = \"json\"\nlevel = \"warn,h2=debug\"\n"
+    )
+}
+
+#[test]
+fn what_is_in_effect_can_be_loaded_again_once_its_secrets_are_put_back() {
+    let place = Place::new();
+    for text in [&everything(&place), &example(), SOURCE, ""] {
+        let (printed, config) = effective(&place, text, &[]);
+        assert!(!printed.contains("s3cr3t"), "{printed}");
+        assert!(printed.chars().all(|letter| letter <= '\u{ffff}'), "{printed}");
+        let again = place.load(&printed.replace(HIDDEN, SECRET), &[]);
+        assert_eq!(again.as_ref(), Ok(&config), "{printed}");
+        // A file whose secrets are still hidden is not taken for one that has them.
+        assert_eq!(place.load(&printed, &[]).is_ok(), !printed.contains(HIDDEN), "{printed}");
+    }
+}
+
+#[test]
+fn without_a_configuration_the_values_of_the_default_file_are_in_effect() {
+    let (printed, _) = effective(&Place::new(), "", &[]);
+    let mut file: toml::Table = DEFAULT_FILE.parse().unwrap();
+    file.remove("sources").unwrap();
+    let kafka = file["kafka"].as_table_mut().unwrap();
+    // They have no default.
+    kafka.remove("bootstrap_servers").unwrap();
+    kafka.remove("properties").unwrap();
+    assert_eq!(printed.parse::<toml::Table>().unwrap(), file);
+}
+
+#[test]
+fn everything_in_effect_is_said_with_its_origin() {
+    let place = Place::new();
+    let text =
+        "[http]\ndrain = \"1s\"\nbody_timeout = \"7s\"\n[kafka.properties]\nlinger.ms = 20\n";
+    let (printed, _) = effective(
+        &place,
+        text,
+        &[
+            ("WENI_EDGE__HTTP__DRAIN", "5s"),
+            ("WENI_EDGE__HTTP__MAX_CONNECTIONS", "1_000"),
+            ("WENI_EDGE__KAFKA__PROPERTIES__LINGER_MS", "30"),
+            ("WENI_EDGE__SOURCES__LOJA__HEADER", "X-Token"),
+            ("WENI_EDGE__SOURCES__LOJA__SECRETS", "[\"s3cr3t-s3cr3t-s3cr3t\"]"),
+        ],
+    );
+    let said = |line: &str| {
+        let found = printed.lines().find(|printed| printed.starts_with(line));
+        found.unwrap_or_else(|| panic!("{line}: {printed}")).rsplit_once("# ").unwrap().1
+    };
+    assert_eq!(said("listen = \"0.0.0.0:8080\" "), "default");
+    assert_eq!(said("drain = \"5s\" "), "WENI_EDGE__HTTP__DRAIN");
+    assert_eq!(said("max_connections = 1000 "), "WENI_EDGE__HTTP__MAX_CONNECTIONS");
+    assert!(said("body_timeout = \"7s\" ").ends_with("/weni-edge.toml:3"));
+    assert_eq!(said("\"linger.ms\" = \"30\" "), "WENI_EDGE__KAFKA__PROPERTIES__LINGER_MS");
+    assert_eq!(said("secrets = [\"(secret)\"] "), "WENI_EDGE__SOURCES__LOJA__SECRETS");
+    assert_eq!(said("create_topics = false "), "default");
+}
+
+#[test]
+fn a_property_that_may_be_a_secret_is_hidden() {
+    let place = Place::new();
+    let file = place.file("secret", SECRET);
+    let (certificate, key) = {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    };
+    let text = format!(
+        "[kafka.properties]\nsecurity.protocol = \"SASL_SSL\"\nsasl.mechanism = \"PLAIN\"\n\
+     sasl.username = \"edge\"\nssl.certificate.pem = '''{certificate}'''\n\
+     ssl.ca.pem = '''{key}{certificate}'''\nssl.key.pem = '''{key}'''\nssl.keystore.password = 123456\nsasl.password_file = '{file}'\n"
+    );
+    let variable = ("WENI_EDGE__KAFKA__PROPERTIES__SSL_KEY_PASSWORD", SECRET);
+    let (printed, config) = effective(&place, &text, &[variable]);
+    for shown in ["PLAIN", "edge", &file] {
+        assert!(printed.contains(shown), "{shown}: {printed}");
+    }
+    let hidden = [
+        "ssl.ca.pem",
+        "ssl.certificate.pem",
+        "ssl.key.pem",
+        "ssl.keystore.password",
+        "ssl.key.password",
+    ];
+    for name in hidden {
+        assert!(printed.contains(&format!("\"{name}\" = \"{HIDDEN}\" ")), "{name}: {printed}");
+        assert!(!printed.contains(config.kafka.properties[name].expose()), "{name}: {printed}");
+    }
+    assert!(!printed.contains("PRIVATE"), "{printed}");
+    let error = place.load(&printed, &[]).unwrap_err();
+    assert_eq!(
+        error.matches("which stands for a secret: put the secret back").count(),
+        hidden.len(),
+        "{error}"
+    );
 }
