@@ -12,17 +12,15 @@
 //! written, and half of it can be valid with a source missing, whose calls would then be lost. So a
 //! change that the timer finds counts when two reads in a row are equal.
 
-mod reader;
-
-use std::{convert::Infallible, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{MissedTickBehavior, interval},
+    sync::oneshot::{self, Receiver, error::TryRecvError},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
-use self::reader::BackgroundReader;
 use crate::{
     config::{Admin, Config, Http, Topics},
     http::{add_source, tls::Certificates},
@@ -193,6 +191,48 @@ fn needs_restart(used: &Config, new: &Config) -> Vec<&'static str> {
         ("log", used.log != new.log),
     ];
     sections.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
+}
+
+/// Reads files that may hang, such as those of a network file system that is away. It reads on its own
+/// thread, because the end of the runtime waits for blocking tasks, and on one at a time: otherwise a
+/// file that hangs would cost a thread every two seconds.
+struct BackgroundReader<T> {
+    timeout: Duration,
+    hanging: Option<Receiver<T>>,
+}
+
+impl<T: Send + 'static> BackgroundReader<T> {
+    fn new(timeout: Duration) -> Self {
+        Self { timeout, hanging: None }
+    }
+
+    /// The result of `read`. Fails if that takes too long, or while an earlier one hangs, whose result is
+    /// then discarded.
+    async fn read(&mut self, read: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+        let hangs = || {
+            let seconds = self.timeout.as_secs();
+            format!("reading the files takes longer than {seconds} s; look at the file system")
+        };
+        if let Some(hanging) = &mut self.hanging
+            && matches!(hanging.try_recv(), Err(TryRecvError::Empty))
+        {
+            return Err(hangs());
+        }
+        self.hanging = None;
+        let (done, mut result) = oneshot::channel();
+        thread::Builder::new()
+            .name("reload".to_owned())
+            // The receiver is gone if the edge has stopped.
+            .spawn(move || drop(done.send(read())))
+            .map_err(|error| format!("no thread can be started to read files: {error}"))?;
+        match timeout(self.timeout, &mut result).await {
+            Ok(read) => read.map_err(|_| "the thread that reads files panicked".to_owned()),
+            Err(_) => {
+                self.hanging = Some(result);
+                Err(hangs())
+            }
+        }
+    }
 }
 
 #[cfg(test)]
