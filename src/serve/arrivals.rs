@@ -1,7 +1,7 @@
 //! Keeps over a restart when Weni last called each source.
 //!
 //! The file `arrivals` in the journal's directory holds it, as a JSON object of milliseconds since
-//! 1970. Nothing depends on it but what the inspector shows, so it is not synced.
+//! 1970. Only the inspector shows it, so it is not synced.
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 

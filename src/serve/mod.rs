@@ -41,8 +41,8 @@ use crate::{
     publish::Publisher,
 };
 
-/// Length of the kernel's queue of callers, while a journal recovers or all places are taken. It is
-/// Linux' default maximum. With the usual 128, callers beyond that wait for seconds.
+/// How many callers the kernel queues while the journal recovers or all places are taken. It is Linux'
+/// default maximum. With the usual 128, further callers wait for seconds.
 const BACKLOG: u32 = 4096;
 /// How long the publisher may drain after the last call was answered.
 const PUBLISH_DRAIN: Duration = Duration::from_secs(10);
@@ -64,7 +64,7 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Starts everything. From its return on a signal makes [`run`](Self::run) stop in order.
+    /// Starts everything. After its return a signal makes [`run`](Self::run) stop in order.
     ///
     /// # Errors
     /// If an address cannot be bound, the certificate cannot be read, the journal cannot be opened or
@@ -126,33 +126,12 @@ impl Edge {
     /// If the journal or the public listener failed: the process has to start again.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let keeping = tokio::spawn(self.arrivals.clone().keep());
+        let journal = self.state.journal.clone();
         tokio::select! {
-            () = self.signals.next() => {}
-            why = self.state.journal.failed() => bail!("the journal failed: {why}"),
-            ended = &mut self.http => bail!("the public listener ended: {ended:?}"),
+            answered = self.accept() => answered?,
+            why = journal.failed() => bail!("the journal failed: {why}"),
         }
-        let drain = self.state.config.load().http.drain;
-        tracing::info!(
-            seconds = drain.as_secs_f64(),
-            "stopping; calls are accepted until http.drain is over, or until a second signal"
-        );
-        self.phase.send_replace(Phase::Draining);
-        tokio::select! {
-            () = tokio::time::sleep(drain) => {}
-            () = self.signals.next() => {}
-            why = self.state.journal.failed() => bail!("the journal failed: {why}"),
-        }
-        self.phase.send_replace(Phase::Closing);
-        tracing::info!(
-            seconds = PUBLISH_DRAIN.as_secs_f64(),
-            "no more connections are accepted; after the last call, what is on disk is published for at \
-             most this time"
-        );
-        tokio::select! {
-            ended = &mut self.http => ended.context("the public listener")?,
-            why = self.state.journal.failed() => bail!("the journal failed: {why}"),
-        }
-        let Self { publisher, admin_task, arrivals, state: State { journal, .. }, .. } = self;
+        let Self { publisher, admin_task, arrivals, .. } = self;
         keeping.abort();
         let left = tokio::task::spawn_blocking(move || {
             publisher.stop(Instant::now() + PUBLISH_DRAIN);
@@ -165,6 +144,28 @@ impl Edge {
         admin_task.abort();
         tracing::info!(pending = left, "stopped; the next start publishes pending callbacks");
         Ok(())
+    }
+
+    /// Returns after a signal asked to stop, and the last call was answered.
+    async fn accept(&mut self) -> anyhow::Result<()> {
+        tokio::select! {
+            () = self.signals.next() => {}
+            ended = &mut self.http => bail!("the public listener ended: {ended:?}"),
+        }
+        let drain = self.state.config.load().http.drain;
+        tracing::info!(
+            seconds = drain.as_secs_f64(),
+            "stopping; calls are accepted until http.drain is over, or until a second signal"
+        );
+        self.phase.send_replace(Phase::Draining);
+        tokio::time::timeout(drain, self.signals.next()).await.ok();
+        self.phase.send_replace(Phase::Closing);
+        tracing::info!(
+            seconds = PUBLISH_DRAIN.as_secs_f64(),
+            "no more connections are accepted; after the last call, what is on disk is published for at \
+             most this time"
+        );
+        (&mut self.http).await.context("the public listener")
     }
 }
 
@@ -182,7 +183,7 @@ fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Takes an address. One that another program listens on is refused all the same.
+/// Takes an address. `SO_REUSEADDR` does not allow one that another program listens on.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
@@ -202,8 +203,7 @@ fn open_journal(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<Journa
         label: label.clone(),
         ..journal::Options::new(&config.journal.directory)
     };
-    // Not in `spawn_blocking`: if the system refuses new threads, that never runs and never reports
-    // it.
+    // Not in `spawn_blocking`: where the OS refuses threads, that never runs and reports nothing.
     let journal = Journal::open(options, Arc::clone(&metrics))?;
     crate::publish::take_up_fork(&journal, &metrics);
     if let Some(why) = journal.failure() {
