@@ -3,7 +3,8 @@
 //! The name of a field is the metric's name without the prefix `weni_edge_`, and its doc comment is
 //! the help text. Each [`Metrics`] has its own registry, so that parallel tests do not collide.
 //!
-//! A label whose values are an enum gets its series at 0 from the room of that enum.
+//! A label whose values are known has series at 0 from the start: those given here, and those of an enum
+//! from the room of that enum.
 //!
 //! **Invariant:** labels are closed sets. Nothing that a caller chooses becomes a label.
 
@@ -34,7 +35,7 @@ const BYTES: &[f64] = &[256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_04
 const COUNTS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0];
 
 macro_rules! metrics {
-    ($( $(#[doc = $help:literal])+ $name:ident: $kind:ident $( [$($label:literal),*] )? $( in $buckets:ident )?; )+) => {
+    ($( $(#[doc = $help:literal])+ $name:ident: $kind:ident $( [$($label:literal),*] )? $( in $buckets:ident )? $( = $values:expr )?; )+) => {
         /// All metrics, registered and ready to be counted.
         #[derive(Debug)]
         pub struct Metrics {
@@ -49,36 +50,35 @@ macro_rules! metrics {
             fn default() -> Self {
                 let registry = Registry::new();
                 let metrics = Self {
-                    $( $name: register!(
-                        registry, $kind, concat!("weni_edge_", stringify!($name)),
-                        concat!($($help),+).trim() $(, [$($label),*])? $(, in $buckets)?
-                    ), )+
+                    $( $name: {
+                        let name = concat!("weni_edge_", stringify!($name));
+                        let opts = Opts::new(name, concat!($($help),+).trim());
+                        $( let opts = HistogramOpts::from(opts).buckets($buckets.into()); )?
+                        add(&registry, made!($kind, opts $(, [$($label),*])?))
+                    }, )+
                     tokio: TOKIO.map(|(name, help)| {
                         add(&registry, IntGauge::with_opts(Opts::new(name, help)))
                     }),
                     removed_sources: Mutex::default(),
                     registry,
                 };
-                metrics.start_at_zero();
+                $( $( for value in $values {
+                    metrics.$name.with_label_values(&[value]);
+                } )? )+
+                metrics.start();
                 metrics
             }
         }
     };
 }
 
-/// Makes one metric of its kind and registers it.
-macro_rules! register {
-    ($registry:ident, $kind:ident, $name:expr, $help:expr) => {
-        add(&$registry, $kind::with_opts(Opts::new($name, $help)))
+/// A metric with the labels of its kind, if it has any.
+macro_rules! made {
+    ($kind:ident, $opts:ident) => {
+        $kind::with_opts($opts)
     };
-    ($registry:ident, $kind:ident, $name:expr, $help:expr, in $buckets:ident) => {
-        add(&$registry, $kind::with_opts(HistogramOpts::new($name, $help).buckets($buckets.into())))
-    };
-    ($registry:ident, $kind:ident, $name:expr, $help:expr, [$($label:literal),*]) => {
-        add(&$registry, $kind::new(Opts::new($name, $help), &[$($label),*]))
-    };
-    ($registry:ident, $kind:ident, $name:expr, $help:expr, [$($label:literal),*], in $buckets:ident) => {
-        add(&$registry, $kind::new(HistogramOpts::new($name, $help).buckets($buckets.into()), &[$($label),*]))
+    ($kind:ident, $opts:ident, [$($label:literal),*]) => {
+        $kind::new($opts, &[$($label),*])
     };
 }
 
@@ -137,9 +137,9 @@ metrics! {
     /// Bytes that were damaged, copied to quarantine and cut when the journal was opened.
     journal_corrupt_bytes_total: IntCounter;
     /// Files put into quarantine: journal (damaged bytes), publish (a record that Kafka refused even as a dead letter).
-    quarantined_total: IntCounterVec["stage"];
+    quarantined_total: IntCounterVec["stage"] = ["journal", "publish"];
     /// Failed operations of the journal: append, prepare, checkpoint, read.
-    journal_errors_total: IntCounterVec["op"];
+    journal_errors_total: IntCounterVec["op"] = ["append", "prepare", "checkpoint", "read"];
     /// What callbacks held, counted once when the callback is settled: published, dead_lettered, empty, quarantined, already_committed, left_out (by a fork that was asked to).
     items_total: IntCounterVec["kind", "outcome"];
     /// Committed records by topic.
@@ -147,7 +147,7 @@ metrics! {
     /// Failures of publishing by librdkafka's code.
     publish_errors_total: IntCounterVec["reason"];
     /// Kafka transactions: committed, aborted, or lost (the client was dropped; the position tells what became of it).
-    transactions_total: IntCounterVec["outcome"];
+    transactions_total: IntCounterVec["outcome"] = ["committed", "aborted", "lost"];
     /// From the begin of a transaction to its commit.
     transaction_seconds: Histogram in SECONDS;
     /// Records of a committed transaction.
@@ -159,7 +159,7 @@ metrics! {
     /// When the last transaction was committed, in seconds since 1970.
     last_publish_timestamp_seconds: Gauge;
     /// Kafka clients opened, by reason: start, lost, wedged, panic.
-    producer_rebuilds_total: IntCounterVec["reason"];
+    producer_rebuilds_total: IntCounterVec["reason"] = ["start", "lost", "wedged", "panic"];
     /// Published status updates by status.
     statuses_total: IntCounterVec["status"];
     /// Published failed statuses by Meta's error code, where it is a known one, and by whose fault it is: recipient, sender, template, account, rate, meta, unknown.
@@ -205,7 +205,7 @@ metrics! {
     /// 1 if the configuration, its files of secrets and the certificate were last read without an error.
     config_last_reload_successful: IntGauge;
     /// Logins to the inspector: accepted, wrong, throttled (too many at once).
-    admin_logins_total: IntCounterVec["outcome"];
+    admin_logins_total: IntCounterVec["outcome"] = ["accepted", "wrong", "throttled"];
     /// Lines of the log that were dropped because the reader of stderr did not keep up.
     log_lines_dropped_total: IntCounter;
 }
@@ -291,19 +291,7 @@ impl Metrics {
         self.build_info.with_label_values(&labels).set(1);
     }
 
-    fn start_at_zero(&self) {
-        let closed_sets: [(&IntCounterVec, &[&str]); 5] = [
-            (&self.transactions_total, &["committed", "aborted", "lost"]),
-            (&self.producer_rebuilds_total, &["start", "lost", "wedged", "panic"]),
-            (&self.journal_errors_total, &["append", "prepare", "checkpoint", "read"]),
-            (&self.admin_logins_total, &["accepted", "wrong", "throttled"]),
-            (&self.quarantined_total, &["journal", "publish"]),
-        ];
-        for (counter, values) in closed_sets {
-            for value in values {
-                counter.with_label_values(&[*value]);
-            }
-        }
+    fn start(&self) {
         self.config_last_reload_successful.set(1);
         self.last_publish_timestamp_seconds.set(Self::now_seconds());
         self.kafka_stats_timestamp_seconds.set(Self::now_seconds());
