@@ -4,7 +4,6 @@ use std::{fs, io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
-use serde_json::Value as Json;
 
 use super::ConfigFile;
 use crate::event::{Topic, schema};
@@ -17,7 +16,9 @@ use crate::event::{Topic, schema};
     weni-edge schema --write docs")]
 pub(super) struct Args {
     /// What to print. `asyncapi` has the names of the topics in the configuration
-    #[arg(required_unless_present = "write", value_parser = what())]
+    #[arg(required_unless_present = "write", value_parser = PossibleValuesParser::new(
+        Topic::ALL.into_iter().map(Topic::as_str).chain(["asyncapi"])
+    ))]
     what: Option<String>,
 
     /// Write all of them into this directory instead: schemas/*.json and asyncapi.yaml
@@ -28,17 +29,13 @@ pub(super) struct Args {
     config: ConfigFile,
 }
 
-fn what() -> PossibleValuesParser {
-    let topics = Topic::ALL.into_iter().map(Topic::as_str);
-    PossibleValuesParser::new(topics.chain(["asyncapi"]))
-}
-
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let topics = args.config.load()?.topics;
     let asyncapi = || {
         let document = schema::asyncapi(|topic| topics.name(topic), topics.key_by_conversation);
         serde_saphyr::to_string(&document).context("the document cannot be written as YAML")
     };
+    let json = |topic| format!("{:#}\n", schema::schema(topic));
     if let Some(directory) = args.write {
         let schemas = directory.join("schemas");
         fs::create_dir_all(&schemas)
@@ -47,23 +44,16 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
         };
         for topic in Topic::ALL {
-            write(
-                schemas.join(format!("{}.json", topic.as_str())),
-                pretty(&schema::schema(topic)),
-            )?;
+            write(schemas.join(format!("{}.json", topic.as_str())), json(topic))?;
         }
         write(directory.join("asyncapi.yaml"), asyncapi()?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut topics = Topic::ALL.into_iter();
     let text = match topics.find(|topic| args.what.as_deref() == Some(topic.as_str())) {
-        Some(topic) => pretty(&schema::schema(topic)),
+        Some(topic) => json(topic),
         None => asyncapi()?,
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn pretty(json: &Json) -> String {
-    format!("{json:#}\n")
 }
