@@ -102,9 +102,9 @@ fn filter(level: &str) -> anyhow::Result<Targets> {
     Ok(Targets::new().with_target("weni_edge", ours).with_targets(asked))
 }
 
-/// The filter is the whole subscriber's. One of the layer would lose lines: when a library asks the
-/// crate `log` whether a line would be written, and the filter says no, the thread's next line is lost
-/// (tracing-subscriber 0.3.23).
+/// The filter is the whole subscriber's, because a filter of the layer loses lines: after a library has
+/// asked the crate `log` whether a line would be written, and the filter has said no, the thread's next
+/// line is lost (tracing-subscriber 0.3.23).
 fn subscriber(
     filter: Targets,
     queue: &'static LineQueue,
@@ -165,7 +165,7 @@ struct LineQueue {
 }
 
 impl LineQueue {
-    /// A queue that lasts as long as the process, as its thread does. Beside it, what the thread takes.
+    /// A queue that lasts as long as the process, and the lines for the thread that writes them.
     fn leaked(dropped: IntCounter) -> (&'static Self, Receiver<Vec<u8>>) {
         let (lines, queued) = mpsc::channel();
         (Box::leak(Box::new(Self { lines, bytes: AtomicUsize::new(0), dropped })), queued)

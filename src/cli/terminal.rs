@@ -24,7 +24,7 @@ pub(super) fn visible(text: &str) -> String {
     shown
 }
 
-/// Of no width, or a control of direction.
+/// Whether a letter has no width or controls the direction of others.
 fn is_hidden(letter: char) -> bool {
     matches!(
         letter,
@@ -36,7 +36,7 @@ fn is_hidden(letter: char) -> bool {
             | '\u{2060}'..='\u{206f}'
             | '\u{feff}'
             | '\u{fff9}'..='\u{fffb}'
-            // Tags: letters that are not seen.
+            // Tags.
             | '\u{e0000}'..='\u{e007f}'
     )
 }
@@ -62,8 +62,7 @@ pub(super) fn spinner() -> ProgressBar {
     spinner
 }
 
-/// Text for standard output, in the colour of an ANSI code if that is a terminal whose user has not
-/// set NO_COLOR.
+/// Text in the colour of an ANSI code, if standard output is a terminal and NO_COLOR is not set.
 pub(super) fn coloured(text: &str, colour: &str) -> String {
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     match stdout().is_terminal() && !no_colour {
