@@ -267,10 +267,12 @@ pub(super) fn texts(value: &NodeValue) -> Result<Vec<String>, String> {
         NodeValue::Variable(text) => parse(text, "").map(|node| node.value),
         value => Some(value.clone()),
     };
-    let texts = parsed.and_then(|value| match value {
-        NodeValue::Typed(list) => list.try_into().ok(),
+    let texts: Option<_> = match parsed {
+        Some(NodeValue::Typed(toml::Value::Array(list))) => {
+            list.into_iter().map(|item| item.as_str().map(String::from)).collect()
+        }
         _ => None,
-    });
+    };
     texts.ok_or_else(|| "has to be a list of texts, as in [\"first\", \"second\"]".into())
 }
 
