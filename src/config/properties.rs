@@ -218,8 +218,7 @@ fn conflicts(properties: &BTreeMap<String, Secret>) -> Vec<client::RefusedProper
         conflicts.push((Some((*alias).to_owned()), why));
     }
     let protocol = properties.get("security.protocol").map_or("", Secret::expose);
-    let sasl =
-        ["sasl_plaintext", "sasl_ssl"].iter().any(|sasl| protocol.eq_ignore_ascii_case(sasl));
+    let sasl = matches!(&*protocol.to_ascii_lowercase(), "sasl_plaintext" | "sasl_ssl");
     let has_mechanism = properties.keys().any(|name| name.starts_with("sasl.mechanism"));
     if sasl && !has_mechanism {
         let why = "needs sasl.mechanism beside it: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512";

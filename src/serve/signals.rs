@@ -8,7 +8,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
     thread,
     time::Duration,
@@ -26,29 +25,25 @@ const TERMINATED: i32 = 128 + 15;
 /// Dropped when the early handler has to end.
 static EARLY: Mutex<Option<oneshot::Sender<()>>> = Mutex::new(None);
 
-/// Ends the process on SIGTERM until `Signals` take over. If threads or descriptors are missing
-/// there is no handler, and what the process starts next reports that.
+/// Ends the process on SIGTERM until `Signals` take over. If threads or descriptors are missing, what
+/// the process starts next reports that.
 pub fn end_on_terminate() {
-    let (early, mut taken_over) = oneshot::channel();
-    let (ready, is_ready) = mpsc::channel::<()>();
-    *EARLY.lock() = Some(early);
-    let listen = move || {
+    let listen = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        runtime.block_on(async {
-            let mut terminate = signal(SignalKind::terminate())?;
-            drop(ready);
+        let mut terminate = runtime.block_on(async { signal(SignalKind::terminate()) })?;
+        let (early, taken_over) = oneshot::channel();
+        *EARLY.lock() = Some(early);
+        let wait = async move {
             tokio::select! {
                 // First, because the edge's handler does not see a signal from before it existed.
                 biased;
                 _ = terminate.recv() => process::exit(TERMINATED),
-                _ = &mut taken_over => io::Result::Ok(()),
+                _ = taken_over => {}
             }
-        })
+        };
+        thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(wait))
     };
-    if thread::Builder::new().name("signals".to_owned()).spawn(listen).is_ok() {
-        // The thread drops the sender when the handler is installed, or cannot be.
-        is_ready.recv().ok();
-    }
+    listen().ok();
 }
 
 /// How long a command that was told to stop may take to its end.
@@ -60,10 +55,7 @@ pub(crate) fn stop_flag() -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&stop);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    let mut signals = {
-        let _entered = runtime.enter();
-        Signals::take_over()?
-    };
+    let mut signals = runtime.block_on(async { Signals::take_over() })?;
     thread::Builder::new().name("stop".to_owned()).spawn(move || {
         runtime.block_on(signals.next());
         set.store(true, Ordering::Relaxed);

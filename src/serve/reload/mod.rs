@@ -146,13 +146,11 @@ impl Reloader {
         let old = self.config.load_full();
         let next = merged(&old, &new);
         let waiting = needs_restart(&next, &new);
-        if waiting != self.waiting {
-            if !waiting.is_empty() {
-                let sections = waiting.join(", ");
-                tracing::warn!(%sections, "these sections have changes that need a restart");
-            }
-            self.waiting = waiting;
+        if waiting != self.waiting && !waiting.is_empty() {
+            let sections = waiting.join(", ");
+            tracing::warn!(%sections, "these sections have changes that need a restart");
         }
+        self.waiting = waiting;
         if next == *old {
             return;
         }
