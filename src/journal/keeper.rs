@@ -98,15 +98,19 @@ impl Keeper {
 
 #[derive(Debug, Default)]
 pub(super) struct Spares {
-    pub(super) run: u32,
+    run: u32,
     /// The number of the next one.
-    pub(super) next: AtomicU64,
-    pub(super) files: Mutex<Vec<PathBuf>>,
+    next: AtomicU64,
+    files: Mutex<Vec<PathBuf>>,
     /// Held while spares are made or recycled, so that the writer waits for them instead of making another.
-    pub(super) making: Mutex<()>,
+    making: Mutex<()>,
 }
 
 impl Spares {
+    pub(super) fn new(run: u32) -> Self {
+        Self { run, ..Self::default() }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.files.lock().len()
     }

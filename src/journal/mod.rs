@@ -41,6 +41,7 @@ mod index;
 mod inspection;
 mod keeper;
 mod options;
+mod outcome;
 mod place;
 mod reader;
 mod recovery;
@@ -187,10 +188,8 @@ impl Journal {
     ) -> Result<Position, AppendError> {
         let started = clock::now();
         let shared = self.shared();
-        let (position, mut outcome) = shared.queue.push(len, accepted, write)?;
-        let decided = outcome.wait_for(Option::is_some).await.map(|outcome| *outcome);
-        // A writer that panics drops its batch without an outcome.
-        decided.unwrap_or_default().unwrap_or(Err(AppendError::Failed))?;
+        let (position, outcome) = shared.queue.push(len, accepted, write)?;
+        outcome.await?;
         let took = clock::now() - started;
         shared.metrics.journal_append_seconds.observe(took.as_secs_f64());
         Ok(position)
@@ -326,8 +325,7 @@ impl Journal {
         // The lock is held if this is called from within a step.
         let mut stepped = self.handle.stepped.try_lock();
         let Some(Some((writer, _))) = stepped.as_deref_mut() else { return false };
-        let batch = self.shared().queue.state.lock().batches.pop_front();
-        batch.map(|batch| writer.step(batch)).is_some()
+        self.shared().queue.try_next().map(|batch| writer.step(batch)).is_some()
     }
 
     /// Does what the keeper does once a second. For a [`stepped`](Options::stepped) journal.

@@ -130,7 +130,7 @@ impl Shared {
             committed_moved: watch::Sender::new(committed),
             watermarks: Mutex::new(watermarks),
             durable_moved: Condvar::new(),
-            spares: Spares { run, ..Spares::default() },
+            spares: Spares::new(run),
             failure: watch::Sender::new(None),
             history: Mutex::new(missing.history),
         };
@@ -159,7 +159,7 @@ impl Shared {
         watermarks.committed = position;
         self.committed_moved.send_replace(position);
         let before = watermarks.index.bytes_before(position);
-        self.queue.state.lock().bytes_limit = before.saturating_add(self.options.max_bytes);
+        self.queue.limit_bytes(before.saturating_add(self.options.max_bytes));
     }
 
     pub(super) fn write_checkpoint(&self) -> io::Result<()> {
@@ -191,11 +191,11 @@ impl Shared {
             Some(end) => segment_bytes.saturating_sub(end),
         };
         let limit = index.bytes.saturating_add(left).saturating_add(room);
-        self.queue.state.lock().space_limit = limit;
+        self.queue.limit_space(limit);
     }
 
     pub(super) fn refresh_metrics(&self) {
-        let admitted = self.queue.state.lock().admitted_bytes;
+        let admitted = self.queue.admitted_bytes();
         let watermarks = self.watermarks.lock();
         let Watermarks { index, committed, .. } = &*watermarks;
         let bytes = admitted.saturating_sub(index.bytes_before(*committed));

@@ -11,11 +11,11 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
-use tokio::sync::watch;
 
 use super::{
     AppendError, Position,
     disk::{self, DiskFile, Mode},
+    outcome::{Decision, Outcome},
     segment::{self, FRAME_HEADER_BYTES, HEADER_BYTES, Header},
     shared::Shared,
 };
@@ -33,31 +33,28 @@ pub(super) const BYTES_MAX: usize = 4 << 20;
 
 #[derive(Debug)]
 pub(super) struct Queue {
-    pub(super) state: Mutex<QueueState>,
+    state: Mutex<QueueState>,
     /// Notified when a batch waits or the queue closes.
     work: Condvar,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct QueueState {
-    pub(super) batches: VecDeque<WriteBatch>,
+struct QueueState {
+    batches: VecDeque<WriteBatch>,
     /// Position of the next record.
     next: Position,
     /// Bytes of all frames ever admitted, on the scale of [`Index::bytes`](super::index::Index).
-    pub(super) admitted_bytes: u64,
+    admitted_bytes: u64,
     /// The upper limits of `admitted_bytes`: what the journal may hold, and what the file system has room
     /// for.
-    pub(super) bytes_limit: u64,
-    pub(super) space_limit: u64,
+    bytes_limit: u64,
+    space_limit: u64,
     /// Whether the last call of [`has_room`](Queue::has_room) found none.
     was_full: bool,
     /// For the next batch.
     buffer: Vec<u8>,
     is_closed: bool,
 }
-
-/// Whether a batch is durable; `None` until the writer has decided.
-pub(super) type BatchOutcome = Option<Result<(), AppendError>>;
 
 /// Records that are written and synced together.
 #[derive(Debug)]
@@ -68,7 +65,7 @@ pub(super) struct WriteBatch {
     whole: usize,
     /// One per record.
     accepted: Vec<IntCounter>,
-    outcome: watch::Sender<BatchOutcome>,
+    decision: Decision,
 }
 
 impl Queue {
@@ -84,7 +81,7 @@ impl Queue {
         len: usize,
         accepted: &IntCounter,
         write: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(Position, watch::Receiver<BatchOutcome>), AppendError> {
+    ) -> Result<(Position, Outcome), AppendError> {
         let frame_bytes = FRAME_HEADER_BYTES.saturating_add(len);
         let mut state = self.state.lock();
         if state.is_closed {
@@ -96,7 +93,7 @@ impl Queue {
         }
         let batch = state.batch_with_room(frame_bytes).ok_or(AppendError::Slow)?;
         let position = batch.push(accepted, write);
-        let (is_first, outcome) = (position == batch.first, batch.outcome.subscribe());
+        let (is_first, outcome) = (position == batch.first, batch.decision.outcome());
         state.next = position.next();
         state.admitted_bytes = admitted;
         drop(state);
@@ -116,6 +113,17 @@ impl Queue {
             }
             self.work.wait(&mut state);
         }
+    }
+
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn try_next(&self) -> Option<WriteBatch> {
+        self.state.lock().batches.pop_front()
+    }
+
+    /// Whether the writer has taken all that was pushed.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.state.lock().batches.is_empty()
     }
 
     /// Refuses a batch and all batches after it, so that their positions can be used again. Nothing of
@@ -141,6 +149,20 @@ impl Queue {
         self.close();
         let queued = std::mem::take(&mut self.state.lock().batches);
         queued.iter().for_each(|batch| batch.decide(Err(AppendError::Failed)));
+    }
+
+    /// Limits [`admitted_bytes`](Self::admitted_bytes) by what the journal may hold.
+    pub(super) fn limit_bytes(&self, limit: u64) {
+        self.state.lock().bytes_limit = limit;
+    }
+
+    /// Limits [`admitted_bytes`](Self::admitted_bytes) by what the file system has room for.
+    pub(super) fn limit_space(&self, limit: u64) {
+        self.state.lock().space_limit = limit;
+    }
+
+    pub(super) fn admitted_bytes(&self) -> u64 {
+        self.state.lock().admitted_bytes
     }
 
     /// Whether a record of `len` bytes fits. After a full journal, [`ROOM_AGAIN`] of them must fit.
@@ -177,8 +199,8 @@ impl QueueState {
 impl WriteBatch {
     pub(super) fn new(first: Position, mut frames: Vec<u8>) -> Self {
         frames.clear();
-        let outcome = watch::Sender::new(None);
-        Self { first, frames, whole: 0, accepted: Vec::with_capacity(64), outcome }
+        let (accepted, decision) = (Vec::with_capacity(64), Decision::default());
+        Self { first, frames, whole: 0, accepted, decision }
     }
 
     /// Adds a record and returns its position.
@@ -206,7 +228,7 @@ impl WriteBatch {
     }
 
     fn decide(&self, result: Result<(), AppendError>) {
-        self.outcome.send_replace(Some(result));
+        self.decision.decide(result);
     }
 }
 
@@ -299,7 +321,7 @@ impl Writer {
         self.count_error();
         tracing::error!(%error, "the disk has no room for the journal: callbacks are refused until there is room");
         // The keeper computes the real limit in its next round.
-        self.shared.queue.state.lock().space_limit = 0;
+        self.shared.queue.limit_space(0);
         AppendError::Full
     }
 

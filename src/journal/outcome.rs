@@ -1,0 +1,96 @@
+//! How the callers of a batch learn whether it is durable.
+//!
+//! The writer wakes one caller, and that one wakes the others. A wake-up from a thread outside the runtime
+//! takes a lock that all of the runtime's threads share; from inside it does not.
+
+use std::{
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::AppendError;
+
+/// Decides a batch. Dropping it undecided, as a writer that panics does, fails the batch.
+#[derive(Debug, Default)]
+pub(super) struct Decision(Arc<Mutex<Decided>>);
+
+/// Resolves when the batch is decided.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    shared: Arc<Mutex<Decided>>,
+    /// The place in `waiting`, from the first poll on.
+    place: Option<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Decided {
+    result: Option<Result<(), AppendError>>,
+    /// `None` where a caller no longer waits.
+    waiting: Vec<Option<Waker>>,
+}
+
+impl Decision {
+    pub(super) fn outcome(&self) -> Outcome {
+        Outcome { shared: Arc::clone(&self.0), place: None }
+    }
+
+    pub(super) fn decide(&self, result: Result<(), AppendError>) {
+        let mut decided = self.0.lock();
+        decided.result = Some(result);
+        let first = std::iter::from_fn(|| decided.waiting.pop()).flatten().next();
+        drop(decided);
+        first.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Drop for Decision {
+    fn drop(&mut self) {
+        if self.0.lock().result.is_none() {
+            self.decide(Err(AppendError::Failed));
+        }
+    }
+}
+
+impl Future for Outcome {
+    type Output = Result<(), AppendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let shared = Arc::clone(&self.shared);
+        let mut decided = shared.lock();
+        if let Some(result) = decided.result {
+            wake_others(decided);
+            return Poll::Ready(result);
+        }
+        let waker = Some(context.waker().clone());
+        match self.place {
+            Some(place) => decided.waiting[place] = waker,
+            None => {
+                self.place = Some(decided.waiting.len());
+                decided.waiting.push(waker);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Outcome {
+    /// It may be the caller that was to wake the others.
+    fn drop(&mut self) {
+        let mut decided = self.shared.lock();
+        if decided.result.is_some() {
+            wake_others(decided);
+        } else if let Some(place) = self.place {
+            decided.waiting[place] = None;
+        }
+    }
+}
+
+fn wake_others(mut decided: MutexGuard<'_, Decided>) {
+    let others = mem::take(&mut decided.waiting);
+    drop(decided);
+    others.into_iter().flatten().for_each(Waker::wake);
+}
