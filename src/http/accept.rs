@@ -62,7 +62,6 @@ pub(super) struct Acceptor {
     sources: Registry,
     metrics: Arc<Metrics>,
     journal: Journal,
-    budget: Arc<Budget>,
     /// What calls without a right secret hold.
     strangers: Arc<Share>,
     limits: config::Http,
@@ -89,12 +88,12 @@ impl AsRef<[u8]> for HeldAnswer {
 impl Acceptor {
     pub(super) fn new(state: State, limits: config::Http) -> Self {
         let State { config, journal, metrics, calls, phase, .. } = state;
+        let budget = Budget::new(limits.max_memory_bytes, limits.max_body_bytes);
         Self {
-            sources: Registry::new(config, Arc::clone(&metrics), calls),
+            strangers: Share::new(&budget),
+            sources: Registry::new(config, Arc::clone(&metrics), calls, budget),
             metrics,
             journal,
-            budget: Budget::new(limits.max_memory_bytes, limits.max_body_bytes),
-            strangers: Arc::default(),
             limits,
             phase,
             timed_out: AtomicU64::new(0),
@@ -154,7 +153,7 @@ impl Acceptor {
         source: &Source,
         head: &request::Parts,
         body: &mut Incoming,
-        hold: Hold,
+        hold: &mut Hold,
         since: Instant,
     ) -> Result<Response<Bytes>, Refusal> {
         fail_point!(&format!("accept {}", head.method));
@@ -228,16 +227,14 @@ impl Handler for Acceptor {
         let source = source.as_deref();
         let caller = caller(source, &head);
         let share = caller.map_or(&self.strangers, |source| &source.share);
-        let mut hold = Hold::new(&self.budget, share);
+        let mut hold = Hold::new(share);
         let has_room = hold.take(call_bytes(&head));
         if !has_room && head.version > Version::HTTP_11 {
             self.sources.record_refused(source, Some(&head), Refusal::Overloaded);
             return Err(io::Error::other("there is no memory for an answer"));
         }
         let result = match caller {
-            Ok(source) if has_room => {
-                self.accept(source, &head, &mut body, hold.another(), since).await
-            }
+            Ok(source) if has_room => self.accept(source, &head, &mut body, &mut hold, since).await,
             // HTTP/1 has one call at a time, and its connection has memory for the answer.
             Ok(_) => Err(Refusal::Overloaded),
             Err(refusal) => Err(refusal),

@@ -7,11 +7,10 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
-use super::{
-    budget::{Hold, RESERVED_BYTES},
-    error::Refusal,
-};
+use super::{budget::Hold, error::Refusal};
 
+/// A body up to this size takes no more memory than this, in however many chunks it comes.
+const SMALL_BYTES: usize = 16 << 10;
 /// How much of a refused body is read, so that its sender gets to see the answer.
 const DRAIN_BYTES: usize = 1 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
@@ -20,18 +19,21 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 const BYTES_PER_SECOND_MIN: f64 = 1024.0;
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A whole body in memory, and its part of the budget.
-pub(super) struct BufferedBody {
-    hold: Hold,
+/// A whole body in memory. Dropping it gives its part of the budget back.
+pub(super) struct BufferedBody<'h> {
+    hold: &'h mut Hold,
+    /// What the call held without it.
+    before: usize,
     /// A body of known length that came in one chunk is kept as it came.
     whole: Bytes,
     /// Other bodies are copied: hyper's chunk may keep a much larger buffer alive.
     copied: Vec<u8>,
 }
 
-impl BufferedBody {
-    fn new(hold: Hold) -> Self {
-        Self { hold, whole: Bytes::new(), copied: Vec::new() }
+impl<'h> BufferedBody<'h> {
+    fn new(hold: &'h mut Hold) -> Self {
+        let before = hold.bytes();
+        Self { hold, before, whole: Bytes::new(), copied: Vec::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -56,9 +58,7 @@ impl BufferedBody {
         }
         let capacity = self.copied.capacity();
         if len > capacity {
-            // Doubling; but a small body takes no more than the reserve.
-            let most =
-                if len <= RESERVED_BYTES { RESERVED_BYTES.min(max_bytes) } else { max_bytes };
+            let most = if len <= SMALL_BYTES { SMALL_BYTES.min(max_bytes) } else { max_bytes };
             let larger = (2 * capacity).max(len).min(most);
             self.reserve(larger - capacity)?;
             self.copied.reserve_exact(larger - self.copied.len());
@@ -72,6 +72,12 @@ impl BufferedBody {
     }
 }
 
+impl Drop for BufferedBody<'_> {
+    fn drop(&mut self) {
+        self.hold.shrink(self.before);
+    }
+}
+
 /// Until when the next chunk has to come: one second per KiB after the first 5 s, at most until
 /// `deadline`.
 fn chunk_deadline(since: Instant, deadline: Instant, read: usize) -> Instant {
@@ -81,13 +87,13 @@ fn chunk_deadline(since: Instant, deadline: Instant, read: usize) -> Instant {
 
 /// Reads a body of at most `max_bytes`, whose call came at `since`, within `time`. One that breaks off is
 /// `Malformed`.
-pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(
+pub(super) async fn read<'h, B: Body<Data = Bytes> + Unpin>(
     body: &mut B,
-    hold: Hold,
+    hold: &'h mut Hold,
     max_bytes: usize,
     since: Instant,
     time: Duration,
-) -> Result<BufferedBody, Refusal> {
+) -> Result<BufferedBody<'h>, Refusal> {
     if body.size_hint().lower() > max_bytes as u64 {
         return Err(Refusal::TooLarge);
     }
@@ -120,15 +126,20 @@ pub(super) async fn drain<B: Body<Data = Bytes> + Unpin>(mut body: B) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use super::{
+        super::budget::{Budget, Share},
+        *,
+    };
 
-    use super::{super::budget::Budget, *};
+    fn hold(bytes: usize, max_body_bytes: usize) -> Hold {
+        Hold::new(&Share::new(&Budget::new(bytes, max_body_bytes)))
+    }
 
     #[test]
     fn a_body_in_any_pieces_is_whole_and_takes_no_more_than_twice_its_size() {
         for pieces in [&[10][..], &[1, 1, 1, 1, 1], &[3, 50, 1, 0, 40], &[1, 99], &[100], &[0, 7]] {
-            let budget = Budget::new(1000, 100);
-            let mut held = BufferedBody::new(Hold::new(&budget, &Arc::default()));
+            let mut hold = hold(1000, 100);
+            let mut held = BufferedBody::new(&mut hold);
             let mut body = Vec::new();
             for len in pieces {
                 let from = body.len();
@@ -141,29 +152,32 @@ mod tests {
             let mut out = b"head".to_vec();
             held.move_to(&mut out);
             assert_eq!(out, [b"head", &body[..]].concat());
+            drop(held);
+            assert_eq!(hold.bytes(), 0);
         }
     }
 
     #[test]
     fn a_body_beyond_its_limit_or_the_budget_is_refused_without_waiting() {
-        let (budget, share) = (Budget::new(100_000, 100_000), Arc::default());
+        let share = Share::new(&Budget::new(100_000, 100_000));
+        let [mut first, mut second] = [(); 2].map(|()| Hold::new(&share));
         let body = |bytes| Bytes::from(vec![0; bytes]);
-        let mut first = BufferedBody::new(Hold::new(&budget, &share));
-        first.add(body(60_000), false, 100_000).unwrap();
-        assert_eq!(first.add(body(40_001), false, 100_000), Err(Refusal::TooLarge));
-        let mut second = BufferedBody::new(Hold::new(&budget, &share));
-        assert_eq!(second.add(body(80_000), true, 100_000), Err(Refusal::Overloaded));
-        drop((first, second));
-        BufferedBody::new(Hold::new(&budget, &share)).add(body(80_000), true, 100_000).unwrap();
+        let mut large = BufferedBody::new(&mut first);
+        large.add(body(60_000), false, 100_000).unwrap();
+        assert_eq!(large.add(body(40_001), false, 100_000), Err(Refusal::TooLarge));
+        let mut other = BufferedBody::new(&mut second);
+        assert_eq!(other.add(body(80_000), true, 100_000), Err(Refusal::Overloaded));
+        drop((large, other));
+        BufferedBody::new(&mut second).add(body(80_000), true, 100_000).unwrap();
     }
 
     #[test]
-    fn a_small_body_in_pieces_takes_nothing_but_the_reserve() {
-        let budget = Budget::new(1 << 20, 100_000);
-        let mut held = BufferedBody::new(Hold::new(&budget, &Arc::default()));
+    fn a_small_body_in_pieces_takes_no_more_than_its_limit() {
+        let mut hold = hold(1 << 20, 100_000);
+        let mut held = BufferedBody::new(&mut hold);
         for _ in 0..16 {
             held.add(Bytes::from(vec![0; 1024]), false, 100_000).unwrap();
-            assert!(held.hold.bytes() <= RESERVED_BYTES);
+            assert!(held.hold.bytes() <= SMALL_BYTES);
         }
     }
 

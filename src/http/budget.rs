@@ -11,10 +11,8 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-/// How much of each body, and of the rest of each call, comes from the reserve.
-pub(super) const RESERVED_BYTES: usize = 16 << 10;
-/// The least that a source may have of the reserve: one call and its body.
-const RESERVED_MIN: usize = 2 * RESERVED_BYTES;
+/// How much of each call comes from the reserve.
+const RESERVED_BYTES: usize = 32 << 10;
 
 /// What calls may still take.
 #[derive(Debug)]
@@ -31,31 +29,30 @@ struct Pool {
 }
 
 /// What the calls of one source hold.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Share {
+    budget: Arc<Budget>,
     /// It is the only source and may take all.
     pub(super) alone: AtomicBool,
     reserve: AtomicUsize,
     rest: AtomicUsize,
 }
 
-/// What one call or its body holds, until it is dropped.
+/// What one call holds, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Hold {
-    budget: Arc<Budget>,
     share: Arc<Share>,
-    reserved: usize,
-    beyond: usize,
+    bytes: usize,
 }
 
 impl Budget {
     /// A quarter is the reserve. One body of `max_body_bytes` fits, however small `bytes` is.
     pub(super) fn new(bytes: usize, max_body_bytes: usize) -> Arc<Self> {
         let body = max_body_bytes.max(RESERVED_BYTES);
-        let reserve = (bytes / 4).min(bytes.saturating_sub(body)).max(2 * RESERVED_MIN);
+        let reserve = (bytes / 4).min(bytes.saturating_sub(body)).max(2 * RESERVED_BYTES);
         let rest = bytes.saturating_sub(reserve).max(body);
         let pool = |bytes: usize, least| Pool { left: bytes.into(), least };
-        Arc::new(Self { reserve: pool(reserve, RESERVED_MIN), rest: pool(rest, body) })
+        Arc::new(Self { reserve: pool(reserve, RESERVED_BYTES), rest: pool(rest, body) })
     }
 }
 
@@ -78,45 +75,59 @@ impl Pool {
     }
 
     fn give_back(&self, share: &AtomicUsize, bytes: usize) {
-        self.left.fetch_add(bytes, Ordering::Relaxed);
-        share.fetch_sub(bytes, Ordering::Relaxed);
+        if bytes > 0 {
+            self.left.fetch_add(bytes, Ordering::Relaxed);
+            share.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Share {
+    pub(super) fn new(budget: &Arc<Budget>) -> Arc<Self> {
+        let (alone, reserve, rest) = Default::default();
+        Arc::new(Self { budget: Arc::clone(budget), alone, reserve, rest })
     }
 }
 
 impl Hold {
-    pub(super) fn new(budget: &Arc<Budget>, share: &Arc<Share>) -> Self {
-        let (budget, share) = (Arc::clone(budget), Arc::clone(share));
-        Self { budget, share, reserved: 0, beyond: 0 }
+    pub(super) fn new(share: &Arc<Share>) -> Self {
+        Self { share: Arc::clone(share), bytes: 0 }
     }
 
-    /// An empty hold of the same source.
-    pub(super) fn another(&self) -> Self {
-        Self::new(&self.budget, &self.share)
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Takes `bytes` more. Returns false if the budget does not have them for this source.
     #[must_use]
     pub(super) fn take(&mut self, bytes: usize) -> bool {
-        let Self { budget, share, reserved, beyond } = self;
-        let alone = share.alone.load(Ordering::Relaxed);
-        let from_reserve = bytes.min(RESERVED_BYTES - *reserved);
-        let from_rest = bytes - from_reserve;
-        if !budget.reserve.take(&share.reserve, alone, from_reserve) {
+        let Share { budget, alone, reserve, rest } = &*self.share;
+        let alone = alone.load(Ordering::Relaxed);
+        let from_reserve = bytes.min(RESERVED_BYTES.saturating_sub(self.bytes));
+        if !budget.reserve.take(reserve, alone, from_reserve) {
             return false;
         }
-        *reserved += from_reserve;
-        if !budget.rest.take(&share.rest, alone, from_rest) {
+        if !budget.rest.take(rest, alone, bytes - from_reserve) {
+            budget.reserve.give_back(reserve, from_reserve);
             return false;
         }
-        *beyond += from_rest;
+        self.bytes += bytes;
         true
+    }
+
+    /// Gives back all but the first `bytes`.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        let Share { budget, reserve, rest, .. } = &*self.share;
+        let [reserved, left] = [self.bytes, bytes].map(|bytes| bytes.min(RESERVED_BYTES));
+        budget.reserve.give_back(reserve, reserved - left);
+        budget.rest.give_back(rest, (self.bytes - reserved) - (bytes - left));
+        self.bytes = bytes;
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.budget.reserve.give_back(&self.share.reserve, self.reserved);
-        self.budget.rest.give_back(&self.share.rest, self.beyond);
+        self.shrink(0);
     }
 }
 
@@ -124,31 +135,32 @@ impl Drop for Hold {
 mod tests {
     use super::*;
 
-    impl Hold {
-        pub(in super::super) fn bytes(&self) -> usize {
-            self.reserved + self.beyond
-        }
-    }
-
     const BODY: usize = 1_000_000;
 
     fn left(budget: &Budget) -> (usize, usize) {
         (budget.reserve.left.load(Ordering::Relaxed), budget.rest.left.load(Ordering::Relaxed))
     }
 
+    fn shares<const COUNT: usize>(budget: &Arc<Budget>) -> [Arc<Share>; COUNT] {
+        [(); COUNT].map(|()| Share::new(budget))
+    }
+
     #[test]
-    fn a_small_hold_takes_nothing_but_the_reserve_and_a_large_one_little_of_it() {
+    fn a_small_hold_takes_nothing_but_the_reserve_and_gives_back_what_it_took_last() {
         let budget = Budget::new(4 << 20, BODY);
-        let mut hold = Hold::new(&budget, &Arc::default());
-        for _ in 0..16 {
+        let [share] = shares(&budget);
+        let mut hold = Hold::new(&share);
+        for _ in 0..32 {
             assert!(hold.take(1024));
         }
-        assert_eq!((hold.reserved, hold.beyond), (RESERVED_BYTES, 0));
-        assert!(hold.take(1));
-        let mut whole = hold.another();
-        assert!(whole.take(RESERVED_BYTES + 7));
-        assert_eq!((hold.beyond, whole.reserved, whole.beyond), (1, RESERVED_BYTES, 7));
-        drop((hold, whole));
+        assert_eq!(left(&budget), ((1 << 20) - RESERVED_BYTES, 3 << 20));
+        assert!(hold.take(7));
+        assert_eq!(left(&budget), ((1 << 20) - RESERVED_BYTES, (3 << 20) - 7));
+        hold.shrink(1024);
+        assert_eq!(left(&budget), ((1 << 20) - 1024, 3 << 20));
+        assert!(!hold.take(4 << 20));
+        assert_eq!((hold.bytes(), left(&budget)), (1024, ((1 << 20) - 1024, 3 << 20)));
+        drop(hold);
         assert_eq!(left(&budget), (1 << 20, 3 << 20));
     }
 
@@ -157,42 +169,39 @@ mod tests {
         let budget = Budget::new(64 << 20, BODY);
         let all_of = |share: &Arc<Share>, bytes| {
             let holds = std::iter::repeat_with(|| {
-                let mut hold = Hold::new(&budget, share);
+                let mut hold = Hold::new(share);
                 hold.take(bytes).then_some(hold)
             });
             holds.map_while(|hold| hold).collect::<Vec<_>>()
         };
-        let [first, second, alone] = [(); 3].map(|()| Arc::<Share>::default());
+        let [first, second, alone] = shares(&budget);
         alone.alone.store(true, Ordering::Relaxed);
         let small = all_of(&first, RESERVED_BYTES);
-        assert_eq!(small.len(), 512, "half of 16 MiB");
-        assert_eq!(all_of(&second, RESERVED_BYTES).len(), 256, "half of what is left");
+        assert_eq!(small.len(), 256, "half of 16 MiB");
+        assert_eq!(all_of(&second, RESERVED_BYTES).len(), 128, "half of what is left");
         let large = all_of(&second, BODY);
-        assert_eq!(large.len(), 25, "half of 48 MiB");
+        assert_eq!(large.len(), 26, "half of 48 MiB");
         drop((small, large));
-        assert_eq!(all_of(&alone, RESERVED_BYTES).len(), 1024);
+        assert_eq!(all_of(&alone, RESERVED_BYTES).len(), 512);
         assert_eq!(left(&budget), (16 << 20, 48 << 20));
     }
 
     #[test]
     fn what_others_took_of_one_pool_stops_nobody_at_the_other() {
         let budget = Budget::new(64 << 20, BODY);
-        let [first, second] = [(); 2].map(|()| Arc::<Share>::default());
+        let [first, second] = shares(&budget);
         let take = |share: &Arc<Share>, bytes, times| -> Vec<_> {
-            let mut holds: Vec<_> = (0..times).map(|_| Hold::new(&budget, share)).collect();
+            let mut holds: Vec<_> = (0..times).map(|_| Hold::new(share)).collect();
             holds.iter_mut().for_each(|hold| assert!(hold.take(bytes)));
             holds
         };
         let large = take(&first, BODY, 25);
         let others = take(&second, BODY, 3);
-        assert!(
-            Hold::new(&budget, &first).take(1000),
-            "a small call of who holds most of the rest"
-        );
+        assert!(Hold::new(&first).take(1000), "a small call of who holds most of the rest");
         drop((large, others));
         let mut growing = take(&first, RESERVED_BYTES, 1);
-        let small = take(&first, RESERVED_BYTES, 500);
-        let others = take(&second, RESERVED_BYTES, 100);
+        let small = take(&first, RESERVED_BYTES, 250);
+        let others = take(&second, RESERVED_BYTES, 50);
         assert!(growing[0].take(BODY), "a body grows beyond what it has of the reserve");
         drop((small, others));
     }
@@ -204,9 +213,9 @@ mod tests {
                 let budget = Budget::new(bytes, body);
                 let (reserve, rest) = left(&budget);
                 assert!(reserve + rest <= bytes.max(RESERVED_BYTES) + (64 << 10), "{bytes}");
-                let mut call = Hold::new(&budget, &Arc::default());
-                let mut held = call.another();
-                assert!(call.take(RESERVED_BYTES) && held.take(body), "{body} of {bytes}");
+                let [share] = shares(&budget);
+                let mut call = Hold::new(&share);
+                assert!(call.take(16 << 10) && call.take(body), "{body} of {bytes}");
             }
         }
     }

@@ -12,7 +12,11 @@ use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use prometheus::{Gauge, Histogram, IntCounter};
 
-use super::{auth::Check, budget::Share, error::Refusal};
+use super::{
+    auth::Check,
+    budget::{Budget, Share},
+    error::Refusal,
+};
 use crate::{
     calls::{CallRing, RecentCalls, RefusedCall, explain},
     clock,
@@ -53,6 +57,7 @@ pub(super) struct Registry {
     resolved: ArcSwap<Sources>,
     metrics: Arc<Metrics>,
     calls: Arc<RecentCalls>,
+    budget: Arc<Budget>,
     /// The last calls that name no source.
     strange_calls: Arc<CallRing>,
     /// Of calls that name no source.
@@ -87,12 +92,14 @@ impl Sources {
         before: Option<&Self>,
         metrics: &Metrics,
         calls: &RecentCalls,
+        budget: &Arc<Budget>,
     ) -> Self {
         calls.retain(|name| name == UNKNOWN_SOURCE || config.sources.contains_key(name));
         let by_name = config.sources.iter().map(|(name, source)| {
             add_source(metrics, name);
             let before = before.and_then(|before| before.by_name.get(name));
-            let share = before.map_or_else(Arc::default, |source| Arc::clone(&source.share));
+            let share =
+                before.map_or_else(|| Share::new(budget), |source| Arc::clone(&source.share));
             share.alone.store(config.sources.len() == 1, Ordering::Relaxed);
             let source = Source {
                 name: name.clone(),
@@ -119,12 +126,13 @@ impl Registry {
         config: Arc<ArcSwap<Config>>,
         metrics: Arc<Metrics>,
         calls: Arc<RecentCalls>,
+        budget: Arc<Budget>,
     ) -> Self {
         add_refusals(&metrics, UNKNOWN_SOURCE);
-        let sources = Sources::new(config.load_full(), None, &metrics, &calls);
+        let sources = Sources::new(config.load_full(), None, &metrics, &calls, &budget);
         let (resolved, strange_calls) =
             (ArcSwap::from_pointee(sources), calls.ring(UNKNOWN_SOURCE));
-        Self { config, resolved, metrics, calls, strange_calls, unlogged: Mutex::default() }
+        Self { config, resolved, metrics, calls, budget, strange_calls, unlogged: Mutex::default() }
     }
 
     /// The source of `/hooks/{source}`, also if the path was typed carelessly in another system's
@@ -134,7 +142,8 @@ impl Registry {
         if !Arc::ptr_eq(&config, &self.resolved.load().config) {
             let before = self.resolved.load();
             let config = Arc::clone(&config);
-            let sources = Sources::new(config, Some(&before), &self.metrics, &self.calls);
+            let sources =
+                Sources::new(config, Some(&before), &self.metrics, &self.calls, &self.budget);
             self.resolved.store(Arc::new(sources));
         }
         let by_name = &self.resolved.load().by_name;
@@ -226,8 +235,12 @@ mod tests {
     fn what_the_calls_of_a_source_hold_is_known_after_a_reload_too() {
         let metrics = Metrics::default();
         let calls = RecentCalls::default();
-        let before = Sources::new(config(&["loja"]), None, &metrics, &calls);
-        let after = Sources::new(config(&["filial", "loja"]), Some(&before), &metrics, &calls);
+        let budget = Budget::new(100_000, 1024);
+        let sources = |names: &[&str], before: Option<&Sources>| {
+            Sources::new(config(names), before, &metrics, &calls, &budget)
+        };
+        let before = sources(&["loja"], None);
+        let after = sources(&["filial", "loja"], Some(&before));
         let share = |sources: &Sources, name: &str| Arc::clone(&sources.by_name[name].share);
         assert!(Arc::ptr_eq(&share(&before, "loja"), &share(&after, "loja")));
         assert!(!Arc::ptr_eq(&share(&after, "filial"), &share(&after, "loja")));
@@ -237,7 +250,7 @@ mod tests {
     fn closed_sets_are_there_from_the_start() {
         let metrics = Arc::new(Metrics::default());
         let config = Arc::new(ArcSwap::new(config(&["loja"])));
-        Registry::new(config, Arc::clone(&metrics), Arc::default());
+        Registry::new(config, Arc::clone(&metrics), Arc::default(), Budget::new(100_000, 1024));
         let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
         for line in [
             "weni_edge_http_rejections_total{reason=\"unknown_source\",source=\"unknown\"} 0",
