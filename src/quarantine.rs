@@ -49,7 +49,7 @@ pub(crate) fn keep_letter(
 ) -> io::Result<()> {
     let mut headers = Vec::new();
     letter.headers(&mut |key, value| headers.push((key.to_owned(), STANDARD.encode(value))));
-    keep(directory, name, &headers, letter.value())
+    keep(directory, name, &headers, &letter.value)
 }
 
 /// Keeps `value` and its headers in base64 under `name`; the same name again replaces it. After an error the

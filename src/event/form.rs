@@ -5,7 +5,7 @@
 //! without a loss.
 //!
 //! **Invariant:** of a record, a member that is absent is left out and never null. Only `occurred_at`
-//! and `status_rank` can be null. Here an absent member is `None`.
+//! and `status_rank` can be null. Here a member that is absent or null is `None`.
 
 #![expect(
     missing_docs,
@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 use super::{EventKind, Fault, Format, Reason, Retry, Stage, Text};
@@ -77,8 +77,11 @@ pub struct Envelope {
 /// The business's number.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Channel<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub waba_id: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub phone_number_id: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub display_phone_number: Option<Text<'a>>,
 }
 
@@ -86,11 +89,17 @@ pub struct Channel<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Contact<'a> {
     /// Phone number.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub wa_id: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub user_id: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub parent_user_id: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub identity_key_hash: Option<Text<'a>>,
 }
 
@@ -118,8 +127,8 @@ pub struct Status {
     /// The edge knows this status.
     pub status_known: Option<bool>,
     /// The state of a message is the status of the highest rank. Null: not a part of the state.
-    #[serde(default, deserialize_with = "given")]
-    pub status_rank: Option<Option<i64>>,
+    #[serde(default)]
+    pub status_rank: Option<i64>,
     pub recipient: Option<Recipient>,
     pub conversation: Option<Conversation>,
     pub pricing: Option<Pricing>,
@@ -336,9 +345,4 @@ pub struct DeadLetterHeaders {
     /// On a letter that a replay wrote: the place of the letter before.
     #[serde(rename = "replayed-from")]
     pub replayed_from: Option<String>,
-}
-
-/// Null is not absent.
-fn given<'de, D: Deserializer<'de>>(member: D) -> Result<Option<Option<i64>>, D::Error> {
-    Option::deserialize(member).map(Some)
 }

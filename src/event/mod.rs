@@ -3,27 +3,22 @@
 //! After the first release the contract only grows: fields are added, never renamed or retyped.
 //! `docs/events.md` describes it for consumers.
 
-mod dead_letter;
 pub mod form;
-mod kept_letter;
+mod letter;
 pub mod schema;
-mod time;
 mod write;
 
 use std::{borrow::Cow, cell::OnceCell};
 
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
-use self::time::rfc3339_millis;
+use self::write::rfc3339_millis;
 use crate::callback::Callback;
 
 pub use self::{
-    dead_letter::{DeadLetter, Reason, Stage},
     form::{Channel, Contact},
-    kept_letter::{KeptLetter, NoLetter, header, received_at_ms},
-    time::Time,
-    write::{Object, fragment, write_text},
+    letter::{DeadLetter, KeptLetter, NoLetter, Reason, Stage, header, received_at_ms},
+    write::{Object, Time, append_json, fragment},
 };
 
 /// What normalizing yields.
@@ -339,9 +334,7 @@ impl<'a> Event<'a> {
             hash.update((part.len() as u32).to_be_bytes());
             hash.update(part);
         }
-        let hash: [u8; 32] = hash.finalize().into();
-        let id = hash.first_chunk().copied().unwrap_or_default();
-        Uuid::from_bytes(id).simple().to_string()
+        hex::encode(&hash.finalize()[..16])
     }
 
     /// When it happened, by the sender.
@@ -373,9 +366,8 @@ impl<'a> Event<'a> {
     }
 
     /// What is published when this event cannot be: its element's bytes, with the reason.
-    pub fn into_dead_letter(self, reason: Reason, stage: Stage, detail: String) -> DeadLetter<'a> {
-        let topic = self.topic();
-        let context = Some((self.context, topic));
-        DeadLetter::new(self.callback, reason, stage, detail, self.raw, context)
+    pub fn into_dead_letter(self, reason: Reason, detail: String) -> DeadLetter<'a> {
+        let context = Some((self.context, self.kind.topic()));
+        DeadLetter::new(self.callback, reason, detail, self.raw, context)
     }
 }

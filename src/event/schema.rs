@@ -60,7 +60,6 @@ pub fn asyncapi<'n>(name: impl Fn(Topic) -> &'n str, key_by_conversation: bool) 
         }
         Topic::DeadLetter => "The receipt.",
     };
-    let event_headers = schema_of::<EventHeaders>();
     json!({
         "asyncapi": "3.0.0",
         "info": {
@@ -90,20 +89,12 @@ pub fn asyncapi<'n>(name: impl Fn(Topic) -> &'n str, key_by_conversation: bool) 
                 message["headers"] = schema;
             } else {
                 message["contentType"] = "application/json".into();
-                message["headers"] = event_headers.clone();
+                message["headers"] = schema_of::<EventHeaders>();
                 message["payload"] = schema;
             }
             message
         }) },
     })
-}
-
-/// The JSON Schema of the headers of a topic's records.
-pub fn headers(topic: Topic) -> Json {
-    match topic {
-        Topic::DeadLetter => schema(topic),
-        _ => schema_of::<EventHeaders>(),
-    }
 }
 
 fn title(topic: Topic) -> &'static str {

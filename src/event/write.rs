@@ -1,11 +1,13 @@
-//! Writes an event's JSON into a buffer that is used again.
+//! Writes an event's JSON into a buffer that is used again, and times.
 //!
 //! Normalizing writes each typed field as it reads it: there is no second form in between. What it
 //! writes is what [`form`](super::form) describes, which a test holds.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
+use serde::Serialize;
 
-use super::{Channel, Contact, Event, RawForm, Time, time::rfc3339_millis};
+use super::{Event, Format, RawForm};
 
 /// A JSON object that is being written, at the end of these bytes.
 pub struct Object<'o>(&'o mut Vec<u8>);
@@ -25,7 +27,7 @@ impl Object<'_> {
     }
 
     fn separate(&mut self) {
-        if !matches!(self.0.last(), None | Some(b'{')) {
+        if !matches!(self.0.last(), None | Some(b'{' | b'[')) {
             self.0.push(b',');
         }
     }
@@ -38,41 +40,27 @@ impl Object<'_> {
         self.0.extend_from_slice(b"\":");
     }
 
-    /// Members that are JSON already.
-    fn members(&mut self, members: &[u8]) {
-        if !members.is_empty() {
-            self.separate();
-            self.0.extend_from_slice(members);
-        }
-    }
-
     /// Bytes that are JSON already.
     pub fn json(&mut self, key: &str, json: &[u8]) {
         self.key(key);
         self.0.extend_from_slice(json);
     }
 
-    /// A text.
-    pub fn text(&mut self, key: &str, text: &str) {
+    /// A text, number or flag; null for `None`.
+    pub fn value(&mut self, key: &str, value: impl Serialize) {
         self.key(key);
-        write_text(self.0, text);
+        append_json(self.0, &value);
     }
 
-    /// A text, if there is one.
-    pub fn maybe(&mut self, key: &str, text: Option<impl AsRef<str>>) {
-        if let Some(text) = text {
-            self.text(key, text.as_ref());
+    /// The same, if there is one. An object in which nothing would be is none.
+    pub fn maybe(&mut self, key: &str, value: Option<impl Serialize>) {
+        let start = self.0.len();
+        if let Some(value) = value {
+            self.value(key, value);
         }
-    }
-
-    /// A whole number.
-    pub fn number(&mut self, key: &str, number: i64) {
-        self.json(key, itoa::Buffer::new().format(number).as_bytes());
-    }
-
-    /// `true` or `false`.
-    pub fn flag(&mut self, key: &str, flag: bool) {
-        self.json(key, if flag { b"true" } else { b"false" });
+        if self.0.ends_with(b":{}") {
+            self.0.truncate(start);
+        }
     }
 
     /// An object, unless nothing would be in it.
@@ -95,9 +83,7 @@ impl Object<'_> {
         let start = self.0.len();
         self.json(key, b"[");
         for one in each {
-            if !self.0.ends_with(b"[") {
-                self.0.push(b',');
-            }
+            self.separate();
             Self::write(self.0, |object| write(object, one));
         }
         self.0.push(b']');
@@ -107,10 +93,10 @@ impl Object<'_> {
     }
 }
 
-/// Appends text as a JSON string.
-pub fn write_text(out: &mut Vec<u8>, text: &str) {
-    // INVARIANT: text can always be written to memory as JSON.
-    serde_json::to_writer(out, text).expect("text into memory");
+/// Appends a value as JSON.
+pub fn append_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    // INVARIANT: texts, numbers, flags and structures of them can always be written to memory.
+    serde_json::to_writer(out, value).expect("JSON into memory");
 }
 
 impl Event<'_> {
@@ -118,59 +104,85 @@ impl Event<'_> {
     pub fn write_json(&self, out: &mut Vec<u8>) {
         Object::write(out, |object| {
             self.write_envelope(object);
-            object.members(&self.typed);
+            if !self.typed.is_empty() {
+                object.separate();
+                object.0.extend_from_slice(&self.typed);
+            }
             match self.raw_form {
                 RawForm::Omitted => {}
                 RawForm::Json => object.json("raw", &self.raw),
-                RawForm::Base64 => object.text("raw_base64", &STANDARD.encode(&self.raw)),
+                RawForm::Base64 => object.value("raw_base64", STANDARD.encode(&self.raw)),
             }
         });
     }
 
     fn write_envelope(&self, object: &mut Object<'_>) {
-        object.number("schema_version", 1);
-        object.text("event_id", self.event_id());
-        object.text("event_kind", self.kind.as_str());
+        object.value("schema_version", 1);
+        object.value("event_id", self.event_id());
+        object.value("event_kind", self.kind.as_str());
         object.maybe("message_id", self.message_id.as_ref());
-        object.text("source", self.callback.source);
-        object.text("receipt", &self.receipt);
-        object.text("received_at", &rfc3339_millis(self.callback.received_at_ms));
-        match self.occurred_at().and_then(Time::rfc3339) {
-            Some(time) => object.text("occurred_at", &time),
-            None => {
-                object.json("occurred_at", b"null");
-                object.maybe("timestamp_raw", self.occurred.as_ref());
-            }
-        }
-        object.maybe("format", self.context.format.map(super::Format::as_str));
+        object.value("source", self.callback.source);
+        object.value("receipt", &self.receipt);
+        object.value("received_at", rfc3339_millis(self.callback.received_at_ms));
+        let occurred_at = self.occurred_at().and_then(Time::rfc3339);
+        object.value("occurred_at", &occurred_at);
+        object.maybe("timestamp_raw", self.occurred.as_ref().filter(|_| occurred_at.is_none()));
+        object.maybe("format", self.context.format.map(Format::as_str));
         object.maybe("field", self.context.field.as_ref());
-        object.text("element", &self.context.element);
+        object.value("element", &self.context.element);
         if !self.settings.labels.is_empty() {
             object.json("labels", self.settings.labels);
         }
         object.maybe("user_key", self.user_key.as_ref());
-        object.object("channel", |channel| self.context.channel.write(channel));
-        if let Some(contact) = &self.context.contact {
-            object.object("contact", |object| contact.write(object));
+        object.maybe("channel", Some(&self.context.channel));
+        object.maybe("contact", self.context.contact.as_ref());
+    }
+}
+
+/// Seconds or milliseconds since 1970 as they are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Time {
+    /// Seconds.
+    Seconds(i64),
+    /// Milliseconds.
+    Millis(i64),
+}
+
+impl Time {
+    /// Up to 11 digits are seconds, 12 and 13 are milliseconds.
+    pub fn read(text: &str) -> Option<Self> {
+        if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        match text.len() {
+            1..=11 => text.parse().ok().map(Self::Seconds),
+            12 | 13 => text.parse().ok().map(Self::Millis),
+            _ => None,
         }
     }
-}
 
-impl Channel<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_>) {
-        object.maybe("waba_id", self.waba_id.as_ref());
-        object.maybe("phone_number_id", self.phone_number_id.as_ref());
-        object.maybe("display_phone_number", self.display_phone_number.as_ref());
+    /// Seconds since 1970.
+    pub fn as_seconds(self) -> f64 {
+        match self {
+            Self::Seconds(seconds) => seconds as f64,
+            Self::Millis(millis) => millis as f64 / 1000.0,
+        }
+    }
+
+    /// RFC 3339; none after the year 9999.
+    pub fn rfc3339(self) -> Option<String> {
+        const SECONDS: DateTimePrinter = DateTimePrinter::new();
+        const MILLIS: DateTimePrinter = SECONDS.precision(Some(3));
+        let (printer, time) = match self {
+            Self::Seconds(seconds) => (SECONDS, Timestamp::from_second(seconds)),
+            Self::Millis(millis) => (MILLIS, Timestamp::from_millisecond(millis)),
+        };
+        Some(printer.timestamp_to_string(&time.ok()?))
     }
 }
 
-impl Contact<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_>) {
-        object.maybe("wa_id", self.wa_id.as_ref());
-        object.maybe("user_id", self.user_id.as_ref());
-        object.maybe("parent_user_id", self.parent_user_id.as_ref());
-        object.maybe("username", self.username.as_ref());
-        object.maybe("name", self.name.as_ref());
-        object.maybe("identity_key_hash", self.identity_key_hash.as_ref());
-    }
+/// `2026-11-22T20:13:05.482Z`, from milliseconds since 1970.
+pub(super) fn rfc3339_millis(millis: u64) -> String {
+    let time = i64::try_from(millis).ok().and_then(|millis| Time::Millis(millis).rfc3339());
+    time.unwrap_or_else(|| "9999-12-31T23:59:59.999Z".to_owned())
 }

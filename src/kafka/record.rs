@@ -2,7 +2,7 @@
 //! and a replay both decide it here.
 
 use super::{Timestamps, Topics};
-use crate::event::{Event, Item, Reason, Stage, Topic};
+use crate::event::{Event, Item, Reason, Topic};
 
 /// At most what Kafka's record format adds to key, value and headers: lengths, offsets, batch.
 const RECORD_OVERHEAD_BYTES: usize = 512;
@@ -90,11 +90,11 @@ impl Draft {
             Item::DeadLetter(letter) => letter,
             Item::Event(event) => match self.event(&event, rejected, topics) {
                 Ok(()) => return Item::Event(event),
-                Err((reason, detail)) => event.into_dead_letter(reason, Stage::Publish, detail),
+                Err((reason, detail)) => event.into_dead_letter(reason, detail),
             },
         };
         self.begin(Topic::DeadLetter, letter.key());
-        self.value.extend_from_slice(letter.value());
+        self.value.extend_from_slice(&letter.value);
         letter.headers(&mut |name, value| self.headers.push(name, value));
         Item::DeadLetter(letter)
     }

@@ -9,15 +9,10 @@ use std::mem;
 
 use super::{
     ELEMENTS_MAX, Placed, Walk,
-    amplification::{contact_bytes, scope_bytes},
     json::Value,
-    people::Person,
     value::{Array, Found, Inside},
 };
-use crate::event::{ElementContext, EventKind, Format, Item, Reason};
-
-/// Done, or why all of the body is one dead letter.
-pub(super) type Done = Result<(), Reason>;
+use crate::event::{ElementContext, EventKind, Format, Reason, Text};
 
 /// Members that only a callback, or a value, has.
 fn is_telling(name: &str) -> bool {
@@ -26,13 +21,13 @@ fn is_telling(name: &str) -> bool {
 }
 
 fn is_change(value: Value<'_>) -> bool {
-    ["field", "value"].iter().all(|name| value.get(name).is_some())
+    value.has("field") && value.has("value")
 }
 
 fn is_callback(value: Value<'_>) -> bool {
     let is_empty = value.members().next().is_none();
     value.is_object()
-        && (is_empty || is_change(value) || value.members().any(|(key, _)| is_telling(&key)))
+        && (is_empty || is_change(value) || value.members().any(|(key, _)| is_telling(key)))
 }
 
 pub(super) fn is_text(value: Value<'_>) -> bool {
@@ -40,31 +35,30 @@ pub(super) fn is_text(value: Value<'_>) -> bool {
 }
 
 impl<'a> Walk<'a> {
-    /// The items of a whole body.
-    pub(super) fn whole(mut self) -> Result<Vec<Item<'a>>, Reason> {
+    /// Makes the items of a whole body.
+    pub(super) fn whole(mut self) -> Self {
         let root = self.document.root();
         match root.is_array() {
-            false if is_callback(root) => self.envelope(root)?,
+            false if is_callback(root) => self.envelope(root),
             true if root.elements().next().is_none() || root.elements().any(is_callback) => {
                 self.each(root, |walk, root| match is_callback(root) {
                     true => walk.envelope(root),
                     false => walk.dead(root, &ElementContext::default()),
-                })?;
+                });
             }
-            _ => return Err(Reason::Unrecognized),
+            _ => self.fault = Some(Reason::Unrecognized),
         }
         if !self.rest.is_empty() {
             self.remainder();
         }
-        if self.is_amplified() { Err(Reason::Amplification) } else { Ok(self.items) }
+        if self.fault.is_none() && self.is_amplified() {
+            self.fault = Some(Reason::Amplification);
+        }
+        self
     }
 
-    /// The items of what was taken out of its callback. `was_event`: it is one event.
-    pub(super) fn alone(
-        mut self,
-        context: &ElementContext<'a>,
-        was_event: bool,
-    ) -> Result<Vec<Item<'a>>, Reason> {
+    /// Makes the items of what was taken out of its callback. `was_event`: it is one event.
+    pub(super) fn alone(mut self, context: &ElementContext<'a>, was_event: bool) -> Self {
         let value = self.document.root();
         self.path.clone_from(&context.element);
         let (array, in_standby) = Array::around(&self.path, context.field.as_deref());
@@ -72,25 +66,21 @@ impl<'a> Walk<'a> {
         if was_event && self.path.is_empty() && value.members().all(|(key, _)| key.starts_with('/'))
         {
             self.format = context.format;
-            self.rest = value.members().map(|(key, value)| (key.into_owned(), value)).collect();
+            self.rest = value.members().map(|(key, value)| (key.to_owned(), value)).collect();
             self.remainder();
         } else if is_element && value.is_object() {
-            let kind = array.kind(value, in_standby);
-            let person = Person::of(value, kind, &context.channel, context.thread.as_ref());
-            // It shares with no other element.
-            self.budget = usize::MAX;
-            self.element(array, kind, value, person, context.clone())?;
+            self.element(Found::new(array, in_standby, value, context.clone()));
         } else if !is_element && is_callback(value) {
-            self.envelope(value)?;
+            self.envelope(value);
         } else {
-            self.dead(value, context)?;
+            self.dead(value, context);
         }
-        Ok(self.items)
+        self
     }
 
-    fn envelope(&mut self, value: Value<'a>) -> Done {
-        let (is_change, is_whole) = (is_change(value), value.get("entry").is_some());
-        let is_cloud = is_whole || is_change || value.get("metadata").is_some();
+    fn envelope(&mut self, value: Value<'a>) {
+        let (is_change, is_whole) = (is_change(value), value.has("entry"));
+        let is_cloud = is_whole || is_change || value.has("metadata");
         let format = Some(if is_cloud { Format::Cloud } else { Format::OnPremise });
         self.format = self.format.or(format);
         let scope = ElementContext { format, ..ElementContext::default() };
@@ -98,102 +88,82 @@ impl<'a> Walk<'a> {
             return if is_change { self.change(value, &scope) } else { self.value(value, &scope) };
         }
         self.members(value, |walk, key, member| match key {
-            "object" if is_text(member) => Ok(()),
+            "object" if is_text(member) => {}
             "entry" => walk.each(member, |walk, entry| walk.entry(entry, &scope)),
             _ => walk.unknown(member),
-        })
+        });
     }
 
-    fn entry(&mut self, value: Value<'a>, scope: &ElementContext<'a>) -> Done {
+    fn entry(&mut self, value: Value<'a>, scope: &ElementContext<'a>) {
         if !value.is_object() {
             return self.dead(value, scope);
         }
-        let mut scope = self.copy(scope)?;
+        let mut scope = scope.clone();
         scope.channel.waba_id = value.filled("id");
         scope.entry_time = value.filled("time");
         self.members(value, |walk, key, member| match key {
-            "id" | "time" if is_text(member) => Ok(()),
+            "id" | "time" if is_text(member) => {}
             "changes" => walk.each(member, |walk, change| walk.change(change, &scope)),
             _ => walk.unknown(member),
-        })
+        });
     }
 
-    fn change(&mut self, value: Value<'a>, scope: &ElementContext<'a>) -> Done {
+    fn change(&mut self, value: Value<'a>, scope: &ElementContext<'a>) {
         if !value.is_object() {
             return self.dead(value, scope);
         }
-        let field = value.get("field").and_then(Value::text);
-        let scope = ElementContext { field, ..self.copy(scope)? };
+        let field = value.get("field").text().map(Text::from);
+        let scope = ElementContext { field, ..scope.clone() };
         self.members(value, |walk, key, member| match key {
-            "field" if is_text(member) => Ok(()),
-            "value" if member.is_null() => Ok(()),
+            "field" if is_text(member) => {}
+            "value" if member.is_null() => {}
             "value" if member.is_object() => walk.value(member, &scope),
             "value" => walk.dead(member, &scope),
             _ => walk.unknown(member),
-        })
+        });
     }
 
     /// The object in which the arrays are: a change's `value`, or the whole of an on-premise callback.
-    fn value(&mut self, value: Value<'a>, scope: &ElementContext<'a>) -> Done {
-        let metadata = value.get("metadata").filter(|metadata| metadata.is_object());
-        let of_metadata = |name| metadata.and_then(|metadata| metadata.filled(name));
-        let mut scope = self.copy(scope)?;
-        scope.channel.phone_number_id = of_metadata("phone_number_id");
-        scope.channel.display_phone_number = of_metadata("display_phone_number");
+    fn value(&mut self, value: Value<'a>, scope: &ElementContext<'a>) {
+        let (mut scope, metadata) = (scope.clone(), value.get("metadata"));
+        scope.channel.phone_number_id = metadata.filled("phone_number_id");
+        scope.channel.display_phone_number = metadata.filled("display_phone_number");
         self.inside = Inside { scope, ..Inside::default() };
-        self.read_inside(value, false)?;
+        self.read_inside(value, false);
         // Without an array the value is one event, with all that is in it.
         let is_whole = !self.inside.is_split && !self.inside.others.is_empty();
         if is_whole {
-            self.find(Array::Whole, false, value, None)?;
+            self.find(Array::Whole, false, value);
         }
-        let Inside { scope, found, mut contacts, others, unknown, .. } =
-            mem::take(&mut self.inside);
-        if self.items.len() + found.len() > ELEMENTS_MAX {
-            return Err(Reason::TooManyElements);
+        let Inside { mut found, mut contacts, others, unknown, .. } = mem::take(&mut self.inside);
+        if self.fault.is_some() {
+            return;
         }
-        contacts.join(&found);
+        contacts.join(&mut found);
         if !is_whole {
             self.rest.extend(others);
             self.rest.extend(unknown);
             contacts.unknown(&mut self.rest);
         }
-        for Found { array, kind, value, pointer, thread, person } in found {
-            let contact = contacts.of(&person);
-            self.spend(contact.map_or(0, contact_bytes))?;
-            let (element, contact) = (pointer, contact.cloned());
-            let context = ElementContext { element, contact, thread, ..self.copy(&scope)? };
-            self.element(array, kind, value, person, context)?;
-        }
-        Ok(())
+        found.into_iter().for_each(|found| self.element(found));
     }
 
     /// Makes a dead letter of what stands where something else belongs.
-    fn dead(&mut self, value: Value<'a>, scope: &ElementContext<'a>) -> Done {
+    fn dead(&mut self, value: Value<'a>, scope: &ElementContext<'a>) {
         let (reason, detail) = match value.is_object() {
             true => (Reason::Unrecognized, "something else belongs here"),
             false => (Reason::NotAnObject, "an object belongs here"),
         };
-        let context = ElementContext { element: self.path.clone(), ..self.copy(scope)? };
+        let context = ElementContext { element: self.path.clone(), ..scope.clone() };
         self.dead_letter(reason, detail, value, context, EventKind::ChannelEvent);
-        if self.items.len() > ELEMENTS_MAX { Err(Reason::TooManyElements) } else { Ok(()) }
-    }
-
-    /// Copies what the elements of a value share.
-    fn copy(&mut self, scope: &ElementContext<'a>) -> Result<ElementContext<'a>, Reason> {
-        self.spend(scope_bytes(scope))?;
-        Ok(scope.clone())
-    }
-
-    pub(super) fn spend(&mut self, bytes: usize) -> Done {
-        self.budget = self.budget.checked_sub(bytes).ok_or(Reason::Amplification)?;
-        Ok(())
+        if self.items.len() > ELEMENTS_MAX {
+            self.fault = Some(Reason::TooManyElements);
+        }
     }
 
     /// Notes that this value is not known.
-    fn unknown(&mut self, value: Value<'a>) -> Done {
+    fn unknown(&mut self, value: Value<'a>) {
         self.rest.push(self.here(value));
-        Ok(())
     }
 
     /// A value that is being read, with its place.
@@ -202,42 +172,38 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads each element of an array. What is no array is an array of one; null is none.
-    pub(super) fn each(
-        &mut self,
-        array: Value<'a>,
-        mut read: impl FnMut(&mut Self, Value<'a>) -> Done,
-    ) -> Done {
-        if !array.is_array() {
-            return if array.is_null() { Ok(()) } else { read(self, array) };
+    pub(super) fn each(&mut self, array: Value<'a>, mut read: impl FnMut(&mut Self, Value<'a>)) {
+        if !array.is_array() && !array.is_null() {
+            return read(self, array);
         }
         for (at, value) in array.elements().enumerate() {
-            self.step(itoa::Buffer::new().format(at), |walk| read(walk, value))?;
+            self.step(itoa::Buffer::new().format(at), |walk| read(walk, value));
         }
-        Ok(())
     }
 
     /// Reads each member of an object.
     pub(super) fn members(
         &mut self,
         object: Value<'a>,
-        mut read: impl FnMut(&mut Self, &str, Value<'a>) -> Done,
-    ) -> Done {
+        mut read: impl FnMut(&mut Self, &'a str, Value<'a>),
+    ) {
         for (key, value) in object.members() {
-            self.step(&key, |walk| read(walk, &key, value))?;
+            self.step(key, |walk| read(walk, key, value));
         }
-        Ok(())
     }
 
     /// Reads what is one step further on the path, as a JSON pointer has it (RFC 6901).
-    fn step(&mut self, step: &str, read: impl FnOnce(&mut Self) -> Done) -> Done {
+    fn step(&mut self, step: &str, read: impl FnOnce(&mut Self)) {
+        if self.fault.is_some() {
+            return;
+        }
         let above = self.path.len();
         self.path.push('/');
         match step.contains(['~', '/']) {
             true => self.path.push_str(&step.replace('~', "~0").replace('/', "~1")),
             false => self.path.push_str(step),
         }
-        let done = read(self);
+        read(self);
         self.path.truncate(above);
-        done
     }
 }

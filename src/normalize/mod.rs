@@ -1,18 +1,14 @@
 //! From one callback to typed events and dead letters.
 //!
-//! It never fails: what cannot be read becomes a dead letter, alone. `envelope` finds the elements,
-//! `status`, `message` and `other` read one each.
+//! It never fails: what cannot be read becomes a dead letter, alone. `envelope` and `value` find the
+//! elements, `people` their users, and `element` writes the typed fields of one.
 //!
 //! **Invariant:** pure. No clock, no I/O; the same callback always yields the same items.
 
-mod amplification;
+mod element;
 mod envelope;
-mod error_codes;
 mod json;
-mod message;
-mod other;
 mod people;
-mod status;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -22,21 +18,30 @@ use std::{borrow::Cow, io::Read as _};
 use flate2::read::MultiGzDecoder;
 
 use self::{
-    envelope::Done,
     json::{Document, Unreadable, Value},
-    people::Person,
-    value::{Array, Inside},
+    value::{Array, Found, Inside},
 };
 use crate::{
     callback::Callback,
     event::{
         DeadLetter, ElementContext, Event, EventKind, Format, Item, KeptLetter, RawForm, Reason,
-        Settings, Stage, fragment, write_text,
+        Settings, append_json, fragment,
     },
 };
 
 /// Above it a body is one dead letter: nothing that Meta sends comes near.
 const ELEMENTS_MAX: usize = 20_000;
+/// What a callback may become: bytes of values, keys and headers for each byte of its body. Real
+/// callbacks stay below 8. But each element repeats the channel, the contact and its place: 400 KB of
+/// a phone number over 9,000 elements would be 3.6 GB of events, after every restart again.
+const RATIO_MAX: usize = 32;
+/// What a callback may become beyond that.
+const ALLOWANCE_BYTES: usize = 1 << 20;
+/// The names of fields and headers of one item, its receipt, times and ids.
+const ITEM_BYTES: usize = 2048;
+/// How often an item may hold what all items share: as field and as header, and each byte that is no
+/// UTF-8 as three.
+const SHARED_TIMES: usize = 6;
 
 /// A callback's body, decompressed if its header says that it is compressed, or why it cannot be.
 pub type Body<'a> = Result<Cow<'a, [u8]>, String>;
@@ -90,16 +95,20 @@ pub fn items<'a>(
     settings: Settings<'a>,
     parsed: &'a Parsed<'a>,
 ) -> Vec<Item<'a>> {
-    let dead = |reason, detail: String| {
-        let letter = DeadLetter::of_callback(callback, reason, Stage::Normalize, detail);
-        vec![Item::DeadLetter(letter)]
+    let items = match &parsed.0 {
+        Ok(None) => return Vec::new(),
+        Ok(Some(document)) => Walk::new(callback, settings, document).whole().done(),
+        Err((reason, detail)) => Err((*reason, detail.clone())),
     };
-    match &parsed.0 {
-        Ok(None) => Vec::new(),
-        Ok(Some(document)) => (Walk::new(callback, settings, document).whole())
-            .unwrap_or_else(|reason| dead(reason, in_words(reason))),
-        Err((reason, detail)) => dead(*reason, detail.clone()),
-    }
+    items.unwrap_or_else(|(reason, detail)| {
+        vec![Item::DeadLetter(DeadLetter::new(
+            callback,
+            reason,
+            detail,
+            callback.body.into(),
+            None,
+        ))]
+    })
 }
 
 /// The items of a dead letter: of the one element that was taken out of its callback, or of the
@@ -111,26 +120,17 @@ pub fn items_of_letter<'a>(
 ) -> Vec<Item<'a>> {
     let callback = &letter.callback;
     let Some(context) = &letter.context else { return items(callback, settings, parsed) };
-    let dead = |reason, detail: String| {
-        let (value, stage) = (Cow::Borrowed(callback.body), Stage::Normalize);
-        let context = Some((context.clone(), EventKind::ChannelEvent.topic()));
-        vec![Item::DeadLetter(DeadLetter::new(callback, reason, stage, detail, value, context))]
+    let items = match &parsed.0 {
+        Ok(Some(document)) => {
+            Walk::new(callback, settings, document).alone(context, letter.was_event).done()
+        }
+        _ => Err((Reason::InvalidJson, "not JSON".to_owned())),
     };
-    match &parsed.0 {
-        Ok(Some(document)) => (Walk::new(callback, settings, document))
-            .alone(context, letter.was_event)
-            .unwrap_or_else(|reason| dead(reason, in_words(reason))),
-        _ => dead(Reason::InvalidJson, "not JSON".to_owned()),
-    }
-}
-
-/// Why all of a body is one dead letter.
-fn in_words(reason: Reason) -> String {
-    match reason {
-        Reason::Amplification => "its elements repeat what they share too often".to_owned(),
-        Reason::TooManyElements => format!("more than {ELEMENTS_MAX} elements"),
-        _ => "JSON, but no callback".to_owned(),
-    }
+    items.unwrap_or_else(|(reason, detail)| {
+        let context = Some((context.clone(), EventKind::ChannelEvent.topic()));
+        let letter = DeadLetter::new(callback, reason, detail, callback.body.into(), context);
+        vec![Item::DeadLetter(letter)]
+    })
 }
 
 /// A value, and the JSON pointer to it.
@@ -150,8 +150,10 @@ struct Walk<'a> {
     rest: Vec<Placed<'a>>,
     /// Of the first callback.
     format: Option<Format>,
-    /// Bytes of pointers and copied texts that may still come.
-    budget: usize,
+    /// Of all elements: the name of an array in them may be as long as the body.
+    pointer_bytes: usize,
+    /// Why all of the body is one dead letter. Nothing more is read then.
+    fault: Option<Reason>,
 }
 
 impl<'a> Walk<'a> {
@@ -165,23 +167,64 @@ impl<'a> Walk<'a> {
             inside: Inside::default(),
             rest: Vec::new(),
             format: None,
-            budget: amplification::limit(document),
+            pointer_bytes: 0,
+            fault: None,
         }
     }
 
-    /// Makes an item of an element, or of what stands where one belongs. An event copies texts of its
-    /// contact and its entry, which are counted.
-    fn element(
-        &mut self,
-        array: Array,
-        kind: EventKind,
-        value: Value<'a>,
-        person: Person<'a>,
-        context: ElementContext<'a>,
-    ) -> Done {
+    /// The items, or why all of the body is one dead letter, also in words.
+    fn done(self) -> Result<Vec<Item<'a>>, (Reason, String)> {
+        let Some(reason) = self.fault else { return Ok(self.items) };
+        let detail = match reason {
+            Reason::Amplification => "its elements repeat what they share too often".to_owned(),
+            Reason::TooManyElements => format!("more than {ELEMENTS_MAX} elements"),
+            _ => "JSON, but no callback".to_owned(),
+        };
+        Err((reason, detail))
+    }
+
+    /// What the callback may become, in bytes.
+    fn bytes_max(&self) -> usize {
+        RATIO_MAX * self.document.bytes.len() + ALLOWANCE_BYTES
+    }
+
+    /// Whether values, keys and headers of the items have more bytes than the callback may become.
+    fn is_amplified(&self) -> bool {
+        let Self { callback, settings, document, items, .. } = self;
+        // More than one item shares with others: all of the body, and the texts of the call's head.
+        let head = callback.encoded_len() - callback.body.len() + settings.labels.len();
+        let item_bytes = ITEM_BYTES + head + SHARED_TIMES * document.bytes.len();
+        // Few callbacks come near, and for the others counting can be left out.
+        if items.len().saturating_mul(item_bytes) <= self.bytes_max() {
+            return false;
+        }
+        let (mut bytes, mut value) = (0, Vec::new());
+        items.iter().any(|item| {
+            value.clear();
+            let mut header = |name: &str, value: &[u8]| bytes += name.len() + value.len();
+            let key = match item {
+                Item::Event(event) => {
+                    event.headers(&mut header);
+                    event.write_json(&mut value);
+                    event.key()
+                }
+                Item::DeadLetter(letter) => {
+                    letter.headers(&mut header);
+                    value.extend_from_slice(&letter.value);
+                    letter.key()
+                }
+            };
+            bytes += key.len() + value.len();
+            bytes > self.bytes_max()
+        })
+    }
+
+    /// Makes an item of an element, or of what stands where one belongs.
+    fn element(&mut self, found: Found<'a>) {
+        let Found { array, kind, value, person, context } = found;
         let message_id = value.filled("id");
-        let status = || value.get("status").and_then(Value::text);
-        let has_status = || status().is_some_and(|status| !status.trim().is_empty());
+        let status = value.get("status");
+        let has_status = || status.text().is_some_and(|status| !status.trim().is_empty());
         let fault = match kind {
             _ if !value.is_object() => Some((Reason::NotAnObject, "an object belongs here")),
             EventKind::MessageStatus | EventKind::InboundMessage if message_id.is_none() => {
@@ -191,8 +234,7 @@ impl<'a> Walk<'a> {
             _ => None,
         };
         if let Some((reason, detail)) = fault {
-            self.dead_letter(reason, detail, value, context, kind);
-            return Ok(());
+            return self.dead_letter(reason, detail, value, context, kind);
         }
         let raw = Cow::Borrowed(value.bytes());
         let mut event = Event::new(self.callback, self.settings, kind, context, raw);
@@ -200,26 +242,23 @@ impl<'a> Walk<'a> {
         event.group_id = value.filled("group_id");
         event.user_key = person.key(event.context.contact.as_ref());
         event.timestamp = value.filled("timestamp");
-        let in_metadata =
-            || value.get("metadata").and_then(|metadata| metadata.filled("timestamp"));
-        let own = event.timestamp.clone().or_else(in_metadata);
-        event.occurred = own.or_else(|| event.context.entry_time.clone());
-        let copies = [&event.user_key, &event.occurred].into_iter().flatten();
-        self.spend(copies.map(amplification::owned_bytes).sum())?;
-        event.state = value.get("status").and_then(Value::written);
+        event.occurred = (event.timestamp.clone())
+            .or_else(|| value.get("metadata").filled("timestamp"))
+            .or_else(|| event.context.entry_time.clone());
+        event.state = status.written();
         event.typed = fragment(|out| {
             match array {
-                Array::Statuses => status::read(value, &mut event, out),
+                Array::Statuses => element::status(value, &mut event, out),
                 Array::Messages | Array::Echoes | Array::History => {
-                    message::read(value, &mut event, out);
+                    element::message(value, &mut event, out);
                 }
                 Array::Calls => {
-                    value.copy_member("biz_opaque_callback_data", "callback_data", out);
-                    other::call(value, kind, out);
+                    value.get("biz_opaque_callback_data").copy("callback_data", out);
+                    element::call(value, kind, out);
                 }
                 Array::Errors | Array::Other | Array::Whole => {}
             }
-            other::errors(value, array, &mut event, out);
+            element::errors(value, array, &mut event, out);
         });
         // The list of errors says neither which of the element's parts each belongs to, nor that one
         // stood for the list, nor where one list ended.
@@ -229,7 +268,6 @@ impl<'a> Walk<'a> {
         let is_needed = !event.errors.is_empty() && (is_of_parts || !is_one_list);
         event.raw_form = self.raw_form(value, &event, is_needed);
         self.items.push(Item::Event(event));
-        Ok(())
     }
 
     fn raw_form(&self, value: Value<'a>, event: &Event<'a>, is_needed: bool) -> RawForm {
@@ -240,15 +278,11 @@ impl<'a> Walk<'a> {
             return RawForm::Json;
         }
         // An empty one is in no field.
-        if event.message_id.is_some()
-            && let Some(id) = value.get("id").filter(|id| id.is_string())
-        {
-            id.mark_typed();
+        if event.message_id.is_some() && value.get("id").is_string() {
+            value.get("id").mark_typed();
         }
-        if event.timestamp.is_some()
-            && let Some(timestamp) = value.get("timestamp")
-        {
-            timestamp.mark_time();
+        if event.timestamp.is_some() {
+            value.get("timestamp").mark_time();
         }
         if value.is_all_typed() { RawForm::Omitted } else { RawForm::Json }
     }
@@ -261,13 +295,13 @@ impl<'a> Walk<'a> {
             if at > 0 {
                 raw.push(b',');
             }
-            write_text(&mut raw, pointer);
+            append_json(&mut raw, pointer);
             raw.push(b':');
             raw.extend_from_slice(value.bytes());
         }
         raw.push(b'}');
-        let is_strict = self.document.is_strict()
-            || Document::parse(&raw).is_ok_and(|document| document.is_strict());
+        let is_strict = self.document.is_strict
+            || Document::parse(&raw).is_ok_and(|document| document.is_strict);
         let context = ElementContext { format: self.format, ..ElementContext::default() };
         let (kind, raw) = (EventKind::Remainder, Cow::Owned(raw));
         let mut event = Event::new(self.callback, self.settings, kind, context, raw);
@@ -283,9 +317,8 @@ impl<'a> Walk<'a> {
         context: ElementContext<'a>,
         kind: EventKind,
     ) {
-        let (stage, bytes) = (Stage::Normalize, Cow::Borrowed(value.bytes()));
-        let context = Some((context, kind.topic()));
-        let letter = DeadLetter::new(self.callback, reason, stage, detail, bytes, context);
+        let (bytes, context) = (Cow::Borrowed(value.bytes()), Some((context, kind.topic())));
+        let letter = DeadLetter::new(self.callback, reason, detail, bytes, context);
         self.items.push(Item::DeadLetter(letter));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Placed, json::Value, value::Found};
-use crate::event::{Channel, Contact, EventKind, Text};
+use crate::event::{Channel, Contact, ElementContext, EventKind, Text};
 
 /// The user whom an element is about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,16 +13,10 @@ pub(super) struct Person<'a> {
 }
 
 impl<'a> Person<'a> {
-    /// Reads whom an element is about, by one rule for all kinds. `thread`: the id of the thread that
-    /// a message of the history is in.
-    pub(super) fn of(
-        element: Value<'a>,
-        kind: EventKind,
-        channel: &Channel<'a>,
-        thread: Option<&Text<'a>>,
-    ) -> Self {
-        let inside = |name: &str, inner: &str| element.get(name)?.filled(inner);
-        let (id_name, phone_name) = match is_outgoing(element, kind, channel) {
+    /// Reads whom an element is about, by one rule for all kinds.
+    pub(super) fn of(element: Value<'a>, kind: EventKind, context: &ElementContext<'a>) -> Self {
+        let inside = |name: &str, inner: &str| element.get(name).filled(inner);
+        let (id_name, phone_name) = match is_outgoing(element, kind, &context.channel) {
             true => ("to_user_id", "to"),
             false => ("from_user_id", "from"),
         };
@@ -34,33 +28,29 @@ impl<'a> Person<'a> {
         let first = |names: &[&str]| names.iter().find_map(|name| element.filled(name));
         let user_id =
             first(&[id_name, "recipient_participant_user_id", "recipient_user_id", "user_id"]);
-        let phone = thread.cloned().or_else(|| first(&[phone_name])).or_else(|| {
-            first(&["recipient_participant_id", "participant_recipient_id"])
-                .or_else(recipient)
-                .or_else(|| element.filled("wa_id"))
-                .or_else(|| inside("sender", "phone_number"))
-                .or_else(|| inside("contact", "phone_number"))
-        });
+        let phones = [phone_name, "recipient_participant_id", "participant_recipient_id"];
+        let phone = (context.thread.clone().or_else(|| first(&phones)).or_else(recipient))
+            .or_else(|| element.filled("wa_id"))
+            .or_else(|| inside("sender", "phone_number"))
+            .or_else(|| inside("contact", "phone_number"));
         Self { user_id: user_id.or_else(|| inside("sender", "user_id")), phone }
     }
 
     /// The value to join on: the user id, else the phone number; where the element has neither, those
     /// of the contact.
     pub(super) fn key(self, contact: Option<&Contact<'a>>) -> Option<Text<'a>> {
-        let of_contact = |read: fn(&Contact<'a>) -> Option<Text<'a>>| contact.and_then(read);
-        self.user_id
-            .or_else(|| of_contact(|contact| contact.user_id.clone()))
-            .or(self.phone)
-            .or_else(|| of_contact(|contact| contact.wa_id.clone()))
+        let of_contact = contact.map(|contact| (contact.user_id.clone(), contact.wa_id.clone()));
+        let (user_id, wa_id) = of_contact.unwrap_or_default();
+        self.user_id.or(user_id).or(self.phone).or(wa_id)
     }
 }
 
 /// Whether the channel's own number sent it.
 fn is_outgoing(element: Value<'_>, kind: EventKind, channel: &Channel<'_>) -> bool {
-    let direction = || element.filled("direction");
+    let is_business = |direction: Text<'_>| direction == "BUSINESS_INITIATED";
     match kind {
         EventKind::Echo | EventKind::StandbyEcho => true,
-        EventKind::Call if direction().as_deref() == Some("BUSINESS_INITIATED") => true,
+        EventKind::Call if element.filled("direction").is_some_and(is_business) => true,
         _ => element.filled("from").is_some_and(|from| {
             let own = channel.display_phone_number.as_deref().unwrap_or_default();
             digits(own).next().is_some() && digits(own).eq(digits(&from))
@@ -97,13 +87,12 @@ impl<'a> Contacts<'a> {
     pub(super) fn list(&mut self, whole: Placed<'a>, unknown: Vec<Placed<'a>>) {
         let raw = whole.1;
         let profile = raw.get("profile");
-        let of_profile = |name: &str| profile.and_then(|profile| profile.filled(name));
         let contact = Contact {
             wa_id: raw.filled("wa_id"),
             user_id: raw.filled("user_id"),
             parent_user_id: raw.filled("parent_user_id"),
-            username: raw.filled("username").or_else(|| of_profile("username")),
-            name: of_profile("name"),
+            username: raw.filled("username").or_else(|| profile.filled("username")),
+            name: profile.filled("name"),
             identity_key_hash: raw.filled("identity_key_hash"),
         };
         let at = self.listed.len();
@@ -116,8 +105,8 @@ impl<'a> Contacts<'a> {
         self.listed.push(Listed { contact, whole, unknown, is_held: false });
     }
 
-    /// Joins the contacts to the users whom the value's elements are about.
-    pub(super) fn join(&mut self, found: &[Found<'a>]) {
+    /// Gives each element the contact of its user, by user id, else by phone number.
+    pub(super) fn join(&mut self, found: &mut [Found<'a>]) {
         let user_ids = || found.iter().filter_map(|one| one.person.user_id.as_ref());
         let phones = || found.iter().filter_map(|one| one.person.phone.as_ref());
         let (user_id, phone) = (user_ids().next(), phones().next());
@@ -129,8 +118,12 @@ impl<'a> Contacts<'a> {
         };
         self.only = is_one_user && matches!(&self.listed[..], [only] if !differs(&only.contact));
         for one in found {
-            if let Some(at) = self.place_of(&one.person) {
+            let Person { user_id, phone } = &one.person;
+            let is_known = user_id.is_some() || phone.is_some();
+            let place = self.places(user_id, phone).next().filter(|_| is_known);
+            if let Some(at) = place {
                 self.listed[at].is_held = true;
+                one.context.contact = Some(self.listed[at].contact.clone());
             }
         }
     }
@@ -151,16 +144,6 @@ impl<'a> Contacts<'a> {
             }
         }
         unknown.append(&mut alone);
-    }
-
-    /// The contact of a person, by user id, else by phone number.
-    pub(super) fn of(&self, person: &Person<'a>) -> Option<&Contact<'a>> {
-        Some(&self.listed.get(self.place_of(person)?)?.contact)
-    }
-
-    fn place_of(&self, person: &Person<'a>) -> Option<usize> {
-        let is_known = person.user_id.is_some() || person.phone.is_some();
-        self.places(&person.user_id, &person.phone).next().filter(|_| is_known)
     }
 
     /// Where the contacts with that user id and with that phone number are.

@@ -1,13 +1,12 @@
 //! What one `value` holds: its arrays, its contacts, and what is not known.
 
 use super::{
-    Placed, Walk,
-    amplification::owned_bytes,
-    envelope::{Done, is_text},
+    ELEMENTS_MAX, Placed, Walk,
+    envelope::is_text,
     json::Value,
     people::{Contacts, Person},
 };
-use crate::event::{ElementContext, EventKind, Text};
+use crate::event::{ElementContext, EventKind, Reason};
 
 /// An array whose elements become events of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,9 +59,9 @@ impl Array {
     }
 
     /// What an element of this array is.
-    pub(super) fn kind(self, element: Value<'_>, in_standby: bool) -> EventKind {
+    fn kind(self, element: Value<'_>, in_standby: bool) -> EventKind {
         match (self, in_standby) {
-            (Self::Statuses, _) => match element.get("type").and_then(Value::text).as_deref() {
+            (Self::Statuses, _) => match element.get("type").text() {
                 None | Some("" | "message") if in_standby => EventKind::StandbyStatus,
                 None | Some("" | "message") => EventKind::MessageStatus,
                 Some("payment") => EventKind::PaymentStatus,
@@ -80,14 +79,25 @@ impl Array {
     }
 }
 
-/// What becomes an event, before its contact is known.
+/// What becomes an event.
 pub(super) struct Found<'a> {
     pub(super) array: Array,
     pub(super) kind: EventKind,
     pub(super) value: Value<'a>,
-    pub(super) pointer: String,
-    pub(super) thread: Option<Text<'a>>,
     pub(super) person: Person<'a>,
+    pub(super) context: ElementContext<'a>,
+}
+
+impl<'a> Found<'a> {
+    pub(super) fn new(
+        array: Array,
+        in_standby: bool,
+        value: Value<'a>,
+        context: ElementContext<'a>,
+    ) -> Self {
+        let kind = array.kind(value, in_standby);
+        Self { array, kind, value, person: Person::of(value, kind, &context), context }
+    }
 }
 
 /// What is read of one value.
@@ -107,93 +117,88 @@ pub(super) struct Inside<'a> {
 
 impl<'a> Walk<'a> {
     /// Reads a value, or the `standby` in it, into `inside`.
-    pub(super) fn read_inside(&mut self, value: Value<'a>, in_standby: bool) -> Done {
+    pub(super) fn read_inside(&mut self, value: Value<'a>, in_standby: bool) {
         let metadata = value.get("metadata");
         self.members(value, |walk, key, member| {
             let field = walk.inside.scope.field.as_deref().filter(|field| *field != "history");
             let array = Array::named(key, field.filter(|_| member.is_array()));
             match (key, in_standby) {
-                ("contacts", _) => return walk.each(member, Self::contact),
+                ("contacts", _) => walk.each(member, Self::contact),
                 ("messaging_product" | "metadata" | "standby" | "history", _)
                     if member.is_null() => {}
                 ("messaging_product", false) if is_text(member) => {}
                 ("metadata", false) => {
                     let known = ["phone_number_id", "display_phone_number"];
-                    let known = if is_same(member, metadata) { &known[..] } else { &[] };
-                    return walk.texts(member, known);
+                    let known = if member.is(metadata) { &known[..] } else { &[] };
+                    walk.texts(member, known);
                 }
-                ("standby", false) if member.is_object() => return walk.read_inside(member, true),
+                ("standby", false) if member.is_object() => walk.read_inside(member, true),
                 ("history", false) if member.is_array() || member.is_object() => {
                     walk.inside.is_split = true;
-                    return walk.each(member, Self::chunk);
+                    walk.each(member, Self::chunk);
                 }
                 _ => match array {
                     Some(_) if member.is_null() => {}
                     Some(array) => {
                         walk.inside.is_split = true;
-                        return walk
-                            .each(member, |walk, one| walk.find(array, in_standby, one, None));
+                        walk.each(member, |walk, one| walk.find(array, in_standby, one));
                     }
                     None => walk.inside.others.push(walk.here(member)),
                 },
             }
-            Ok(())
-        })
+        });
     }
 
     /// Notes what becomes an event.
-    pub(super) fn find(
-        &mut self,
-        array: Array,
-        in_standby: bool,
-        value: Value<'a>,
-        thread: Option<&Text<'a>>,
-    ) -> Done {
-        self.spend(self.path.len() + thread.map_or(0, owned_bytes))?;
-        let kind = array.kind(value, in_standby);
-        let person = Person::of(value, kind, &self.inside.scope.channel, thread);
-        let (pointer, thread) = (self.path.clone(), thread.cloned());
-        self.inside.found.push(Found { array, kind, value, pointer, thread, person });
-        Ok(())
+    pub(super) fn find(&mut self, array: Array, in_standby: bool, value: Value<'a>) {
+        self.pointer_bytes += self.path.len();
+        if self.pointer_bytes > self.bytes_max() {
+            self.fault = Some(Reason::Amplification);
+        }
+        if self.items.len() + self.inside.found.len() >= ELEMENTS_MAX {
+            self.fault = Some(Reason::TooManyElements);
+        }
+        let context = ElementContext { element: self.path.clone(), ..self.inside.scope.clone() };
+        self.inside.found.push(Found::new(array, in_standby, value, context));
     }
 
-    fn unknown_inside(&mut self, value: Value<'a>) -> Done {
+    fn unknown_inside(&mut self, value: Value<'a>) {
         self.inside.unknown.push(self.here(value));
-        Ok(())
     }
 
     /// One of `history[]`, with `threads[].messages[]` and `errors[]`.
-    fn chunk(&mut self, chunk: Value<'a>) -> Done {
+    fn chunk(&mut self, chunk: Value<'a>) {
         if !chunk.is_object() {
-            return self.find(Array::Other, false, chunk, None);
+            return self.find(Array::Other, false, chunk);
         }
         self.members(chunk, |walk, key, member| match key {
             "errors" => {
-                walk.each(member, |walk, error| walk.find(Array::Errors, false, error, None))
+                walk.each(member, |walk, error| walk.find(Array::Errors, false, error));
             }
             "threads" => walk.each(member, Self::thread),
             _ => walk.unknown_inside(member),
-        })
+        });
     }
 
-    fn thread(&mut self, thread: Value<'a>) -> Done {
+    fn thread(&mut self, thread: Value<'a>) {
         if !thread.is_object() {
-            return self.find(Array::Other, false, thread, None);
+            return self.find(Array::Other, false, thread);
         }
-        let id = thread.filled("id");
+        self.inside.scope.thread = thread.filled("id");
         let is_known = |key: &str, member| key == "messages" || (key == "id" && is_text(member));
         // Its id alone says no more than its messages do.
-        let says_more = thread.members().any(|(key, member)| !is_known(&key, member));
+        let says_more = thread.members().any(|(key, member)| !is_known(key, member));
         self.members(thread, |walk, key, member| match key {
-            "messages" => walk.each(member, |walk, message| {
-                walk.find(Array::History, false, message, id.as_ref())
-            }),
+            "messages" => {
+                walk.each(member, |walk, message| walk.find(Array::History, false, message));
+            }
             _ if says_more => walk.unknown_inside(member),
-            _ => Ok(()),
-        })
+            _ => {}
+        });
+        self.inside.scope.thread = None;
     }
 
-    fn contact(&mut self, contact: Value<'a>) -> Done {
+    fn contact(&mut self, contact: Value<'a>) {
         if !contact.is_object() {
             return self.unknown_inside(contact);
         }
@@ -201,40 +206,32 @@ impl<'a> Walk<'a> {
         let (profile, own) = (contact.get("profile"), contact.filled("username"));
         self.members(contact, |walk, key, member| match key {
             "wa_id" | "user_id" | "parent_user_id" | "username" | "identity_key_hash"
-                if is_text(member) =>
-            {
-                Ok(())
-            }
+                if is_text(member) => {}
             "profile" => {
                 // The contact's own name goes before that of its profile.
                 let differs = |name| own.as_ref().is_some_and(|own| *own != name);
                 let known = match member.filled("username").is_some_and(differs) {
-                    _ if !is_same(member, profile) => &[][..],
+                    _ if !member.is(profile) => &[][..],
                     true => &["name"],
                     false => &["name", "username"],
                 };
-                walk.texts(member, known)
+                walk.texts(member, known);
             }
             _ => walk.unknown_inside(member),
-        })?;
+        });
         let unknown = self.inside.unknown.split_off(start);
         self.inside.contacts.list(self.here(contact), unknown);
-        Ok(())
     }
 
     /// Reads an object of texts, or what stands where one belongs.
-    fn texts(&mut self, object: Value<'a>, known: &[&str]) -> Done {
+    fn texts(&mut self, object: Value<'a>, known: &[&str]) {
         if !object.is_object() && !object.is_null() {
             return self.unknown_inside(object);
         }
-        self.members(object, |walk, key, member| match known.contains(&key) && is_text(member) {
-            true => Ok(()),
-            false => walk.unknown_inside(member),
-        })
+        self.members(object, |walk, key, member| {
+            if !known.contains(&key) || !is_text(member) {
+                walk.unknown_inside(member);
+            }
+        });
     }
-}
-
-/// Whether this member is the one that is read, of several that have its name.
-fn is_same(member: Value<'_>, read: Option<Value<'_>>) -> bool {
-    read.is_some_and(|read| std::ptr::eq(read.bytes(), member.bytes()))
 }

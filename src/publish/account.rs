@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use prometheus::local::LocalIntCounterVec;
 
 use crate::{
-    event::{Event, EventKind, Item, Pricing, Reason, Stage},
+    event::{Event, EventKind, Item, Pricing, Reason},
     kafka::Blocked,
     metrics::Metrics,
 };
@@ -41,22 +41,8 @@ pub(super) fn start_at_zero(metrics: &Metrics) {
         metrics.publish_blocked.with_label_values(&[blocked.as_str()]);
     }
     for reason in Reason::ALL.iter() {
-        let stage = match reason {
-            Reason::TooLarge
-            | Reason::Refused
-            | Reason::Unroutable
-            | Reason::Panic
-            | Reason::TooSlow => Stage::Publish,
-            Reason::InvalidJson
-            | Reason::Unrecognized
-            | Reason::NotAnObject
-            | Reason::MissingId
-            | Reason::MissingStatus
-            | Reason::BadEncoding
-            | Reason::TooManyElements
-            | Reason::Amplification => Stage::Normalize,
-        };
-        metrics.dead_letters_total.with_label_values(&[reason.as_str(), stage.as_str()]);
+        let why = [reason.as_str(), reason.stage().as_str()];
+        metrics.dead_letters_total.with_label_values(&why);
     }
 }
 
@@ -116,7 +102,7 @@ impl Account {
             Item::Event(event) => event,
             Item::DeadLetter(letter) => {
                 self.items.with_label_values(&["none", "dead_lettered"]).inc();
-                let why = [letter.reason().as_str(), letter.stage().as_str()];
+                let why = [letter.reason.as_str(), letter.reason.stage().as_str()];
                 self.dead_letters.with_label_values(&why).inc();
                 return;
             }

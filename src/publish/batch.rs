@@ -13,7 +13,7 @@ use super::{
 use crate::{
     callback::Callback,
     clock,
-    event::{DeadLetter, Item, Reason, Stage, Topic},
+    event::{DeadLetter, Item, Reason, Topic},
     journal::{JournalRecord, Position, Reader},
     kafka::{Code, Draft, Failure, Producer, Step, Timestamps, Topics, label},
     metrics::Metrics,
@@ -233,5 +233,5 @@ fn dead<'c>(callback: &'c Callback<'c>, reason: Reason) -> Item<'c> {
         }
         _ => "normalizing panicked twice",
     };
-    Item::DeadLetter(DeadLetter::of_callback(callback, reason, Stage::Publish, detail))
+    Item::DeadLetter(DeadLetter::new(callback, reason, detail, callback.body.into(), None))
 }

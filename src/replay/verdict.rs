@@ -38,7 +38,7 @@ fn normalized(config: &Config, topics: &Topics, letter: &Letter, kept: &KeptLett
         match draft.write(item, None, topics) {
             Item::Event(_) => events += 1,
             // A dead letter beside events becomes a letter again: the whole first letter is done.
-            Item::DeadLetter(letter) => dead = dead.or(Some(letter.reason().as_str())),
+            Item::DeadLetter(letter) => dead = dead.or(Some(letter.reason.as_str())),
         }
         draft.headers.push(REPLAYED_FROM, origin.as_bytes());
         records.push(draft);

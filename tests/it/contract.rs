@@ -20,10 +20,20 @@ static SCHEMAS: LazyLock<BTreeMap<Topic, Schemas>> = LazyLock::new(|| {
         |schema: Json| jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
     let of = |topic| Schemas {
         value: (topic != Topic::DeadLetter).then(|| validator(schema::schema(topic))),
-        headers: validator(schema::headers(topic)),
+        headers: validator(headers(topic)),
     };
     Topic::ALL.into_iter().map(|topic| (topic, of(topic))).collect()
 });
+
+/// The schema of the headers of a topic's records, as the AsyncAPI document has it.
+fn headers(topic: Topic) -> Json {
+    let document = schema::asyncapi(Topic::as_str, false);
+    match topic {
+        // There is a reference to it.
+        Topic::DeadLetter => schema::schema(topic),
+        _ => document["components"]["messages"][topic.as_str()]["headers"].clone(),
+    }
+}
 
 /// # Panics
 /// If the record is not as the contract says.
@@ -71,7 +81,7 @@ fn no_schema_loses_or_retypes_what_consumers_were_promised() {
     let mut found = Vec::new();
     for topic in Topic::ALL {
         members(&schema::schema(topic), &format!("{} ", topic.as_str()), &mut found);
-        members(&schema::headers(topic), &format!("{} headers ", topic.as_str()), &mut found);
+        members(&headers(topic), &format!("{} headers ", topic.as_str()), &mut found);
     }
     found.sort();
     found.dedup();

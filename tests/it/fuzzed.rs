@@ -16,7 +16,7 @@ use weni_edge::{
     callback::Callback,
     config::{Config, EffectiveValue, to_toml},
     event::{
-        Event, Item, KeptLetter, Reason, Settings, Stage, Topic,
+        Event, Item, KeptLetter, Reason, Settings, Topic,
         form::{Details, Form, Message, Status},
     },
     journal::{Checkpoint, Inspection, Journal, Options, Position, disk, inspect},
@@ -79,8 +79,8 @@ pub(crate) fn normalize(body: &[u8]) {
                 }
                 Item::DeadLetter(letter) => {
                     letter.headers(&mut |_, value| out.extend_from_slice(value));
-                    out.extend_from_slice(letter.value());
-                    if letter.reason() == Reason::Amplification {
+                    out.extend_from_slice(&letter.value);
+                    if letter.reason == Reason::Amplification {
                         statuses.clear();
                     }
                 }
@@ -177,10 +177,10 @@ fn statuses(body: &Json) -> Vec<Json> {
 
 fn assert_comes_back(event: Event<'_>) {
     let written = written(&event);
-    let letter = event.into_dead_letter(Reason::Refused, Stage::Publish, String::new());
+    let letter = event.into_dead_letter(Reason::Refused, String::new());
     let mut headers = Vec::new();
     letter.headers(&mut |name, value| headers.push((name.to_owned(), value.to_vec())));
-    let letter = KeptLetter::read(&headers, letter.value());
+    let letter = KeptLetter::read(&headers, &letter.value);
     let letter = letter.unwrap_or_else(|error| panic!("no letter: {error}"));
     let body = normalize::decode_letter(&letter, 1_000_000);
     let document = normalize::parse(&body);
@@ -188,7 +188,7 @@ fn assert_comes_back(event: Event<'_>) {
         .iter()
         .map(|item| match item {
             Item::Event(event) => self::written(event),
-            Item::DeadLetter(letter) => panic!("dead again: {:?}", letter.reason()),
+            Item::DeadLetter(letter) => panic!("dead again: {:?}", letter.reason),
         })
         .collect();
     assert_eq!(again, [written]);

@@ -64,7 +64,7 @@ fn records(call: usize, body: &[u8], settings: &Json) -> Vec<Record> {
             }
             Item::DeadLetter(letter) => {
                 letter.headers(&mut header);
-                hold(Topic::DeadLetter, &headers, letter.value());
+                hold(Topic::DeadLetter, &headers, &letter.value);
                 let key = letter.key().to_owned();
                 Record { call, topic: "dead-letter.v1", key, headers, event: Json::Null }
             }

@@ -81,7 +81,7 @@ fn event(item: &Item<'_>, config: &Config, is_masked: bool) -> Json {
         }),
         Item::DeadLetter(letter) => json!({
             "kind": "dead_letter",
-            "state": letter.reason().as_str(),
+            "state": letter.reason.as_str(),
             "topic": config.topics.dead_letter,
             "key": letter.key(),
         }),

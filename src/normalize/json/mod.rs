@@ -8,14 +8,18 @@
 //!
 //! **Invariant:** nothing here recurses: depth costs a number on the heap, not the stack.
 
-mod fields;
 mod scan;
 
-use std::{borrow::Cow, cell::Cell, ops::Range};
+use std::{
+    borrow::Cow,
+    cell::{Cell, OnceCell},
+    ops::Range,
+};
 
 use self::scan::{Scanner, unescape};
+use crate::event::{Object, Text, Time};
 
-/// More values than any body that is accepted can sensibly hold; bounds memory to 32 MB.
+/// More values than any body that is accepted can sensibly hold; bounds their notes to 32 MB.
 const VALUES_MAX: usize = 2_000_000;
 /// Parsers stop at 128, and an event puts its element one level deeper.
 const STRICT_DEPTH: usize = 100;
@@ -24,16 +28,17 @@ const BLANKS: &[u8] = b" \t\r\n";
 /// Bytes that are JSON, and where its values are.
 #[derive(Debug)]
 pub(super) struct Document<'a> {
-    bytes: &'a [u8],
+    pub(super) bytes: &'a [u8],
     /// The same, if all of it is UTF-8, as it nearly always is.
     text: Option<&'a str>,
-    /// In the order in which they begin; keys are among them, each before its value.
+    /// In the order in which they begin; keys are among them, each before its value. The last one is
+    /// behind the document, for members that are missing.
     notes: Vec<Note>,
-    deepest: usize,
-    /// Some number is too large for 64-bit floating point.
-    beyond_double: bool,
-    /// Half of a surrogate pair is escaped somewhere without its other half.
-    lone_surrogate: bool,
+    /// In the order of their notes.
+    coded: Vec<Coded>,
+    /// Whether every strict parser reads it: valid UTF-8, no lone surrogate, not too deep, and no
+    /// number too large for 64-bit floating point.
+    pub(super) is_strict: bool,
 }
 
 /// Where a value, or the name of a member, is.
@@ -43,12 +48,28 @@ struct Note {
     end: u32,
     /// The note after this value and all that is in it.
     next: u32,
-    /// A string with a backslash.
-    escaped: bool,
-    /// A string with half of a surrogate pair.
-    lone_surrogate: bool,
+    /// It is among [`Document::coded`].
+    is_coded: bool,
     /// A name, or a value that is in a typed field without change.
     typed: Cell<bool>,
+}
+
+impl Note {
+    /// Its end is not known yet.
+    fn new(start: usize, is_name: bool) -> Self {
+        let (start, typed) = (start as u32, Cell::new(is_name));
+        Self { start, end: start, next: 0, is_coded: false, typed }
+    }
+}
+
+/// A string whose text is not its bytes: it has a backslash or invalid UTF-8.
+#[derive(Debug)]
+struct Coded {
+    note: u32,
+    /// Every strict parser reads it, whatever stands beside it.
+    is_strict: bool,
+    /// Made when it is first asked for.
+    text: OnceCell<Box<str>>,
 }
 
 /// One JSON value.
@@ -74,32 +95,14 @@ pub(super) fn is_blank(bytes: &[u8]) -> bool {
 impl<'a> Document<'a> {
     /// Reads a whole document.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Unreadable> {
-        let document = Self {
-            bytes,
-            text: std::str::from_utf8(bytes).ok(),
-            notes: Vec::with_capacity(bytes.len() / 8),
-            deepest: 0,
-            beyond_double: false,
-            lone_surrogate: false,
-        };
+        let text = std::str::from_utf8(bytes).ok();
+        let notes = Vec::with_capacity(bytes.len() / 8);
+        let document = Self { bytes, text, notes, coded: Vec::new(), is_strict: text.is_some() };
         Scanner { document, at: 0, open: Vec::with_capacity(16) }.scan()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len()
     }
 
     pub(super) fn root(&'a self) -> Value<'a> {
         Value { document: self, at: 0 }
-    }
-
-    /// Whether every strict parser reads it: valid UTF-8, no lone surrogate, not too deep, and no
-    /// number beyond all bounds.
-    pub(super) fn is_strict(&self) -> bool {
-        self.deepest <= STRICT_DEPTH
-            && !self.beyond_double
-            && self.text.is_some()
-            && !self.lone_surrogate
     }
 }
 
@@ -124,16 +127,16 @@ impl<'a> Value<'a> {
         &self.document.bytes[self.range()]
     }
 
-    /// The text in that range; what is no text becomes U+FFFD.
-    fn slice(self, range: Range<usize>) -> Cow<'a, str> {
+    /// The text in that range, which is valid UTF-8.
+    fn slice(self, range: Range<usize>) -> &'a str {
         match self.document.text {
-            Some(text) => Cow::Borrowed(&text[range]),
-            None => String::from_utf8_lossy(&self.document.bytes[range]),
+            Some(text) => &text[range],
+            None => std::str::from_utf8(&self.document.bytes[range]).unwrap_or_default(),
         }
     }
 
     fn first_byte(self) -> u8 {
-        self.document.bytes[self.note().start as usize]
+        self.document.bytes.get(self.note().start as usize).copied().unwrap_or(b'n')
     }
 
     pub(super) fn is_string(self) -> bool {
@@ -153,7 +156,7 @@ impl<'a> Value<'a> {
     }
 
     /// Key and value of each member, in order; none if this is no object.
-    pub(super) fn members(self) -> impl Iterator<Item = (Cow<'a, str>, Value<'a>)> {
+    pub(super) fn members(self) -> impl Iterator<Item = (&'a str, Value<'a>)> {
         let mut inside = self.inside(self.is_object());
         std::iter::from_fn(move || Some((inside.next()?.string(), inside.next()?)))
     }
@@ -193,9 +196,21 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// The member of that name; of several the last text, number or flag, else the last but null.
-    pub(super) fn get(self, name: &str) -> Option<Value<'a>> {
-        self.all(name).max_by_key(|value| value.weight())
+    /// The member of that name, of several the last text, number or flag, else the last but null; or a
+    /// null that is nowhere.
+    pub(super) fn get(self, name: &str) -> Value<'a> {
+        let missing = Value { at: self.document.notes.len() as u32 - 1, ..self };
+        self.all(name).max_by_key(|value| value.weight()).unwrap_or(missing)
+    }
+
+    /// Whether there is a member of that name, which may be null.
+    pub(super) fn has(self, name: &str) -> bool {
+        self.all(name).next().is_some()
+    }
+
+    /// Whether both are at the same place.
+    pub(super) fn is(self, other: Value<'a>) -> bool {
+        self.at == other.at
     }
 
     /// Which of several values of one name is read: a heavier one, and of one weight the last.
@@ -207,16 +222,27 @@ impl<'a> Value<'a> {
         }
     }
 
+    fn coded(self) -> Option<&'a Coded> {
+        let coded = &self.document.coded;
+        self.note().is_coded.then(|| &coded[coded.partition_point(|one| one.note < self.at)])
+    }
+
     /// Whether this string's text is that; cheaper than to ask for the text.
     fn spells(self, text: &str) -> bool {
-        match self.note().escaped {
+        match self.note().is_coded {
             true => self.string() == text,
             false => self.document.bytes[self.inner()] == *text.as_bytes(),
         }
     }
 
+    /// The text of a string; what is no text becomes U+FFFD.
+    fn string(self) -> &'a str {
+        let text = || unescape(&self.document.bytes[self.inner()]).into();
+        self.coded().map_or_else(|| self.slice(self.inner()), |coded| coded.text.get_or_init(text))
+    }
+
     /// A string's text, or a number's or boolean's as it is written; none for null, `{}` and `[]`.
-    pub(super) fn text(self) -> Option<Cow<'a, str>> {
+    pub(super) fn text(self) -> Option<&'a str> {
         match self.first_byte() {
             b'"' => Some(self.string()),
             b'{' | b'[' | b'n' => None,
@@ -225,29 +251,111 @@ impl<'a> Value<'a> {
     }
 
     /// Its text, or, of what has none, its JSON as it is written; none for null.
-    pub(super) fn written(self) -> Option<Cow<'a, str>> {
-        let json = || (!self.is_null()).then(|| self.slice(self.range()));
-        self.text().or_else(json)
-    }
-
-    /// The text of a string; what is no text becomes U+FFFD.
-    fn string(self) -> Cow<'a, str> {
-        match self.note().escaped {
-            true => Cow::Owned(unescape(&self.document.bytes[self.inner()])),
-            false => self.slice(self.inner()),
-        }
-    }
-
-    /// Whether every strict parser reads this string, whatever stands beside it.
-    fn is_strict_string(self) -> bool {
-        let is_text = || std::str::from_utf8(self.bytes()).is_ok();
-        !self.note().lone_surrogate && (self.document.text.is_some() || is_text())
+    pub(super) fn written(self) -> Option<Text<'a>> {
+        let json = || (!self.is_null()).then(|| String::from_utf8_lossy(self.bytes()));
+        self.text().map(Cow::Borrowed).or_else(json)
     }
 
     /// Whether every strict parser reads this value alone.
     pub(super) fn is_strict(self) -> bool {
-        self.document.is_strict()
-            || Document::parse(self.bytes()).is_ok_and(|document| document.is_strict())
+        self.document.is_strict
+            || Document::parse(self.bytes()).is_ok_and(|document| document.is_strict)
+    }
+}
+
+/// Typed fields. What is written without change is marked, so that the element's bytes may be left out
+/// where nothing else is in them.
+impl<'a> Value<'a> {
+    /// The text of a member, if it has some that is not empty.
+    pub(super) fn filled(self, name: &str) -> Option<Text<'a>> {
+        self.get(name).text().filter(|text| !text.is_empty()).map(Cow::Borrowed)
+    }
+
+    /// Notes that this value, and all that is in it, is in a typed field without change.
+    pub(super) fn mark_typed(self) {
+        let range = self.at as usize..self.note().next as usize;
+        self.document.notes[range].iter().for_each(|note| note.typed.set(true));
+    }
+
+    /// Whether every member of this object, at every depth, is in a typed field without change.
+    pub(super) fn is_all_typed(self) -> bool {
+        (self.at + 1..self.note().next).all(|at| {
+            let note = &self.document.notes[at as usize];
+            let has_members = note.next > at + 1;
+            has_members || note.typed.get()
+        })
+    }
+
+    /// Writes its text as a field. Only a string is there without change.
+    pub(super) fn copy(self, field: &str, out: &mut Object<'_>) {
+        if self.is_string() {
+            self.mark_typed();
+            if self.coded().is_none_or(|coded| coded.is_strict) {
+                return out.json(field, self.bytes());
+            }
+        }
+        out.maybe(field, self.text());
+    }
+
+    /// Writes the texts of members as fields of the same names.
+    pub(super) fn copy_members(self, names: &[&str], out: &mut Object<'_>) {
+        names.iter().for_each(|name| self.get(name).copy(name, out));
+    }
+
+    /// Writes the text of the first of these members that has some as a field, and returns it. Users may
+    /// hide their number: then it comes empty.
+    pub(super) fn copy_first(
+        self,
+        names: &[&str],
+        field: &str,
+        out: &mut Object<'_>,
+    ) -> Option<&'a str> {
+        let is_filled = |member: &Value<'a>| member.text().is_some_and(|text| !text.is_empty());
+        let member = names.iter().map(|name| self.get(name)).find(is_filled)?;
+        member.copy(field, out);
+        member.text()
+    }
+
+    /// Writes it as it came, unless it is null or a strict parser would refuse it.
+    pub(super) fn copy_json(self, field: &str, out: &mut Object<'_>) {
+        if !self.is_null() && self.is_strict() {
+            self.mark_typed();
+            out.json(field, self.bytes());
+        }
+    }
+
+    /// Writes a flag as a field.
+    pub(super) fn copy_flag(self, field: &str, out: &mut Object<'_>) {
+        if matches!(self.bytes(), b"true" | b"false") {
+            self.copy_json(field, out);
+        }
+    }
+
+    /// Writes a whole number as a field, and returns it.
+    pub(super) fn copy_number(self, field: &str, out: &mut Object<'_>) -> Option<i64> {
+        let number: i64 = self.text()?.trim().parse().ok()?;
+        // A string, or -0, is not written as it came.
+        if self.bytes() == itoa::Buffer::new().format(number).as_bytes() {
+            self.mark_typed();
+        }
+        out.value(field, number);
+        Some(number)
+    }
+
+    /// Writes a time since 1970 as RFC 3339.
+    pub(super) fn copy_time(self, field: &str, out: &mut Object<'_>) {
+        if let Some(time) = self.text().and_then(|text| Time::read(text)?.rfc3339()) {
+            self.mark_time();
+            out.value(field, time);
+        }
+    }
+
+    /// A time in digits can be told from RFC 3339 again, unless zeros lead it or it is no string.
+    pub(super) fn mark_time(self) {
+        let is_plain = |text: &str| !(text.len() > 1 && text.starts_with('0'));
+        if self.is_string() && self.text().is_some_and(is_plain) {
+            self.mark_typed();
+        }
     }
 }
 
@@ -260,7 +368,7 @@ mod tests {
     }
 
     fn text(json: &[u8]) -> String {
-        document(json).root().text().unwrap().into_owned()
+        document(json).root().text().unwrap().to_owned()
     }
 
     #[test]
@@ -299,7 +407,7 @@ mod tests {
     #[test]
     fn depth_costs_no_stack() {
         let deep = [vec![b'['; 500_000], vec![b']'; 500_000]].concat();
-        assert_eq!(document(&deep).deepest, 500_000);
+        assert!(!document(&deep).is_strict);
         assert!(Document::parse(&vec![b'['; 1_000_000]).is_err());
         let wide = [b"[", &b"0,".repeat(VALUES_MAX)[..], b"0]"].concat();
         assert_eq!(Document::parse(&wide).err(), Some(Unreadable::TooManyValues));
@@ -310,11 +418,21 @@ mod tests {
         let text = b"{ \"a\" : 1 , \"b\":[ 2,{} ,\"]\"] , \"a\":2,\"a\":{},\"a\":null,\"b\":null}";
         let document = document(text);
         let json = document.root();
-        let keys: Vec<_> = json.members().map(|(key, _)| key.into_owned()).collect();
+        let keys: Vec<_> = json.members().map(|(key, _)| key).collect();
         assert_eq!(keys, ["a", "b", "a", "a", "a", "b"]);
-        assert_eq!(json.get("a").unwrap().bytes(), b"2");
-        let elements: Vec<_> = json.get("b").unwrap().elements().map(Value::bytes).collect();
+        assert_eq!(json.get("a").bytes(), b"2");
+        assert!(json.get("c").is_null() && json.has("b") && !json.has("c"));
+        let elements: Vec<_> = json.get("b").elements().map(Value::bytes).collect();
         assert_eq!(elements, [&b"2"[..], b"{}", b"\"]\""]);
+    }
+
+    #[test]
+    fn a_text_that_is_not_its_bytes_is_decoded_once() {
+        for json in [&br#""\u0031""#[..], b"\"\xff\""] {
+            let document = document(json);
+            let text = || document.root().text().unwrap();
+            assert!(std::ptr::eq(text(), text()), "{json:?}");
+        }
     }
 
     #[test]
@@ -328,11 +446,11 @@ mod tests {
             (b"1e308", true),
             (b"-1e309", false),
         ] {
-            assert_eq!(document(json).is_strict(), strict, "{json:?}");
+            assert_eq!(document(json).is_strict, strict, "{json:?}");
         }
         for (depth, strict) in [(100, true), (101, false)] {
             let json = [vec![b'['; depth], vec![b']'; depth]].concat();
-            assert_eq!(document(&json).is_strict(), strict, "{depth}");
+            assert_eq!(document(&json).is_strict, strict, "{depth}");
         }
     }
 }

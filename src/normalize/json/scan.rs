@@ -1,8 +1,8 @@
 //! Reads the bytes of a document once, and notes where each value begins and ends.
 
-use std::cell::Cell;
+use std::cell::OnceCell;
 
-use super::{BLANKS, Document, Note, Unreadable, VALUES_MAX};
+use super::{BLANKS, Coded, Document, Note, STRICT_DEPTH, Unreadable, VALUES_MAX};
 
 pub(super) struct Scanner<'a> {
     pub(super) document: Document<'a>,
@@ -22,17 +22,22 @@ impl<'a> Scanner<'a> {
                         continue;
                     }
                 }
-                _ => {
-                    self.scalar()?;
-                    self.finish(note);
-                }
+                Some(b'"') => self.string()?,
+                Some(b'-' | b'0'..=b'9') => self.number()?,
+                Some(b't') => self.word(b"true")?,
+                Some(b'f') => self.word(b"false")?,
+                Some(b'n') => self.word(b"null")?,
+                _ => return self.fail(),
             }
+            self.finish(note);
             if !self.close()? {
                 break;
             }
         }
         self.blanks();
-        if self.at < self.document.bytes.len() { self.fail() } else { Ok(self.document) }
+        let (end, notes) = (self.document.bytes.len(), &mut self.document.notes);
+        notes.push(Note::new(end, false));
+        if self.at < end { self.fail() } else { Ok(self.document) }
     }
 
     fn peek(&self) -> Option<u8> {
@@ -62,14 +67,7 @@ impl<'a> Scanner<'a> {
         if number == VALUES_MAX {
             return Err(Unreadable::TooManyValues);
         }
-        self.document.notes.push(Note {
-            start: self.at as u32,
-            end: 0,
-            next: 0,
-            escaped: false,
-            lone_surrogate: false,
-            typed: Cell::new(is_key),
-        });
+        self.document.notes.push(Note::new(self.at, is_key));
         Ok(number as u32)
     }
 
@@ -85,24 +83,12 @@ impl<'a> Scanner<'a> {
     fn enter(&mut self, note: u32, opening: u8) -> Result<bool, Unreadable> {
         self.at += 1;
         self.open.push(note);
-        self.document.deepest = self.document.deepest.max(self.open.len());
+        self.document.is_strict &= self.open.len() <= STRICT_DEPTH;
         self.blanks();
         match (opening, self.peek()) {
             (b'{', Some(b'}')) | (b'[', Some(b']')) => Ok(false),
             (b'{', _) => self.key().map(|()| true),
             _ => Ok(true),
-        }
-    }
-
-    /// A value without others in it.
-    fn scalar(&mut self) -> Result<(), Unreadable> {
-        match self.peek() {
-            Some(b'"') => self.string(),
-            Some(b'-' | b'0'..=b'9') => self.number(),
-            Some(b't') => self.word(b"true"),
-            Some(b'f') => self.word(b"false"),
-            Some(b'n') => self.word(b"null"),
-            _ => self.fail(),
         }
     }
 
@@ -146,6 +132,7 @@ impl<'a> Scanner<'a> {
         if !self.skip(b'"') {
             return self.fail();
         }
+        let (start, mut is_escaped, mut is_lone) = (self.at, false, false);
         loop {
             let rest = &self.document.bytes[self.at..];
             let plain = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
@@ -157,27 +144,28 @@ impl<'a> Scanner<'a> {
             }
             self.at += plain.len();
             match self.peek() {
-                Some(b'"') => {
+                Some(b'"') => break,
+                Some(_) => {
                     self.at += 1;
-                    return Ok(());
+                    let escape = unescape_one(&self.document.bytes[self.at..]);
+                    let Some((letter, bytes)) = escape else { return self.fail() };
+                    self.at += bytes;
+                    (is_escaped, is_lone) = (true, is_lone | letter.is_none());
                 }
-                Some(_) => self.escape()?,
                 None => return self.fail(),
             }
         }
-    }
-
-    fn escape(&mut self) -> Result<(), Unreadable> {
-        self.at += 1;
-        let rest = &self.document.bytes[self.at..];
-        let Some((letter, bytes)) = unescape_one(rest) else { return self.fail() };
-        self.at += bytes;
-        let is_lone = letter.is_none();
-        self.document.lone_surrogate |= is_lone;
-        if let Some(note) = self.document.notes.last_mut() {
-            note.escaped = true;
-            note.lone_surrogate |= is_lone;
+        let document = &mut self.document;
+        let is_utf8 =
+            document.text.is_some() || std::str::from_utf8(&document.bytes[start..self.at]).is_ok();
+        if is_escaped || !is_utf8 {
+            let (note, is_strict) = (document.notes.len() - 1, is_utf8 && !is_lone);
+            document.is_strict &= is_strict;
+            document.notes[note].is_coded = true;
+            let (note, text) = (note as u32, OnceCell::new());
+            document.coded.push(Coded { note, is_strict, text });
         }
+        self.at += 1;
         Ok(())
     }
 
@@ -201,7 +189,7 @@ impl<'a> Scanner<'a> {
         if has_exponent || is_long {
             let number = &self.document.bytes[start..self.at];
             let number = std::str::from_utf8(number).unwrap_or_default().parse::<f64>();
-            self.document.beyond_double |= !number.is_ok_and(f64::is_finite);
+            self.document.is_strict &= number.is_ok_and(f64::is_finite);
         }
         Ok(())
     }

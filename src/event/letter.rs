@@ -1,4 +1,4 @@
-//! A dead letter, read back from the record or file that keeps it.
+//! Dead letters: as they are written, and as they are read back from the record or file that keeps them.
 
 use std::borrow::Cow;
 
@@ -7,13 +7,122 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{ElementContext, Format, Stage};
+use super::{ElementContext, Format, Topic, named, rfc3339_millis};
 use crate::callback::Callback;
+
+named! {
+    /// Why something is a dead letter.
+    Reason {
+        InvalidJson = "invalid_json",
+        Unrecognized = "unrecognized",
+        NotAnObject = "not_an_object",
+        MissingId = "missing_id",
+        MissingStatus = "missing_status",
+        BadEncoding = "bad_encoding",
+        TooManyElements = "too_many_elements",
+        Amplification = "amplification",
+        TooLarge = "too_large",
+        Refused = "refused",
+        Unroutable = "unroutable",
+        Panic = "panic",
+        TooSlow = "too_slow",
+    }
+}
+
+named! {
+    /// Who made it one.
+    Stage {
+        Normalize = "normalize",
+        Publish = "publish",
+    }
+}
+
+impl Reason {
+    /// Who makes a dead letter for this reason.
+    pub fn stage(self) -> Stage {
+        match self {
+            Self::InvalidJson
+            | Self::Unrecognized
+            | Self::NotAnObject
+            | Self::MissingId
+            | Self::MissingStatus
+            | Self::BadEncoding
+            | Self::TooManyElements
+            | Self::Amplification => Stage::Normalize,
+            Self::TooLarge | Self::Refused | Self::Unroutable | Self::Panic | Self::TooSlow => {
+                Stage::Publish
+            }
+        }
+    }
+}
+
+/// What could not be read or not be published: the original bytes, untouched.
+#[derive(Debug, Clone)]
+pub struct DeadLetter<'a> {
+    callback: &'a Callback<'a>,
+    receipt: String,
+    /// Why it is one.
+    pub reason: Reason,
+    detail: String,
+    /// The original bytes.
+    pub value: Cow<'a, [u8]>,
+    /// For an element: where it stands, and the topic that its event would have gone to.
+    context: Option<(ElementContext<'a>, Topic)>,
+}
+
+impl<'a> DeadLetter<'a> {
+    /// `context`: for one element, where it stands, and the topic that its event would have gone to.
+    pub fn new(
+        callback: &'a Callback<'a>,
+        reason: Reason,
+        detail: impl Into<String>,
+        value: Cow<'a, [u8]>,
+        context: Option<(ElementContext<'a>, Topic)>,
+    ) -> Self {
+        let (receipt, detail) = (callback.receipt.to_string(), detail.into());
+        Self { callback, receipt, reason, detail, value, context }
+    }
+
+    /// The receipt.
+    pub fn key(&self) -> &str {
+        &self.receipt
+    }
+
+    /// The headers of its record, in order.
+    pub fn headers(&self, each: &mut dyn FnMut(&str, &[u8])) {
+        let callback = self.callback;
+        each("reason", self.reason.as_str().as_bytes());
+        each("stage", self.reason.stage().as_str().as_bytes());
+        each("detail", self.detail.as_bytes());
+        each("source", callback.source.as_bytes());
+        each("receipt", self.receipt.as_bytes());
+        each("received_at", rfc3339_millis(callback.received_at_ms).as_bytes());
+        each("method", callback.method.as_bytes());
+        let mut maybe = |name: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                each(name, value.as_bytes());
+            }
+        };
+        maybe("content-type", callback.content_type);
+        maybe("content-encoding", callback.content_encoding);
+        maybe("traceparent", callback.traceparent);
+        let Some((context, topic)) = &self.context else { return };
+        maybe("element", Some(&context.element));
+        maybe("topic", Some(topic.as_str()));
+        maybe("format", context.format.map(Format::as_str));
+        maybe("field", context.field.as_deref());
+        maybe("entry_time", context.entry_time.as_deref());
+        maybe("thread", context.thread.as_deref());
+        maybe("channel", serde_json::to_string(&context.channel).ok().as_deref());
+        let contact = context.contact.as_ref().map(serde_json::to_string);
+        maybe("contact", contact.and_then(Result::ok).as_deref());
+    }
+}
 
 /// Names and values, as the record has them.
 type Headers = [(String, Vec<u8>)];
 
-/// A dead letter as it was kept: what [`DeadLetter::headers`](super::DeadLetter::headers) wrote.
+/// A dead letter as it was kept: what [`DeadLetter::headers`] wrote.
 #[derive(Debug, Clone)]
 pub struct KeptLetter<'a> {
     /// What came; its body is the letter's value: of the whole callback, or of the one element.
