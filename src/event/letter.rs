@@ -159,10 +159,20 @@ impl<'a> KeptLetter<'a> {
             traceparent: text("traceparent"),
             body: value,
         };
-        let context = match headers.iter().any(|(name, _)| name == "element") {
-            false => None,
-            true => Some(context(headers, needed("element")?)),
-        };
+        let field = |name| text(name).map(Cow::Borrowed);
+        let mut context = None;
+        if headers.iter().any(|(name, _)| name == "element") {
+            let format = text("format");
+            context = Some(ElementContext {
+                format: Format::ALL.into_iter().find(|known| Some(known.as_str()) == format),
+                field: field("field"),
+                element: needed("element")?.to_owned(),
+                channel: texts(headers, "channel").unwrap_or_default(),
+                contact: texts(headers, "contact"),
+                entry_time: field("entry_time"),
+                thread: field("thread"),
+            });
+        }
         let was_event = needed("stage")? == Stage::Publish.as_str();
         needed("reason")?;
         Ok(Self { callback, was_event, context })
@@ -186,20 +196,6 @@ fn texts<T: DeserializeOwned>(headers: &Headers, name: &str) -> Option<T> {
     let mut members: Map<String, Value> = serde_json::from_str(header(headers, name)?).ok()?;
     members.retain(|_, member| member.is_string());
     serde_json::from_value(Value::Object(members)).ok()
-}
-
-fn context<'a>(headers: &'a Headers, element: &str) -> ElementContext<'a> {
-    let text = |name| header(headers, name).map(Cow::Borrowed);
-    let format = header(headers, "format");
-    ElementContext {
-        format: Format::ALL.into_iter().find(|known| Some(known.as_str()) == format),
-        field: text("field"),
-        element: element.to_owned(),
-        channel: texts(headers, "channel").unwrap_or_default(),
-        contact: texts(headers, "contact"),
-        entry_time: text("entry_time"),
-        thread: text("thread"),
-    }
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ impl Object<'_> {
         append_json(self.0, &value);
     }
 
-    /// The same, if there is one. An object in which nothing would be is none.
+    /// A value, unless it is `None` or an object without members.
     pub fn maybe(&mut self, key: &str, value: Option<impl Serialize>) {
         let start = self.0.len();
         if let Some(value) = value {

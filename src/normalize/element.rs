@@ -41,11 +41,10 @@ pub(super) fn status<'a>(element: Value<'a>, event: &mut Event<'a>, out: &mut Ob
         });
     }
     element.get("biz_opaque_callback_data").copy("callback_data", out);
-    if event.kind == EventKind::PaymentStatus {
-        payment(element, out);
-    }
-    if event.kind == EventKind::CallStatus {
-        call(element, event.kind, out);
+    match event.kind {
+        EventKind::PaymentStatus => payment(element, out),
+        EventKind::CallStatus => call(element, event.kind, out),
+        _ => {}
     }
 }
 
@@ -257,11 +256,9 @@ fn payment(element: Value<'_>, out: &mut Object<'_>) {
 
 /// What is known of a code.
 fn judged(code: Option<i64>) -> (Retry, ErrorCode) {
-    let code = match code.and_then(|code| u32::try_from(code).ok()) {
-        // Permissions of the API: one label for all.
-        Some(200..=299) => Some(200),
-        code => code,
-    };
+    let code = code.and_then(|code| u32::try_from(code).ok());
+    // Permissions of the API: one label for all.
+    let code = code.map(|code| if matches!(code, 200..=299) { 200 } else { code });
     match code.and_then(known) {
         Some((retry, fault)) => (retry, ErrorCode { code, fault }),
         None => (Retry::Unknown, ErrorCode { code: None, fault: Fault::Unknown }),

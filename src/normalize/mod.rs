@@ -31,9 +31,9 @@ use crate::{
 
 /// Above it a body is one dead letter: nothing that Meta sends comes near.
 const ELEMENTS_MAX: usize = 20_000;
-/// What a callback may become: bytes of values, keys and headers for each byte of its body. Real
-/// callbacks stay below 8. But each element repeats the channel, the contact and its place: 400 KB of
-/// a phone number over 9,000 elements would be 3.6 GB of events, after every restart again.
+/// Bytes of values, keys and headers that a callback may become, for each byte of its body. Real
+/// callbacks stay below 8. Each event repeats the channel and the contact: a phone number of 400 KB for
+/// 9,000 elements is 3.6 GB of events, which would be made again after every restart.
 const RATIO_MAX: usize = 32;
 /// What a callback may become beyond that.
 const ALLOWANCE_BYTES: usize = 1 << 20;
@@ -150,7 +150,7 @@ struct Walk<'a> {
     rest: Vec<Placed<'a>>,
     /// Of the first callback.
     format: Option<Format>,
-    /// Of all elements: the name of an array in them may be as long as the body.
+    /// Of all elements. A pointer has the array's name in it, which may be as long as the body.
     pointer_bytes: usize,
     /// Why all of the body is one dead letter. Nothing more is read then.
     fault: Option<Reason>,

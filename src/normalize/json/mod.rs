@@ -31,8 +31,8 @@ pub(super) struct Document<'a> {
     pub(super) bytes: &'a [u8],
     /// The same, if all of it is UTF-8, as it nearly always is.
     text: Option<&'a str>,
-    /// In the order in which they begin; keys are among them, each before its value. The last one is
-    /// behind the document, for members that are missing.
+    /// In the order in which they begin; keys are among them, each before its value. After them comes
+    /// one note that stands for every missing member.
     notes: Vec<Note>,
     /// In the order of their notes.
     coded: Vec<Coded>,
@@ -196,8 +196,8 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// The member of that name, of several the last text, number or flag, else the last but null; or a
-    /// null that is nowhere.
+    /// The member of that name: of several the last text, number or flag, else the last but null. A
+    /// missing one is read as null.
     pub(super) fn get(self, name: &str) -> Value<'a> {
         let missing = Value { at: self.document.notes.len() as u32 - 1, ..self };
         self.all(name).max_by_key(|value| value.weight()).unwrap_or(missing)
