@@ -7,9 +7,7 @@
 //! **Invariant:** a callback is settled only when the position after it is committed in Kafka;
 //! there is no second account of what was acknowledged.
 
-mod account;
 mod batch;
-mod begin;
 mod isolate;
 mod position;
 mod session;
@@ -18,6 +16,7 @@ mod supervisor;
 
 use std::{
     collections::BTreeSet,
+    io,
     sync::{Arc, atomic::Ordering},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -25,15 +24,20 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use uuid::Uuid;
 
-pub use self::position::PositionMetadata;
-use self::{session::Ended, sizing::Learnt, supervisor::Heartbeat};
+use self::{
+    session::{Ended, Session},
+    sizing::Learnt,
+    supervisor::Heartbeat,
+};
 use crate::{
     callback::Callback,
     clock,
     config::Config,
-    journal::{Journal, Position, fork::Forked},
-    kafka::{self, Blocked, Cluster, Obstacle, lag, librdkafka},
+    event::Item,
+    journal::{Checkpoint, Journal, Position, fork::Forked},
+    kafka::{self, Blocked, Cluster, Obstacle, Topics, lag, librdkafka},
     metrics::Metrics,
     normalize,
     quarantine::Quarantine,
@@ -68,9 +72,9 @@ impl Publisher {
         config: Arc<ArcSwap<Config>>,
         journal: Journal,
         metrics: Arc<Metrics>,
-    ) -> std::io::Result<Self> {
+    ) -> io::Result<Self> {
         metrics.set_build_info(&kafka::version());
-        account::start_at_zero(&metrics);
+        batch::start_at_zero(&metrics);
         let shared = Shared::new(config, journal, metrics);
         let watched = shared.clone();
         thread::Builder::new().name("kafka-lag".to_owned()).spawn(move || {
@@ -112,10 +116,8 @@ pub(crate) fn take_up_fork(journal: &Journal, metrics: &Metrics) {
     match journal.take_fork() {
         Ok(None) => {}
         Ok(Some(Forked { left_out, repeated, .. })) => {
-            // Settled, because the operator asked for it.
-            let items = metrics.items_total.with_label_values(&["none", "left_out"]);
-            items.inc_by(left_out);
-            metrics.callbacks_settled_total.inc_by(left_out);
+            // The operator asked for it.
+            settled_unpublished(metrics, "left_out", left_out);
             tracing::warn!(journal = %journal.id(), left_out, repeated,
                 "the journal was forked: it publishes under a new identity now");
         }
@@ -123,6 +125,12 @@ pub(crate) fn take_up_fork(journal: &Journal, metrics: &Metrics) {
             "the fork that was asked for is not taken up: mend that, or run `weni-edge journal fork` \
              again as the edge's user, and restart the edge"),
     }
+}
+
+/// Counts callbacks that are settled without being published now.
+fn settled_unpublished(metrics: &Metrics, outcome: &str, callbacks: u64) {
+    metrics.items_total.with_label_values(&["none", outcome]).inc_by(callbacks);
+    metrics.callbacks_settled_total.inc_by(callbacks);
 }
 
 /// What the publisher's threads share. Each publishing thread has a copy with its own heartbeat.
@@ -143,8 +151,12 @@ impl Shared {
         Self { config, journal, metrics, stop, blocked, heartbeat }
     }
 
-    fn decode<'a>(&self, callback: &Callback<'a>) -> normalize::Body<'a> {
-        normalize::decode(callback, self.config.load().http.max_body_bytes)
+    /// Normalizes a callback, and passes its items on.
+    fn items<T>(&self, callback: &Callback<'_>, then: impl FnOnce(Vec<Item<'_>>) -> T) -> T {
+        let config = self.config.load();
+        let body = normalize::decode(callback, config.http.max_body_bytes);
+        let document = normalize::parse(&body);
+        then(normalize::items(callback, config.event_settings(callback.source), &document))
     }
 
     /// The name of the group and the transactional id.
@@ -154,6 +166,18 @@ impl Shared {
 
     fn quarantine(&self) -> Quarantine<'_> {
         Quarantine::of(self.journal.directory())
+    }
+
+    fn checkpoint(&self, position: Position, receipt: Uuid, topics: &Topics) -> Checkpoint {
+        // A run whose id was forgotten is an idle edge's, of long ago.
+        let run_id = self.journal.run_id(position.run()).unwrap_or_default();
+        Checkpoint { position, run_id, receipt, cluster_id: topics.cluster_id.clone() }
+    }
+
+    /// Brings the checkpoint on disk to a position that the journal was reset to.
+    fn set_back(&self, position: Position, topics: &Topics) -> io::Result<()> {
+        self.journal.advance_committed(self.checkpoint(position, Uuid::nil(), topics));
+        self.journal.write_checkpoint()
     }
 
     /// Whether to end: a stop was asked for, and nothing or no time is left. A publisher that was replaced
@@ -218,7 +242,6 @@ impl Shared {
     }
 }
 
-/// Makes the clients of the real cluster.
 fn connect(shared: &Shared) -> Result<librdkafka::Cluster, Obstacle> {
     let config = shared.config.load_full();
     librdkafka::Cluster::new(config, shared.identity(), Arc::clone(&shared.metrics))
@@ -238,22 +261,21 @@ fn publish<C: Cluster>(
         shared.heartbeat.beat_in_kafka();
         let opened =
             connect(shared).and_then(|cluster| position::open(shared, &cluster, &mut learnt));
-        let obstacle = match opened {
+        let obstacle = match opened.map(Session::run) {
+            Ok(Ended::Stopped) => return,
+            Ok(Ended::Reopen) => {
+                shared.pause(PAUSE_UNREACHABLE);
+                continue;
+            }
+            Ok(Ended::Lost(obstacle)) => {
+                shared.metrics.producer_rebuilds_total.with_label_values(&["lost"]).inc();
+                obstacle
+            }
             Err(obstacle) => Some(obstacle),
-            Ok(session) => match session.run() {
-                Ended::Stopped => return,
-                Ended::Reopen => {
-                    shared.pause(PAUSE_UNREACHABLE);
-                    continue;
-                }
-                Ended::Lost(obstacle) => {
-                    shared.metrics.producer_rebuilds_total.with_label_values(&["lost"]).inc();
-                    obstacle
-                }
-            },
         };
-        let now = shared.heartbeat.commits.load(Ordering::Relaxed);
-        if std::mem::replace(&mut commits, now) != now {
+        let before = commits;
+        commits = shared.heartbeat.commits.load(Ordering::Relaxed);
+        if commits > before {
             pause = PAUSE_MIN;
         }
         let longest = match obstacle.as_ref().map(|obstacle| obstacle.blocked) {

@@ -326,7 +326,7 @@ impl<C: Cluster> Replay<'_, C> {
             match draft.write(item, None, &self.topics) {
                 Item::Event(_) => events += 1,
                 // A dead letter beside events becomes a letter again: the whole first letter is done.
-                Item::DeadLetter(letter) => dead = dead.or(Some(letter.reason().as_str())),
+                Item::DeadLetter(letter) => dead = dead.or(Some(letter.reason.as_str())),
             }
             draft.headers.push(REPLAYED_FROM, origin.as_bytes());
             records.push(draft);
