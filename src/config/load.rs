@@ -66,23 +66,18 @@ impl Config {
     /// # Errors
     /// Says what is missing and shows the shortest configuration that works.
     pub fn ready_to_serve(&self) -> Result<(), ConfigError> {
-        let mut missing = Vec::new();
-        if self.kafka.bootstrap_servers.is_empty() {
-            missing.push("kafka.bootstrap_servers");
-        }
-        if self.sources.is_empty() {
-            missing.push("a source");
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
+        let missing = match (self.kafka.bootstrap_servers.is_empty(), self.sources.is_empty()) {
+            (false, false) => return Ok(()),
+            (true, false) => "kafka.bootstrap_servers",
+            (false, true) => "a source",
+            (true, true) => "kafka.bootstrap_servers and a source",
+        };
         Err(ConfigError(format!(
-            "the configuration lacks {}. The least that works is\n\n    \
+            "the configuration lacks {missing}. The least that works is\n\n    \
              [kafka]\n    bootstrap_servers = \"localhost:9092\"\n\n    \
              [sources.shop]                       # https://…/hooks/shop\n    \
              header = \"X-Token\"                   # the same header and value in Weni\n    \
-             secrets = [\"16 random characters, or more\"]\n",
-            missing.join(" and "),
+             secrets = [\"16 random characters, or more\"]\n"
         )))
     }
 }

@@ -211,7 +211,7 @@ impl<'p> Section<'p> {
         self.holds_secret(Path::new(file));
     }
 
-    /// Notes a value in effect. A secret is given as something else.
+    /// Notes a value in effect. The caller replaces a secret.
     pub(super) fn in_effect(&self, key: &str, value: toml::Value, origin: String) {
         let section = self.path.clone();
         let value = EffectiveValue { section, key: key.to_owned(), value, origin };
@@ -340,7 +340,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 
 /// Writes a duration the way that [`parse_duration`] reads it, to the millisecond.
 pub(super) fn show_duration(duration: Duration) -> String {
-    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let millis = duration.as_millis() as u64;
     // Timeouts up to two minutes are given in seconds.
     let unit = |&&(name, unit): &&(&str, u64)| {
         millis.is_multiple_of(unit) && (millis > 120_000 || name == "s" || name == "ms")
