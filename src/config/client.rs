@@ -64,7 +64,7 @@ pub(crate) fn consumer_config(base: &ClientConfig, identity: &str) -> ClientConf
     consumer
 }
 
-/// In bytes. An event repeats its body and adds to it; base64 is a third longer.
+/// The most bytes of an event. It repeats its body and adds to it, and base64 is a third longer.
 pub(crate) fn largest_event(config: &Config) -> usize {
     2 * config.http.max_body_bytes + 64 * 1024
 }

@@ -18,9 +18,9 @@ use toml::{
     de::{DeTable, DeValue, ValueDeserializer},
 };
 
-/// Of a file. 5,000 sources take half of a megabyte.
+/// The largest file that is read. 5,000 sources take half of a megabyte.
 const BYTES_MAX: u64 = 4 << 20;
-/// Of the origins that are written, and of the comments in the default file.
+/// The column of origins. Comments in the default file begin there, too.
 const COLUMN: usize = 41;
 /// The origin of a value that nobody wrote.
 pub(super) const DEFAULT: &str = "default";
@@ -181,7 +181,7 @@ pub fn to_toml(values: &[EffectiveValue]) -> String {
         text += &format!("{}[{}]\n", if text.is_empty() { "" } else { "\n" }, path.join("."));
         for EffectiveValue { key, value, origin, .. } in section {
             let line = format!("{} = {}", quoted(key), written(value));
-            // A name of a file may have a line's end.
+            // The name of a file may contain a line break.
             let origin = origin.replace(char::is_control, "?");
             text += &format!("{line:<COLUMN$} # {origin}\n");
         }

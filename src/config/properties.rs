@@ -176,7 +176,7 @@ fn note_secret(section: &Section<'_>, written: &WrittenProperty, value: &Secret)
     }
 }
 
-/// The value of a property, which may have been written `before`.
+/// The value of a property. `before` is the same property, if it was found already.
 fn value(written: &WrittenProperty, before: Option<&WrittenProperty>) -> Result<Secret, String> {
     let WrittenProperty { name, from_file, node, .. } = written;
     if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| refused == name) {

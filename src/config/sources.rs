@@ -28,7 +28,7 @@ const HEADERS_REFUSED: [HeaderName; 9] = [
     HeaderName::from_static("traceparent"),
 ];
 
-/// A section for each.
+/// Each source has a section of its own.
 pub(super) fn sources(mut section: Section<'_>) -> BTreeMap<String, Source> {
     let mut sources = BTreeMap::new();
     for (name, node) in section.drain() {

@@ -204,8 +204,8 @@ impl<T: Send + 'static> BackgroundReader<T> {
         Self { timeout, hanging: None }
     }
 
-    /// The result of `read`. Fails if that takes too long, or while an earlier one hangs, whose result is
-    /// then discarded.
+    /// The result of `read`. Fails if that takes too long, or while an earlier `read` hangs. The result of
+    /// one that took too long is discarded.
     async fn read(&mut self, read: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
         let hangs = || {
             let seconds = self.timeout.as_secs();
