@@ -43,9 +43,9 @@ pub(super) struct Source {
     pub(super) duration: Histogram,
     /// Calls answered 200, by [`method_index`].
     pub(super) answered: [IntCounter; METHODS.len()],
-    unlogged: Unlogged,
 }
 
+#[derive(Default)]
 struct Sources {
     config: Arc<Config>,
     by_name: HashMap<String, Arc<Source>>,
@@ -58,14 +58,11 @@ pub(super) struct Registry {
     metrics: Arc<Metrics>,
     calls: Arc<RecentCalls>,
     budget: Arc<Budget>,
-    /// The last calls that name no source.
-    strange_calls: Arc<CallRing>,
-    /// Of calls that name no source.
-    unlogged: Unlogged,
+    unlogged: Mutex<HashMap<(String, &'static str), Unlogged>>,
 }
 
-/// By reason: the time of the last line in the log, and the refused calls after it.
-type Unlogged = Mutex<HashMap<&'static str, (Option<Instant>, u64)>>;
+/// Of a source and a reason: the time of the last line in the log, and the refused calls after it.
+type Unlogged = (Option<Instant>, u64);
 
 /// Creates the series of a source, so that a rate over its first call is right.
 pub(crate) fn add_source(metrics: &Metrics, name: &str) {
@@ -86,18 +83,28 @@ fn add_refusals(metrics: &Metrics, source: &str) {
     }
 }
 
-impl Sources {
-    fn new(
-        config: Arc<Config>,
-        before: Option<&Self>,
-        metrics: &Metrics,
-        calls: &RecentCalls,
-        budget: &Arc<Budget>,
+impl Registry {
+    pub(super) fn new(
+        config: Arc<ArcSwap<Config>>,
+        metrics: Arc<Metrics>,
+        calls: Arc<RecentCalls>,
+        budget: Arc<Budget>,
     ) -> Self {
+        add_refusals(&metrics, UNKNOWN_SOURCE);
+        let (resolved, unlogged) = Default::default();
+        let registry = Self { config, resolved, metrics, calls, budget, unlogged };
+        registry.resolve(registry.config.load_full());
+        registry
+    }
+
+    /// Takes up the sources of a configuration.
+    fn resolve(&self, config: Arc<Config>) {
+        let Self { resolved, metrics, calls, budget, .. } = self;
+        let before = resolved.load();
         calls.retain(|name| name == UNKNOWN_SOURCE || config.sources.contains_key(name));
         let by_name = config.sources.iter().map(|(name, source)| {
             add_source(metrics, name);
-            let before = before.and_then(|before| before.by_name.get(name));
+            let before = before.by_name.get(name);
             let share =
                 before.map_or_else(|| Share::new(budget), |source| Arc::clone(&source.share));
             share.alone.store(config.sources.len() == 1, Ordering::Relaxed);
@@ -113,26 +120,10 @@ impl Sources {
                 answered: METHODS.map(|method| {
                     metrics.http_requests_total.with_label_values(&[name, method, "200"])
                 }),
-                unlogged: Mutex::default(),
             };
             (name.clone(), Arc::new(source))
         });
-        Self { by_name: by_name.collect(), config }
-    }
-}
-
-impl Registry {
-    pub(super) fn new(
-        config: Arc<ArcSwap<Config>>,
-        metrics: Arc<Metrics>,
-        calls: Arc<RecentCalls>,
-        budget: Arc<Budget>,
-    ) -> Self {
-        add_refusals(&metrics, UNKNOWN_SOURCE);
-        let sources = Sources::new(config.load_full(), None, &metrics, &calls, &budget);
-        let (resolved, strange_calls) =
-            (ArcSwap::from_pointee(sources), calls.ring(UNKNOWN_SOURCE));
-        Self { config, resolved, metrics, calls, budget, strange_calls, unlogged: Mutex::default() }
+        resolved.store(Arc::new(Sources { by_name: by_name.collect(), config }));
     }
 
     /// The source of `/hooks/{source}`, also if the path was typed carelessly in another system's
@@ -140,11 +131,7 @@ impl Registry {
     pub(super) fn find(&self, path: &str) -> Option<Arc<Source>> {
         let config = self.config.load();
         if !Arc::ptr_eq(&config, &self.resolved.load().config) {
-            let before = self.resolved.load();
-            let config = Arc::clone(&config);
-            let sources =
-                Sources::new(config, Some(&before), &self.metrics, &self.calls, &self.budget);
-            self.resolved.store(Arc::new(sources));
+            self.resolve(Arc::clone(&config));
         }
         let by_name = &self.resolved.load().by_name;
         let exact = path.strip_prefix("/hooks/").and_then(|name| by_name.get(name));
@@ -159,10 +146,8 @@ impl Registry {
         head: Option<&request::Parts>,
         refusal: Refusal,
     ) {
-        let (name, calls, unlogged) = match source {
-            Some(source) => (&*source.name, &source.calls, &source.unlogged),
-            None => (UNKNOWN_SOURCE, &self.strange_calls, &self.unlogged),
-        };
+        let name = source.map_or(UNKNOWN_SOURCE, |source| &source.name);
+        let calls = self.calls.ring(name);
         let (reason, detail) = refusal.texts();
         self.metrics.http_rejections_total.with_label_values(&[name, reason]).inc();
         let (status, at_ms) = (refusal.status().as_u16(), clock::wall_ms());
@@ -183,8 +168,8 @@ impl Registry {
         });
         let method = head.map_or("other", |head| method_label(&head.method));
         calls.refuse(at_ms, method, RefusedCall { status, reason, why: explained.map(Box::new) });
-        let mut unlogged = unlogged.lock();
-        let (logged, count) = unlogged.entry(reason).or_default();
+        let mut unlogged = self.unlogged.lock();
+        let (logged, count) = unlogged.entry((name.to_owned(), reason)).or_default();
         *count += 1;
         if logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
             tracing::warn!(
@@ -233,17 +218,14 @@ mod tests {
 
     #[test]
     fn what_the_calls_of_a_source_hold_is_known_after_a_reload_too() {
-        let metrics = Metrics::default();
-        let calls = RecentCalls::default();
+        let current = Arc::new(ArcSwap::new(config(&["loja"])));
         let budget = Budget::new(100_000, 1024);
-        let sources = |names: &[&str], before: Option<&Sources>| {
-            Sources::new(config(names), before, &metrics, &calls, &budget)
-        };
-        let before = sources(&["loja"], None);
-        let after = sources(&["filial", "loja"], Some(&before));
-        let share = |sources: &Sources, name: &str| Arc::clone(&sources.by_name[name].share);
-        assert!(Arc::ptr_eq(&share(&before, "loja"), &share(&after, "loja")));
-        assert!(!Arc::ptr_eq(&share(&after, "filial"), &share(&after, "loja")));
+        let registry = Registry::new(Arc::clone(&current), Arc::default(), Arc::default(), budget);
+        let share = |path| Arc::clone(&registry.find(path).unwrap().share);
+        let before = share("/hooks/loja");
+        current.store(config(&["filial", "loja"]));
+        assert!(Arc::ptr_eq(&before, &share("/hooks/loja")));
+        assert!(!Arc::ptr_eq(&before, &share("/hooks/filial")));
     }
 
     #[test]
