@@ -14,8 +14,7 @@ use std::{
 use bytes::Bytes;
 use fail::fail_point;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
-    header::AsHeaderName, request,
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, request,
 };
 use http_body::Body;
 use http_body_util::Full;
@@ -29,6 +28,7 @@ use super::{
     answer, body,
     budget::{Budget, Hold, Share},
     error::Refusal,
+    header_text,
     listener::Handler,
     sources::{Registry, Source, method_index, method_label},
 };
@@ -57,7 +57,6 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 /// How much of a method is kept. Weni's users choose among five, but any method is accepted.
 const METHOD_CHARS: usize = 16;
 
-/// What all requests share.
 pub(super) struct Acceptor {
     sources: Registry,
     metrics: Arc<Metrics>,
@@ -133,7 +132,7 @@ impl Acceptor {
         position: Position,
         body_bytes: usize,
     ) {
-        let header = |name| text(&head.headers, name);
+        let header = |name| header_text(&head.headers, name);
         let is_own = header(header::USER_AGENT).is_some_and(|agent| agent.contains(OWN_AGENT));
         // Anyone may call a source without a secret, by any name.
         let is_known = !is_own && !source.check.is_open();
@@ -167,9 +166,10 @@ impl Acceptor {
             source: &source.name,
             raw: source.raw,
             method: &method[..method.floor_char_boundary(METHOD_CHARS)],
-            content_type: text(&head.headers, header::CONTENT_TYPE),
-            content_encoding: text(&head.headers, header::CONTENT_ENCODING),
-            traceparent: text(&head.headers, "traceparent").filter(|text| is_traceparent(text)),
+            content_type: header_text(&head.headers, header::CONTENT_TYPE),
+            content_encoding: header_text(&head.headers, header::CONTENT_ENCODING),
+            traceparent: header_text(&head.headers, "traceparent")
+                .filter(|text| is_traceparent(text)),
             body: &[],
         };
         let body_bytes = body.len();
@@ -188,7 +188,12 @@ impl Acceptor {
         self.keep_accepted(source, head, &callback, position, body_bytes);
         self.metrics.http_request_body_bytes.observe(body_bytes as f64);
         source.answered[method_index(&head.method)].inc();
-        Ok(accepted(callback.receipt, self.is_in_kafka(position).await))
+        let receipt = callback.receipt;
+        let answered = match self.is_in_kafka(position).await {
+            None => format!("{{\"receipt\":\"{receipt}\"}}"),
+            Some(in_kafka) => format!("{{\"receipt\":\"{receipt}\",\"in_kafka\":{in_kafka}}}"),
+        };
+        Ok(answer(StatusCode::OK, "application/json", answered.into()))
     }
 
     /// Whether the callback was committed within `http.wait_for_kafka`; none if that is 0.
@@ -281,17 +286,4 @@ fn call_bytes(head: &request::Parts) -> usize {
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     let authority = head.uri.authority().map_or(0, |authority| authority.as_str().len());
     CALL_BYTES + target + authority + head.method.as_str().len() + fields.sum::<usize>()
-}
-
-/// A header, if it is UTF-8.
-fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
-    headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
-}
-
-fn accepted(receipt: Uuid, in_kafka: Option<bool>) -> Response<Bytes> {
-    let body = match in_kafka {
-        None => format!("{{\"receipt\":\"{receipt}\"}}"),
-        Some(in_kafka) => format!("{{\"receipt\":\"{receipt}\",\"in_kafka\":{in_kafka}}}"),
-    };
-    answer(StatusCode::OK, "application/json", Bytes::from(body))
 }

@@ -26,7 +26,7 @@ pub mod tls;
 use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokio::sync::watch;
 
 pub use self::listener::serve;
@@ -62,6 +62,11 @@ pub struct State {
     pub phase: watch::Receiver<Phase>,
     /// Address of the public listener.
     pub public: SocketAddr,
+}
+
+/// A header, if it is UTF-8.
+pub(crate) fn header_text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| str::from_utf8(value.as_bytes()).ok())
 }
 
 /// An answer with this body.

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::Problem;
 use crate::{
     calls::is_loopback,
-    http::{Digest256, State, digest, is_among},
+    http::{Digest256, State, digest, header_text as text, is_among},
 };
 
 /// Logins at once.
@@ -31,7 +31,6 @@ const SESSION: Duration = Duration::from_secs(12 * 60 * 60);
 /// A further login ends the oldest session.
 const SESSIONS_MAX: usize = 32;
 
-/// The door of the inspector.
 pub(super) struct Access {
     state: State,
     /// Only this machine reaches the listener.
@@ -42,7 +41,6 @@ pub(super) struct Access {
     attempts: Semaphore,
 }
 
-/// One login of a person.
 struct Login {
     session: Digest256,
     /// The token that it was made with.
@@ -183,10 +181,6 @@ fn is_forwarded(headers: &HeaderMap) -> bool {
         let name = name.as_str();
         matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-")
     })
-}
-
-fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 #[cfg(test)]
