@@ -1,10 +1,10 @@
 //! The last calls of each source in memory, for people who look at them.
 //!
 //! A ring holds the last [`CALLS_KEPT`] calls of a source. Its memory is allocated at the source's
-//! first call. Recording an accepted call is one copy into the ring, without an allocation. What the
-//! call was is read from the journal when somebody looks.
+//! first call. Recording an accepted call is one copy into the ring. What the call was is read from
+//! the journal when somebody looks. Why a call was refused is put into words at once.
 //!
-//! **Invariant:** no body and no value of a header is kept, only lengths and names.
+//! **Invariant:** no body and no value of a header is kept. The words say lengths and names.
 //! **Invariant:** all rings together hold at most [`BYTES_MAX`].
 
 pub(crate) mod explain;
@@ -45,7 +45,6 @@ pub struct RecentCalls {
     rings: Mutex<BTreeMap<String, Arc<CallRing>>>,
     /// Rings that were ever made. A source that comes back gets numbers that no page has seen.
     made: AtomicU64,
-    /// Bytes that all rings hold.
     bytes: Arc<AtomicUsize>,
 }
 
@@ -59,7 +58,6 @@ pub struct CallRing {
 #[derive(Debug, Default)]
 struct RingState {
     calls: VecDeque<RecentCall>,
-    /// Number of the next call.
     next: u64,
     /// A second since 1970, and how many calls were explained in it.
     explained: (u64, u32),
@@ -79,19 +77,10 @@ pub struct RecentCall {
     /// `GET`, or `other`.
     pub method: &'static str,
     /// What became of it.
-    pub outcome: CallOutcome,
+    pub outcome: Result<AcceptedCall, RefusedCall>,
 }
 
-/// What became of a call.
-#[derive(Debug, Clone)]
-pub enum CallOutcome {
-    /// It was answered 200.
-    Accepted(AcceptedCall),
-    /// It was answered otherwise.
-    Refused(RefusedCall),
-}
-
-/// A call that is in the journal.
+/// A call that was answered 200 and is in the journal.
 #[derive(Debug, Clone, Copy)]
 pub struct AcceptedCall {
     /// Its receipt.
@@ -104,7 +93,7 @@ pub struct AcceptedCall {
     pub is_own: bool,
 }
 
-/// A call that is kept nowhere.
+/// A call that was answered otherwise and is kept nowhere.
 #[derive(Debug, Clone)]
 pub struct RefusedCall {
     /// The status of its answer.
@@ -177,7 +166,7 @@ impl CallRing {
                 state.host = Some(host);
             }
         }
-        self.push(&mut state, at_ms, method, CallOutcome::Accepted(accepted));
+        self.push(&mut state, at_ms, method, Ok(accepted));
     }
 
     /// Whether the next refused call is to be explained. That costs more than the refusal, so only some
@@ -196,10 +185,16 @@ impl CallRing {
         if !self.take(refused.bytes()) {
             refused.why = None;
         }
-        self.push(&mut self.state.lock(), at_ms, method, CallOutcome::Refused(refused));
+        self.push(&mut self.state.lock(), at_ms, method, Err(refused));
     }
 
-    fn push(&self, state: &mut RingState, at_ms: u64, method: &'static str, outcome: CallOutcome) {
+    fn push(
+        &self,
+        state: &mut RingState,
+        at_ms: u64,
+        method: &'static str,
+        outcome: Result<AcceptedCall, RefusedCall>,
+    ) {
         let call = RecentCall { number: state.next, at_ms, method, outcome };
         state.next += 1;
         if state.calls.capacity() == 0 {
@@ -208,8 +203,9 @@ impl CallRing {
             }
             state.calls.reserve_exact(CALLS_KEPT);
         }
-        let refused = || state.calls.iter().filter(|call| is_refused(call));
-        let goes = match is_refused(&call) && refused().count() == REFUSED_KEPT {
+        let is_refused = |call: &RecentCall| call.outcome.is_err();
+        let refused = state.calls.iter().filter(|call| is_refused(call));
+        let goes = match is_refused(&call) && refused.count() == REFUSED_KEPT {
             true => state.calls.iter().position(is_refused),
             false => (state.calls.len() == CALLS_KEPT).then_some(0),
         };
@@ -283,13 +279,9 @@ pub fn is_loopback(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
-fn is_refused(call: &RecentCall) -> bool {
-    matches!(call.outcome, CallOutcome::Refused(_))
-}
-
 /// What a call holds beside its place in the ring.
 fn bytes_of(call: &RecentCall) -> usize {
-    if let CallOutcome::Refused(refused) = &call.outcome { refused.bytes() } else { 0 }
+    call.outcome.as_ref().err().map_or(0, RefusedCall::bytes)
 }
 
 #[cfg(test)]
@@ -343,7 +335,7 @@ mod tests {
             ring.refuse(2, "POST", refused("/hooks/loga"));
         }
         let kept = ring.since(0, usize::MAX);
-        assert_eq!(kept.iter().filter(|call| is_refused(call)).count(), REFUSED_KEPT);
+        assert_eq!(kept.iter().filter(|call| call.outcome.is_err()).count(), REFUSED_KEPT);
         assert_eq!(kept.len(), CALLS_KEPT);
         assert_eq!(kept.last().unwrap().number, 1149, "the newest is there");
         assert_eq!((0..50).filter(|_| ring.explains(5_999)).count(), 20);

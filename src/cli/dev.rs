@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     caller::{LIFE, MessageId, Sample, Target, Template, WeniClient, is_public, on_this_machine},
-    calls::{CALLS_KEPT, CallOutcome, RecentCalls, explain},
+    calls::{CALLS_KEPT, RecentCalls, explain},
     config::{Config, LogFormat, Secret, Source, Topics},
     event::Topic,
     kafka::{
@@ -255,7 +255,7 @@ async fn print_refused(calls: Arc<RecentCalls>) {
             let calls = ring.since(*next, CALLS_KEPT);
             *next = calls.last().map_or(*next, |call| call.number + 1);
             for call in calls.into_iter().rev().take(REFUSED_SHOWN).rev() {
-                let CallOutcome::Refused(refused) = &call.outcome else { continue };
+                let Err(refused) = &call.outcome else { continue };
                 let (why, status) = (explain(refused).en, refused.status);
                 let time = Timestamp::from_millisecond(call.at_ms as i64).unwrap_or_default();
                 let line = format!("{time:.3}  refused {status:>12}  {why}");

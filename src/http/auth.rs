@@ -45,7 +45,7 @@ const VALUE_BYTES_MAX: usize = 512;
 /// A longer name of a header is not kept.
 const NAME_BYTES_MAX: usize = 40;
 
-/// A digest by SHA-256.
+/// By SHA-256.
 pub(crate) type Digest256 = [u8; 32];
 
 /// What a source asks of its callers.
@@ -134,7 +134,6 @@ fn remedy(digests: &[Digest256], value: &[u8]) -> Option<Remedy> {
     right.map(|(_, remedy)| remedy)
 }
 
-/// SHA-256.
 pub(crate) fn digest(text: &[u8]) -> Digest256 {
     Sha256::digest(text).into()
 }

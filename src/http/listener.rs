@@ -55,7 +55,6 @@ const ADMIN_TIMEOUTS: Timeouts =
 
 /// Answers the requests of a listener's connections.
 pub(crate) trait Handler: Send + Sync + 'static {
-    /// The body of an answer.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
 
     /// Answers one request. `guard` is dropped when nothing more of it is read. An error ends the

@@ -9,10 +9,10 @@ use serde_json::{Value as Json, json};
 use super::{Body, Inspector, Problem, json_answer};
 use crate::{
     callback::Callback,
-    calls::{AcceptedCall, CallOutcome, RecentCall, explain},
+    calls::{AcceptedCall, RecentCall, explain},
     config::Config,
     event::{Event, Item},
-    journal::{Journal, Position},
+    journal::{Journal, Position, Reader},
     normalize,
     tail::{message_id, person},
 };
@@ -45,7 +45,12 @@ pub(super) fn undescribed(why: &str) -> Described {
 }
 
 /// Reads a record for a list, in which the sender's ids are masked.
-pub(super) fn listed(record: &[u8], config: &Config) -> Described {
+pub(super) fn listed(reader: &mut Reader, position: Position, config: &Config) -> Described {
+    let record = match reader.at(position) {
+        Ok(Some(record)) => record,
+        Ok(None) => return undescribed("recycled"),
+        Err(_) => return undescribed("damaged"),
+    };
     // The publisher makes a dead letter of a callback that normalizing panics on.
     let read = panic::catch_unwind(|| {
         let callback = Callback::decode(record).ok()?;
@@ -129,7 +134,7 @@ pub(super) fn shown(
     let RecentCall { number, at_ms, method, .. } = call;
     let mut shown = json!({"number": number, "at_ms": at_ms, "method": method, "status": 200});
     match &call.outcome {
-        CallOutcome::Accepted(call) => {
+        Ok(call) => {
             let (kafka, what) = accepted(call);
             shown["accepted"] = json!({
                 "receipt": call.receipt.to_string(),
@@ -140,7 +145,7 @@ pub(super) fn shown(
                 "what": what,
             });
         }
-        CallOutcome::Refused(call) => {
+        Err(call) => {
             shown["status"] = json!(call.status);
             shown["why"] = json!(explain(call));
         }
@@ -156,9 +161,7 @@ impl Inspector {
             return Err(Problem::NOT_FOUND);
         }
         let call = self.state.calls.ring(source).call(number).ok_or(Problem::NOT_FOUND)?;
-        let CallOutcome::Accepted(AcceptedCall { position, .. }) = call.outcome else {
-            return Err(Problem::NOT_FOUND);
-        };
+        let AcceptedCall { position, .. } = call.outcome.map_err(|_refused| Problem::NOT_FOUND)?;
         let journal = self.state.journal.clone();
         let place = Arc::clone(&self.details).try_acquire_owned();
         let place = place.map_err(|_| Problem::TOO_MANY_DETAILS)?;

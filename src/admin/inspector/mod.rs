@@ -27,7 +27,7 @@ use serde_json::Value as Json;
 use tokio::{sync::Semaphore, time::timeout};
 use uuid::Uuid;
 
-use self::access::{Access, Pass};
+use self::access::Access;
 use crate::http::{RequestGuard, State, answer, digest};
 
 /// The body of an answer: whole, or a stream.
@@ -116,7 +116,6 @@ impl Problem {
     }
 }
 
-/// The inspector of one admin listener.
 pub(super) struct Inspector {
     pub(super) state: State,
     access: Access,
@@ -140,7 +139,6 @@ impl Inspector {
         }
     }
 
-    /// Whether the inspector answers requests of this path.
     pub(super) fn has(path: &str) -> bool {
         path == "/" || path == "/inspector" || path.starts_with("/inspector/")
     }
@@ -190,7 +188,10 @@ impl Inspector {
                 self.access.pass(headers)?;
                 Ok(json_answer(&self.sources()))
             }
-            (_, "/inspector/events") => self.follow(self.access.pass(headers)?, guard),
+            (_, "/inspector/events") => {
+                let pass = self.access.pass(headers)?;
+                self.follow(pass, guard)
+            }
             (_, path) => {
                 self.access.pass(headers)?;
                 let call =
@@ -199,17 +200,6 @@ impl Inspector {
                 self.call(source, number.parse().map_err(|_| Problem::NOT_FOUND)?).await
             }
         }
-    }
-
-    fn follow(
-        self: &Arc<Self>,
-        pass: Pass,
-        guard: RequestGuard,
-    ) -> Result<Response<Body>, Problem> {
-        let place = Arc::clone(&self.streams).try_acquire_owned();
-        let place = place.map_err(|_| Problem::TOO_MANY_STREAMS)?;
-        let events = stream::begin(Arc::clone(self), pass, (guard, place));
-        Ok(answer(StatusCode::OK, "text/event-stream", Either::Right(events)))
     }
 }
 

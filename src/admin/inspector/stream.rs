@@ -7,27 +7,29 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write,
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http_body_util::channel::{Channel, Sender};
+use http::{Response, StatusCode};
+use http_body_util::{Either, channel::Channel};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
-use tokio::{sync::OwnedSemaphorePermit, task::spawn_blocking, time::sleep};
+use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{
-    BUILD, Inspector,
+    BUILD, Body, Inspector, Problem,
     access::Pass,
-    describe::{Described, KafkaState, kafka_state, listed, shown, undescribed},
+    describe::{KafkaState, kafka_state, listed, shown, undescribed},
 };
 use crate::{
-    calls::{CALLS_KEPT, CallOutcome, RecentCall},
+    calls::{CALLS_KEPT, RecentCall},
     clock,
     config::Config,
-    http::RequestGuard,
-    journal::{Position, Reader},
+    http::{RequestGuard, answer},
+    journal::Position,
     metrics::UNKNOWN_SOURCE,
 };
 
@@ -55,6 +57,8 @@ struct CallFollower {
     turn: Option<usize>,
     /// Why nothing is published.
     blocked: Option<String>,
+    /// What the present look found.
+    events: String,
 }
 
 /// Calls of a source that Kafka has now.
@@ -64,59 +68,53 @@ struct Settled {
     aside: Vec<u64>,
 }
 
-/// Begins a stream. It holds `held` until it ends.
-pub(super) fn begin(
-    inspector: Arc<Inspector>,
-    pass: Pass,
-    held: (RequestGuard, OwnedSemaphorePermit),
-) -> Channel<Bytes> {
-    let (sender, events) = Channel::new(1);
-    let config = inspector.state.config.load_full();
-    let (next, pending) = Default::default();
-    let (turn, blocked) = Default::default();
-    let follower = CallFollower { inspector, config, next, pending, turn, blocked };
-    tokio::spawn(follow(follower, pass, sender, held));
-    events
-}
-
-/// Runs until the browser goes, or the login ends.
-async fn follow(
-    mut follower: CallFollower,
-    pass: Pass,
-    mut sender: Sender<Bytes>,
-    _held: (RequestGuard, OwnedSemaphorePermit),
-) {
-    let mut sent = Instant::now();
-    while follower.inspector.access.is_valid(pass) {
-        let look = spawn_blocking(move || {
-            let events = follower.look();
-            (follower, events)
-        });
-        let Ok((back, mut events)) = look.await else { return };
-        follower = back;
-        if events.is_empty() && sent.elapsed() >= HEARTBEAT {
-            events.push_str(":\n\n");
-        }
-        if !events.is_empty() {
-            sent = Instant::now();
-            if sender.send_data(events.into()).await.is_err() {
-                return;
+impl Inspector {
+    /// Answers with new calls until the browser goes, or the login ends.
+    pub(super) fn follow(
+        self: Arc<Self>,
+        pass: Pass,
+        guard: RequestGuard,
+    ) -> Result<Response<Body>, Problem> {
+        let place = Arc::clone(&self.streams).try_acquire_owned();
+        let place = place.map_err(|_| Problem::TOO_MANY_STREAMS)?;
+        let (mut sender, stream) = Channel::new(1);
+        let config = self.state.config.load_full();
+        let (next, pending) = Default::default();
+        let (turn, blocked, events) = Default::default();
+        let mut follower =
+            CallFollower { inspector: self, config, next, pending, turn, blocked, events };
+        tokio::spawn(async move {
+            let _held = (guard, place);
+            let mut sent = Instant::now();
+            while follower.inspector.access.is_valid(pass) {
+                let look = spawn_blocking(move || (follower.look(), follower));
+                let Ok((mut events, back)) = look.await else { return };
+                follower = back;
+                if events.is_empty() && sent.elapsed() >= HEARTBEAT {
+                    events.push_str(":\n\n");
+                }
+                if !events.is_empty() {
+                    sent = Instant::now();
+                    if sender.send_data(Bytes::from(events)).await.is_err() {
+                        return;
+                    }
+                }
+                sleep(TICK).await;
             }
-        }
-        sleep(TICK).await;
+        });
+        Ok(answer(StatusCode::OK, "text/event-stream", Either::Right(stream)))
     }
 }
 
 impl CallFollower {
     /// What is new since the last look, as events.
     fn look(&mut self) -> String {
-        let mut events = String::new();
         let config = self.inspector.state.config.load_full();
         if self.turn.is_none() {
             let hello = json!({"build": *BUILD, "run": self.inspector.run.to_string()});
-            write_event(&mut events, "hello", hello);
+            write_event(&mut self.events, "hello", hello);
         } else if !Arc::ptr_eq(&config, &self.config) {
-            write_event(&mut events, "changed", json!({}));
+            write_event(&mut self.events, "changed", json!({}));
             // One that comes back has other calls.
             let is_left = |source: &String| config.sources.contains_key(source);
             self.next.retain(|source, _| source == UNKNOWN_SOURCE || is_left(source));
@@ -124,34 +122,28 @@ impl CallFollower {
         self.config = Arc::clone(&config);
         let blocked = self.inspector.state.metrics.why_blocked();
         if self.turn.is_none() || blocked != self.blocked {
-            write_event(&mut events, "publishing", json!({"blocked": blocked}));
+            write_event(&mut self.events, "publishing", json!({"blocked": blocked}));
         }
         self.blocked = blocked;
         // Before the calls, so that a call that is committed meanwhile is told later.
         let committed = self.inspector.state.journal.committed();
-        self.write_settled(&mut events, committed);
+        self.write_settled(committed);
         let mut bytes_left = READ_BYTES_MAX;
         let names = config.sources.keys().map(String::as_str).chain([UNKNOWN_SOURCE]);
         let names: Vec<_> = names.collect();
         let mut turn = self.turn.unwrap_or_default();
         for at in (0..names.len()).map(|at| (turn + at) % names.len()) {
-            self.write_calls(&mut events, names[at], committed, &mut bytes_left);
-            if events.len() > EVENTS_BYTES {
+            self.write_calls(names[at], committed, &mut bytes_left);
+            if self.events.len() > EVENTS_BYTES {
                 turn = at + 1;
                 break;
             }
         }
         self.turn = Some(turn);
-        events
+        mem::take(&mut self.events)
     }
 
-    fn write_calls(
-        &mut self,
-        events: &mut String,
-        source: &str,
-        committed: Position,
-        bytes_left: &mut i64,
-    ) {
+    fn write_calls(&mut self, source: &str, committed: Position, bytes_left: &mut i64) {
         let state = &self.inspector.state;
         let initial = !self.next.contains_key(source);
         let next = self.next.entry(source.to_owned()).or_default();
@@ -171,7 +163,7 @@ impl CallFollower {
                 let is_busy = *bytes_left < 0 || unread.is_some_and(|unread| at <= unread);
                 let (what, body_bytes) = match is_busy {
                     true => undescribed("busy"),
-                    false => describe(&mut reader, accepted.position, &self.config),
+                    false => listed(&mut reader, accepted.position, &self.config),
                 };
                 // How much a compressed body holds is known when it has been read.
                 *bytes_left -= (body_bytes as i64 - i64::from(accepted.body_bytes)).max(0);
@@ -189,14 +181,12 @@ impl CallFollower {
             "seen_ms": clock::wall_ms(),
             "calls": calls,
         });
-        write_event(events, "calls", new_calls);
-        let pending = new.iter().filter_map(|call| match &call.outcome {
-            CallOutcome::Accepted(accepted) if accepted.position >= committed => {
-                Some((accepted.position, source.to_owned(), call.number))
-            }
-            _ => None,
+        write_event(&mut self.events, "calls", new_calls);
+        let accepted = new.iter().filter_map(|call| {
+            let position = call.outcome.as_ref().ok()?.position;
+            Some((position, source.to_owned(), call.number))
         });
-        self.pending.extend(pending);
+        self.pending.extend(accepted.filter(|(position, ..)| *position >= committed));
         // A page shows no more of a source than the ring keeps.
         let most = CALLS_KEPT * self.next.len();
         let forgotten = self.pending.len().saturating_sub(most);
@@ -204,44 +194,33 @@ impl CallFollower {
     }
 
     /// Tells which shown calls are settled by now.
-    fn write_settled(&mut self, events: &mut String, committed: Position) {
+    fn write_settled(&mut self, committed: Position) {
         let mut settled = BTreeMap::<String, Settled>::new();
         let journal = &self.inspector.state.journal;
         self.pending.retain(|(position, source, number)| {
             let state = kafka_state(journal, committed, *position);
-            if state == KafkaState::Pending {
-                return true;
+            if state != KafkaState::Pending {
+                let Settled { committed, aside } = settled.entry(source.clone()).or_default();
+                if state == KafkaState::Aside { aside } else { committed }.push(*number);
             }
-            let calls = settled.entry(source.clone()).or_default();
-            let is_aside = state == KafkaState::Aside;
-            let list = if is_aside { &mut calls.aside } else { &mut calls.committed };
-            list.push(*number);
-            false
+            state == KafkaState::Pending
         });
         if !settled.is_empty() {
             let settled = json!({"at_ms": clock::wall_ms(), "sources": settled});
-            write_event(events, "settled", settled);
+            write_event(&mut self.events, "settled", settled);
         }
     }
 }
 
 /// Takes what reading a call takes at least of `bytes_left`, if there is as much.
 fn take_bytes(call: &RecentCall, bytes_left: &mut i64) -> bool {
-    let CallOutcome::Accepted(accepted) = &call.outcome else { return true };
+    let Ok(accepted) = &call.outcome else { return true };
     let bytes = i64::from(accepted.body_bytes);
     let is_enough = *bytes_left >= bytes;
     if is_enough {
         *bytes_left -= bytes;
     }
     is_enough
-}
-
-fn describe(reader: &mut Reader, position: Position, config: &Config) -> Described {
-    match reader.at(position) {
-        Ok(Some(record)) => listed(record, config),
-        Ok(None) => undescribed("recycled"),
-        Err(_) => undescribed("damaged"),
-    }
 }
 
 fn write_event(events: &mut String, name: &str, data: Json) {
