@@ -4,12 +4,10 @@
 mod bodies;
 mod client;
 mod outcomes;
-mod samples;
 
-pub use bodies::Bodies;
+pub use bodies::{Bodies, EDGE_TEST, LIFE, MessageId, SAMPLES, Sample, Template};
 pub use client::{
     Answer, CallFailure, Target, WeniClient, is_public, on_this_machine, probe, trusted_roots,
     without_secrets,
 };
 pub use outcomes::{Outcomes, Summary};
-pub use samples::{EDGE_TEST, LIFE, MessageId, SAMPLES, Sample, Template};

@@ -63,7 +63,7 @@ impl Way {
 
 pub(super) fn probe(subject: &Subject, report: &Report) {
     let Some(webhook) = &subject.webhook else { return };
-    // From before the first call on.
+    // It has to read from before the first call.
     let follower = follow(subject);
     let kept_for_kafka = if follower.is_ok() { IN_KAFKA } else { Duration::ZERO };
     let mut calls = Calls { report, receipts: BTreeMap::new(), clock: None };

@@ -2,7 +2,7 @@
 //! is open is only read, and its lock is asked for.
 
 use std::{
-    fs, io,
+    fs, io, iter,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -43,22 +43,17 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
         Ok(looked) => looked,
         Err(problem) => return report.add(problem),
     };
-    let mut measured = vec![match room(&place) {
-        Ok((free, own)) => Ok(judge_room(config, free, own)),
-        Err(error) => Err(unusable(&place, &error)),
-    }];
+    let room = room(&place).map(|(free, own)| judge_room(config, free, own));
     // The disk of an edge that runs is left alone.
-    if !matches!(subject.running(), Ok(Some(_))) {
-        measured.push(match syncs(&place) {
-            Ok(times) => Ok(judge_syncs(times)),
-            Err(error) => Err(unusable(&place, &error)),
-        });
-    }
+    let is_running = matches!(subject.running(), Ok(Some(_)));
+    let syncs = (!is_running).then(|| syncs(&place).map(judge_syncs));
+    let measured = Vec::from_iter(iter::once(room).chain(syncs));
     // A directory whose disk cannot be measured is not well.
     if judged.remedy.is_some() || measured.iter().all(Result::is_ok) {
         report.add(judged);
     }
-    report.all(measured.into_iter().map(|measured| measured.unwrap_or_else(|problem| problem)));
+    let findings = measured.into_iter();
+    report.all(findings.map(|found| found.unwrap_or_else(|error| unusable(&place, &error))));
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Finding {

@@ -8,11 +8,11 @@ use rustix::process::{Resource, getrlimit};
 use super::{Aspect, Finding, Report, Subject};
 use crate::{config::Http, http::KEPT_DESCRIPTORS, journal::Holder};
 
-/// The program is younger: 2026-01-01.
+/// 2026-01-01 in Unix seconds. The program was written later, so an earlier clock is wrong.
 const EARLIEST: i64 = 1_767_225_600;
-/// Clocks that differ by more seconds are worth a word.
+/// Two clocks may differ by this many seconds without a warning.
 const CLOCKS: i64 = 30;
-/// Of deploy/RUNBOOK.md, Capacity: what the process takes beside calls, and what a connection takes.
+/// What the process takes beside calls, and what a connection takes (deploy/RUNBOOK.md, Capacity).
 const BASE_BYTES: u64 = 64 << 20;
 const CONNECTION_BYTES: u64 = 32 << 10;
 

@@ -11,13 +11,11 @@
 
 mod calls;
 mod certificate;
-mod configuration;
 mod journal;
 mod kafka;
 mod machine;
 mod ports;
 mod public_url;
-mod rights;
 mod topics;
 
 use std::{
@@ -156,13 +154,13 @@ struct Probe {
     /// For people who wait.
     name: &'static str,
     run: fn(&Subject, &Report),
-    /// Of the finding that it hangs.
+    /// The aspect of the finding that the probe hangs.
     aspect: Aspect,
 }
 
 /// From the outside in.
 const PROBES: [Probe; 7] = [
-    Probe { name: "configuration", run: configuration::probe, aspect: Aspect::Configuration },
+    Probe { name: "configuration", run: look_at_configuration, aspect: Aspect::Configuration },
     Probe { name: "public URL", run: public_url::probe, aspect: Aspect::PublicUrl },
     Probe { name: "certificate", run: certificate::probe, aspect: Aspect::Certificate },
     Probe { name: "ports", run: ports::probe, aspect: Aspect::HttpListen },
@@ -192,14 +190,14 @@ impl Report {
         findings.into_iter().for_each(|finding| self.add(finding));
     }
 
-    /// Until the deadline, without the last second, in which it is told.
+    /// The time until the deadline, less a second for the last finding to arrive.
     fn time_left(&self) -> Duration {
         let left = self.deadline.saturating_duration_since(Instant::now());
         left.saturating_sub(Duration::from_secs(1))
     }
 }
 
-/// What a future of the network comes to. A thread that a name server holds is not waited for.
+/// Runs a future of the network. Does not wait for a thread that a name server blocks.
 fn block_on<T>(
     aspect: Aspect,
     future: impl Future<Output = Result<T, Finding>>,
@@ -212,6 +210,28 @@ fn block_on<T>(
     let output = runtime.block_on(future);
     runtime.shutdown_background();
     output
+}
+
+/// Who may call, and who may read the secrets.
+fn look_at_configuration(subject: &Subject, report: &Report) {
+    const ASPECT: Aspect = Aspect::Configuration;
+    let config = &subject.config;
+    let mut findings = Vec::new();
+    if let Some(files) = config.exposed_files() {
+        let found = format!("every user of this machine may read or change the secrets in {files}");
+        findings.push(ASPECT.warning(found, format!("run chmod o-rwx {files}")));
+    }
+    for (name, _) in config.sources.iter().filter(|(_, source)| source.allow_unauthenticated) {
+        let found = format!("source {name} takes calls from anyone who knows its URL");
+        let remedy =
+            "give it a header and a secret, unless something in front of it checks callers";
+        findings.push(ASPECT.warning(found, remedy));
+    }
+    if findings.is_empty() {
+        let sources: Vec<_> = config.sources.keys().map(String::as_str).collect();
+        findings.push(ASPECT.ok(format!("it can be used; sources: {}", sources.join(", "))));
+    }
+    report.all(findings);
 }
 
 /// Calls the webhook, if there is one, or else looks at all that an edge of this machine needs. Returns what

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::caller::is_public;
 
-/// Of a name's addresses, of a connection, of a handshake, and of an answer.
+/// The limit for each step: a name's addresses, a connection, a handshake, an answer.
 const STEP: Duration = Duration::from_secs(5);
 const ASPECT: Aspect = Aspect::PublicUrl;
 const NO_ANSWER: &str = "nothing answers";

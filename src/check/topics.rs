@@ -26,13 +26,12 @@ pub(super) fn judge(
     name: &str,
     state: Result<Option<TopicState>, Obstacle>,
 ) -> Vec<Finding> {
-    let is_position = name == config.topics.position;
     let state = match state {
         Err(obstacle) => return vec![obstructed(ASPECT, name, &obstacle)],
         Ok(None) => return vec![missing(config, inventory, name)],
         Ok(Some(state)) => state,
     };
-    if is_position {
+    if name == config.topics.position {
         let found =
             format!("{name} is there, and stays empty: the group's offsets are the position");
         return vec![ASPECT.ok(found)];
