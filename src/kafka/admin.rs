@@ -48,8 +48,8 @@ impl Cluster {
     /// The metadata of one topic.
     pub(super) fn metadata(&self, topic: &str) -> Result<Metadata, Obstacle> {
         self.unstable.fetch_metadata(Some(topic), CALL).map_err(|error| {
-            // The connection's own error is nearer to the cause than a call's timeout. Each poll
-            // ends at one event, and log lines are events too.
+            // The connection's own error is nearer to the cause than a call's timeout. A poll serves
+            // one event, and each line of the log is an event.
             (0..10).for_each(|_| drop(self.unstable.poll(Duration::from_millis(10))));
             let no_broker = || Obstacle::new(Blocked::NoBroker, error.to_string());
             self.unstable.context().take_trouble().unwrap_or_else(no_broker)

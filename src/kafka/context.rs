@@ -51,7 +51,7 @@ impl ClientContext for PollContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = code(&error);
-        // A reader's news, which its poll brings too.
+        // The poll of a reader returns this too.
         if code == Code::PartitionEOF {
             return;
         }

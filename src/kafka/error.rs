@@ -140,19 +140,19 @@ impl Failure {
         if self.fatal {
             return ErrorClass::Client;
         }
-        let mut reported = self.reports.iter().map(|(_, code)| classify(*code));
-        let Some(first) = reported.next() else {
-            return match classify(self.code) {
-                ErrorClass::Record | ErrorClass::RecordIfTwice | ErrorClass::Neighbour => {
-                    ErrorClass::Shared(Blocked::KafkaError)
-                }
-                class => class,
-            };
-        };
+        let reported = || self.reports.iter().map(|(_, code)| classify(*code));
         // A neighbour's report names no cause, and the client itself purges.
         let is_cause =
             |class: &ErrorClass| !matches!(class, ErrorClass::Neighbour | ErrorClass::Purged);
-        [first].into_iter().chain(reported).find(is_cause).unwrap_or(first)
+        if let Some(class) = reported().find(is_cause).or(reported().next()) {
+            return class;
+        }
+        match classify(self.code) {
+            ErrorClass::Record | ErrorClass::RecordIfTwice | ErrorClass::Neighbour => {
+                ErrorClass::Shared(Blocked::KafkaError)
+            }
+            class => class,
+        }
     }
 
     /// The obstacle, if the failure concerns all records.

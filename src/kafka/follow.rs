@@ -176,7 +176,7 @@ impl Follower {
     /// The connections' own error since the last call.
     pub(crate) fn take_trouble(&self) -> Option<Obstacle> {
         let troubles = self.consumers.iter().map(|(_, consumer)| consumer.context().take_trouble());
-        // A missing right to the group is none.
+        // A missing right to the group does not matter: nothing joins it.
         let of_connection = [Blocked::NoBroker, Blocked::NotAuthorized, Blocked::Tls];
         troubles.flatten().find(|trouble| of_connection.contains(&trouble.blocked))
     }

@@ -39,9 +39,9 @@ pub(crate) fn watch(
         let gauge = &metrics.kafka_stable_lag_seconds;
         let hide = |topic: &str| drop(gauge.remove_label_values(&[topic]));
         // A topic that was routed away is not shown, nor an unknown lag.
-        topics
-            .extract_if(|topic, _| !names.contains(&&**topic))
-            .for_each(|(topic, _)| hide(&topic));
+        for (topic, _) in topics.extract_if(|topic, _| !names.contains(&&**topic)) {
+            hide(&topic);
+        }
         for name in names {
             match topics.entry(name.to_owned()).or_default().lag(cluster, name) {
                 Ok(seconds) => gauge.with_label_values(&[name]).set(seconds),

@@ -24,8 +24,8 @@ pub(crate) use self::admin::TopicState;
 pub use self::{
     error::{Blocked, ErrorClass, Failure, Obstacle, Step, classify, label},
     follow::Followed,
-    record::{Draft, Headers, Record},
-    topics::{Limits, Risk, Timestamps, Topics},
+    record::{Draft, Headers, Record, Timestamps},
+    topics::{Limits, Risk, Topics},
 };
 
 /// A cluster, as one consumer group sees it: the edge's identity, or a replay's group.

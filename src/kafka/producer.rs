@@ -60,7 +60,8 @@ impl Producer {
     ) -> Result<Self, Obstacle> {
         let ProducerSettings { mut timeout, batch_bytes } = settings;
         let Cluster { config, group, metrics, base, unstable, .. } = cluster;
-        let limit = topics.max_message_bytes();
+        let limits = topics.limits.values();
+        let limit = limits.filter_map(|limits| limits.max_message_bytes).min();
         let client = loop {
             let config = producer_config(base, group, config, limit, timeout, batch_bytes);
             let context = PollContext::new(Arc::clone(metrics));

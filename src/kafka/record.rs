@@ -1,13 +1,25 @@
 //! From an item to the record that it is published as: event or dead letter, topic, size. The edge
 //! and a replay both decide it here.
 
-use super::{Timestamps, Topics};
+use super::Topics;
 use crate::event::{Event, Item, Reason, Topic};
 
 /// At most what Kafka's record format adds to key, value and headers: lengths, offsets, batch.
 const RECORD_OVERHEAD_BYTES: usize = 512;
 /// The same for each header.
 const HEADER_OVERHEAD_BYTES: usize = 10;
+
+/// Retention that is assumed where it cannot be read.
+const RETENTION_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// The time that a record carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timestamps {
+    /// When its callback was accepted.
+    Accepted,
+    /// When it is sent: a broker refused the time of acceptance.
+    Present,
+}
 
 /// What one record is sent with.
 #[derive(Debug, Clone, Copy)]
@@ -138,7 +150,8 @@ impl Draft {
         RECORD_OVERHEAD_BYTES + headers + key.len() + value.len()
     }
 
-    /// The record to be sent.
+    /// The record to be sent. Brokers delete by its timestamp, so a record older than half the retention
+    /// carries the present time.
     pub fn record<'a>(
         &'a self,
         topics: &'a Topics,
@@ -148,7 +161,10 @@ impl Draft {
         number: usize,
     ) -> Record<'a> {
         let Self { topic, key, value, headers } = self;
-        let timestamp_ms = topics.timestamp_ms(*topic, accepted_ms, timestamps, now_ms);
+        let retention_ms = topics.limits(*topic).retention_ms.unwrap_or(RETENTION_MS);
+        let would_expire = now_ms.saturating_sub(accepted_ms) > retention_ms / 2;
+        let is_present = timestamps == Timestamps::Present || would_expire;
+        let timestamp_ms = (if is_present { now_ms } else { accepted_ms }) as i64;
         Record { topic: topics.name(*topic), key, value, headers, timestamp_ms, number }
     }
 }

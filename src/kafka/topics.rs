@@ -8,16 +8,13 @@ use crate::{
     event::{Topic, named},
 };
 
-/// Retention that is assumed where it cannot be read.
-const RETENTION_MS: u64 = 24 * 60 * 60 * 1000;
-
 /// No event is smaller, its headers included.
 const EVENT_BYTES_MIN: usize = 512;
 
 /// The topics in use.
 #[derive(Debug)]
 pub struct Topics {
-    /// Names their cluster for all time.
+    /// Identifies the cluster, and never changes.
     pub cluster_id: String,
     /// All configured names.
     pub names: config::Topics,
@@ -61,43 +58,19 @@ impl Risk {
     }
 }
 
-/// The time that a record carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Timestamps {
-    /// When its callback was accepted.
-    Accepted,
-    /// When it is sent: a broker refused the time of acceptance.
-    Present,
-}
-
 impl Topics {
     /// The configured name of a topic.
     pub fn name(&self, topic: Topic) -> &str {
         self.names.name(topic)
     }
 
-    fn limits(&self, topic: Topic) -> Limits {
+    pub(super) fn limits(&self, topic: Topic) -> Limits {
         self.limits.get(self.name(topic)).copied().unwrap_or_default()
     }
 
     /// Whether a record of so many bytes is within the topic's limit, as far as the limit is known.
     pub fn fits(&self, topic: Topic, bytes: usize) -> bool {
         self.limits(topic).max_message_bytes.is_none_or(|max| bytes <= max)
-    }
-
-    /// The timestamp of a record, in milliseconds since 1970. Brokers delete by it, so a record
-    /// older than half the retention carries the present time.
-    pub fn timestamp_ms(
-        &self,
-        topic: Topic,
-        accepted_ms: u64,
-        timestamps: Timestamps,
-        now_ms: u64,
-    ) -> i64 {
-        let retention_ms = self.limits(topic).retention_ms.unwrap_or(RETENTION_MS);
-        let would_expire = now_ms.saturating_sub(accepted_ms) > retention_ms / 2;
-        let present = timestamps == Timestamps::Present || would_expire;
-        (if present { now_ms } else { accepted_ms }) as i64
     }
 
     /// A topic that takes no event, and its `max.message.bytes`.
@@ -108,10 +81,10 @@ impl Topics {
         events.filter_map(limit).find(|(_, max)| *max < EVENT_BYTES_MIN)
     }
 
-    /// The obstacle with its cause, where a broker that is away or slow may be none: a partition takes
-    /// no record until more of its replicas are in sync. librdkafka tries again, and says in the end only
-    /// that time ran out. Any other error of Kafka is taken for the same while replicas are too few: the
-    /// transaction before cannot be completed then, and one of several codes says so.
+    /// The obstacle with its cause, if the cause is a partition that takes no record because too few of
+    /// its replicas are in sync. librdkafka retries, and in the end says only that time ran out. Any other
+    /// error of Kafka counts as the same: the transaction before cannot be completed, and one of several
+    /// codes says so.
     pub fn explain(&self, obstacle: Obstacle) -> Obstacle {
         if !matches!(obstacle.blocked, Blocked::NoBroker | Blocked::TooSlow | Blocked::KafkaError) {
             return obstacle;
@@ -125,11 +98,6 @@ impl Topics {
             obstacle.detail
         );
         Obstacle::new(Blocked::TooFewReplicas, detail)
-    }
-
-    /// The smallest `max.message.bytes` of all topics: what a request may hold for a partition.
-    pub fn max_message_bytes(&self) -> Option<usize> {
-        self.limits.values().filter_map(|limits| limits.max_message_bytes).min()
     }
 }
 

@@ -52,7 +52,7 @@ impl Cluster {
         let has_grown = || client.context().has_grown.swap(false, Ordering::Relaxed);
         while client.poll(Duration::from_millis(20)).is_some() || has_grown() {}
         let offered = client.context().offered.lock();
-        Some(version(&offered)).filter(|_| !offered.is_empty())
+        (!offered.is_empty()).then(|| version(&offered))
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use jiff::Timestamp;
 
@@ -138,21 +138,21 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         // The reader of standard output has gone.
         Some(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         _ => Err(match error.downcast::<Obstacle>() {
-            Ok(obstacle) => explain(&obstacle, &config.kafka.bootstrap_servers),
+            Ok(obstacle) => explain(obstacle, &config.kafka.bootstrap_servers),
             Err(error) => error,
         }),
     }
 }
 
-fn explain(obstacle: &Obstacle, brokers: &str) -> anyhow::Error {
-    let Obstacle { blocked, detail } = obstacle;
-    match blocked {
-        Blocked::NoBroker => anyhow::anyhow!("Kafka at {brokers} cannot be reached: {detail}"),
-        Blocked::NotAuthorized => anyhow::anyhow!(
+fn explain(obstacle: Obstacle, brokers: &str) -> anyhow::Error {
+    let detail = &obstacle.detail;
+    match obstacle.blocked {
+        Blocked::NoBroker => anyhow!("Kafka at {brokers} cannot be reached: {detail}"),
+        Blocked::NotAuthorized => anyhow!(
             "Kafka refuses: {detail}. tail needs a login with the rights to describe and to read the \
              topics"
         ),
-        Blocked::UnknownTopic => anyhow::anyhow!("{detail}"),
-        _ => anyhow::anyhow!("{obstacle}"),
+        Blocked::UnknownTopic => anyhow!("{detail}"),
+        _ => obstacle.into(),
     }
 }
