@@ -20,7 +20,7 @@ pub(super) struct Decision(Arc<Mutex<Decided>>);
 
 /// Resolves when the batch is decided.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(super) struct BatchOutcome {
     shared: Arc<Mutex<Decided>>,
     /// The place in `waiting`, from the first poll on.
     place: Option<usize>,
@@ -34,8 +34,8 @@ struct Decided {
 }
 
 impl Decision {
-    pub(super) fn outcome(&self) -> Outcome {
-        Outcome { shared: Arc::clone(&self.0), place: None }
+    pub(super) fn outcome(&self) -> BatchOutcome {
+        BatchOutcome { shared: Arc::clone(&self.0), place: None }
     }
 
     pub(super) fn decide(&self, result: Result<(), AppendError>) {
@@ -55,7 +55,7 @@ impl Drop for Decision {
     }
 }
 
-impl Future for Outcome {
+impl Future for BatchOutcome {
     type Output = Result<(), AppendError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -77,7 +77,7 @@ impl Future for Outcome {
     }
 }
 
-impl Drop for Outcome {
+impl Drop for BatchOutcome {
     /// It may be the caller that was to wake the others.
     fn drop(&mut self) {
         let mut decided = self.shared.lock();

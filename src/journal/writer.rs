@@ -15,7 +15,7 @@ use prometheus::IntCounter;
 use super::{
     AppendError, Position,
     disk::{self, DiskFile, Mode},
-    outcome::{Decision, Outcome},
+    outcome::{BatchOutcome, Decision},
     segment::{self, FRAME_HEADER_BYTES, HEADER_BYTES, Header},
     shared::Shared,
 };
@@ -81,7 +81,7 @@ impl Queue {
         len: usize,
         accepted: &IntCounter,
         write: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(Position, Outcome), AppendError> {
+    ) -> Result<(Position, BatchOutcome), AppendError> {
         let frame_bytes = FRAME_HEADER_BYTES.saturating_add(len);
         let mut state = self.state.lock();
         if state.is_closed {

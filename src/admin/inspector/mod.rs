@@ -5,8 +5,9 @@
 //! and `stream` sends new calls.
 //!
 //! **Invariant:** no header's value and no body goes to anyone without a login, where one is needed.
-//! **Invariant:** nothing is computed unless someone looks. Who looks holds at most [`STREAMS`]
-//! connections, and a browser that stands still is sent nothing.
+//! **Invariant:** nothing is computed unless someone looks, except the words for a few refused calls a
+//! second. Who looks holds at most [`STREAMS`] connections, and a browser that stands still is sent
+//! nothing.
 
 mod access;
 mod describe;
