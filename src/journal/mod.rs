@@ -186,12 +186,8 @@ impl Journal {
         accepted: &IntCounter,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Position, AppendError> {
-        let started = clock::now();
-        let shared = self.shared();
-        let (position, outcome) = shared.queue.push(len, accepted, write)?;
+        let (position, outcome) = self.shared().queue.push(len, accepted, write)?;
         outcome.await?;
-        let took = clock::now() - started;
-        shared.metrics.journal_append_seconds.observe(took.as_secs_f64());
         Ok(position)
     }
 

@@ -94,3 +94,84 @@ fn wake_others(mut decided: MutexGuard<'_, Decided>) {
     drop(decided);
     others.into_iter().flatten().for_each(Waker::wake);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::Wake,
+    };
+
+    use super::*;
+
+    #[derive(Default)]
+    struct WakeCount(AtomicUsize);
+
+    impl Wake for WakeCount {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A caller that waits, and how often it was woken.
+    struct Caller {
+        outcome: Pin<Box<BatchOutcome>>,
+        woken: Arc<WakeCount>,
+    }
+
+    impl Caller {
+        fn of(decision: &Decision) -> Self {
+            let mut caller = Self { outcome: Box::pin(decision.outcome()), woken: Arc::default() };
+            assert!(caller.poll().is_pending());
+            caller
+        }
+
+        fn poll(&mut self) -> Poll<Result<(), AppendError>> {
+            let waker = Waker::from(Arc::clone(&self.woken));
+            self.outcome.as_mut().poll(&mut Context::from_waker(&waker))
+        }
+
+        fn is_woken(&self) -> bool {
+            self.woken.0.load(Ordering::Relaxed) > 0
+        }
+    }
+
+    /// Callers that wait for a decided batch; the one that was woken is the last.
+    fn decided(result: Result<(), AppendError>) -> Vec<Caller> {
+        let decision = Decision::default();
+        let mut callers: Vec<_> = (0..5).map(|_| Caller::of(&decision)).collect();
+        // One gives up before the decision.
+        drop(callers.pop());
+        decision.decide(result);
+        callers.sort_by_key(Caller::is_woken);
+        let woken: Vec<_> = callers.iter().map(Caller::is_woken).collect();
+        assert_eq!(woken, [false, false, false, true]);
+        callers
+    }
+
+    #[test]
+    fn the_caller_that_is_woken_wakes_the_others() {
+        for result in [Ok(()), Err(AppendError::Full)] {
+            let mut callers = decided(result);
+            assert_eq!(callers.pop().unwrap().poll(), Poll::Ready(result));
+            assert!(callers.iter().all(Caller::is_woken));
+            assert!(callers.iter_mut().all(|caller| caller.poll() == Poll::Ready(result)));
+        }
+    }
+
+    #[test]
+    fn the_caller_that_is_woken_wakes_the_others_also_if_it_gives_up() {
+        let mut callers = decided(Ok(()));
+        drop(callers.pop());
+        assert!(callers.iter().all(Caller::is_woken));
+    }
+
+    #[test]
+    fn a_batch_that_nobody_decides_has_failed() {
+        let decision = Decision::default();
+        let mut caller = Caller::of(&decision);
+        drop(decision);
+        assert!(caller.is_woken());
+        assert_eq!(caller.poll(), Poll::Ready(Err(AppendError::Failed)));
+    }
+}

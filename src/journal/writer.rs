@@ -7,10 +7,11 @@ use std::{
     io,
     path::Path,
     sync::{Arc, mpsc::SyncSender},
+    time::Instant,
 };
 
 use parking_lot::{Condvar, Mutex};
-use prometheus::IntCounter;
+use prometheus::{IntCounter, local::LocalHistogram};
 
 use super::{
     AppendError, Position,
@@ -63,8 +64,8 @@ pub(super) struct WriteBatch {
     frames: Vec<u8>,
     /// Bytes of `frames` that are whole frames: a caller that panicked may leave a part of one.
     whole: usize,
-    /// One per record.
-    accepted: Vec<IntCounter>,
+    /// The counter of each record, and since when its caller waits.
+    records: Vec<(IntCounter, Instant)>,
     decision: Decision,
 }
 
@@ -82,7 +83,7 @@ impl Queue {
         accepted: &IntCounter,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(Position, BatchOutcome), AppendError> {
-        let frame_bytes = FRAME_HEADER_BYTES.saturating_add(len);
+        let (frame_bytes, since) = (FRAME_HEADER_BYTES.saturating_add(len), clock::now());
         let mut state = self.state.lock();
         if state.is_closed {
             return Err(AppendError::Failed);
@@ -92,7 +93,7 @@ impl Queue {
             return Err(AppendError::Full);
         }
         let batch = state.batch_with_room(frame_bytes).ok_or(AppendError::Slow)?;
-        let position = batch.push(accepted, write);
+        let position = batch.push(accepted, since, write);
         let (is_first, outcome) = (position == batch.first, batch.decision.outcome());
         state.next = position.next();
         state.admitted_bytes = admitted;
@@ -183,7 +184,7 @@ impl QueueState {
 
     fn batch_with_room(&mut self, frame_bytes: usize) -> Option<&mut WriteBatch> {
         let has_room = |last: &WriteBatch| {
-            last.accepted.len() < RECORDS_MAX && last.whole + frame_bytes <= BYTES_MAX
+            last.records.len() < RECORDS_MAX && last.whole + frame_bytes <= BYTES_MAX
         };
         if !self.batches.back().is_some_and(has_room) {
             if self.batches.len() == BATCHES_MAX {
@@ -199,20 +200,21 @@ impl QueueState {
 impl WriteBatch {
     pub(super) fn new(first: Position, mut frames: Vec<u8>) -> Self {
         frames.clear();
-        let (accepted, decision) = (Vec::with_capacity(64), Decision::default());
-        Self { first, frames, whole: 0, accepted, decision }
+        let (records, decision) = (Vec::with_capacity(64), Decision::default());
+        Self { first, frames, whole: 0, records, decision }
     }
 
     /// Adds a record and returns its position.
     pub(super) fn push(
         &mut self,
         accepted: &IntCounter,
+        since: Instant,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Position {
         self.frames.truncate(self.whole);
-        let (position, index) = (self.end(), self.accepted.len() as u32);
+        let (position, index) = (self.end(), self.records.len() as u32);
         self.whole += segment::put_frame(&mut self.frames, position, index, write);
-        self.accepted.push(accepted.clone());
+        self.records.push((accepted.clone(), since));
         position
     }
 
@@ -224,7 +226,7 @@ impl WriteBatch {
     }
 
     fn end(&self) -> Position {
-        self.first.plus(self.accepted.len() as u64)
+        self.first.plus(self.records.len() as u64)
     }
 
     fn decide(&self, result: Result<(), AppendError>) {
@@ -238,6 +240,8 @@ pub(super) struct Writer {
     /// Lets the keeper begin its next round at once.
     wake_keeper: SyncSender<()>,
     open: Option<OpenFile>,
+    /// Of a batch. Added up here, because all threads share the metric.
+    append_seconds: LocalHistogram,
 }
 
 /// The index's open segment.
@@ -251,7 +255,8 @@ struct OpenFile {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, wake_keeper: SyncSender<()>) -> Self {
-        Self { shared, wake_keeper, open: None }
+        let append_seconds = shared.metrics.journal_append_seconds.local();
+        Self { shared, wake_keeper, open: None, append_seconds }
     }
 
     pub(super) fn run(mut self) {
@@ -327,8 +332,13 @@ impl Writer {
 
     /// Counts the records of a durable batch, moves the durable watermark, wakes the callers.
     fn acknowledge(&self, batch: WriteBatch) {
-        self.shared.metrics.journal_batch_records.observe(batch.accepted.len() as f64);
-        batch.accepted.iter().for_each(IntCounter::inc);
+        self.shared.metrics.journal_batch_records.observe(batch.records.len() as f64);
+        let now = clock::now();
+        for (accepted, since) in &batch.records {
+            accepted.inc();
+            self.append_seconds.observe((now - *since).as_secs_f64());
+        }
+        self.append_seconds.flush();
         let positions = batch.first..batch.end();
         self.shared.watermarks.lock().index.extend(positions, batch.whole as u64);
         self.shared.durable_moved.notify_all();
