@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,13 +20,17 @@ use http::{
 use http_body::Body;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use uuid::Uuid;
 
 use super::{
     Phase, State,
     activity::{AnswerGuard, RequestGuard},
-    answer, body,
+    answer,
+    body::{self, chunk_deadline, in_time},
     budget::{Budget, Hold, Share},
     error::Refusal,
     header_text,
@@ -157,7 +162,8 @@ impl Acceptor {
     ) -> Result<Response<Bytes>, Refusal> {
         fail_point!(&format!("accept {}", head.method));
         let (max_bytes, time) = (self.limits.max_body_bytes, self.limits.body_timeout);
-        let mut body = body::read(body, hold, max_bytes, since, time).await?;
+        let mut timer = pin!(sleep_until(chunk_deadline(since, since + time, 0)));
+        let mut body = body::read(body, hold, max_bytes, since, time, timer.as_mut()).await?;
         let method = head.method.as_str();
         let received_at_ms = clock::wall_ms();
         let callback = Callback {
@@ -180,8 +186,8 @@ impl Acceptor {
             body.move_to(record);
         };
         let append = self.journal.append(len, &source.accepted, write);
-        let append = tokio::time::timeout(APPEND_TIMEOUT, append).await;
-        let position = append.map_err(|_elapsed| Refusal::JournalSlow)??;
+        timer.as_mut().reset(Instant::now() + APPEND_TIMEOUT);
+        let position = in_time(timer, append).await.ok_or(Refusal::JournalSlow)??;
         // The wait for Kafka must not hold memory that other calls need.
         drop(body);
         source.last_callback.set(received_at_ms as f64 / 1000.0);

@@ -1,11 +1,11 @@
 //! Reads a body within its limits: bytes, time, and the budget.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use bytes::{Buf, Bytes};
 use http_body::Body;
 use http_body_util::BodyExt;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, timeout_at};
 
 use super::{budget::Hold, error::Refusal};
 
@@ -80,31 +80,49 @@ impl Drop for BufferedBody<'_> {
 
 /// Until when the next chunk has to come: one second per KiB after the first 5 s, at most until
 /// `deadline`.
-fn chunk_deadline(since: Instant, deadline: Instant, read: usize) -> Instant {
+pub(super) fn chunk_deadline(since: Instant, deadline: Instant, read: usize) -> Instant {
     let earned = Duration::from_secs(1).mul_f64(read as f64 / BYTES_PER_SECOND_MIN);
     deadline.min(since + GRACE + earned)
 }
 
+/// What the future yields, or none if the timer fires first.
+///
+/// A call has one timer. Moving a timer to a later time takes one atomic step, and a new one the lock that
+/// all timers share.
+pub(super) async fn in_time<T>(
+    timer: Pin<&mut Sleep>,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = future => Some(done),
+        () = timer => None,
+    }
+}
+
 /// Reads a body of at most `max_bytes`, whose call came at `since`, within `time`. One that breaks off is
-/// `Malformed`.
+/// `Malformed`. The timer is set to the first chunk's deadline.
 pub(super) async fn read<'h, B: Body<Data = Bytes> + Unpin>(
     body: &mut B,
     hold: &'h mut Hold,
     max_bytes: usize,
     since: Instant,
     time: Duration,
+    mut timer: Pin<&mut Sleep>,
 ) -> Result<BufferedBody<'h>, Refusal> {
     if body.size_hint().lower() > max_bytes as u64 {
         return Err(Refusal::TooLarge);
     }
     let mut buffered = BufferedBody::new(hold);
     while !body.is_end_stream() {
-        let until = chunk_deadline(since, since + time, buffered.len());
-        let frame = timeout_at(until, body.frame()).await;
-        let Some(frame) = frame.map_err(|_| Refusal::Timeout)? else { break };
+        let frame = in_time(timer.as_mut(), body.frame()).await;
+        let Some(frame) = frame.ok_or(Refusal::Timeout)? else { break };
         // Trailers are no part of the body.
         if let Ok(chunk) = frame.map_err(|_| Refusal::Malformed)?.into_data() {
             buffered.add(chunk, body.is_end_stream(), max_bytes)?;
+        }
+        if !body.is_end_stream() {
+            timer.as_mut().reset(chunk_deadline(since, since + time, buffered.len()));
         }
     }
     Ok(buffered)
