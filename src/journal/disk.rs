@@ -265,11 +265,13 @@ pub(super) fn own_groups() -> io::Result<Vec<u32>> {
 pub(super) fn allocate(file: &dyn DiskFile, bytes: u64) -> io::Result<()> {
     // The length comes with the zeros, so a file that is as long as a segment is complete.
     file.reserve(bytes)?;
-    let zeros = vec![0; ALLOCATION_STEP];
-    for at in (0..bytes).step_by(ALLOCATION_STEP) {
-        let step = ALLOCATION_STEP.min((bytes - at) as usize);
-        file.write_at(&zeros[..step], at)?;
+    let zeros = vec![0; ALLOCATION_STEP.min(bytes as usize)];
+    let mut at = 0;
+    while at < bytes {
+        let step = (bytes - at).min(zeros.len() as u64);
+        file.write_at(&zeros[..step as usize], at)?;
         file.sync_data()?;
+        at += step;
     }
     Ok(())
 }

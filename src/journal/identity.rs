@@ -1,4 +1,4 @@
-//! What identifies a journal: its id and label, and the ids of its runs. And how far it is committed.
+//! What identifies a journal: its id and label, and the ids of its runs.
 //!
 //! A run's file holds the run's own random id. The id that is committed to Kafka is derived from it and
 //! from the journal's id. So a fork changes the ids of all runs at once: the journal no longer knows any
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{
-    OpenError, Position,
+    Checkpoint, OpenError, Position,
     disk::{Directory, Mode},
     io_at,
     sealed::{self, Fields},
@@ -28,8 +28,6 @@ const NAME: &str = "identity";
 const COPY: &str = "identity.copy";
 const RUNS: &str = "runs";
 const RUN_KIND: sealed::Kind = *b"runn";
-const CHECKPOINT: &str = "checkpoint";
-const CHECKPOINT_KIND: sealed::Kind = *b"ckpt";
 /// A run's file that nothing else needs is kept for this many runs.
 const RUNS_KEPT: u32 = 1024;
 
@@ -142,10 +140,12 @@ impl Runs {
             return Ok(self.highest);
         }
         let (directory, path) = (Self::directory(journal.path), Self::path(journal.path, number));
-        write_run(journal, number, own).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => OpenError::RunTaken { run: number },
-            _ => io_at(&path)(error),
-        })?;
+        match write_run(journal, number, own) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(OpenError::RunTaken { run: number });
+            }
+            result => result.map_err(io_at(&path))?,
+        }
         journal.disk.sync_directory(&directory).map_err(io_at(&directory))?;
         self.add(number, Some(own));
         Ok(number)
@@ -175,44 +175,4 @@ fn write_run(journal: Directory<'_>, number: u32, own: Uuid) -> io::Result<()> {
         // No process has used the number. An unfinished file would be reported as damage at each opening.
         journal.disk.remove(&path).ok();
     })
-}
-
-/// How far the journal's records are committed in Kafka: the local copy of that position.
-///
-/// It bounds what may be recycled and stands in where Kafka has no position. Its file carries the id of the
-/// journal, because after a fork an older one means nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// The first position that is not committed.
-    pub position: Position,
-    /// [`Journal::run_id`](super::Journal::run_id) that was committed with it.
-    pub run_id: Uuid,
-    /// Receipt of the last committed callback; nil where there is none.
-    pub receipt: Uuid,
-    /// The cluster that it was committed to; empty where none has been yet.
-    pub cluster_id: String,
-}
-
-impl Checkpoint {
-    pub(super) fn write(&self, journal: Directory<'_>, journal_id: Uuid) -> io::Result<()> {
-        let mut payload = journal_id.as_bytes().to_vec();
-        sealed::put_position(&mut payload, self.position);
-        payload.extend_from_slice(self.run_id.as_bytes());
-        payload.extend_from_slice(self.receipt.as_bytes());
-        sealed::put_text(&mut payload, &self.cluster_id);
-        sealed::write(journal, CHECKPOINT, CHECKPOINT_KIND, &payload)
-    }
-
-    /// The checkpoint of the journal with this id, if there is one and it is whole.
-    pub(super) fn read(journal: Directory<'_>, id: Uuid) -> Result<Option<Self>, OpenError> {
-        sealed::read(journal, CHECKPOINT, CHECKPOINT_KIND, |fields| {
-            let is_own = fields.uuid()? == id;
-            let (position, run_id) = (fields.position()?, fields.uuid()?);
-            let (receipt, cluster_id) = (fields.uuid()?, fields.text()?);
-            if !is_own {
-                tracing::warn!("the checkpoint is of another journal and not used");
-            }
-            is_own.then_some(Self { position, run_id, receipt, cluster_id })
-        })
-    }
 }

@@ -1,60 +1,11 @@
-//! Positions, and which records lie where: one entry a segment, whatever the backlog.
+//! Which records lie where: one entry a segment, whatever the backlog.
 
-use std::{collections::VecDeque, fmt, ops::Range};
+use std::{collections::VecDeque, ops::Range};
 
-use super::segment::{HEADER_BYTES, Header, Layout};
-
-/// Where a record lies in a journal: the run that appended it, and its number in that run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position(u64);
-
-impl Position {
-    const INDEX_BITS: u32 = 40;
-    /// Before every record.
-    pub const MIN: Self = Self(0);
-    /// After every record.
-    pub const MAX: Self = Self(u64::MAX);
-
-    /// Record `index` (below 2^40) of run `run`.
-    pub const fn new(run: u32, index: u64) -> Self {
-        Self((run as u64) << Self::INDEX_BITS | index)
-    }
-
-    /// The position that [`as_u64`](Self::as_u64) gave.
-    pub const fn from_u64(position: u64) -> Self {
-        Self(position)
-    }
-
-    /// `run << 40 | index`; fits 63 bits for the first eight million runs.
-    pub const fn as_u64(self) -> u64 {
-        self.0
-    }
-
-    /// The opening of the journal that appended the record; the first is 1.
-    pub const fn run(self) -> u32 {
-        (self.0 >> Self::INDEX_BITS) as u32
-    }
-
-    /// The record's number in its run; the first is 0.
-    pub const fn index(self) -> u64 {
-        self.0 & ((1 << Self::INDEX_BITS) - 1)
-    }
-
-    /// The position after this one in its run.
-    pub const fn next(self) -> Self {
-        self.plus(1)
-    }
-
-    pub(super) const fn plus(self, records: u64) -> Self {
-        Self(self.0 + records)
-    }
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.run(), self.index())
-    }
-}
+use super::{
+    Position,
+    segment::{HEADER_BYTES, Header, Layout},
+};
 
 /// All durable records by segment, oldest first.
 #[derive(Debug, Clone)]
@@ -66,20 +17,26 @@ pub(super) struct Index {
     pub(super) end: Position,
     /// Bytes of all durable frames since the oldest that was there at opening; only ever grows.
     pub(super) bytes: u64,
+    mark_every_bytes: u64,
 }
 
 impl Index {
     /// Of the segments that were found at opening, oldest first.
-    pub(super) fn new(found: VecDeque<Layout>, end: Position) -> Self {
+    pub(super) fn new(found: VecDeque<Layout>, end: Position, mark_every_bytes: u64) -> Self {
         let bytes = found.iter().map(|segment| segment.end - HEADER_BYTES).sum();
-        Self { segments: found, last_is_open: false, end, bytes }
+        Self { segments: found, last_is_open: false, end, bytes, mark_every_bytes }
     }
 
     /// Adds the segment that is appended to from now on. It may have the name of an empty one.
     pub(super) fn add_empty(&mut self, header: Header) {
         self.segments.pop_back_if(|last| last.header.base == header.base);
-        self.segments.push_back(Layout::new(header));
+        self.segments.push_back(Layout::new(header, self.mark_every_bytes));
         self.last_is_open = true;
+    }
+
+    /// The segment that is appended to.
+    pub(super) fn open(&self) -> Option<&Layout> {
+        self.segments.back().filter(|_| self.last_is_open)
     }
 
     /// Adds records that have just become durable to the end of the last segment.

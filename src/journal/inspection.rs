@@ -52,7 +52,8 @@ impl Inspection {
 /// When the journal cannot be read, or is of a newer format.
 pub fn committed_on_disk(journal: Directory<'_>) -> Result<Option<Position>, OpenError> {
     let Some(identity) = Identity::read(journal)? else { return Ok(None) };
-    Ok(Checkpoint::read(journal, identity.id)?.map(|checkpoint| checkpoint.position))
+    let checkpoint = Checkpoint::read(journal, identity.id)?;
+    Ok(checkpoint.map(|checkpoint| checkpoint.position))
 }
 
 /// Reads a journal's directory, and changes nothing. Takes about a second per GiB.
@@ -63,14 +64,13 @@ pub fn inspect(journal: Directory<'_>) -> Result<Inspection, OpenError> {
     let none = || io::Error::new(io::ErrorKind::NotFound, "there is no journal here");
     let identity = Identity::read(journal)?.ok_or_else(|| io_at(journal.path)(none()))?;
     let mut known = Runs::read(journal)?;
-    let survey = Survey::make(journal)?;
+    let survey = Survey::make(journal, u64::MAX)?;
     survey.add_runs(&mut known);
     let checkpoint = Checkpoint::read(journal, identity.id)?;
     let checkpoint = checkpoint.or_else(|| identity.first_checkpoint(&known));
-    let last = survey.layouts().flat_map(|layout| &layout.spans).last();
-    let end = last.map_or(Position::new(known.highest, 0), |last| last.end);
+    let end = survey.spans().last().map_or(Position::new(known.highest, 0), |last| last.end);
     let segments = survey.segments.into_iter().map(|scan| scan.layout).collect();
-    let index = Index::new(segments, end);
+    let index = Index::new(segments, end, u64::MAX);
     let runs = known.own.iter().map(|(&number, own)| {
         let (start, end) = (Position::new(number, 0), Position::new(number + 1, 0));
         Run { number, id: identity.run_id(*own), records: index.count(start, end) }

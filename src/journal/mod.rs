@@ -10,10 +10,10 @@
 //! lock                       held while the journal is open; names the process
 //! identity, identity.copy    id, label, start of publishing        (identity.rs)
 //! runs/<n>                   one a run, taken exclusively          (identity.rs)
-//! checkpoint                 the committed position                (identity.rs)
+//! checkpoint                 the committed position                (checkpoint.rs)
 //! history                    ends of runs, known losses            (recovery.rs)
 //! segments/<base>.segment    the records                           (segment.rs)
-//! segments/spare-<run>-<n>   allocated, for segments to come       (keeper.rs)
+//! segments/spare-<run>-<n>   allocated, for segments to come       (spares.rs)
 //! quarantine/                damaged bytes that recovery found     (recovery.rs)
 //! fork                       a request for a new identity          (fork.rs)
 //! arrivals                   not the journal's: last arrivals      (serve)
@@ -34,21 +34,27 @@
 //! **Invariant:** after a failed fsync the journal acknowledges nothing more, because a second fsync can
 //! falsely succeed. The process has to end ([`Journal::failed`]).
 
+mod checkpoint;
 pub mod disk;
+mod error;
 pub mod fork;
 mod identity;
 mod index;
 mod inspection;
 mod keeper;
+mod lock;
 mod options;
-mod outcome;
 mod place;
+mod position;
+mod prefixes;
+mod queue;
 mod reader;
 mod recovery;
 mod salvage;
 mod sealed;
 mod segment;
 mod shared;
+mod spares;
 mod writer;
 
 #[cfg(test)]
@@ -66,15 +72,20 @@ use prometheus::IntCounter;
 use uuid::Uuid;
 
 pub use self::{
+    checkpoint::Checkpoint,
     disk::Directory,
-    identity::{Checkpoint, Identity},
-    index::Position,
+    error::{AppendError, OpenError},
+    identity::Identity,
     inspection::{Inspection, Run, committed_on_disk, inspect},
-    options::{AppendError, OpenError, Options},
-    place::{Holder, check_place, holder},
+    lock::{Holder, holder},
+    options::Options,
+    place::check_place,
+    position::Position,
     reader::{JournalRecord, Reader},
 };
-use self::{disk::DiskFile, keeper::Keeper, options::io_at, shared::Shared, writer::Writer};
+use self::{
+    disk::DiskFile, error::io_at, keeper::Keeper, queue::Pushed, shared::Shared, writer::Writer,
+};
 use crate::{clock, metrics::Metrics};
 
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
@@ -146,12 +157,10 @@ impl Journal {
         options.segment_bytes = options.segment_bytes.max(2 * segment::HEADER_BYTES);
         let at = || io_at(&options.directory);
         options.disk.create_directory(&options.directory).map_err(at())?;
-        let (lock, shared) = patiently(|| {
-            check_place(options.directory(), options.allow_volatile)?;
-            let lock = place::lock(options.directory())?;
-            let shared = Shared::open(options.clone(), metrics.clone(), &*lock)?;
-            Ok((lock, Arc::new(shared)))
-        })?;
+        patiently(|| check_place(options.directory(), options.allow_volatile))?;
+        let lock = patiently(|| lock::take(options.directory()))?;
+        let open = || Shared::open(options.clone(), metrics.clone(), &*lock);
+        let shared = Arc::new(patiently(open)?);
         let (wake, woken) = mpsc::sync_channel(1);
         let (writer, keeper) =
             (Writer::new(shared.clone(), wake), Keeper::new(shared.clone(), woken));
@@ -186,8 +195,14 @@ impl Journal {
         accepted: &IntCounter,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Position, AppendError> {
-        let (position, outcome) = self.shared().queue.push(len, accepted, write)?;
-        outcome.await?;
+        let started = clock::now();
+        let shared = self.shared();
+        let Pushed { position, mut outcome } = shared.queue.push(len, accepted, write)?;
+        let decided = outcome.wait_for(Option::is_some).await.map(|outcome| *outcome);
+        // A writer that panics drops its batch without an outcome.
+        decided.unwrap_or_default().unwrap_or(Err(AppendError::Failed))?;
+        let took = clock::now() - started;
+        shared.metrics.journal_append_seconds.observe(took.as_secs_f64());
         Ok(position)
     }
 
@@ -319,15 +334,17 @@ impl Journal {
     #[cfg(any(test, feature = "simulation"))]
     pub fn step_writer(&self) -> bool {
         // The lock is held if this is called from within a step.
-        let mut stepped = self.handle.stepped.try_lock();
-        let Some(Some((writer, _))) = stepped.as_deref_mut() else { return false };
+        let Some(mut stepped) = self.handle.stepped.try_lock() else { return false };
+        let Some((writer, _)) = &mut *stepped else { return false };
         self.shared().queue.try_next().map(|batch| writer.step(batch)).is_some()
     }
 
     /// Does what the keeper does once a second. For a [`stepped`](Options::stepped) journal.
     #[cfg(any(test, feature = "simulation"))]
     pub fn round_keeper(&self) {
-        if let Some(Some((_, keeper))) = self.handle.stepped.try_lock().as_deref_mut() {
+        if let Some(mut stepped) = self.handle.stepped.try_lock()
+            && let Some((_, keeper)) = &mut *stepped
+        {
             keeper.round();
         }
     }

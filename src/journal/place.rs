@@ -1,27 +1,14 @@
-//! Where a journal may lie, and who has it: on a disk that keeps it, in a directory that no other user
-//! writes to, and open in one process, also where locks do not work.
+//! Where a journal may lie: on a disk that keeps it, in a directory that no other user writes to.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::path::Path;
 
-use rustix::fs::{FileType, Mode as Permissions};
+use rustix::fs::{FileType, Mode};
 
 use super::{
-    OpenError, Options,
-    disk::{self, Directory, Disk, DiskFile, Mode},
-    identity::Runs,
+    OpenError,
+    disk::{self, Directory, Disk},
     io_at,
 };
-use crate::{clock, mutant};
-
-const LOCK: &str = "lock";
-/// A lock that is taken is tried again for a second, because [`holder`] may have it for a moment.
-const PAUSES: usize = 10;
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Refuses a place that a restart empties, and one where another user could put files or symbolic links.
 ///
@@ -37,111 +24,25 @@ pub fn check_place(journal: Directory<'_>, allow_volatile: bool) -> Result<(), O
             check_directory(disk, &path)?;
         }
     }
-    match disk.file_system(path).map_err(io_at(path))?.volatile {
-        Some(file_system) if !allow_volatile => {
-            Err(OpenError::Volatile { directory: path.to_owned(), file_system })
-        }
-        _ => Ok(()),
-    }
+    let volatile = disk.file_system(path).map_err(io_at(path))?.volatile;
+    volatile.filter(|_| !allow_volatile).map_or(Ok(()), |file_system| {
+        Err(OpenError::Volatile { directory: path.to_owned(), file_system })
+    })
 }
 
 fn check_directory(disk: &dyn Disk, path: &Path) -> Result<(), OpenError> {
     let found = disk.metadata(path).map_err(io_at(path))?;
     let refused = |why| Err(OpenError::Exposed { path: path.to_owned(), why });
-    let mode = Permissions::from_raw_mode(found.mode);
+    let mode = Mode::from_raw_mode(found.mode);
     if !FileType::from_raw_mode(found.mode).is_dir() {
         return refused("is no directory");
     }
-    if mode.contains(Permissions::WOTH) {
+    if mode.contains(Mode::WOTH) {
         return refused("can be written by all users");
     }
     let is_own_group = || disk::own_groups().map(|groups| groups.contains(&found.group));
-    if mode.contains(Permissions::WGRP) && !is_own_group().map_err(io_at(path))? {
+    if mode.contains(Mode::WGRP) && !is_own_group().map_err(io_at(path))? {
         return refused("can be written by a group that this process is not in");
     }
     Ok(())
-}
-
-/// Takes the lock and writes this process's id into it. It is held until the file is dropped or the process
-/// ends.
-pub(super) fn lock(journal: Directory<'_>) -> Result<Box<dyn DiskFile>, OpenError> {
-    let path = journal.path.join(LOCK);
-    let file = journal.disk.open(&path, Mode::Create).map_err(io_at(&path))?;
-    let mut pauses = 0..PAUSES;
-    while !file.try_lock().map_err(io_at(&path))? {
-        if pauses.next().is_none() {
-            let Holder { pid } = named_in(journal);
-            return Err(OpenError::Locked { directory: journal.path.into(), pid });
-        }
-        clock::sleep(PAUSE);
-    }
-    let holder = format!("{}\n", std::process::id());
-    let written = file.set_len(0).and_then(|()| file.write_at(holder.as_bytes(), 0));
-    written.map_err(io_at(&path)).map(|()| file)
-}
-
-/// A process that has a journal open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Holder {
-    /// Its id, if the lock's file tells it.
-    pub pid: Option<u32>,
-}
-
-/// The process that has the journal open, if there is one. It makes no file. To find out, this takes a
-/// shared lock for a moment: others may ask meanwhile, and an opening waits for it.
-///
-/// # Errors
-/// The lock's file cannot be read or locked.
-pub fn holder(journal: Directory<'_>) -> io::Result<Option<Holder>> {
-    let path = journal.path.join(LOCK);
-    let Some(file) = disk::if_there(journal.disk.open(&path, Mode::Read))? else { return Ok(None) };
-    Ok(file.is_locked()?.then(|| named_in(journal)))
-}
-
-fn named_in(journal: Directory<'_>) -> Holder {
-    let named = journal.disk.read(&journal.path.join(LOCK)).unwrap_or_default();
-    Holder { pid: String::from_utf8_lossy(&named).trim().parse().ok() }
-}
-
-/// What shows that no other process has opened the journal since this one did. A process that gets past
-/// the lock takes the next run before it reads any record. So it sees all that was durable while the claim
-/// stood, and nothing else may be acknowledged.
-#[derive(Debug)]
-pub(super) struct Claim {
-    disk: Arc<dyn Disk>,
-    /// The lock and the run's file, with what identifies them.
-    own: [(PathBuf, (u64, u64)); 2],
-    next_run: PathBuf,
-}
-
-impl Claim {
-    pub(super) fn new(options: &Options, lock: &dyn DiskFile, run: u32) -> io::Result<Self> {
-        let (disk, journal) = (options.disk.clone(), &options.directory);
-        let run_file = Runs::path(journal, run);
-        let run_identity = disk.metadata(&run_file)?.identity;
-        let lock = (journal.join(LOCK), lock.metadata()?.identity);
-        let next_run = Runs::path(journal, run + 1);
-        Ok(Self { disk, own: [lock, (run_file, run_identity)], next_run })
-    }
-
-    /// An error unless the claim stands.
-    pub(super) fn check(&self) -> io::Result<()> {
-        let mut challenge = None;
-        for (path, identity) in &self.own {
-            let found = disk::if_there(self.disk.metadata(path))?;
-            if found.is_none_or(|found| found.identity != *identity) {
-                challenge = Some(format!("{} was removed or replaced", path.display()));
-            }
-        }
-        if challenge.is_none() && self.disk.exists(&self.next_run)? {
-            challenge = Some(format!("it has made {}", self.next_run.display()));
-        }
-        match challenge.filter(|_| !mutant::is("a second opening past the lock")) {
-            None => Ok(()),
-            Some(why) => Err(io::Error::other(format!(
-                "another process may have opened the journal: {why}. This process acknowledges nothing any \
-                 more. Run one process for each journal.directory, on a file system where locks work"
-            ))),
-        }
-    }
 }

@@ -92,10 +92,12 @@ impl Reader {
     /// Closes a segment that was recycled, because an open file keeps its space on the disk. Call it before
     /// a long wait.
     pub fn rest(&mut self) {
-        let is_recycled = |open: &Open| !self.shared.watermarks.lock().index.has(open.base);
-        if self.open.as_ref().is_some_and(is_recycled) {
-            self.open = None;
-        }
+        let recycled = {
+            let index = &self.shared.watermarks.lock().index;
+            self.open.take_if(|open| !index.has(open.base))
+        };
+        // Without the lock: it may free the blocks of a whole segment.
+        drop(recycled);
     }
 
     fn find(&mut self) -> io::Result<Option<Frame>> {

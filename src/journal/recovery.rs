@@ -18,16 +18,17 @@ use std::{
 
 use super::{
     OpenError, Position,
-    disk::{self, Directory, DiskFile, Mode},
+    disk::{self, Directory, Disk, DiskFile, Mode},
     identity::Runs,
-    index, io_at, keeper,
+    index, io_at,
     salvage::RetriedFile,
-    sealed::{self, Unsealed},
+    sealed,
     segment::{self, Frames, HEADER_BYTES, Header, Layout, Scan},
+    spares,
 };
 use crate::metrics::Metrics;
 
-const COPIED_AT_ONCE: usize = 1 << 20;
+const COPIED_AT_ONCE: u64 = 1 << 20;
 
 /// What lies in a journal's directory. Made without changing anything.
 #[derive(Debug, Default)]
@@ -36,46 +37,52 @@ pub(super) struct Survey {
     pub(super) segments: Vec<Scan>,
     /// Base positions of files whose header is lost in both copies.
     headless: Vec<Position>,
-    /// Also what a crash within a recovery left of segments that it wrote anew.
     pub(super) spares: Vec<PathBuf>,
+    /// What a crash within a recovery left of segments that it wrote anew.
+    unfinished: Vec<PathBuf>,
     /// Files in the directory of segments that are not the journal's.
     foreign: Vec<PathBuf>,
 }
 
 impl Survey {
     /// Reads every segment.
-    pub(super) fn make(journal: Directory<'_>) -> Result<Self, OpenError> {
+    pub(super) fn make(journal: Directory<'_>, mark_every_bytes: u64) -> Result<Self, OpenError> {
         let mut survey = Self::default();
-        let mut bases = Vec::new();
+        let mut headers = Vec::new();
         let directory = segment::directory(journal.path);
-        for path in journal.disk.list(&directory).map_err(io_at(&directory))? {
-            match segment::base_of(&path) {
-                Some(base) => bases.push(base),
-                None if keeper::is_spare(&path) => survey.spares.push(path),
-                None => survey.foreign.push(path),
-            }
-        }
-        bases.sort_unstable();
         // One file at a time, so that a large backlog does not run out of descriptors.
-        for (at, &base) in bases.iter().enumerate() {
-            let path = segment::path(journal.path, base);
-            // None where a running journal, which is inspected, has just recycled the segment.
-            let open =
-                || disk::if_there(journal.disk.open(&path, Mode::Read)).map_err(io_at(&path));
-            let Some(file) = open()? else { continue };
-            let header = match Header::read(file, base).map_err(io_at(&path))? {
-                Ok(header) => header,
-                Err(Unsealed::Damaged) => {
-                    survey.headless.push(base);
-                    continue;
-                }
-                Err(Unsealed::Newer(version)) => {
+        // None where a running journal, which is inspected, has just recycled the segment.
+        let open =
+            |path: &Path| disk::if_there(journal.disk.open(path, Mode::Read)).map_err(io_at(path));
+        for path in journal.disk.list(&directory).map_err(io_at(&directory))? {
+            let Some(base) = segment::base_of(&path) else {
+                let others = if spares::is_spare(&path) {
+                    &mut survey.spares
+                } else if segment::is_unfinished(&path) {
+                    &mut survey.unfinished
+                } else {
+                    &mut survey.foreign
+                };
+                others.push(path);
+                continue;
+            };
+            let Some(file) = open(&path)? else { continue };
+            match Header::read(file, base).map_err(io_at(&path))? {
+                Ok(header) => headers.push(header),
+                Err(sealed::Unsealed::Damaged) => survey.headless.push(base),
+                Err(sealed::Unsealed::Newer(version)) => {
                     return Err(OpenError::Newer { path, version });
                 }
-            };
-            let next = bases.get(at + 1).copied().filter(|next| next.run() == base.run());
-            let Some(file) = open()? else { continue };
-            survey.segments.push(segment::scan(file, header, next).map_err(io_at(&path))?);
+            }
+        }
+        headers.sort_unstable_by_key(|header| header.base);
+        for (at, header) in headers.iter().enumerate() {
+            let next = headers.get(at + 1).map(|next| next.base);
+            let next = next.filter(|next| next.run() == header.base.run());
+            let path = segment::path(journal.path, header.base);
+            let Some(file) = open(&path)? else { continue };
+            let scan = segment::scan(file, *header, next, mark_every_bytes);
+            survey.segments.push(scan.map_err(io_at(&path))?);
         }
         Ok(survey)
     }
@@ -93,6 +100,10 @@ impl Survey {
 
     pub(super) fn bases(&self) -> impl Iterator<Item = Position> {
         self.layouts().map(|layout| layout.header.base).chain(self.headless.iter().copied())
+    }
+
+    pub(super) fn spans(&self) -> impl Iterator<Item = &Range<Position>> {
+        self.layouts().flat_map(|layout| &layout.spans)
     }
 
     /// Of what is missing, what was never promised.
@@ -162,17 +173,18 @@ impl MissingRecords {
         // Nothing at or after the checkpoint was ever recycled, nor anything after the oldest segment that
         // is left.
         let floor = checkpoint.into_iter().chain(survey.bases()).min().unwrap_or(Position::MAX);
-        let mut ends: Vec<_> = known.ends.values().copied().filter(|end| *end > floor).collect();
-        ends.extend(survey.layouts().map(Layout::end_position).chain(survey.bases()));
-        ends.sort_unstable();
-        // The highest of each run.
-        let ends: BTreeMap<_, _> = ends.into_iter().map(|end| (end.run(), end)).collect();
+        let found = survey.layouts().map(Layout::end_position).chain(survey.bases());
+        let mut ends = BTreeMap::new();
+        for end in found.chain(known.ends.values().copied().filter(|end| *end > floor)) {
+            let highest = ends.entry(end.run()).or_insert(end);
+            *highest = end.max(*highest);
+        }
         let expected: Vec<_> = ends
             .iter()
             .map(|(run, end)| Position::new(*run, 0).max(floor)..*end)
             .filter(|range| range.start < range.end)
             .collect();
-        let present: Vec<_> = survey.layouts().flat_map(|layout| layout.spans.clone()).collect();
+        let present: Vec<_> = survey.spans().cloned().collect();
         let missing = without(&without(&expected, &present), &known.lost);
         let excused = survey.excused(known, &missing);
         let corrupt = without(&missing, &excused);
@@ -201,123 +213,60 @@ fn without(ranges: &[Range<Position>], others: &[Range<Position>]) -> Vec<Range<
     left
 }
 
-/// Acts on what a survey found.
-pub(super) struct Repair<'a> {
-    pub(super) journal: Directory<'a>,
-    /// The one that this opening took.
-    pub(super) run: u32,
-    pub(super) metrics: &'a Metrics,
-}
-
-impl Repair<'_> {
-    /// Syncs, puts aside, writes down, cuts. From then on every segment ends with its last intact frame and
-    /// holds nothing else.
-    pub(super) fn make(&self, survey: &mut Survey, missing: &MissingRecords) -> io::Result<()> {
-        let Directory { disk, path } = self.journal;
-        for Layout { header, .. } in survey.layouts() {
-            segment::open(self.journal, header.base, Mode::Read)?.sync_all()?;
-        }
-        for base in &survey.headless {
-            let segment = segment::path(path, *base);
-            let bytes = disk.metadata(&segment)?.bytes;
-            self.put_aside(*base, 0, bytes, true, |aside| disk.rename(&segment, aside))?;
-            self.count_error();
-        }
-        let corrupt = &missing.corrupt;
-        for (at, scan) in survey.segments.iter().enumerate() {
-            let (base, end) = (scan.layout.header.base, scan.layout.end);
-            if scan.unreadable_bytes > 0 {
-                // It is written anew from what can be read. This keeps what may be read one day.
-                let link = |aside: &Path| disk.link(&segment::path(path, base), aside);
-                self.put_aside(base, 0, scan.unreadable_bytes, true, link)?;
-                self.count_error();
-                continue;
-            }
-            let next = survey.segments.get(at + 1);
-            let next = next.map_or(Position::MAX, |next| next.layout.header.base);
-            let is_corrupt = corrupt.iter().any(|lost| lost.start < next && base < lost.end);
-            for hole in &scan.holes {
-                self.copy(base, hole.clone(), is_corrupt)?;
-            }
-            let end_position = scan.layout.end_position();
-            if let Some(lost) = corrupt.iter().find(|lost| lost.start == end_position) {
-                let damaged_end = trailing_damage_end(self.journal, scan, lost.end)?;
-                self.copy(base, end..damaged_end, true)?;
-            }
-        }
-        self.report(survey, missing);
-        missing.history.write(self.journal)?;
-        let last = survey.segments.len().saturating_sub(1);
-        for (at, scan) in survey.segments.iter_mut().enumerate() {
-            // Between a full segment's last frame and its end lies only what was there before.
-            let is_full = at < last && corrupt.is_empty();
-            if !scan.holes.is_empty() || scan.unreadable_bytes > 0 {
-                rewrite(self.journal, &keeper::spare(path, self.run, at as u64), scan)?;
-            } else if !is_full && scan.layout.end < scan.file_bytes {
-                let file = segment::open(self.journal, scan.layout.header.base, Mode::Create)?;
-                file.set_len(scan.layout.end)?;
-                file.sync_all()?;
-            }
-        }
-        disk.sync_directory(&segment::directory(path))
+/// Acts on what is missing: syncs, puts aside, writes down, cuts. From then on every segment ends
+/// with its last intact frame and holds nothing else.
+pub(super) fn repair(
+    journal: Directory<'_>,
+    run: u32,
+    survey: &mut Survey,
+    missing: &MissingRecords,
+    metrics: &Metrics,
+) -> io::Result<()> {
+    let directory = journal.path.join("quarantine");
+    let quarantine = Quarantine { journal, directory, run, metrics };
+    for Layout { header, .. } in survey.layouts() {
+        segment::open(journal, header.base, Mode::Read)?.sync_all()?;
     }
-
-    /// Copies these bytes of a segment to quarantine.
-    fn copy(&self, base: Position, bytes: Range<u64>, is_corrupt: bool) -> io::Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        self.put_aside(base, bytes.start, bytes.end - bytes.start, is_corrupt, |aside| {
-            let mut segment = RetriedFile::strict(segment::open(self.journal, base, Mode::Read)?);
-            let copy = self.journal.disk.open(aside, Mode::Truncate)?;
-            copy_range(&mut segment, bytes, &*copy, 0)?;
-            copy.sync_all()
-        })
+    for base in &survey.headless {
+        let bytes = journal.disk.metadata(&segment::path(journal.path, *base))?.bytes;
+        quarantine.keep_file(*base, bytes, <dyn Disk as Disk>::rename)?;
     }
-
-    /// Has `put` make a file in quarantine, of which `bytes` bytes are damaged.
-    fn put_aside(
-        &self,
-        base: Position,
-        offset: u64,
-        bytes: u64,
-        is_corrupt: bool,
-        put: impl FnOnce(&Path) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let Directory { disk, path } = self.journal;
-        let directory = path.join("quarantine");
-        disk.create_directory(&directory)?;
-        let name = format!("{:016x}-{offset}-found-by-run-{}", base.as_u64(), self.run);
-        let path = directory.join(name);
-        put(&path)?;
-        disk.sync_directory(&directory)?;
-        self.metrics.quarantined_total.with_label_values(&["journal"]).inc();
-        if is_corrupt {
-            self.metrics.journal_corrupt_bytes_total.inc_by(bytes);
+    for (at, scan) in survey.segments.iter().enumerate() {
+        let (base, end) = (scan.layout.header.base, scan.layout.end_position());
+        if scan.unreadable_bytes > 0 {
+            // It is written anew from what can be read. Nothing is lost of what may be read one day.
+            quarantine.keep_file(base, scan.unreadable_bytes, <dyn Disk as Disk>::link)?;
+            continue;
         }
-        tracing::warn!(path = %path.display(), bytes, is_corrupt, "damaged bytes of the journal put aside");
-        Ok(())
-    }
-
-    fn report(&self, survey: &Survey, missing: &MissingRecords) {
-        for path in &survey.foreign {
-            tracing::warn!(path = %path.display(),
-                "a file that the journal did not make lies among its segments; it is neither read nor removed");
+        let next =
+            survey.segments.get(at + 1).map_or(Position::MAX, |next| next.layout.header.base);
+        let is_corrupt = missing.corrupt.iter().any(|lost| lost.start < next && base < lost.end);
+        for hole in &scan.holes {
+            quarantine.copy(base, hole.clone(), is_corrupt)?;
         }
-        for lost in &missing.corrupt {
-            self.count_error();
-            let records = index::positions(lost);
-            tracing::error!(from = %lost.start, to = %lost.end, records, "acknowledged records of the journal are damaged or gone");
-        }
-        for lost in &missing.excused {
-            let records = index::positions(lost);
-            tracing::warn!(from = %lost.start, to = %lost.end, records, "records that were not synced yet are gone");
+        if let Some(lost) = missing.corrupt.iter().find(|lost| lost.start == end) {
+            let damaged_end = trailing_damage_end(journal, scan, lost.end)?;
+            quarantine.copy(base, scan.layout.end..damaged_end, true)?;
         }
     }
-
-    fn count_error(&self) {
-        self.metrics.journal_errors_total.with_label_values(&["read"]).inc();
+    report(survey, missing, metrics);
+    missing.history.write(journal)?;
+    let last = survey.segments.len().saturating_sub(1);
+    for (at, scan) in survey.segments.iter_mut().enumerate() {
+        // Between a full segment's last frame and its end lies only what was there before.
+        let is_full = at < last && missing.corrupt.is_empty();
+        if !scan.holes.is_empty() || scan.unreadable_bytes > 0 {
+            rewrite(journal, scan)?;
+        } else if !is_full && scan.layout.end < scan.file_bytes {
+            let file = segment::open(journal, scan.layout.header.base, Mode::Create)?;
+            file.set_len(scan.layout.end)?;
+            file.sync_all()?;
+        }
     }
+    for path in &survey.unfinished {
+        journal.disk.remove_if_there(path)?;
+    }
+    journal.disk.sync_directory(&segment::directory(journal.path))
 }
 
 /// Where the damage after a segment's last intact frame ends: after the lost frames as far as their heads
@@ -337,38 +286,109 @@ fn trailing_damage_end(journal: Directory<'_>, scan: &Scan, lost_end: Position) 
     Ok(at)
 }
 
-/// Replaces a segment by one that holds its intact frames alone, which has the name of a spare first.
-fn rewrite(journal: Directory<'_>, spare: &Path, scan: &mut Scan) -> io::Result<()> {
-    let header = scan.layout.header;
+fn report(survey: &Survey, missing: &MissingRecords, metrics: &Metrics) {
+    for path in &survey.foreign {
+        tracing::warn!(path = %path.display(),
+            "a file that the journal did not make lies among its segments; it is neither read nor removed");
+    }
+    for lost in &missing.corrupt {
+        let records = index::positions(lost);
+        metrics.journal_errors_total.with_label_values(&["read"]).inc();
+        tracing::error!(from = %lost.start, to = %lost.end, records, "acknowledged records of the journal are damaged or gone");
+    }
+    for lost in &missing.excused {
+        let records = index::positions(lost);
+        tracing::warn!(from = %lost.start, to = %lost.end, records, "records that were not synced yet are gone");
+    }
+}
+
+/// Replaces a segment by one that holds its intact frames alone.
+fn rewrite(journal: Directory<'_>, scan: &mut Scan) -> io::Result<()> {
+    let Layout { header, mark_every_bytes, .. } = scan.layout;
     let path = segment::path(journal.path, header.base);
+    let temporary = path.with_extension("tmp");
     let mut damaged = RetriedFile::salvaging(journal.disk.open(&path, Mode::Read)?);
-    let whole = journal.disk.open(spare, Mode::Truncate)?;
+    let whole = journal.disk.open(&temporary, Mode::Truncate)?;
     whole.write_at(&header.encode(), 0)?;
     let (mut at, mut len) = (HEADER_BYTES, HEADER_BYTES);
     let end = scan.layout.end..scan.layout.end;
     for hole in scan.holes.iter().chain([&end]) {
-        len = copy_range(&mut damaged, at..hole.start, &*whole, len)?;
+        copy_range(&mut damaged, at..hole.start, &*whole, len)?;
+        len += hole.start - at;
         at = hole.end;
     }
     whole.sync_all()?;
-    journal.disk.rename(spare, &path)?;
+    journal.disk.rename(&temporary, &path)?;
     let file = journal.disk.open(&path, Mode::Read)?;
-    *scan = segment::scan(file, header, None)?;
+    *scan = segment::scan(file, header, None, mark_every_bytes)?;
     Ok(())
 }
 
-/// Returns the offset after what it has written.
 fn copy_range(
     from: &mut RetriedFile,
     bytes: Range<u64>,
     to: &dyn DiskFile,
-    mut offset: u64,
-) -> io::Result<u64> {
-    for at in bytes.clone().step_by(COPIED_AT_ONCE) {
-        let mut buffer = vec![0; COPIED_AT_ONCE.min((bytes.end - at) as usize)];
+    offset: u64,
+) -> io::Result<()> {
+    let mut buffer = vec![0; (bytes.end - bytes.start).min(COPIED_AT_ONCE) as usize];
+    let mut at = bytes.start;
+    while at < bytes.end {
+        buffer.truncate((bytes.end - at) as usize);
         from.read(&mut buffer, at)?;
-        to.write_at(&buffer, offset)?;
-        offset += buffer.len() as u64;
+        to.write_at(&buffer, offset + at - bytes.start)?;
+        at += buffer.len() as u64;
     }
-    Ok(offset)
+    Ok(())
+}
+
+/// Where damaged bytes are kept for inspection.
+struct Quarantine<'a> {
+    journal: Directory<'a>,
+    directory: PathBuf,
+    run: u32,
+    metrics: &'a Metrics,
+}
+
+impl Quarantine<'_> {
+    /// Copies these bytes of a segment.
+    fn copy(&self, base: Position, bytes: Range<u64>, is_corrupt: bool) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let path = self.path(base, bytes.start)?;
+        let mut segment = RetriedFile::strict(segment::open(self.journal, base, Mode::Read)?);
+        let copy = self.journal.disk.open(&path, Mode::Truncate)?;
+        copy_range(&mut segment, bytes.clone(), &*copy, 0)?;
+        copy.sync_all()?;
+        self.finish(&path, bytes.end - bytes.start, is_corrupt)
+    }
+
+    /// Keeps a segment's whole file, of which so many bytes cannot be read: `name` gives it a name here.
+    fn keep_file(
+        &self,
+        base: Position,
+        bytes: u64,
+        name: fn(&dyn Disk, &Path, &Path) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let path = self.path(base, 0)?;
+        name(self.journal.disk, &segment::path(self.journal.path, base), &path)?;
+        self.metrics.journal_errors_total.with_label_values(&["read"]).inc();
+        self.finish(&path, bytes, true)
+    }
+
+    fn path(&self, base: Position, offset: u64) -> io::Result<PathBuf> {
+        self.journal.disk.create_directory(&self.directory)?;
+        let name = format!("{:016x}-{offset}-found-by-run-{}", base.as_u64(), self.run);
+        Ok(self.directory.join(name))
+    }
+
+    fn finish(&self, path: &Path, bytes: u64, is_corrupt: bool) -> io::Result<()> {
+        self.journal.disk.sync_directory(&self.directory)?;
+        self.metrics.quarantined_total.with_label_values(&["journal"]).inc();
+        if is_corrupt {
+            self.metrics.journal_corrupt_bytes_total.inc_by(bytes);
+        }
+        tracing::warn!(path = %path.display(), bytes, is_corrupt, "damaged bytes of the journal put aside");
+        Ok(())
+    }
 }

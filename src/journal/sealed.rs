@@ -14,6 +14,7 @@ use super::{OpenError, Position, disk::Directory, salvage};
 pub(super) const FORMAT_VERSION: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"weniedge";
+const ENVELOPE_BYTES: usize = 24;
 
 /// So that one file cannot pass for another.
 pub(super) type Kind = [u8; 4];
@@ -35,15 +36,16 @@ pub(super) fn seal(kind: Kind, payload: &[u8]) -> Vec<u8> {
 
 /// The payload of a sealed text; bytes after it do not matter.
 pub(super) fn unseal(kind: Kind, bytes: &[u8]) -> Result<&[u8], Unsealed> {
-    let open = || {
-        let mut fields = Fields(bytes);
-        let (magic, found, version) = (fields.take()?, fields.take()?, fields.u32()?);
-        let (len, crc) = (fields.u32()?, fields.u32()?);
-        let payload = fields.0.get(..len as usize)?;
-        let is_intact = crc32c::crc32c_append(crc32c::crc32c(&bytes[8..20]), payload) == crc;
-        (is_intact && magic == MAGIC && found == kind).then_some((version, payload))
+    let (envelope, rest) = bytes.split_first_chunk::<ENVELOPE_BYTES>().ok_or(Unsealed::Damaged)?;
+    let mut fields = Fields(&envelope[12..]);
+    let (Some(version), Some(len), Some(crc)) = (fields.u32(), fields.u32(), fields.u32()) else {
+        return Err(Unsealed::Damaged);
     };
-    let (version, payload) = open().ok_or(Unsealed::Damaged)?;
+    let payload = rest.get(..len as usize).ok_or(Unsealed::Damaged)?;
+    let intact = crc32c::crc32c_append(crc32c::crc32c(&envelope[8..20]), payload) == crc;
+    if !intact || envelope[..8] != MAGIC || envelope[8..12] != kind {
+        return Err(Unsealed::Damaged);
+    }
     if version > FORMAT_VERSION { Err(Unsealed::Newer(version)) } else { Ok(payload) }
 }
 

@@ -24,7 +24,8 @@ use uuid::Uuid;
 use super::{
     Position,
     disk::{Directory, DiskFile, Mode},
-    salvage::{Prefixes, RetriedFile},
+    prefixes::Prefixes,
+    salvage::RetriedFile,
     sealed::{self, Fields, Unsealed},
 };
 use crate::mutant;
@@ -36,9 +37,6 @@ pub(super) const HEADER_BYTES: u64 = 2 * PAGE_BYTES as u64;
 /// What a record takes in a segment besides its payload.
 pub(super) const FRAME_HEADER_BYTES: usize = 20;
 const READ_BYTES: usize = 256 * 1024;
-/// Frames at which reading can begin lie a 128th of their offset apart, or more: half a MiB at the end of
-/// a segment of 64 MiB, which has 1,150 of them at most.
-const MARKS: u64 = 128;
 
 pub(super) fn directory(journal: &Path) -> PathBuf {
     journal.join("segments")
@@ -58,9 +56,18 @@ pub(super) fn open(
 
 /// The base position in a segment's file name.
 pub(super) fn base_of(path: &Path) -> Option<Position> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".segment")?;
-    let base = u64::from_str_radix(name, 16).ok().filter(|base| name == format!("{base:016x}"));
-    base.map(Position::from_u64)
+    base_with_extension(path, "segment")
+}
+
+/// Whether a file would have replaced a segment and was left unfinished.
+pub(super) fn is_unfinished(path: &Path) -> bool {
+    base_with_extension(path, "tmp").is_some()
+}
+
+fn base_with_extension(path: &Path, extension: &str) -> Option<Position> {
+    let (stem, found) = path.file_name()?.to_str()?.split_once('.')?;
+    let base = u64::from_str_radix(stem, 16).ok().filter(|base| stem == format!("{base:016x}"));
+    base.filter(|_| found == extension).map(Position::from_u64)
 }
 
 /// What makes the frames of one segment readable.
@@ -94,10 +101,11 @@ impl Header {
         let mut source = RetriedFile::salvaging(file);
         let len = source.bytes()?.min(HEADER_BYTES) as usize;
         source.read(&mut pages[..len], 0)?;
-        Ok(match Self::decode(&pages, base) {
-            Err(Unsealed::Damaged) => Self::decode(&pages[PAGE_BYTES..], base),
-            first => first,
-        })
+        let first = Self::decode(&pages, base);
+        if first == Err(Unsealed::Damaged) {
+            return Ok(Self::decode(&pages[PAGE_BYTES..], base));
+        }
+        Ok(first)
     }
 
     fn decode(page: &[u8], base: Position) -> Result<Self, Unsealed> {
@@ -150,13 +158,16 @@ pub(super) struct Frame {
 
 impl Frame {
     fn parse(head: &[u8; FRAME_HEADER_BYTES], start: u64) -> Self {
-        let [crc, len, low, high, index_in_batch] = std::array::from_fn(|word| {
-            let at = 4 * word;
-            u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
-        });
-        let position = Position::from_u64(u64::from(high) << 32 | u64::from(low));
-        let end = start + FRAME_HEADER_BYTES as u64 + u64::from(len);
-        Self { position, index_in_batch, crc, start, end }
+        let u32_at =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let position = u64::from(u32_at(12)) << 32 | u64::from(u32_at(8));
+        Self {
+            position: Position::from_u64(position),
+            index_in_batch: u32_at(16),
+            crc: u32_at(0),
+            start,
+            end: start + FRAME_HEADER_BYTES as u64 + u64::from(u32_at(4)),
+        }
     }
 
     /// Whether it ends before `limit` and its position is in the run of `floor` and not below it.
@@ -267,15 +278,17 @@ pub(super) struct Layout {
     pub(super) header: Header,
     /// Positions of the frames: one range, or more where some are missing.
     pub(super) spans: Vec<Range<Position>>,
-    /// Position and offset in the file of some frames: see [`MARKS`].
+    /// Position and offset in the file of some frames, which lie `mark_every_bytes` or more apart.
     marks: Vec<(Position, u64)>,
+    pub(super) mark_every_bytes: u64,
     /// Offset after the last frame.
     pub(super) end: u64,
 }
 
 impl Layout {
-    pub(super) fn new(header: Header) -> Self {
-        Self { header, spans: Vec::new(), marks: Vec::new(), end: HEADER_BYTES }
+    pub(super) fn new(header: Header, mark_every_bytes: u64) -> Self {
+        let (spans, marks) = Default::default();
+        Self { header, spans, marks, mark_every_bytes, end: HEADER_BYTES }
     }
 
     /// The position after the last frame.
@@ -291,7 +304,7 @@ impl Layout {
 
     /// Adds frames with these positions at these offsets.
     pub(super) fn add(&mut self, positions: Range<Position>, bytes: Range<u64>) {
-        if self.marks.last().is_none_or(|(_, at)| bytes.start - at >= bytes.start / MARKS) {
+        if self.marks.last().is_none_or(|(_, at)| bytes.start - at >= self.mark_every_bytes) {
             self.marks.push((positions.start, bytes.start));
         }
         match self.spans.last_mut() {
@@ -322,11 +335,12 @@ pub(super) fn scan(
     file: Box<dyn DiskFile>,
     header: Header,
     complete_at: Option<Position>,
+    mark_every_bytes: u64,
 ) -> io::Result<Scan> {
     let source = RetriedFile::salvaging(file);
     let file_bytes = source.bytes()?;
     let mut frames = Frames::new(source, header.salt, file_bytes);
-    let mut layout = Layout::new(header);
+    let mut layout = Layout::new(header, mark_every_bytes);
     let (mut holes, mut torn) = (Vec::new(), Vec::<Range<Position>>::new());
     let mut expected = header.base;
     while complete_at != Some(expected) {

@@ -7,7 +7,9 @@
 //! **Invariant:** a callback is settled only when the position after it is committed in Kafka;
 //! there is no second account of what was acknowledged.
 
+mod account;
 mod batch;
+mod begin;
 mod isolate;
 mod position;
 mod session;
@@ -16,7 +18,7 @@ mod supervisor;
 
 use std::{
     collections::BTreeSet,
-    io,
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -24,23 +26,17 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use uuid::Uuid;
 
-use self::{
-    session::{Ended, Session},
-    sizing::Learnt,
-    supervisor::Heartbeat,
-};
+pub use self::position::PositionMetadata;
+use self::{session::Ended, sizing::Learnt, supervisor::Heartbeat};
 use crate::{
     callback::Callback,
     clock,
     config::Config,
-    event::Item,
-    journal::{Checkpoint, Journal, Position, fork::Forked},
-    kafka::{self, Blocked, Cluster, Obstacle, Topics, lag, librdkafka},
+    journal::{Directory, Journal, Position, fork::Forked},
+    kafka::{self, Blocked, Cluster, Obstacle, lag, librdkafka},
     metrics::Metrics,
     normalize,
-    quarantine::Quarantine,
 };
 
 /// The longest time between two beats while opening: the sum of its calls' limits.
@@ -72,9 +68,9 @@ impl Publisher {
         config: Arc<ArcSwap<Config>>,
         journal: Journal,
         metrics: Arc<Metrics>,
-    ) -> io::Result<Self> {
+    ) -> std::io::Result<Self> {
         metrics.set_build_info(&kafka::version());
-        batch::start_at_zero(&metrics);
+        account::start_at_zero(&metrics);
         let shared = Shared::new(config, journal, metrics);
         let watched = shared.clone();
         thread::Builder::new().name("kafka-lag".to_owned()).spawn(move || {
@@ -116,8 +112,10 @@ pub(crate) fn take_up_fork(journal: &Journal, metrics: &Metrics) {
     match journal.take_fork() {
         Ok(None) => {}
         Ok(Some(Forked { left_out, repeated, .. })) => {
-            // The operator asked for it.
-            settled_unpublished(metrics, "left_out", left_out);
+            // Settled, because the operator asked for it.
+            let items = metrics.items_total.with_label_values(&["none", "left_out"]);
+            items.inc_by(left_out);
+            metrics.callbacks_settled_total.inc_by(left_out);
             tracing::warn!(journal = %journal.id(), left_out, repeated,
                 "the journal was forked: it publishes under a new identity now");
         }
@@ -127,18 +125,13 @@ pub(crate) fn take_up_fork(journal: &Journal, metrics: &Metrics) {
     }
 }
 
-/// Counts callbacks that are settled without being published now.
-fn settled_unpublished(metrics: &Metrics, outcome: &str, callbacks: u64) {
-    metrics.items_total.with_label_values(&["none", outcome]).inc_by(callbacks);
-    metrics.callbacks_settled_total.inc_by(callbacks);
-}
-
 /// What the publisher's threads share. Each publishing thread has a copy with its own heartbeat.
 #[derive(Clone)]
 struct Shared {
     config: Arc<ArcSwap<Config>>,
     journal: Journal,
     metrics: Arc<Metrics>,
+    quarantine: PathBuf,
     /// The deadline of a stop.
     stop: Arc<Mutex<Option<Instant>>>,
     blocked: Arc<Mutex<Option<Blocked>>>,
@@ -147,16 +140,13 @@ struct Shared {
 
 impl Shared {
     fn new(config: Arc<ArcSwap<Config>>, journal: Journal, metrics: Arc<Metrics>) -> Self {
+        let quarantine = journal.directory().path.join("quarantine");
         let (stop, blocked, heartbeat) = Default::default();
-        Self { config, journal, metrics, stop, blocked, heartbeat }
+        Self { config, journal, metrics, quarantine, stop, blocked, heartbeat }
     }
 
-    /// Normalizes a callback, and passes its items on.
-    fn items<T>(&self, callback: &Callback<'_>, then: impl FnOnce(Vec<Item<'_>>) -> T) -> T {
-        let config = self.config.load();
-        let body = normalize::decode(callback, config.http.max_body_bytes);
-        let document = normalize::parse(&body);
-        then(normalize::items(callback, config.event_settings(callback.source), &document))
+    fn decode<'a>(&self, callback: &Callback<'a>) -> normalize::Body<'a> {
+        normalize::decode(callback, self.config.load().http.max_body_bytes)
     }
 
     /// The name of the group and the transactional id.
@@ -164,20 +154,8 @@ impl Shared {
         format!("{}{}", self.config.load().kafka.identity_prefix, self.journal.id())
     }
 
-    fn quarantine(&self) -> Quarantine<'_> {
-        Quarantine::of(self.journal.directory())
-    }
-
-    fn checkpoint(&self, position: Position, receipt: Uuid, topics: &Topics) -> Checkpoint {
-        // A run whose id was forgotten is an idle edge's, of long ago.
-        let run_id = self.journal.run_id(position.run()).unwrap_or_default();
-        Checkpoint { position, run_id, receipt, cluster_id: topics.cluster_id.clone() }
-    }
-
-    /// Brings the checkpoint on disk to a position that the journal was reset to.
-    fn set_back(&self, position: Position, topics: &Topics) -> io::Result<()> {
-        self.journal.advance_committed(self.checkpoint(position, Uuid::nil(), topics));
-        self.journal.write_checkpoint()
+    fn quarantine(&self) -> Directory<'_> {
+        Directory { disk: self.journal.directory().disk, path: &self.quarantine }
     }
 
     /// Whether to end: a stop was asked for, and nothing or no time is left. A publisher that was replaced
@@ -242,6 +220,7 @@ impl Shared {
     }
 }
 
+/// Makes the clients of the real cluster.
 fn connect(shared: &Shared) -> Result<librdkafka::Cluster, Obstacle> {
     let config = shared.config.load_full();
     librdkafka::Cluster::new(config, shared.identity(), Arc::clone(&shared.metrics))
@@ -261,21 +240,22 @@ fn publish<C: Cluster>(
         shared.heartbeat.beat_in_kafka();
         let opened =
             connect(shared).and_then(|cluster| position::open(shared, &cluster, &mut learnt));
-        let obstacle = match opened.map(Session::run) {
-            Ok(Ended::Stopped) => return,
-            Ok(Ended::Reopen) => {
-                shared.pause(PAUSE_UNREACHABLE);
-                continue;
-            }
-            Ok(Ended::Lost(obstacle)) => {
-                shared.metrics.producer_rebuilds_total.with_label_values(&["lost"]).inc();
-                obstacle
-            }
+        let obstacle = match opened {
             Err(obstacle) => Some(obstacle),
+            Ok(session) => match session.run() {
+                Ended::Stopped => return,
+                Ended::Reopen => {
+                    shared.pause(PAUSE_UNREACHABLE);
+                    continue;
+                }
+                Ended::Lost(obstacle) => {
+                    shared.metrics.producer_rebuilds_total.with_label_values(&["lost"]).inc();
+                    obstacle
+                }
+            },
         };
-        let before = commits;
-        commits = shared.heartbeat.commits.load(Ordering::Relaxed);
-        if commits > before {
+        let now = shared.heartbeat.commits.load(Ordering::Relaxed);
+        if std::mem::replace(&mut commits, now) != now {
             pause = PAUSE_MIN;
         }
         let longest = match obstacle.as_ref().map(|obstacle| obstacle.blocked) {

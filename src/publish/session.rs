@@ -1,7 +1,8 @@
-//! From one opening to the loss of its producer: transaction after transaction. `isolate` finds the
-//! record that made one fail.
+//! From one opening to the loss of its producer: transaction after transaction. `begin` comes before the
+//! first, and `isolate` finds the record that made one fail.
 
 use std::{
+    collections::BTreeSet,
     io,
     time::{Duration, Instant},
 };
@@ -11,19 +12,18 @@ use uuid::Uuid;
 
 use super::{
     Shared, TICK,
-    batch::Attempt,
-    position, settled_unpublished,
+    batch::{Attempt, BatchError, ItemId, TransactionBatch},
+    position::PositionMetadata,
     sizing::{Learnt, Size},
 };
 use crate::{
-    callback::Callback,
     clock,
     journal::{Checkpoint, Position, Reader},
     kafka::{
-        Blocked, Code, ErrorClass, Failure, GroupOffset, Obstacle, Producer, Step, Timestamps,
-        Topics, label,
+        Blocked, Code, Draft, ErrorClass, Failure, GroupOffset, Obstacle, Producer, Step,
+        Timestamps, Topics, label,
     },
-    mutant, quarantine,
+    mutant,
 };
 
 /// How often an idle edge commits its position, so that the group's offsets do not expire.
@@ -33,6 +33,7 @@ const IDLE_COMMIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// `rd_kafka_txn_handle_AddPartitionsToTxn`) tries 20 ms later again if the next one begins before that.
 const COMPLETION: Duration = Duration::from_millis(5);
 
+/// How a session ended.
 #[derive(Debug)]
 pub(super) enum Ended {
     /// The publisher was asked to stop, and nothing is left open.
@@ -48,8 +49,7 @@ pub(super) struct Session<'a, P> {
     pub(super) learnt: &'a mut Learnt,
     pub(super) producer: P,
     pub(super) topics: Topics,
-    /// None: read again from the position.
-    pub(super) reader: Option<Reader>,
+    pub(super) reader: Reader,
     /// The first position that is not committed.
     pub(super) position: Position,
     pub(super) last_receipt: Uuid,
@@ -66,55 +66,6 @@ impl<P: Producer> Session<'_, P> {
             Ok(()) => self.publish(),
             Err(ended) => ended,
         }
-    }
-
-    /// Brings files, account and checkpoint to where Kafka's position says that publishing is.
-    fn begin(&mut self) -> Result<(), Ended> {
-        let Shared { journal, metrics, .. } = self.shared;
-        // No account has these: the answer to their commit was lost, or an earlier process committed them.
-        let found_committed = journal.reset_committed(self.position);
-        settled_unpublished(metrics, "already_committed", found_committed);
-        let done = if self.is_certain {
-            if found_committed > 0 {
-                // On disk too: a replay takes only quarantined files before the checkpoint.
-                journal.advance_committed(self.checkpoint((self.position, self.last_receipt)));
-            }
-            self.remove_uncommitted_files()
-        } else if self.unfinished {
-            // Without a position in Kafka the checkpoint counts. An abort may delete the position
-            // before it, so the checkpoint goes back on disk before anything is sent.
-            self.shared.set_back(self.position, &self.topics)
-        } else {
-            Ok(())
-        };
-        done.map_err(|error| Ended::Lost(Some(self.disk_failed(&error))))?;
-        if std::mem::take(&mut self.learnt.suspects.first_is_slow)
-            && !self.unfinished
-            && let Some(first) = self.takes_small_records()?
-        {
-            self.learnt.suspects.was_too_slow(first);
-        }
-        Ok(())
-    }
-
-    /// Removes the quarantined files of an attempt that was not committed. Its callbacks are still
-    /// in the journal and are published again, perhaps without a file.
-    fn remove_uncommitted_files(&self) -> io::Result<()> {
-        let files = self.shared.quarantine();
-        for (position, name) in files.letters()? {
-            // A letter that another journal in this directory left at the same position stays. So does a
-            // record that could not be read: it has no receipt to tell whose it is.
-            let is_intact = || -> io::Result<bool> {
-                let mut reader = self.shared.journal.reader(position);
-                let record = reader.next()?.filter(|record| record.position == position);
-                let callback = record.and_then(|record| Callback::decode(record.payload).ok());
-                Ok(callback.is_some_and(|callback| quarantine::is_of(&name, callback.receipt)))
-            };
-            if position >= self.position && is_intact()? {
-                files.remove(&name)?;
-            }
-        }
-        Ok(())
     }
 
     fn publish(&mut self) -> Ended {
@@ -134,7 +85,7 @@ impl<P: Producer> Session<'_, P> {
             self.position = self.shared.journal.first_from(self.position);
             let something = self.shared.journal.wait_durable(self.position, TICK);
             if !something && clock::now() < self.last_commit + IDLE_COMMIT {
-                self.reader.iter_mut().for_each(Reader::rest);
+                self.reader.rest();
                 continue;
             }
             clock::sleep(next.saturating_duration_since(clock::now()));
@@ -162,15 +113,21 @@ impl<P: Producer> Session<'_, P> {
     /// once: this one was full, or has failed.
     fn transaction(&mut self, begun: Instant) -> Result<bool, Ended> {
         fail_point!("transaction");
-        let (attempt, filled) = self.attempt(None)?;
-        let end = self.checkpoint(attempt.end.unwrap_or((self.position, self.last_receipt)));
+        // What ends an unfinished transaction must hold all that it held.
+        let (limit, full_at) = match self.unfinished {
+            true => (Size::TWICE, None),
+            false => (self.learnt.size, Some(begun + self.producer.timeout() / 3)),
+        };
+        let deadline = self.deadline(begun);
+        let (attempt, filled) = self.attempt(limit, full_at, deadline, None);
+        let end = attempt.end.unwrap_or((self.position, self.last_receipt));
         let ready = filled.and_then(|()| {
             if self.unfinished {
                 // The position last: it shows the unfinished transaction until all partitions of
                 // that one are in this transaction.
-                self.producer.await_reports(attempt.deadline)?;
+                self.producer.await_reports(deadline)?;
             }
-            self.send_position(&end, attempt.deadline)
+            Ok(self.send_position(end, deadline)?)
         });
         if self.unfinished && ready.is_ok() {
             return Err(self.end_unfinished());
@@ -178,20 +135,27 @@ impl<P: Producer> Session<'_, P> {
         let committed = ready.and_then(|()| {
             // Before the commit: its answer may be lost.
             self.shared.journal.set_aside(&attempt.set_aside);
-            self.producer.commit()
+            Ok(self.producer.commit()?)
         });
         match committed {
             Ok(()) => {
-                self.committed(&attempt, end, begun);
-                Ok(attempt.full)
+                let full = attempt.full;
+                self.committed(attempt, end, begun);
+                Ok(full)
             }
-            Err(failure)
+            Err(BatchError::Disk(error)) => {
+                if mutant::is("effects kept after a disk error") {
+                    attempt.account.count(&self.shared.metrics, clock::wall_ms());
+                }
+                Err(self.give_up_on_disk(&error))
+            }
+            Err(BatchError::Kafka(failure))
                 if failure.step == Step::Commit && mutant::is("lost answer taken for a commit") =>
             {
-                self.committed(&attempt, end, begun);
+                self.committed(attempt, end, begun);
                 Ok(true)
             }
-            Err(failure) => self.recover(&failure, &attempt).map(|()| true),
+            Err(BatchError::Kafka(failure)) => self.recover(&failure, &attempt).map(|()| true),
         }
     }
 
@@ -201,11 +165,39 @@ impl<P: Producer> Session<'_, P> {
         begun + self.producer.timeout() * 2 / 3
     }
 
+    /// Begins a transaction and fills it.
+    pub(super) fn attempt(
+        &mut self,
+        limit: Size,
+        full_at: Option<Instant>,
+        deadline: Instant,
+        only: Option<&BTreeSet<ItemId>>,
+    ) -> (Attempt, Result<(), BatchError>) {
+        let attempt = Attempt::new(&self.shared.metrics);
+        if let Err(failure) = self.producer.begin() {
+            return (attempt, Err(failure.into()));
+        }
+        let mut batch = TransactionBatch {
+            producer: &mut self.producer,
+            shared: self.shared,
+            topics: &self.topics,
+            suspects: &self.learnt.suspects,
+            timestamps: self.learnt.timestamps,
+            only,
+            deadline,
+            attempt,
+            draft: Draft::default(),
+        };
+        let filled = batch.fill(&mut self.reader, limit, full_at);
+        self.shared.heartbeat.normalizing(None);
+        (batch.attempt, filled)
+    }
+
     /// Ends the transaction that Kafka left open. Its records are still in their partitions, and a
     /// commit would show them beside their repetition. This transaction holds the same callbacks,
     /// so it is in the same partitions, and its abort ends both.
     fn end_unfinished(&mut self) -> Ended {
-        self.reader = None;
+        self.read_again();
         // It settles nothing: rejections are found again.
         self.learnt.suspects.rejected.clear();
         self.learnt.suspects.consecutive_rejections.clear();
@@ -217,21 +209,21 @@ impl<P: Producer> Session<'_, P> {
     }
 
     pub(super) fn checkpoint(&self, (position, receipt): (Position, Uuid)) -> Checkpoint {
-        self.shared.checkpoint(position, receipt, &self.topics)
+        let (run_id, cluster_id) = (self.run_id(position), self.topics.cluster_id.clone());
+        Checkpoint { position, run_id, receipt, cluster_id }
     }
 
     /// Sends the position while the records are on their way, and waits until all are reported.
     pub(super) fn send_position(
         &mut self,
-        end: &Checkpoint,
+        (position, receipt): (Position, Uuid),
         deadline: Instant,
     ) -> Result<(), Failure> {
-        let Checkpoint { position, run_id, receipt, .. } = *end;
         let offset = GroupOffset {
             topic: self.topics.names.position.clone(),
             partition: 0,
             offset: position.as_u64() as i64 + i64::from(mutant::is("position off by one")),
-            metadata: position::metadata(run_id, receipt),
+            metadata: PositionMetadata { run_id: self.run_id(position), receipt }.to_string(),
         };
         self.shared.heartbeat.beat_in_kafka();
         let sent = self.producer.send_offsets(&[offset]);
@@ -247,25 +239,28 @@ impl<P: Producer> Session<'_, P> {
         sent
     }
 
-    fn committed(&mut self, attempt: &Attempt, end: Checkpoint, begun: Instant) {
+    fn run_id(&self, position: Position) -> Uuid {
+        // A run whose id was forgotten is an idle edge's, of long ago.
+        self.shared.journal.run_id(position.run()).unwrap_or_default()
+    }
+
+    fn committed(&mut self, attempt: Attempt, end: (Position, Uuid), begun: Instant) {
         if self.shared.heartbeat.abandoned() {
             return;
         }
         let Shared { metrics, journal, .. } = self.shared;
-        (self.position, self.last_receipt) = (end.position, end.receipt);
-        journal.advance_committed(end);
+        journal.advance_committed(self.checkpoint(end));
         metrics.transactions_total.with_label_values(&["committed"]).inc();
         metrics.transaction_seconds.observe((clock::now() - begun).as_secs_f64());
         metrics.transaction_records.observe(attempt.sent.len() as f64);
         metrics.last_publish_timestamp_seconds.set(clock::wall_ms() as f64 / 1000.0);
-        self.count(attempt);
+        attempt.account.count(metrics, clock::wall_ms());
         self.shared.unblock();
-        self.learnt.committed(self.position, &attempt.sent);
+        let (position, receipt) = end;
+        self.learnt.committed(position, &attempt.sent);
         self.last_commit = clock::now();
-    }
-
-    pub(super) fn count(&self, attempt: &Attempt) {
-        attempt.count(&self.shared.metrics, &self.topics, clock::wall_ms());
+        self.last_receipt = receipt;
+        self.position = position;
     }
 
     /// After an error: abort and go on from the committed position. Where that is impossible, drop
@@ -275,7 +270,7 @@ impl<P: Producer> Session<'_, P> {
         self.shared.metrics.publish_errors_total.with_label_values(&[&label(failure.code)]).inc();
         tracing::warn!(step = ?failure.step, code = ?failure.code, fault = ?class,
             records = attempt.sent.len(), "a transaction failed");
-        self.reader = None;
+        self.read_again();
         if failure.step == Step::Commit && mutant::is("lost answer taken for an abort") {
             return Ok(());
         }
@@ -301,17 +296,29 @@ impl<P: Producer> Session<'_, P> {
         }
     }
 
+    /// Reads again from the committed position.
+    pub(super) fn read_again(&mut self) {
+        self.reader = self.shared.journal.reader(self.position);
+    }
+
     pub(super) fn abort(&mut self) -> Result<(), Ended> {
         self.shared.heartbeat.beat_in_kafka();
         if mutant::is("abort forgotten") {
             return Ok(());
         }
-        if let Err(code) = self.producer.abort() {
-            tracing::warn!(?code, "a transaction could not be aborted: the next producer ends it");
-            return Err(self.lost(None));
+        match self.producer.abort() {
+            Ok(()) => {
+                self.shared.metrics.transactions_total.with_label_values(&["aborted"]).inc();
+                Ok(())
+            }
+            Err(code) => {
+                tracing::warn!(
+                    ?code,
+                    "a transaction could not be aborted: the next producer ends it"
+                );
+                Err(self.lost(None))
+            }
         }
-        self.shared.metrics.transactions_total.with_label_values(&["aborted"]).inc();
-        Ok(())
     }
 
     pub(super) fn lost(&mut self, obstacle: Option<Obstacle>) -> Ended {
@@ -336,6 +343,11 @@ impl<P: Producer> Session<'_, P> {
         obstacle.iter().for_each(|obstacle| self.shared.block(obstacle));
         drop(self.abort());
         Ended::Lost(obstacle)
+    }
+
+    pub(super) fn give_up_on_disk(&mut self, error: &io::Error) -> Ended {
+        let obstacle = self.disk_failed(error);
+        self.give_up(obstacle)
     }
 
     pub(super) fn disk_failed(&self, error: &io::Error) -> Obstacle {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{PAUSE_REFUSED, SILENT_OPENING, Shared, TICK, connect, publish};
+use super::{PAUSE_REFUSED, Shared, TICK, publish};
 use crate::{
     journal::Position,
     kafka::{Blocked, Obstacle},
@@ -22,9 +22,8 @@ const REPLACED_MAX: u32 = 3;
 /// Signs of life of one publishing thread.
 #[derive(Default)]
 pub(super) struct Heartbeat {
-    /// Ticks until the thread counts as hung. A frozen process does not tick.
-    ticks_left: AtomicU32,
-    /// What each beat sets them to.
+    beats: AtomicU64,
+    /// Ticks without a beat after which the thread counts as hung.
     silent_ticks_max: AtomicU32,
     pub(super) commits: AtomicU64,
     /// The thread was replaced: it must not touch anything shared if it wakes.
@@ -38,8 +37,7 @@ pub(super) struct Heartbeat {
 impl Heartbeat {
     pub(super) fn beat(&self) {
         self.in_kafka.store(false, Ordering::Relaxed);
-        let ticks = self.silent_ticks_max.load(Ordering::Relaxed);
-        self.ticks_left.store(ticks, Ordering::Relaxed);
+        self.beats.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The same before a call of librdkafka.
@@ -57,7 +55,8 @@ impl Heartbeat {
         self.abandoned.load(Ordering::Relaxed)
     }
 
-    /// Sets the longest time between two beats.
+    /// Sets the longest time between two beats. It is counted in ticks, because a frozen process
+    /// does not tick.
     pub(super) fn silent_at_most(&self, longest: Duration) {
         let longest = if cfg!(feature = "failpoints") { Duration::from_secs(5) } else { longest };
         let ticks = longest.as_millis() / TICK.as_millis();
@@ -66,7 +65,7 @@ impl Heartbeat {
     }
 }
 
-// Why a publishing thread has to be replaced: the label `reason` of `producer_rebuilds_total`.
+// Why a publishing thread has to be replaced: the label `reason` of the next one.
 const PANICKED: &str = "panic";
 /// It hung in a call of librdkafka, which exceeds its time limits when brokers die.
 const HUNG: &str = "lost";
@@ -80,35 +79,38 @@ pub(super) fn supervise(shared: &Shared) {
     let mut replaced = 0;
     let mut reason = "start";
     loop {
-        let publisher = Shared { heartbeat: Arc::default(), ..shared.clone() };
+        let shared = Shared { heartbeat: Arc::default(), ..shared.clone() };
         shared.metrics.producer_rebuilds_total.with_label_values(&[reason]).inc();
-        let Some(why) = run_thread(&publisher, twice.clone()) else { return };
+        let Some(why) = run_thread(&shared, twice.clone()) else { return };
         reason = why;
-        let normalizing = publisher.heartbeat.normalizing.load(Ordering::Relaxed);
+        let normalizing = shared.heartbeat.normalizing.load(Ordering::Relaxed);
         let position = Position::from_u64(normalizing);
         if reason == PANICKED && normalizing != 0 && !once.insert(position) {
             twice.insert(position);
         }
-        let committed = publisher.heartbeat.commits.load(Ordering::Relaxed) > 0;
+        let committed = shared.heartbeat.commits.load(Ordering::Relaxed) > 0;
         replaced = if committed { 0 } else { replaced + 1 };
         if replaced > REPLACED_MAX {
             let detail = format!("{replaced} publishers were lost without a commit: {reason}");
             // The death of a broker is no defect of the edge.
             let blocked =
                 if reason == HUNG { Blocked::KafkaError } else { Blocked::PublisherWedged };
-            shared.block(&Obstacle::new(blocked, detail));
+            let supervisor = Shared { heartbeat: Arc::default(), ..shared };
+            supervisor.block(&Obstacle::new(blocked, detail));
             thread::sleep(PAUSE_REFUSED);
         }
     }
 }
 
-/// Runs one publishing thread. Returns why it has to be replaced; none if it ended as it was asked to.
+/// One publishing thread from its start to its end. Returns why it has to be replaced; none if it ended as
+/// it was asked to.
 fn run_thread(shared: &Shared, panicked: BTreeSet<Position>) -> Option<&'static str> {
-    shared.heartbeat.silent_at_most(SILENT_OPENING);
+    shared.heartbeat.silent_at_most(super::SILENT_OPENING);
     let publishing = shared.clone();
-    let thread = thread::Builder::new().name("publish".to_owned());
-    let thread = thread.spawn(move || publish(&publishing, panicked, &connect));
-    let thread = match thread {
+    let thread = match thread::Builder::new()
+        .name("publish".to_owned())
+        .spawn(move || publish(&publishing, panicked, &super::connect))
+    {
         Ok(thread) => thread,
         Err(error) => {
             tracing::error!(%error, "the publisher's thread cannot be started: trying again in 1 s");
@@ -116,13 +118,18 @@ fn run_thread(shared: &Shared, panicked: BTreeSet<Position>) -> Option<&'static 
             return Some(WEDGED);
         }
     };
-    let Heartbeat { ticks_left, abandoned, in_kafka, .. } = &*shared.heartbeat;
+    let mut last_beats = 0;
+    let mut silent_ticks = 0;
     loop {
         thread::sleep(TICK);
         if thread.is_finished() {
             return thread.join().err().map(|_| PANICKED);
         }
-        if ticks_left.fetch_sub(1, Ordering::Relaxed) == 0 {
+        let Heartbeat { beats, silent_ticks_max, abandoned, in_kafka, .. } = &*shared.heartbeat;
+        let beats = beats.load(Ordering::Relaxed);
+        silent_ticks = if beats == last_beats { silent_ticks + 1 } else { 0 };
+        last_beats = beats;
+        if silent_ticks > silent_ticks_max.load(Ordering::Relaxed) {
             abandoned.store(true, Ordering::Relaxed);
             let reason = if in_kafka.load(Ordering::Relaxed) { HUNG } else { WEDGED };
             tracing::error!(reason, "the publisher made no progress in time: it is replaced");

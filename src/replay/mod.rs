@@ -11,15 +11,9 @@ mod letters;
 mod progress;
 mod summary;
 mod transaction;
+mod verdict;
 
-use std::{
-    collections::BTreeSet,
-    io,
-    ops::Range,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, io, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
@@ -31,15 +25,14 @@ use self::{
 };
 use crate::{
     config::Config,
-    event::{Item, KeptLetter, Reason, Topic},
+    event::Topic,
     journal::{
         self, Directory, Position,
         disk::{Disk, Real},
     },
     kafka::{BATCH_BYTES, Cluster, Draft, ProducerSettings, Timestamps, Topics, View, librdkafka},
     metrics::Metrics,
-    normalize,
-    quarantine::Quarantine,
+    quarantine,
 };
 
 const CALL: Duration = Duration::from_secs(10);
@@ -47,8 +40,6 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// What one transaction takes; always at least one letter.
 const TRANSACTION_RECORDS: usize = 1000;
 const TRANSACTION_BYTES: usize = 4 << 20;
-/// The header of a replayed record that names its letter.
-const REPLAYED_FROM: &str = "replayed-from";
 const UNREADABLE: &str = "the dead letters cannot be read";
 
 /// What is to be replayed, and how. Empty means all.
@@ -64,8 +55,6 @@ pub struct ReplayOptions {
     pub until: Option<Timestamp>,
     /// Letters that still are dead are done as well.
     pub dismiss_dead: bool,
-    /// Nothing is changed: the summary tells what a replay would do.
-    pub dry_run: bool,
 }
 
 impl ReplayOptions {
@@ -84,6 +73,18 @@ impl ReplayOptions {
 /// Is told how many letters were read, and how many there are.
 pub type Watch<'w> = &'w mut dyn FnMut(u64, u64);
 
+/// What a replay would do; nothing is changed.
+///
+/// # Errors
+/// When Kafka or the quarantine cannot be read.
+pub fn look(
+    config: &Config,
+    options: &ReplayOptions,
+    watch: Watch<'_>,
+) -> anyhow::Result<ReplaySummary> {
+    Replay::open(config, options, connect(config)?, &Real, false)?.run(watch)
+}
+
 /// Replays.
 ///
 /// # Errors
@@ -93,9 +94,7 @@ pub fn run(
     options: &ReplayOptions,
     watch: Watch<'_>,
 ) -> anyhow::Result<ReplaySummary> {
-    let metrics = Arc::new(Metrics::default());
-    let cluster = librdkafka::Cluster::new(Arc::new(config.clone()), group(config), metrics)?;
-    run_on(config, options, watch, cluster, &Real)
+    run_on(config, options, watch, connect(config)?, &Real)
 }
 
 /// The same on any cluster and disk.
@@ -109,32 +108,7 @@ pub fn run_on<C: Cluster>(
     cluster: C,
     disk: &dyn Disk,
 ) -> anyhow::Result<ReplaySummary> {
-    let topics = cluster.look(!options.dry_run);
-    let topics = topics.with_context(|| format!("Kafka at {}", config.kafka.bootstrap_servers))?;
-    let settings = ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES };
-    let open = || {
-        cluster.open(&topics, settings).with_context(|| {
-            format!("needs the right to write with the transactional id {}", group(config))
-        })
-    };
-    let producer = (!options.dry_run).then(open).transpose()?;
-    let journal = Directory { disk, path: &config.journal.directory };
-    let mut replay = Replay {
-        config,
-        options,
-        cluster,
-        topics,
-        journal,
-        quarantine: Quarantine::of(journal),
-        producer,
-        kept: Kept::default(),
-        summary: ReplaySummary::default(),
-        committed: 0,
-        timestamps: Timestamps::Accepted,
-    };
-    // After the producer was opened, no other replay can move the progress.
-    replay.read_kept()?;
-    replay.run(watch)
+    Replay::open(config, options, cluster, disk, true)?.run(watch)
 }
 
 /// The group that keeps the progress. Its name is the transactional id too.
@@ -142,8 +116,11 @@ fn group(config: &Config) -> String {
     format!("weni-edge-replay.{}", config.topics.dead_letter)
 }
 
-/// What a letter becomes: records, none if nothing in it would be published; or why it still is dead.
-type Verdict = Result<Vec<Draft>, &'static str>;
+/// Makes the clients of the real cluster.
+fn connect(config: &Config) -> anyhow::Result<librdkafka::Cluster> {
+    let metrics = Arc::new(Metrics::default());
+    librdkafka::Cluster::new(Arc::new(config.clone()), group(config), metrics).map_err(Into::into)
+}
 
 /// A letter that goes into the next transaction.
 struct Ready {
@@ -153,14 +130,15 @@ struct Ready {
     accepted_ms: u64,
 }
 
+/// One run.
 struct Replay<'a, C: Cluster> {
     config: &'a Config,
     options: &'a ReplayOptions,
     cluster: C,
     topics: Topics,
-    journal: Directory<'a>,
-    quarantine: Quarantine<'a>,
-    /// None in a dry run.
+    disk: &'a dyn Disk,
+    quarantine: PathBuf,
+    /// None: nothing is to be changed.
     producer: Option<C::Producer>,
     kept: Kept,
     summary: ReplaySummary,
@@ -168,7 +146,42 @@ struct Replay<'a, C: Cluster> {
     timestamps: Timestamps,
 }
 
-impl<C: Cluster> Replay<'_, C> {
+impl<'a, C: Cluster> Replay<'a, C> {
+    fn open(
+        config: &'a Config,
+        options: &'a ReplayOptions,
+        cluster: C,
+        disk: &'a dyn Disk,
+        may_change: bool,
+    ) -> anyhow::Result<Self> {
+        let topics = cluster.look(may_change);
+        let topics =
+            topics.with_context(|| format!("Kafka at {}", config.kafka.bootstrap_servers))?;
+        let settings = ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES };
+        let open = || {
+            cluster.open(&topics, settings).with_context(|| {
+                format!("needs the right to write with the transactional id {}", group(config))
+            })
+        };
+        let producer = may_change.then(open).transpose()?;
+        let mut replay = Self {
+            config,
+            options,
+            cluster,
+            topics,
+            disk,
+            quarantine: config.journal.directory.join("quarantine"),
+            producer,
+            kept: Kept::default(),
+            summary: ReplaySummary::default(),
+            committed: 0,
+            timestamps: Timestamps::Accepted,
+        };
+        // After the producer was opened, no other replay can move the progress.
+        replay.read_kept()?;
+        Ok(replay)
+    }
+
     fn run(mut self, watch: Watch<'_>) -> anyhow::Result<ReplaySummary> {
         let ranges = self.ranges().context(UNREADABLE)?;
         let files = self.files().context("the quarantine cannot be read")?;
@@ -184,6 +197,10 @@ impl<C: Cluster> Replay<'_, C> {
             format!("stopped after {committed} letters that are done; the next run goes on there")
         })?;
         Ok(self.summary)
+    }
+
+    fn quarantine(&self) -> Directory<'_> {
+        Directory { disk: self.disk, path: &self.quarantine }
     }
 
     fn dead_letter(&self) -> &str {
@@ -245,6 +262,7 @@ impl<C: Cluster> Replay<'_, C> {
         Ok(ranges)
     }
 
+    /// Replays the dead-letter topic.
     fn records(
         &mut self,
         ranges: &[(i32, Range<i64>)],
@@ -293,7 +311,7 @@ impl<C: Cluster> Replay<'_, C> {
             self.summary.left_out += 1;
             return None;
         }
-        let verdict = self.judge(&letter);
+        let verdict = verdict::judge(self.config, &self.topics, &letter);
         self.summary.count(&letter, &verdict, &self.topics);
         let records = match verdict {
             Ok(records) => records,
@@ -304,57 +322,28 @@ impl<C: Cluster> Replay<'_, C> {
         Some(Ready { origin: letter.origin, records, accepted_ms })
     }
 
-    /// Judges a letter by today's program, topics and settings.
-    fn judge(&self, letter: &Letter) -> Verdict {
-        let mut kept = KeptLetter::read(&letter.headers, &letter.value).map_err(|_| "no_letter")?;
-        // A letter does not keep its source's setting; the configuration has it if it has the source.
-        let source = self.config.sources.get(kept.callback.source);
-        kept.callback.raw = source.is_none_or(|source| source.raw);
-        // A callback that made the edge panic may do so again.
-        catch_unwind(AssertUnwindSafe(|| self.normalized(letter, &kept)))
-            .unwrap_or(Err(Reason::Panic.as_str()))
-    }
-
-    fn normalized(&self, letter: &Letter, kept: &KeptLetter<'_>) -> Verdict {
-        let settings = self.config.event_settings(kept.callback.source);
-        let origin = letter.origin.name(self.dead_letter());
-        let body = normalize::decode_letter(kept, self.config.http.max_body_bytes);
-        let document = normalize::parse(&body);
-        let (mut records, mut dead, mut events) = (Vec::new(), None, 0);
-        for item in normalize::items_of_letter(kept, settings, &document) {
-            let mut draft = Draft::default();
-            match draft.write(item, None, &self.topics) {
-                Item::Event(_) => events += 1,
-                // A dead letter beside events becomes a letter again: the whole first letter is done.
-                Item::DeadLetter(letter) => dead = dead.or(Some(letter.reason.as_str())),
-            }
-            draft.headers.push(REPLAYED_FROM, origin.as_bytes());
-            records.push(draft);
-        }
-        match dead {
-            Some(reason) if events == 0 => Err(reason),
-            _ => Ok(records),
-        }
-    }
-
     /// The quarantined files to be replayed. Those that are done are renamed.
     fn files(&self) -> io::Result<Vec<String>> {
+        let directory = self.quarantine();
         let mut names = Vec::new();
         // Files of later callbacks belong to an attempt of the edge that may not be committed.
-        let committed = journal::committed_on_disk(self.journal).map_err(io::Error::other)?;
-        for name in self.quarantine.settled_letters(committed.unwrap_or(Position::MIN))? {
-            if !self.kept.files.contains(&name) && !self.quarantine.was_replayed(&name)? {
+        let journal = Directory { disk: self.disk, path: &self.config.journal.directory };
+        let committed = journal::committed_on_disk(journal).map_err(io::Error::other)?;
+        for name in quarantine::settled_letters(directory, committed.unwrap_or(Position::MIN))? {
+            let done =
+                self.kept.files.contains(&name) || quarantine::was_replayed(directory, &name)?;
+            if !done {
                 names.push(name);
             } else if self.producer.is_some() {
-                self.quarantine.mark_replayed(&name)?;
+                quarantine::mark_replayed(directory, &name)?;
             }
         }
         Ok(names)
     }
 
     fn file(&mut self, name: &str) -> anyhow::Result<()> {
-        let at = format!("the quarantined file {}", self.quarantine.path.join(name).display());
-        let (headers, value) = match self.quarantine.read(name) {
+        let at = format!("the quarantined file {}", self.quarantine.join(name).display());
+        let (headers, value) = match quarantine::read(self.quarantine(), name) {
             // Counted as a dead letter that is none.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Default::default(),
             read => read.with_context(|| at.clone())?,
@@ -363,7 +352,7 @@ impl<C: Cluster> Replay<'_, C> {
         let Some(letter) = self.letter(letter) else { return Ok(()) };
         self.publish(&[letter])?;
         if self.producer.is_some() {
-            self.quarantine.mark_replayed(name).context(at)?;
+            quarantine::mark_replayed(self.quarantine(), name).context(at)?;
         }
         Ok(())
     }

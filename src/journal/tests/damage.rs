@@ -9,7 +9,7 @@ fn unreadable(path: PathBuf, bytes: std::ops::Range<u64>) -> FaultyDisk {
     let disk = FaultyDisk::default();
     let mut is_replaced = false;
     disk.faults().set(move |call, at| match call {
-        Call::Rename if at == path.with_extension("tmp") || keeper::is_spare(at) => {
+        Call::Rename if at == path.with_extension("tmp") => {
             is_replaced = true;
             Ok(())
         }
@@ -281,7 +281,7 @@ proptest! {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&content, 0).unwrap();
         let mut source = salvage::RetriedFile::strict(Box::new(file));
-        let mut prefixes = salvage::Prefixes::new(0);
+        let mut prefixes = prefixes::Prefixes::new(0);
         for (left, right) in ranges {
             let [left, right] = [left, right].map(|at| usize::from(at) % (content.len() + 1));
             let (start, end) = (left.min(right), left.max(right));

@@ -217,7 +217,7 @@ fn a_caller_who_leaves_before_the_writer_wakes_wakes_it() {
     let (journal, accepted) = (open(&directory), counter());
     let mut append = Box::pin(journal.append(4, &accepted, |out| out.extend(b"left")));
     assert!(append.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    assert!(!is_taken(&journal), "the writer sleeps");
+    assert!(!journal.shared().queue.is_empty(), "the writer sleeps");
     drop(append);
     assert!(journal.wait_durable(Position::default(), Duration::from_secs(60)));
 }
@@ -227,11 +227,11 @@ fn in_front_of_a_disk_that_hangs_eight_batches_wait_and_more_is_refused() {
     let directory = directory();
     let journal = open(&directory);
     let (faults, accepted) = (faults(&journal), counter());
-    let record = vec![7; writer::BYTES_MAX / 2];
+    let record = vec![7; queue::BYTES_MAX / 2];
     let push = || journal.shared().queue.push(record.len(), &accepted, |out| out.extend(&record));
     let hang = faults.hang.lock();
     push().map(drop).unwrap();
-    while !is_taken(&journal) {
+    while !journal.shared().queue.is_empty() {
         std::thread::yield_now();
     }
     // A batch has room for one of them beside their heads.

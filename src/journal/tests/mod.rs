@@ -24,8 +24,8 @@ use tempfile::TempDir;
 use self::faulty::{Call, Faults, FaultyDisk};
 use super::{
     disk::Real,
+    queue::WriteBatch,
     segment::{HEADER_BYTES, Header},
-    writer::WriteBatch,
     *,
 };
 
@@ -107,23 +107,18 @@ fn append_together(journal: &Journal, payloads: &[Vec<u8>]) {
         .map(|payload| {
             let len = payload.len();
             let pushed = journal.shared().queue.push(len, &accepted, |out| out.extend(payload));
-            let outcome = pushed.unwrap().1;
+            let outcome = pushed.unwrap().outcome;
             // The first goes alone.
-            while payload == b"first" && !is_taken(journal) {
+            while payload == b"first" && !journal.shared().queue.is_empty() {
                 std::thread::yield_now();
             }
             outcome
         })
         .collect();
     drop(hang);
-    for outcome in outcomes {
-        assert!(block_on(outcome) == Ok(()));
+    for mut outcome in outcomes {
+        assert!(*block_on(outcome.wait_for(Option::is_some)).unwrap() == Some(Ok(())));
     }
-}
-
-/// Whether the writer has taken all that was appended.
-fn is_taken(journal: &Journal) -> bool {
-    journal.shared().queue.is_empty()
 }
 
 fn records(journal: &Journal, from: Position) -> Vec<(Position, Vec<u8>)> {
@@ -429,7 +424,7 @@ fn the_age_of_the_oldest_pending_record_is_read_from_it() {
     append(&journal, &u64::MAX.to_le_bytes()).unwrap();
     drop(journal);
     let journal = Journal::open(aged, Arc::default()).unwrap();
-    let keeper = Keeper::new(journal.handle.shared.clone(), mpsc::channel().1);
+    let mut keeper = Keeper::new(journal.handle.shared.clone(), mpsc::channel().1);
     assert!((3600.0..3700.0).contains(&keeper.oldest_pending_age_seconds().unwrap()));
     journal.advance_committed(checkpoint(&journal, Position::new(1, 1)));
     assert_eq!(keeper.oldest_pending_age_seconds().unwrap(), 0.0);

@@ -110,7 +110,7 @@ proptest! {
                     drop(journal);
                     let mut batch = WriteBatch::new(next, Vec::new());
                     for len in &torn {
-                        batch.push(&counter(), clock::now(), |out| out.resize(out.len() + len, 0xA5));
+                        batch.push(&counter(), |out| out.resize(out.len() + len, 0xA5));
                     }
                     if next.index() > 0 {
                         tear(&directory, &mut batch, 256, mask);

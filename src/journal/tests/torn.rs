@@ -85,7 +85,7 @@ fn damage_between_two_batches_is_put_aside_and_all_else_is_kept() {
 fn a_body_that_holds_frames_is_no_frame() {
     let directory = directory();
     let mut inner = WriteBatch::new(Position::new(1, 1), Vec::new());
-    inner.push(&counter(), clock::now(), |out| out.extend(b"forged"));
+    inner.push(&counter(), |out| out.extend(b"forged"));
     let forged = inner.seal(12345).to_vec();
     let journal = open(&directory);
     append(&journal, &forged).unwrap();
@@ -139,7 +139,7 @@ proptest! {
         let mut batch = WriteBatch::new(Position::new(1, 5), Vec::new());
         let torn: Vec<_> = lengths.iter().map(|len| vec![0xA5; *len]).collect();
         for payload in &torn {
-            batch.push(&counter(), clock::now(), |out| out.extend(payload));
+            batch.push(&counter(), |out| out.extend(payload));
         }
         let written = tear(&directory, &mut batch, page, mask);
         let mut expected = numbered(0..5);
