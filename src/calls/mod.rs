@@ -160,9 +160,9 @@ impl CallRing {
         }
         let second = at_ms / 1000;
         let host = if state.host_at == second { None } else { host() };
-        if let Some(host) = host.filter(|host| host.authority.len() <= TEXT_BYTES_MAX) {
+        if let Some(host) = host {
             state.host_at = second;
-            if !is_loopback(&host.authority) {
+            if host.authority.len() <= TEXT_BYTES_MAX && !is_loopback(&host.authority) {
                 state.host = Some(host);
             }
         }
