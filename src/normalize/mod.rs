@@ -150,8 +150,9 @@ struct Walk<'a> {
     rest: Vec<Placed<'a>>,
     /// Of the first callback.
     format: Option<Format>,
-    /// Of all elements. A pointer has the array's name in it, which may be as long as the body.
-    pointer_bytes: usize,
+    /// What is read or copied again for each element, of all elements: the pointer, which has the array's
+    /// name in it, the channel's number and the thread. Each may be as long as the body.
+    shared_bytes: usize,
     /// Why all of the body is one dead letter. Nothing more is read then.
     fault: Option<Reason>,
 }
@@ -167,7 +168,7 @@ impl<'a> Walk<'a> {
             inside: Inside::default(),
             rest: Vec::new(),
             format: None,
-            pointer_bytes: 0,
+            shared_bytes: 0,
             fault: None,
         }
     }

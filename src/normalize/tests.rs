@@ -1,4 +1,9 @@
-use std::{fs, io::BufRead, process::Command};
+use std::{
+    fs,
+    io::BufRead,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
@@ -413,6 +418,23 @@ fn what_all_elements_share_is_counted() {
     // Here no event holds it.
     let changes = format!(r#"{{"entry":[{{"id":"{escaped}","changes":[{objects}]}}]}}"#);
     assert!(reasons(changes.as_bytes()).is_empty());
+}
+
+/// Reading all elements would take minutes: each looks through megabytes that it shares with the others.
+#[test]
+fn what_elements_share_is_not_read_for_each() {
+    let (dots, escaped) = (".".repeat(4 << 20), format!(r"\u0031{}", "1".repeat(4 << 20)));
+    let from = vec![r#"{"from":"1"}"#; ELEMENTS_MAX].join(",");
+    let started = Instant::now();
+    for body in [
+        format!(r#"{{"metadata":{{"display_phone_number":"{dots}"}},"messages":[{from}]}}"#),
+        format!(r#"{{"metadata":{{"display_phone_number":"{dots}1"}},"messages":[{from}]}}"#),
+        format!(r#"{{"history":[{{"threads":[{{"id":"{dots}","messages":[{from}]}}]}}]}}"#),
+        format!(r#"{{"history":[{{"threads":[{{"id":"{escaped}","messages":[{from}]}}]}}]}}"#),
+    ] {
+        assert_eq!(reasons(body.as_bytes()), ["amplification"]);
+    }
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
 #[test]

@@ -151,8 +151,11 @@ impl<'a> Walk<'a> {
 
     /// Notes what becomes an event.
     pub(super) fn find(&mut self, array: Array, in_standby: bool, value: Value<'a>) {
-        self.pointer_bytes += self.path.len();
-        if self.pointer_bytes > self.bytes_max() {
+        let scope = &self.inside.scope;
+        let shared = [&scope.channel.display_phone_number, &scope.thread];
+        self.shared_bytes += self.path.len();
+        self.shared_bytes += shared.into_iter().flatten().map(|text| text.len()).sum::<usize>();
+        if self.shared_bytes > self.bytes_max() {
             self.fault = Some(Reason::Amplification);
         }
         if self.items.len() + self.inside.found.len() >= ELEMENTS_MAX {
