@@ -218,6 +218,7 @@ impl<P: Producer> TransactionBatch<'_, P> {
         self.attempt.sent.push(Sent { id, topic: self.draft.topic });
         let now_ms = clock::wall_ms();
         let record = self.draft.record(topics, accepted_ms, timestamps, now_ms, number);
+        self.shared.heartbeat.beat_in_kafka();
         self.producer.send(&record, self.deadline)?;
         if self.attempt.sent.len().is_multiple_of(CHECK_RECORDS) {
             self.producer.check()?;
@@ -231,7 +232,7 @@ fn dead<'c>(callback: &'c Callback<'c>, reason: Reason) -> Item<'c> {
         Reason::TooSlow => {
             "Kafka accepted small records with the same keys in time, and never this callback's"
         }
-        _ => "normalizing panicked twice",
+        _ => "normalizing panicked twice, or twice did not end",
     };
     Item::DeadLetter(DeadLetter::new(callback, reason, detail, callback.body.into(), None))
 }

@@ -229,10 +229,10 @@ fn connect(shared: &Shared) -> Result<librdkafka::Cluster, Obstacle> {
 /// One publishing thread: opens, publishes until the producer is lost, opens again.
 fn publish<C: Cluster>(
     shared: &Shared,
-    panicked: BTreeSet<Position>,
+    failed: BTreeSet<Position>,
     connect: &dyn Fn(&Shared) -> Result<C, Obstacle>,
 ) {
-    let mut learnt = Learnt::new(panicked);
+    let mut learnt = Learnt::new(failed);
     let mut pause = PAUSE_MIN;
     let mut commits = 0;
     while !shared.stopping() {

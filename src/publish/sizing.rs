@@ -121,9 +121,9 @@ pub(super) struct Learnt {
 }
 
 impl Learnt {
-    /// `panicked`: callbacks that made normalizing panic twice.
-    pub(super) fn new(panicked: BTreeSet<Position>) -> Self {
-        let dead = panicked.into_iter().map(|position| (position, Reason::Panic)).collect();
+    /// `failed`: callbacks at which normalizing panicked twice, or twice did not end.
+    pub(super) fn new(failed: BTreeSet<Position>) -> Self {
+        let dead = failed.into_iter().map(|position| (position, Reason::Panic)).collect();
         Self {
             size: Size::FULL,
             settings: ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES },

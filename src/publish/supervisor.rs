@@ -74,7 +74,7 @@ const WEDGED: &str = "wedged";
 
 /// Runs publishing threads, one after the other, until one ends as it was asked to.
 pub(super) fn supervise(shared: &Shared) {
-    // Callbacks that made normalizing panic.
+    // Callbacks at which normalizing panicked, or did not end.
     let (mut once, mut twice) = (BTreeSet::new(), BTreeSet::new());
     let mut replaced = 0;
     let mut reason = "start";
@@ -85,7 +85,7 @@ pub(super) fn supervise(shared: &Shared) {
         reason = why;
         let normalizing = shared.heartbeat.normalizing.load(Ordering::Relaxed);
         let position = Position::from_u64(normalizing);
-        if reason == PANICKED && normalizing != 0 && !once.insert(position) {
+        if reason != HUNG && normalizing != 0 && !once.insert(position) {
             twice.insert(position);
         }
         let committed = shared.heartbeat.commits.load(Ordering::Relaxed) > 0;
@@ -104,12 +104,12 @@ pub(super) fn supervise(shared: &Shared) {
 
 /// One publishing thread from its start to its end. Returns why it has to be replaced; none if it ended as
 /// it was asked to.
-fn run_thread(shared: &Shared, panicked: BTreeSet<Position>) -> Option<&'static str> {
+fn run_thread(shared: &Shared, failed: BTreeSet<Position>) -> Option<&'static str> {
     shared.heartbeat.silent_at_most(super::SILENT_OPENING);
     let publishing = shared.clone();
     let thread = match thread::Builder::new()
         .name("publish".to_owned())
-        .spawn(move || publish(&publishing, panicked, &super::connect))
+        .spawn(move || publish(&publishing, failed, &super::connect))
     {
         Ok(thread) => thread,
         Err(error) => {

@@ -16,16 +16,26 @@ fn failing(topics: &Topics, bootstrap: &str, failpoints: &'static str) -> Edge {
 #[test]
 #[ignore = "needs Kafka: .ci/run failpoints"]
 fn a_callback_that_makes_normalizing_panic_each_time_becomes_a_dead_letter() {
+    assert_becomes_a_dead_letter("normalize PUT=panic", "panic");
+}
+
+#[test]
+#[ignore = "needs Kafka: .ci/run failpoints"]
+fn a_callback_that_makes_normalizing_hang_each_time_becomes_a_dead_letter() {
+    assert_becomes_a_dead_letter("normalize PUT=sleep(60000)", "wedged");
+}
+
+fn assert_becomes_a_dead_letter(failpoint: &'static str, rebuilt: &str) {
     let bootstrap = kafka();
     let topics = Topics::create(&bootstrap);
-    let edge = failing(&topics, &bootstrap, "normalize PUT=panic");
+    let edge = failing(&topics, &bootstrap, failpoint);
     let mut calls = accept(&edge, 0, 0..10);
     let body = Load::body(1, 0);
     let receipt = edge.caller().call("PUT", body.as_bytes()).unwrap().receipt();
     calls.extend(accept(&edge, 0, 10..20));
     let samples = edge.settle();
 
-    assert_eq!(samples.total("producer_rebuilds_total", &["panic"]), 2);
+    assert_eq!(samples.total("producer_rebuilds_total", &[rebuilt]), 2);
     let mut records = topics.read();
     let at = records.iter().position(|record| record.role == "dead_letter").unwrap();
     let dead = records.remove(at);
