@@ -122,7 +122,7 @@ pub(crate) fn wrong_path<'s>(path: &str, sources: impl Iterator<Item = &'s str> 
     let nearest = sources
         .clone()
         .filter(may_be_near)
-        .map(|name| (strsim::damerau_levenshtein(&typed, name), name))
+        .map(|name| (strsim::osa_distance(&typed, name), name))
         .min()
         .filter(|(distance, name)| *distance <= name.len() / 3 + 1);
     match nearest {

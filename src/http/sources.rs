@@ -147,7 +147,8 @@ impl Registry {
         refusal: Refusal,
     ) {
         let name = source.map_or(UNKNOWN_SOURCE, |source| &source.name);
-        let calls = self.calls.ring(name);
+        let unknown = || self.calls.ring(UNKNOWN_SOURCE);
+        let calls = source.map_or_else(unknown, |source| Arc::clone(&source.calls));
         let (reason, detail) = refusal.texts();
         self.metrics.http_rejections_total.with_label_values(&[name, reason]).inc();
         let (status, at_ms) = (refusal.status().as_u16(), clock::wall_ms());

@@ -8,6 +8,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
     time::Duration,
@@ -25,25 +26,30 @@ const TERMINATED: i32 = 128 + 15;
 /// Dropped when the early handler has to end.
 static EARLY: Mutex<Option<oneshot::Sender<()>>> = Mutex::new(None);
 
-/// Ends the process on SIGTERM until `Signals` take over. If threads or descriptors are missing, what
-/// the process starts next reports that.
+/// Ends the process on SIGTERM until `Signals` take over. If threads or descriptors are missing
+/// there is no handler, and what the process starts next reports that.
 pub fn end_on_terminate() {
-    let listen = || {
+    let (early, mut taken_over) = oneshot::channel();
+    let (ready, is_ready) = mpsc::channel::<()>();
+    *EARLY.lock() = Some(early);
+    // The handler stays for ever once it is installed, so it comes after the thread that listens.
+    let listen = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        let mut terminate = runtime.block_on(async { signal(SignalKind::terminate()) })?;
-        let (early, taken_over) = oneshot::channel();
-        *EARLY.lock() = Some(early);
-        let wait = async move {
+        runtime.block_on(async {
+            let mut terminate = signal(SignalKind::terminate())?;
+            drop(ready);
             tokio::select! {
                 // First, because the edge's handler does not see a signal from before it existed.
                 biased;
                 _ = terminate.recv() => process::exit(TERMINATED),
-                _ = taken_over => {}
+                _ = &mut taken_over => io::Result::Ok(()),
             }
-        };
-        thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(wait))
+        })
     };
-    listen().ok();
+    if thread::Builder::new().name("signals".to_owned()).spawn(listen).is_ok() {
+        // The thread drops the sender when the handler is installed, or cannot be.
+        is_ready.recv().ok();
+    }
 }
 
 /// How long a command that was told to stop may take to its end.

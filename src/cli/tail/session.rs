@@ -183,7 +183,11 @@ impl<'a> TailSession<'a> {
         let Some(event) = item.event() else { return Ok(()) };
         let shown = item.clone().shown(self.args.show_personal);
         let line = self.text(&shown);
-        let kept = Shown { line: line.clone(), what: shown.what(), is_wanted };
+        // Of as many messages as are kept, lines that are never printed again would take gigabytes.
+        let mut kept = Shown::default();
+        if self.args.no_follow {
+            kept = Shown { line: line.clone(), what: shown.what(), is_wanted };
+        }
         let is_changed = self.state.update(event, kept);
         if self.state.forgotten > 0 {
             let text = format!(
