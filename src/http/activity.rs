@@ -8,9 +8,12 @@
 
 use std::{
     future::poll_fn,
-    io,
+    io, mem,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -41,6 +44,8 @@ const TURN_BYTES: usize = 16 << 10;
 pub(crate) struct Activity {
     pub(super) opened: Instant,
     state: Mutex<ActivityState>,
+    /// It speaks HTTP/2 and still lacks places.
+    lacks_places: AtomicBool,
     evicted: Notify,
 }
 
@@ -67,8 +72,6 @@ struct ActivityState {
     /// Bytes before the first request.
     received: usize,
     http2: bool,
-    /// It holds all places that its protocol needs.
-    placed: bool,
     /// At least one request arrived.
     used: bool,
     /// It was asked to end for another connection.
@@ -103,8 +106,8 @@ impl ActivityState {
 
 impl Activity {
     pub(super) fn new() -> Arc<Self> {
-        let (state, evicted) = Default::default();
-        Arc::new(Self { opened: Instant::now(), state, evicted })
+        let (state, lacks_places, evicted) = Default::default();
+        Arc::new(Self { opened: Instant::now(), state, lacks_places, evicted })
     }
 
     pub(super) fn is_http2(&self) -> bool {
@@ -112,17 +115,23 @@ impl Activity {
     }
 
     pub(super) fn set_http2(&self) {
-        self.state.lock().http2 = true;
+        self.note_http2(&mut self.state.lock());
+    }
+
+    /// Before it has its places, nothing more is read from it.
+    fn note_http2(&self, state: &mut ActivityState) {
+        if !mem::replace(&mut state.http2, true) {
+            self.lacks_places.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether it speaks HTTP/2 and still lacks places. Nothing is read from it until it has them.
     pub(super) fn waits_for_places(&self) -> bool {
-        let state = self.state.lock();
-        state.http2 && !state.placed
+        self.lacks_places.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_placed(&self) {
-        self.state.lock().placed = true;
+        self.lacks_places.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn is_used(&self) -> bool {
@@ -180,7 +189,9 @@ impl Activity {
     pub(super) fn begin(self: &Arc<Self>, http2: bool) -> RequestGuard {
         let mut state = self.state.lock();
         state.requests += 1;
-        state.http2 = http2;
+        if http2 {
+            self.note_http2(&mut state);
+        }
         state.used = true;
         state.head = None;
         RequestGuard(Arc::clone(self))
@@ -206,7 +217,9 @@ impl Activity {
         }
         if state.received == 0 {
             state.head = Some(Instant::now());
-            state.http2 |= bytes.starts_with(HTTP2_PREFACE);
+            if bytes.starts_with(HTTP2_PREFACE) {
+                self.note_http2(&mut state);
+            }
         }
         state.received += bytes.len();
         // After the preface a client may wait for its first call.
@@ -315,10 +328,31 @@ impl Drop for AnswerGuard {
 /// A stream that records what is read and whether anything can be written.
 #[derive(Debug)]
 pub(super) struct ActivityStream<S> {
-    pub(super) stream: S,
-    pub(super) activity: Arc<Activity>,
+    stream: S,
+    activity: Arc<Activity>,
     /// Bytes read in this turn.
-    pub(super) read: usize,
+    read: usize,
+    /// What `activity` was told last. Most calls tell it nothing new, and its lock costs them more than this.
+    is_unwritten: bool,
+    is_unflushed: bool,
+}
+
+impl<S> ActivityStream<S> {
+    pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
+        Self { stream, activity, read: 0, is_unwritten: false, is_unflushed: false }
+    }
+
+    fn on_write(&mut self, is_taken: bool) {
+        if mem::replace(&mut self.is_unwritten, !is_taken) == is_taken {
+            self.activity.on_write(is_taken);
+        }
+    }
+
+    fn on_flush(&mut self, is_complete: bool) {
+        if mem::replace(&mut self.is_unflushed, !is_complete) == is_complete {
+            self.activity.on_flush(is_complete);
+        }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for ActivityStream<S> {
@@ -354,7 +388,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ActivityStream<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.activity.on_write(written.is_ready());
+        self.on_write(written.is_ready());
         written
     }
 
@@ -364,7 +398,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ActivityStream<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.activity.on_write(written.is_ready());
+        self.on_write(written.is_ready());
         written
     }
 
@@ -374,7 +408,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ActivityStream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.activity.on_flush(flushed.is_ready());
+        self.on_flush(flushed.is_ready());
         flushed
     }
 
@@ -414,6 +448,28 @@ mod tests {
         activity.set_http2();
         activity.on_read(b"PRI * H");
         assert_eq!(limit(&activity), Some((10, TimeoutKind::Head)));
+    }
+
+    #[test]
+    fn a_connection_waits_for_places_from_when_it_speaks_http2_until_it_has_them() {
+        let pieces = Activity::new();
+        pieces.on_read(b"PR");
+        assert!(!pieces.waits_for_places());
+        let by_tls = Activity::new();
+        by_tls.set_http2();
+        by_tls.on_read(b"PRI * HTTP/2.0");
+        let at_once = Activity::new();
+        at_once.on_read(b"PRI * HTTP/2.0");
+        for activity in [pieces, by_tls, at_once] {
+            let _first = activity.begin(true);
+            assert!(activity.waits_for_places());
+            activity.set_placed();
+            let _second = activity.begin(true);
+            assert!(!activity.waits_for_places());
+        }
+        let http1 = Activity::new();
+        let _call = http1.begin(false);
+        assert!(!http1.waits_for_places());
     }
 
     #[test]

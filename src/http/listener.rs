@@ -201,7 +201,7 @@ impl<H: Handler> Server<H> {
             let guard = activity.begin(request.version() == Version::HTTP_2);
             Arc::clone(&self.handler).handle(request, guard)
         });
-        let stream = ActivityStream { stream, activity: Arc::clone(&activity), read: 0 };
+        let stream = ActivityStream::new(stream, Arc::clone(&activity));
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         let mut timer = pin!(sleep_until(activity.opened + UNUSED));
         loop {
