@@ -44,6 +44,7 @@ mod inspection;
 mod keeper;
 mod lock;
 mod options;
+mod outcome;
 mod place;
 mod position;
 mod prefixes;
@@ -197,10 +198,8 @@ impl Journal {
     ) -> Result<Position, AppendError> {
         let started = clock::now();
         let shared = self.shared();
-        let Pushed { position, mut outcome } = shared.queue.push(len, accepted, write)?;
-        let decided = outcome.wait_for(Option::is_some).await.map(|outcome| *outcome);
-        // A writer that panics drops its batch without an outcome.
-        decided.unwrap_or_default().unwrap_or(Err(AppendError::Failed))?;
+        let Pushed { position, outcome } = shared.queue.push(len, accepted, write)?;
+        outcome.await?;
         let took = clock::now() - started;
         shared.metrics.journal_append_seconds.observe(took.as_secs_f64());
         Ok(position)

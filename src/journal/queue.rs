@@ -1,5 +1,5 @@
 //! Group commit. Callers copy their records into a batch under a short lock. The writer takes the batch,
-//! writes once, syncs once, and wakes all its callers. Meanwhile the next batch fills. There are no
+//! writes once, syncs once, and wakes its callers (`outcome`). Meanwhile the next batch fills. There are no
 //! timers: a batch holds what arrived during the previous sync.
 
 use std::{
@@ -9,10 +9,10 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
-use tokio::sync::watch;
 
 use super::{
     AppendError, Position,
+    outcome::{BatchOutcome, Decision},
     segment::{self, FRAME_HEADER_BYTES},
 };
 use crate::mutant;
@@ -54,14 +54,11 @@ struct QueueState {
     is_open: bool,
 }
 
-/// Whether a batch is durable; `None` until the writer has decided.
-pub(super) type BatchOutcome = Option<Result<(), AppendError>>;
-
 /// A record in a batch.
 #[derive(Debug)]
 pub(super) struct Pushed {
     pub(super) position: Position,
-    pub(super) outcome: watch::Receiver<BatchOutcome>,
+    pub(super) outcome: BatchOutcome,
 }
 
 /// Records that are written and synced together.
@@ -73,7 +70,7 @@ pub(super) struct WriteBatch {
     pub(super) whole: usize,
     /// One per record.
     pub(super) accepted: Vec<IntCounter>,
-    outcome: watch::Sender<BatchOutcome>,
+    decision: Decision,
 }
 
 impl Queue {
@@ -107,7 +104,7 @@ impl Queue {
         }
         let batch = state.batch_with_room(frame_bytes).ok_or(AppendError::Slow)?;
         let position = batch.push(accepted, write);
-        let (is_first, outcome) = (position == batch.first, batch.outcome.subscribe());
+        let (is_first, outcome) = (position == batch.first, batch.decision.outcome());
         state.next = position.next();
         state.admitted_bytes = admitted;
         drop(state);
@@ -215,8 +212,8 @@ impl QueueState {
 impl WriteBatch {
     pub(super) fn new(first: Position, mut frames: Vec<u8>) -> Self {
         frames.clear();
-        let accepted = Vec::with_capacity(64);
-        Self { first, frames, whole: 0, accepted, outcome: watch::Sender::new(None) }
+        let (accepted, decision) = (Vec::with_capacity(64), Decision::default());
+        Self { first, frames, whole: 0, accepted, decision }
     }
 
     /// Adds a record and returns its position.
@@ -244,6 +241,6 @@ impl WriteBatch {
     }
 
     pub(super) fn decide(&self, result: Result<(), AppendError>) {
-        self.outcome.send_replace(Some(result));
+        self.decision.decide(result);
     }
 }

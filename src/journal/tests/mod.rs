@@ -116,8 +116,8 @@ fn append_together(journal: &Journal, payloads: &[Vec<u8>]) {
         })
         .collect();
     drop(hang);
-    for mut outcome in outcomes {
-        assert!(*block_on(outcome.wait_for(Option::is_some)).unwrap() == Some(Ok(())));
+    for outcome in outcomes {
+        assert_eq!(block_on(outcome), Ok(()));
     }
 }
 
