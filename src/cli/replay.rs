@@ -88,7 +88,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         bail!("the configuration lacks kafka.bootstrap_servers: set it to the brokers' host:port");
     }
     let (reasons, sources) = (reasons.into_iter().collect(), sources.into_iter().collect());
-    let options = ReplayOptions { reasons, sources, since, until, dismiss_dead };
+    let mut options = ReplayOptions { reasons, sources, since, until, dismiss_dead, dry_run: true };
     if !dry_run && !yes && !stdin().is_terminal() {
         bail!(
             "standard input is no terminal, so there is no one to ask: add --yes to replay, or \
@@ -96,7 +96,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     if !yes {
-        let summary = replay::look(&config, &options, &mut progress("reading"))?;
+        let summary = replay::run(&config, &options, &mut progress("reading"))?;
         show(&summary, output, "would be replayed")?;
         if dry_run {
             return Ok(ExitCode::SUCCESS);
@@ -106,6 +106,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     }
+    options.dry_run = false;
     let summary = replay::run(&config, &options, &mut progress("replaying"))?;
     show(&summary, output, "replayed")?;
     Ok(ExitCode::SUCCESS)

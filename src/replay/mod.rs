@@ -11,9 +11,16 @@ mod letters;
 mod progress;
 mod summary;
 mod transaction;
-mod verdict;
 
-use std::{collections::BTreeSet, io, ops::Range, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
@@ -25,14 +32,14 @@ use self::{
 };
 use crate::{
     config::Config,
-    event::Topic,
+    event::{Item, KeptLetter, Reason, Topic},
     journal::{
         self, Directory, Position,
         disk::{Disk, Real},
     },
     kafka::{BATCH_BYTES, Cluster, Draft, ProducerSettings, Timestamps, Topics, View, librdkafka},
     metrics::Metrics,
-    quarantine,
+    normalize, quarantine,
 };
 
 const CALL: Duration = Duration::from_secs(10);
@@ -40,6 +47,8 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// What one transaction takes; always at least one letter.
 const TRANSACTION_RECORDS: usize = 1000;
 const TRANSACTION_BYTES: usize = 4 << 20;
+/// The header of a replayed record that names its letter.
+const REPLAYED_FROM: &str = "replayed-from";
 const UNREADABLE: &str = "the dead letters cannot be read";
 
 /// What is to be replayed, and how. Empty means all.
@@ -55,6 +64,8 @@ pub struct ReplayOptions {
     pub until: Option<Timestamp>,
     /// Letters that still are dead are done as well.
     pub dismiss_dead: bool,
+    /// Nothing is changed: the summary tells what a replay would do.
+    pub dry_run: bool,
 }
 
 impl ReplayOptions {
@@ -73,18 +84,6 @@ impl ReplayOptions {
 /// Is told how many letters were read, and how many there are.
 pub type Watch<'w> = &'w mut dyn FnMut(u64, u64);
 
-/// What a replay would do; nothing is changed.
-///
-/// # Errors
-/// When Kafka or the quarantine cannot be read.
-pub fn look(
-    config: &Config,
-    options: &ReplayOptions,
-    watch: Watch<'_>,
-) -> anyhow::Result<ReplaySummary> {
-    Replay::open(config, options, connect(config)?, &Real, false)?.run(watch)
-}
-
 /// Replays.
 ///
 /// # Errors
@@ -94,7 +93,9 @@ pub fn run(
     options: &ReplayOptions,
     watch: Watch<'_>,
 ) -> anyhow::Result<ReplaySummary> {
-    run_on(config, options, watch, connect(config)?, &Real)
+    let metrics = Arc::new(Metrics::default());
+    let cluster = librdkafka::Cluster::new(Arc::new(config.clone()), group(config), metrics)?;
+    run_on(config, options, watch, cluster, &Real)
 }
 
 /// The same on any cluster and disk.
@@ -108,7 +109,7 @@ pub fn run_on<C: Cluster>(
     cluster: C,
     disk: &dyn Disk,
 ) -> anyhow::Result<ReplaySummary> {
-    Replay::open(config, options, cluster, disk, true)?.run(watch)
+    Replay::open(config, options, cluster, disk)?.run(watch)
 }
 
 /// The group that keeps the progress. Its name is the transactional id too.
@@ -116,11 +117,8 @@ fn group(config: &Config) -> String {
     format!("weni-edge-replay.{}", config.topics.dead_letter)
 }
 
-/// Makes the clients of the real cluster.
-fn connect(config: &Config) -> anyhow::Result<librdkafka::Cluster> {
-    let metrics = Arc::new(Metrics::default());
-    librdkafka::Cluster::new(Arc::new(config.clone()), group(config), metrics).map_err(Into::into)
-}
+/// What a letter becomes: records, none if nothing in it would be published; or why it still is dead.
+type Verdict = Result<Vec<Draft>, &'static str>;
 
 /// A letter that goes into the next transaction.
 struct Ready {
@@ -130,7 +128,6 @@ struct Ready {
     accepted_ms: u64,
 }
 
-/// One run.
 struct Replay<'a, C: Cluster> {
     config: &'a Config,
     options: &'a ReplayOptions,
@@ -138,7 +135,7 @@ struct Replay<'a, C: Cluster> {
     topics: Topics,
     disk: &'a dyn Disk,
     quarantine: PathBuf,
-    /// None: nothing is to be changed.
+    /// None in a dry run.
     producer: Option<C::Producer>,
     kept: Kept,
     summary: ReplaySummary,
@@ -152,9 +149,8 @@ impl<'a, C: Cluster> Replay<'a, C> {
         options: &'a ReplayOptions,
         cluster: C,
         disk: &'a dyn Disk,
-        may_change: bool,
     ) -> anyhow::Result<Self> {
-        let topics = cluster.look(may_change);
+        let topics = cluster.look(!options.dry_run);
         let topics =
             topics.with_context(|| format!("Kafka at {}", config.kafka.bootstrap_servers))?;
         let settings = ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES };
@@ -163,7 +159,7 @@ impl<'a, C: Cluster> Replay<'a, C> {
                 format!("needs the right to write with the transactional id {}", group(config))
             })
         };
-        let producer = may_change.then(open).transpose()?;
+        let producer = (!options.dry_run).then(open).transpose()?;
         let mut replay = Self {
             config,
             options,
@@ -262,7 +258,6 @@ impl<'a, C: Cluster> Replay<'a, C> {
         Ok(ranges)
     }
 
-    /// Replays the dead-letter topic.
     fn records(
         &mut self,
         ranges: &[(i32, Range<i64>)],
@@ -311,7 +306,7 @@ impl<'a, C: Cluster> Replay<'a, C> {
             self.summary.left_out += 1;
             return None;
         }
-        let verdict = verdict::judge(self.config, &self.topics, &letter);
+        let verdict = self.judge(&letter);
         self.summary.count(&letter, &verdict, &self.topics);
         let records = match verdict {
             Ok(records) => records,
@@ -320,6 +315,39 @@ impl<'a, C: Cluster> Replay<'a, C> {
         };
         let accepted_ms = letter.received_at_ms().unwrap_or_default();
         Some(Ready { origin: letter.origin, records, accepted_ms })
+    }
+
+    /// Judges a letter by today's program, topics and settings.
+    fn judge(&self, letter: &Letter) -> Verdict {
+        let mut kept = KeptLetter::read(&letter.headers, &letter.value).map_err(|_| "no_letter")?;
+        // A letter does not keep its source's setting; the configuration has it if it has the source.
+        let source = self.config.sources.get(kept.callback.source);
+        kept.callback.raw = source.is_none_or(|source| source.raw);
+        // A callback that made the edge panic may do so again.
+        catch_unwind(AssertUnwindSafe(|| self.normalized(letter, &kept)))
+            .unwrap_or(Err(Reason::Panic.as_str()))
+    }
+
+    fn normalized(&self, letter: &Letter, kept: &KeptLetter<'_>) -> Verdict {
+        let settings = self.config.event_settings(kept.callback.source);
+        let origin = letter.origin.name(self.dead_letter());
+        let body = normalize::decode_letter(kept, self.config.http.max_body_bytes);
+        let document = normalize::parse(&body);
+        let (mut records, mut dead, mut events) = (Vec::new(), None, 0);
+        for item in normalize::items_of_letter(kept, settings, &document) {
+            let mut draft = Draft::default();
+            match draft.write(item, None, &self.topics) {
+                Item::Event(_) => events += 1,
+                // A dead letter beside events becomes a letter again: the whole first letter is done.
+                Item::DeadLetter(letter) => dead = dead.or(Some(letter.reason().as_str())),
+            }
+            draft.headers.push(REPLAYED_FROM, origin.as_bytes());
+            records.push(draft);
+        }
+        match dead {
+            Some(reason) if events == 0 => Err(reason),
+            _ => Ok(records),
+        }
     }
 
     /// The quarantined files to be replayed. Those that are done are renamed.

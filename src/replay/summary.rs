@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{letters::Letter, verdict::Verdict};
+use super::{Verdict, letters::Letter};
 use crate::kafka::Topics;
 
 /// What became, or would become, of dead letters.
