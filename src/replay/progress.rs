@@ -83,64 +83,56 @@ impl Kept {
     }
 }
 
-/// The offsets of one partition that are done.
+/// The offsets of one partition that are done: begin and end of each run. Runs do not touch each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Progress {
-    /// The first that is not.
-    first: i64,
-    /// Done runs after it, begin and end; they do not touch each other.
-    runs: BTreeMap<i64, i64>,
-}
+pub(super) struct Progress(BTreeMap<i64, i64>);
 
 impl Progress {
     /// The first offset that is not done.
     pub(super) fn first(&self) -> i64 {
-        self.first
+        self.0.get(&0).copied().unwrap_or_default()
     }
 
     pub(super) fn contains(&self, offset: i64) -> bool {
-        let run = self.runs.range(..=offset).next_back();
-        offset < self.first || run.is_some_and(|(_, end)| offset < *end)
+        let run = self.0.range(..=offset).next_back();
+        run.is_some_and(|(_, end)| offset < *end)
     }
 
     /// These are done.
     pub(super) fn insert(&mut self, offsets: Range<i64>) {
-        let (mut start, mut end) = (offsets.start.max(self.first), offsets.end);
+        let Range { mut start, mut end } = offsets;
         if start >= end {
             return;
         }
         // Runs that touch it become one with it.
-        while let Some((&run, &run_end)) = self.runs.range(..=end).next_back()
+        while let Some((&run, &run_end)) = self.0.range(..=end).next_back()
             && run_end >= start
         {
-            self.runs.remove(&run);
+            self.0.remove(&run);
             (start, end) = (start.min(run), end.max(run_end));
         }
-        if start == self.first {
-            self.first = end;
-        } else {
-            self.runs.insert(start, end);
-        }
+        self.0.insert(start, end);
     }
 
     /// Whether something at or after `end` is done: the topic was made anew, or has lost its end.
     pub(super) fn is_beyond(&self, end: i64) -> bool {
-        self.runs.last_key_value().map_or(self.first, |(_, run_end)| *run_end) > end
+        self.0.last_key_value().is_some_and(|(_, run_end)| *run_end > end)
     }
 
     /// There is no letter at these offsets. They are done if the offset before them is; otherwise a
     /// run for them would waste metadata.
     pub(super) fn insert_empty(&mut self, offsets: Range<i64>) {
-        if offsets.start <= self.first || self.contains(offsets.start - 1) {
+        if offsets.start == 0 || self.contains(offsets.start - 1) {
             self.insert(offsets);
         }
     }
 
-    /// The runs, each as `<not done>+<done>`: numbers of offsets after the run before.
+    /// The runs after [`first`](Self::first), each as `<not done>+<done>`: numbers of offsets after the
+    /// run before.
     pub(super) fn metadata(&self) -> String {
         let mut text = VERSION.to_owned();
-        let mut at = self.first;
-        for (start, end) in &self.runs {
+        let mut at = self.first();
+        for (start, end) in self.0.range(1..) {
             text += &format!(" {}+{}", start - at, end - start);
             at = *end;
         }
@@ -150,7 +142,8 @@ impl Progress {
     /// Reads what was committed; none if it is no progress. An offset without metadata was set by
     /// hand.
     pub(super) fn read(first: i64, metadata: &str) -> Option<Self> {
-        let mut progress = Self { first, ..Self::default() };
+        let mut progress = Self::default();
+        progress.insert(0..first);
         if metadata.is_empty() {
             return Some(progress);
         }
@@ -164,7 +157,7 @@ impl Progress {
             let (skip, len) = word.split_once('+')?;
             let start = at.checked_add(positive(skip)?)?;
             at = start.checked_add(positive(len)?)?;
-            progress.runs.insert(start, at);
+            progress.0.insert(start, at);
         }
         Some(progress)
     }
@@ -191,7 +184,7 @@ mod tests {
 
     #[test]
     fn what_is_no_progress_is_said_to_be_none() {
-        assert_eq!(Progress::read(7, ""), Some(Progress { first: 7, ..Progress::default() }));
+        assert_eq!(Progress::read(7, ""), Some(Progress(BTreeMap::from([(0, 7)]))));
         for text in
             ["v2 1+1", "v1 1", "v1 0+1", "v1 1+0", "v1 1+-1", "v1 1+1 ", "v1 9223372036854775807+1"]
         {
