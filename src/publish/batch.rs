@@ -131,7 +131,7 @@ impl<P: Producer> TransactionBatch<'_, P> {
                 let name = quarantine::record_name(position);
                 tracing::error!(%error, file = name,
                     "a journal record cannot be read: its bytes go into quarantine");
-                quarantine::keep(self.shared.quarantine(), &name, &[], payload)?;
+                self.shared.quarantine().keep(&name, &[], payload)?;
                 self.attempt.size.add(payload.len());
                 self.attempt.account.quarantined();
                 self.attempt.set_aside.push(position);
@@ -207,7 +207,7 @@ impl<P: Producer> TransactionBatch<'_, P> {
                 self.attempt.account.quarantined();
                 self.attempt.set_aside.push(id.position);
                 let name = quarantine::letter_name(id.position, callback.receipt, id.number);
-                quarantine::keep_letter(self.shared.quarantine(), &name, letter)?;
+                self.shared.quarantine().keep_letter(&name, letter)?;
             }
             return Ok(());
         }

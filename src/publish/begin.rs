@@ -40,9 +40,9 @@ impl<P: Producer> Session<'_, P> {
     /// Removes the quarantined files of an attempt that was not committed. Its callbacks are still
     /// in the journal and are published again, perhaps without a file.
     fn remove_uncommitted_files(&self) -> io::Result<()> {
-        let (journal, directory) = (&self.shared.journal, self.shared.quarantine());
+        let (journal, files) = (&self.shared.journal, self.shared.quarantine());
         let uncommitted = self.position.max(journal.committed());
-        for (position, name) in quarantine::letters(directory)? {
+        for (position, name) in files.letters()? {
             // A letter that another journal in this directory left at the same position stays. So does a
             // record that could not be read: it has no receipt to tell whose it is.
             let is_intact = || -> io::Result<bool> {
@@ -52,7 +52,7 @@ impl<P: Producer> Session<'_, P> {
                 Ok(callback.is_some_and(|callback| quarantine::is_of(&name, callback.receipt)))
             };
             if position >= uncommitted && is_intact()? {
-                quarantine::remove(directory, &name)?;
+                files.remove(&name)?;
             }
         }
         Ok(())

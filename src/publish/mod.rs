@@ -18,7 +18,6 @@ mod supervisor;
 
 use std::{
     collections::BTreeSet,
-    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -33,10 +32,11 @@ use crate::{
     callback::Callback,
     clock,
     config::Config,
-    journal::{Directory, Journal, Position, fork::Forked},
+    journal::{Journal, Position, fork::Forked},
     kafka::{self, Blocked, Cluster, Obstacle, lag, librdkafka},
     metrics::Metrics,
     normalize,
+    quarantine::Quarantine,
 };
 
 /// The longest time between two beats while opening: the sum of its calls' limits.
@@ -131,7 +131,6 @@ struct Shared {
     config: Arc<ArcSwap<Config>>,
     journal: Journal,
     metrics: Arc<Metrics>,
-    quarantine: PathBuf,
     /// The deadline of a stop.
     stop: Arc<Mutex<Option<Instant>>>,
     blocked: Arc<Mutex<Option<Blocked>>>,
@@ -140,9 +139,8 @@ struct Shared {
 
 impl Shared {
     fn new(config: Arc<ArcSwap<Config>>, journal: Journal, metrics: Arc<Metrics>) -> Self {
-        let quarantine = journal.directory().path.join("quarantine");
         let (stop, blocked, heartbeat) = Default::default();
-        Self { config, journal, metrics, quarantine, stop, blocked, heartbeat }
+        Self { config, journal, metrics, stop, blocked, heartbeat }
     }
 
     fn decode<'a>(&self, callback: &Callback<'a>) -> normalize::Body<'a> {
@@ -154,8 +152,8 @@ impl Shared {
         format!("{}{}", self.config.load().kafka.identity_prefix, self.journal.id())
     }
 
-    fn quarantine(&self) -> Directory<'_> {
-        Directory { disk: self.journal.directory().disk, path: &self.quarantine }
+    fn quarantine(&self) -> Quarantine<'_> {
+        Quarantine::of(self.journal.directory())
     }
 
     /// Whether to end: a stop was asked for, and nothing or no time is left. A publisher that was replaced

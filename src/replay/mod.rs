@@ -17,7 +17,6 @@ use std::{
     io,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -39,7 +38,8 @@ use crate::{
     },
     kafka::{BATCH_BYTES, Cluster, Draft, ProducerSettings, Timestamps, Topics, View, librdkafka},
     metrics::Metrics,
-    normalize, quarantine,
+    normalize,
+    quarantine::Quarantine,
 };
 
 const CALL: Duration = Duration::from_secs(10);
@@ -133,8 +133,8 @@ struct Replay<'a, C: Cluster> {
     options: &'a ReplayOptions,
     cluster: C,
     topics: Topics,
-    disk: &'a dyn Disk,
-    quarantine: PathBuf,
+    journal: Directory<'a>,
+    quarantine: Quarantine<'a>,
     /// None in a dry run.
     producer: Option<C::Producer>,
     kept: Kept,
@@ -160,13 +160,14 @@ impl<'a, C: Cluster> Replay<'a, C> {
             })
         };
         let producer = (!options.dry_run).then(open).transpose()?;
+        let journal = Directory { disk, path: &config.journal.directory };
         let mut replay = Self {
             config,
             options,
             cluster,
             topics,
-            disk,
-            quarantine: config.journal.directory.join("quarantine"),
+            journal,
+            quarantine: Quarantine::of(journal),
             producer,
             kept: Kept::default(),
             summary: ReplaySummary::default(),
@@ -193,10 +194,6 @@ impl<'a, C: Cluster> Replay<'a, C> {
             format!("stopped after {committed} letters that are done; the next run goes on there")
         })?;
         Ok(self.summary)
-    }
-
-    fn quarantine(&self) -> Directory<'_> {
-        Directory { disk: self.disk, path: &self.quarantine }
     }
 
     fn dead_letter(&self) -> &str {
@@ -352,26 +349,22 @@ impl<'a, C: Cluster> Replay<'a, C> {
 
     /// The quarantined files to be replayed. Those that are done are renamed.
     fn files(&self) -> io::Result<Vec<String>> {
-        let directory = self.quarantine();
         let mut names = Vec::new();
         // Files of later callbacks belong to an attempt of the edge that may not be committed.
-        let journal = Directory { disk: self.disk, path: &self.config.journal.directory };
-        let committed = journal::committed_on_disk(journal).map_err(io::Error::other)?;
-        for name in quarantine::settled_letters(directory, committed.unwrap_or(Position::MIN))? {
-            let done =
-                self.kept.files.contains(&name) || quarantine::was_replayed(directory, &name)?;
-            if !done {
+        let committed = journal::committed_on_disk(self.journal).map_err(io::Error::other)?;
+        for name in self.quarantine.settled_letters(committed.unwrap_or(Position::MIN))? {
+            if !self.kept.files.contains(&name) && !self.quarantine.was_replayed(&name)? {
                 names.push(name);
             } else if self.producer.is_some() {
-                quarantine::mark_replayed(directory, &name)?;
+                self.quarantine.mark_replayed(&name)?;
             }
         }
         Ok(names)
     }
 
     fn file(&mut self, name: &str) -> anyhow::Result<()> {
-        let at = format!("the quarantined file {}", self.quarantine.join(name).display());
-        let (headers, value) = match quarantine::read(self.quarantine(), name) {
+        let at = format!("the quarantined file {}", self.quarantine.path.join(name).display());
+        let (headers, value) = match self.quarantine.read(name) {
             // Counted as a dead letter that is none.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Default::default(),
             read => read.with_context(|| at.clone())?,
@@ -380,7 +373,7 @@ impl<'a, C: Cluster> Replay<'a, C> {
         let Some(letter) = self.letter(letter) else { return Ok(()) };
         self.publish(&[letter])?;
         if self.producer.is_some() {
-            quarantine::mark_replayed(self.quarantine(), name).context(at)?;
+            self.quarantine.mark_replayed(name).context(at)?;
         }
         Ok(())
     }
