@@ -109,7 +109,32 @@ pub fn run_on<C: Cluster>(
     cluster: C,
     disk: &dyn Disk,
 ) -> anyhow::Result<ReplaySummary> {
-    Replay::open(config, options, cluster, disk)?.run(watch)
+    let topics = cluster.look(!options.dry_run);
+    let topics = topics.with_context(|| format!("Kafka at {}", config.kafka.bootstrap_servers))?;
+    let settings = ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES };
+    let open = || {
+        cluster.open(&topics, settings).with_context(|| {
+            format!("needs the right to write with the transactional id {}", group(config))
+        })
+    };
+    let producer = (!options.dry_run).then(open).transpose()?;
+    let journal = Directory { disk, path: &config.journal.directory };
+    let mut replay = Replay {
+        config,
+        options,
+        cluster,
+        topics,
+        journal,
+        quarantine: Quarantine::of(journal),
+        producer,
+        kept: Kept::default(),
+        summary: ReplaySummary::default(),
+        committed: 0,
+        timestamps: Timestamps::Accepted,
+    };
+    // After the producer was opened, no other replay can move the progress.
+    replay.read_kept()?;
+    replay.run(watch)
 }
 
 /// The group that keeps the progress. Its name is the transactional id too.
@@ -143,42 +168,7 @@ struct Replay<'a, C: Cluster> {
     timestamps: Timestamps,
 }
 
-impl<'a, C: Cluster> Replay<'a, C> {
-    fn open(
-        config: &'a Config,
-        options: &'a ReplayOptions,
-        cluster: C,
-        disk: &'a dyn Disk,
-    ) -> anyhow::Result<Self> {
-        let topics = cluster.look(!options.dry_run);
-        let topics =
-            topics.with_context(|| format!("Kafka at {}", config.kafka.bootstrap_servers))?;
-        let settings = ProducerSettings { timeout: TRANSACTION_TIMEOUT, batch_bytes: BATCH_BYTES };
-        let open = || {
-            cluster.open(&topics, settings).with_context(|| {
-                format!("needs the right to write with the transactional id {}", group(config))
-            })
-        };
-        let producer = (!options.dry_run).then(open).transpose()?;
-        let journal = Directory { disk, path: &config.journal.directory };
-        let mut replay = Self {
-            config,
-            options,
-            cluster,
-            topics,
-            journal,
-            quarantine: Quarantine::of(journal),
-            producer,
-            kept: Kept::default(),
-            summary: ReplaySummary::default(),
-            committed: 0,
-            timestamps: Timestamps::Accepted,
-        };
-        // After the producer was opened, no other replay can move the progress.
-        replay.read_kept()?;
-        Ok(replay)
-    }
-
+impl<C: Cluster> Replay<'_, C> {
     fn run(mut self, watch: Watch<'_>) -> anyhow::Result<ReplaySummary> {
         let ranges = self.ranges().context(UNREADABLE)?;
         let files = self.files().context("the quarantine cannot be read")?;
@@ -336,7 +326,7 @@ impl<'a, C: Cluster> Replay<'a, C> {
             match draft.write(item, None, &self.topics) {
                 Item::Event(_) => events += 1,
                 // A dead letter beside events becomes a letter again: the whole first letter is done.
-                Item::DeadLetter(letter) => dead = dead.or(Some(letter.reason().as_str())),
+                Item::DeadLetter(letter) => dead = dead.or(Some(letter.reason.as_str())),
             }
             draft.headers.push(REPLAYED_FROM, origin.as_bytes());
             records.push(draft);
