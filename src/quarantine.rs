@@ -47,12 +47,12 @@ fn position_of(name: &str) -> Option<Position> {
 }
 
 /// The directory of the files.
-pub(crate) struct Quarantine<'a> {
+pub(crate) struct QuarantinedFiles<'a> {
     disk: &'a dyn Disk,
     pub(crate) path: PathBuf,
 }
 
-impl<'a> Quarantine<'a> {
+impl<'a> QuarantinedFiles<'a> {
     /// The quarantine of a journal. Its directory may be missing.
     pub(crate) fn of(journal: Directory<'a>) -> Self {
         Self { disk: journal.disk, path: journal.path.join("quarantine") }
@@ -162,7 +162,7 @@ mod tests {
     fn only_letters_of_settled_callbacks_are_listed() {
         let directory = tempfile::tempdir().unwrap();
         let quarantine =
-            Quarantine::of(Directory { disk: &journal::disk::Real, path: directory.path() });
+            QuarantinedFiles::of(Directory { disk: &journal::disk::Real, path: directory.path() });
         let old = "dead-letter-01a2071c-c17a-7718-a073-f555e25a6040-0";
         let letter = |position| letter_name(position, Uuid::nil(), 1);
         let [first, second] = [4, 5].map(|index| Position::new(1, index));
@@ -182,7 +182,7 @@ mod tests {
     fn headers_that_were_cut_are_no_letter() {
         let directory = tempfile::tempdir().unwrap();
         let quarantine =
-            Quarantine::of(Directory { disk: &journal::disk::Real, path: directory.path() });
+            QuarantinedFiles::of(Directory { disk: &journal::disk::Real, path: directory.path() });
         let headers = [("receipt".to_owned(), STANDARD.encode("1"))];
         quarantine.keep("letter", &headers, b"value").unwrap();
         let file = quarantine.file("letter", HEADERS);

@@ -36,7 +36,7 @@ use crate::{
     kafka::{self, Blocked, Cluster, Obstacle, lag, librdkafka},
     metrics::Metrics,
     normalize,
-    quarantine::Quarantine,
+    quarantine::QuarantinedFiles,
 };
 
 /// The longest time between two beats while opening: the sum of its calls' limits.
@@ -152,8 +152,8 @@ impl Shared {
         format!("{}{}", self.config.load().kafka.identity_prefix, self.journal.id())
     }
 
-    fn quarantine(&self) -> Quarantine<'_> {
-        Quarantine::of(self.journal.directory())
+    fn quarantine(&self) -> QuarantinedFiles<'_> {
+        QuarantinedFiles::of(self.journal.directory())
     }
 
     /// Whether to end: a stop was asked for, and nothing or no time is left. A publisher that was replaced

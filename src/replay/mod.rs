@@ -39,7 +39,7 @@ use crate::{
     kafka::{BATCH_BYTES, Cluster, Draft, ProducerSettings, Timestamps, Topics, View, librdkafka},
     metrics::Metrics,
     normalize,
-    quarantine::Quarantine,
+    quarantine::QuarantinedFiles,
 };
 
 const CALL: Duration = Duration::from_secs(10);
@@ -125,7 +125,7 @@ pub fn run_on<C: Cluster>(
         cluster,
         topics,
         journal,
-        quarantine: Quarantine::of(journal),
+        quarantine: QuarantinedFiles::of(journal),
         producer,
         kept: Kept::default(),
         summary: ReplaySummary::default(),
@@ -159,7 +159,7 @@ struct Replay<'a, C: Cluster> {
     cluster: C,
     topics: Topics,
     journal: Directory<'a>,
-    quarantine: Quarantine<'a>,
+    quarantine: QuarantinedFiles<'a>,
     /// None in a dry run.
     producer: Option<C::Producer>,
     kept: Kept,
