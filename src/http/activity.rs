@@ -189,8 +189,14 @@ impl Activity {
     pub(super) fn begin(self: &Arc<Self>, http2: bool) -> RequestGuard {
         let mut state = self.state.lock();
         state.requests += 1;
-        if http2 {
-            self.note_http2(&mut state);
+        match http2 {
+            true => self.note_http2(&mut state),
+            // It began like HTTP/2.
+            false if state.http2 => {
+                state.http2 = false;
+                self.set_placed();
+            }
+            false => {}
         }
         state.used = true;
         state.head = None;
@@ -468,8 +474,9 @@ mod tests {
             assert!(!activity.waits_for_places());
         }
         let http1 = Activity::new();
+        http1.on_read(b"PRI /hooks/loja HTTP/1.1");
         let _call = http1.begin(false);
-        assert!(!http1.waits_for_places());
+        assert!(!http1.waits_for_places() && !http1.is_http2());
     }
 
     #[test]

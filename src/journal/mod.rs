@@ -24,7 +24,7 @@
 //!
 //! # Threads
 //! Callers of [`Journal::append`] copy their records into a shared buffer. The *writer* writes and syncs
-//! what has gathered there and wakes them all. The *keeper* prepares segments, persists the checkpoint
+//! what has gathered there and wakes them. The *keeper* prepares segments, persists the checkpoint
 //! and recycles, so that no append waits for that.
 //!
 //! All system calls go through [`disk`], all time through [`clock`], all randomness through

@@ -59,20 +59,20 @@ impl Future for BatchOutcome {
     type Output = Result<(), AppendError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let shared = Arc::clone(&self.shared);
+        let (shared, waker) = (Arc::clone(&self.shared), context.waker().clone());
         let mut decided = shared.lock();
         if let Some(result) = decided.result {
             wake_others(decided);
             return Poll::Ready(result);
         }
-        let waker = Some(context.waker().clone());
-        match self.place {
-            Some(place) => decided.waiting[place] = waker,
-            None => {
-                self.place = Some(decided.waiting.len());
-                decided.waiting.push(waker);
-            }
-        }
+        let place = *self.place.get_or_insert_with(|| {
+            decided.waiting.push(None);
+            decided.waiting.len() - 1
+        });
+        let before = decided.waiting[place].replace(waker);
+        drop(decided);
+        // Without the lock: a waker may be the last to hold a task, and that task another outcome.
+        drop(before);
         Poll::Pending
     }
 }
@@ -84,7 +84,9 @@ impl Drop for BatchOutcome {
         if decided.result.is_some() {
             wake_others(decided);
         } else if let Some(place) = self.place {
-            decided.waiting[place] = None;
+            let waker = decided.waiting[place].take();
+            drop(decided);
+            drop(waker);
         }
     }
 }

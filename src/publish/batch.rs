@@ -115,6 +115,7 @@ impl<P: Producer> TransactionBatch<'_, P> {
                 return Ok(());
             }
             self.callback(&record)?;
+            self.shared.heartbeat.normalizing(None);
         }
         self.attempt.full = true;
         Ok(())
@@ -207,7 +208,10 @@ impl<P: Producer> TransactionBatch<'_, P> {
                 self.attempt.account.quarantined();
                 self.attempt.set_aside.push(id.position);
                 let name = quarantine::letter_name(id.position, callback.receipt, id.number);
+                // A disk that hangs is not the callback's fault.
+                self.shared.heartbeat.normalizing(None);
                 self.shared.quarantine().keep_letter(&name, letter)?;
+                self.shared.heartbeat.normalizing(Some(id.position));
             }
             return Ok(());
         }
@@ -232,7 +236,7 @@ fn dead<'c>(callback: &'c Callback<'c>, reason: Reason) -> Item<'c> {
         Reason::TooSlow => {
             "Kafka accepted small records with the same keys in time, and never this callback's"
         }
-        _ => "normalizing panicked twice, or twice did not end",
+        _ => "normalizing panicked or hung twice",
     };
     Item::DeadLetter(DeadLetter::new(callback, reason, detail, callback.body.into(), None))
 }

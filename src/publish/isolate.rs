@@ -197,7 +197,11 @@ impl<P: Producer> Session<'_, P> {
     fn first_and_its_keys(&mut self) -> io::Result<Option<(Position, Keys)>> {
         let Some(record) = self.reader.next()? else { return Ok(None) };
         let (position, mut keys) = (record.position, BTreeSet::new());
-        if let Ok(callback) = Callback::decode(record.payload) {
+        let is_dead = self.learnt.suspects.dead.contains_key(&position);
+        if let Ok(callback) = Callback::decode(record.payload)
+            && !is_dead
+        {
+            self.shared.heartbeat.normalizing(Some(position));
             let mut draft = Draft::default();
             let body = self.shared.decode(&callback);
             let document = normalize::parse(&body);
@@ -208,8 +212,9 @@ impl<P: Producer> Session<'_, P> {
                 keys.insert((draft.topic, draft.key.clone()));
             }
         }
+        self.shared.heartbeat.normalizing(None);
         self.read_again();
-        Ok(Some((position, keys)))
+        Ok(Some((position, keys)).filter(|_| !is_dead))
     }
 }
 

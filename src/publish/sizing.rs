@@ -121,7 +121,7 @@ pub(super) struct Learnt {
 }
 
 impl Learnt {
-    /// `failed`: callbacks at which normalizing panicked twice, or twice did not end.
+    /// `failed`: callbacks at which normalizing panicked or hung twice.
     pub(super) fn new(failed: BTreeSet<Position>) -> Self {
         let dead = failed.into_iter().map(|position| (position, Reason::Panic)).collect();
         Self {

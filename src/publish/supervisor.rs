@@ -74,7 +74,7 @@ const WEDGED: &str = "wedged";
 
 /// Runs publishing threads, one after the other, until one ends as it was asked to.
 pub(super) fn supervise(shared: &Shared) {
-    // Callbacks at which normalizing panicked, or did not end.
+    // Callbacks at which normalizing panicked or hung.
     let (mut once, mut twice) = (BTreeSet::new(), BTreeSet::new());
     let mut replaced = 0;
     let mut reason = "start";
