@@ -189,14 +189,11 @@ impl Activity {
     pub(super) fn begin(self: &Arc<Self>, http2: bool) -> RequestGuard {
         let mut state = self.state.lock();
         state.requests += 1;
-        match http2 {
-            true => self.note_http2(&mut state),
-            // It began like HTTP/2.
-            false if state.http2 => {
-                state.http2 = false;
-                self.set_placed();
-            }
-            false => {}
+        if http2 {
+            self.note_http2(&mut state);
+        } else if mem::replace(&mut state.http2, false) {
+            // Only its first bytes were those of HTTP/2.
+            self.set_placed();
         }
         state.used = true;
         state.head = None;

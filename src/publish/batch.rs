@@ -114,8 +114,10 @@ impl<P: Producer> TransactionBatch<'_, P> {
             if last.is_some_and(|last| record.position > last) {
                 return Ok(());
             }
-            self.callback(&record)?;
+            let taken = self.callback(&record);
+            // Reading the next record is not its fault, nor is what comes after the batch.
             self.shared.heartbeat.normalizing(None);
+            taken?;
         }
         self.attempt.full = true;
         Ok(())

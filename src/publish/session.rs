@@ -189,7 +189,6 @@ impl<P: Producer> Session<'_, P> {
             draft: Draft::default(),
         };
         let filled = batch.fill(&mut self.reader, limit, full_at);
-        self.shared.heartbeat.normalizing(None);
         (batch.attempt, filled)
     }
 

@@ -183,7 +183,7 @@ impl<'a> TailSession<'a> {
         let Some(event) = item.event() else { return Ok(()) };
         let shown = item.clone().shown(self.args.show_personal);
         let line = self.text(&shown);
-        // Of as many messages as are kept, lines that are never printed again would take gigabytes.
+        // While it follows, a line is printed at once. The lines of all messages could take gigabytes.
         let mut kept = Shown::default();
         if self.args.no_follow {
             kept = Shown { line: line.clone(), what: shown.what(), is_wanted };
