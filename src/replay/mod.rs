@@ -50,6 +50,7 @@ const TRANSACTION_BYTES: usize = 4 << 20;
 /// The header of a replayed record that names its letter.
 const REPLAYED_FROM: &str = "replayed-from";
 const UNREADABLE: &str = "the dead letters cannot be read";
+const NO_QUARANTINE: &str = "the quarantine cannot be read";
 
 /// What is to be replayed, and how. Empty means all.
 #[derive(Debug, Default)]
@@ -171,12 +172,14 @@ struct Replay<'a, C: Cluster> {
 impl<C: Cluster> Replay<'_, C> {
     fn run(mut self, watch: Watch<'_>) -> anyhow::Result<ReplaySummary> {
         let ranges = self.ranges().context(UNREADABLE)?;
-        let files = self.files().context("the quarantine cannot be read")?;
+        let (_, files) = self.files().context(NO_QUARANTINE)?;
         let letters = ranges.iter().map(|(_, offsets)| (offsets.end - offsets.start).max(0) as u64);
         let total = letters.sum::<u64>() + files.len() as u64;
         let outcome = self.records(&ranges, total, watch).and_then(|()| {
             files.iter().try_for_each(|name| self.file(name))?;
-            self.renew()
+            self.renew()?;
+            let (done, _) = self.files().context(NO_QUARANTINE)?;
+            done.iter().try_for_each(|name| self.mark_replayed(name))
         });
         watch(total, total);
         let committed = self.committed;
@@ -337,19 +340,18 @@ impl<C: Cluster> Replay<'_, C> {
         }
     }
 
-    /// The quarantined files to be replayed. Those that are done are renamed.
-    fn files(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
+    /// The quarantined files that are done, and those to be replayed.
+    fn files(&self) -> io::Result<(Vec<String>, Vec<String>)> {
+        let (mut done, mut open) = (Vec::new(), Vec::new());
         // Files of later callbacks belong to an attempt of the edge that may not be committed.
         let committed = journal::committed_on_disk(self.journal).map_err(io::Error::other)?;
         for name in self.quarantine.settled_letters(committed.unwrap_or(Position::MIN))? {
-            if !self.kept.files.contains(&name) && !self.quarantine.was_replayed(&name)? {
-                names.push(name);
-            } else if self.producer.is_some() {
-                self.quarantine.mark_replayed(&name)?;
+            match self.kept.files.contains(&name) || self.quarantine.was_replayed(&name)? {
+                true => done.push(name),
+                false => open.push(name),
             }
         }
-        Ok(names)
+        Ok((done, open))
     }
 
     fn file(&mut self, name: &str) -> anyhow::Result<()> {
@@ -362,9 +364,17 @@ impl<C: Cluster> Replay<'_, C> {
         let letter = Letter { origin: Origin::File(name.to_owned()), headers, value };
         let Some(letter) = self.letter(letter) else { return Ok(()) };
         self.publish(&[letter])?;
-        if self.producer.is_some() {
-            self.quarantine.mark_replayed(name).context(at)?;
+        let before = self.kept.files.iter().rev().nth(1);
+        before.map_or(Ok(()), |before| self.mark_replayed(before))
+    }
+
+    /// Renames a file that is done. Another commit has to come before: a broker that is killed may forget its
+    /// last one.
+    fn mark_replayed(&self, name: &str) -> anyhow::Result<()> {
+        if self.producer.is_none() {
+            return Ok(());
         }
-        Ok(())
+        let at = || format!("the quarantined file {}", self.quarantine.path.join(name).display());
+        self.quarantine.mark_replayed(name).with_context(at)
     }
 }
