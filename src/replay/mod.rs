@@ -363,13 +363,14 @@ impl<C: Cluster> Replay<'_, C> {
         };
         let letter = Letter { origin: Origin::File(name.to_owned()), headers, value };
         let Some(letter) = self.letter(letter) else { return Ok(()) };
-        self.publish(&[letter])?;
-        let before = self.kept.files.iter().rev().nth(1);
-        before.map_or(Ok(()), |before| self.mark_replayed(before))
+        if let Some(oldest) = self.kept.oldest_if_full() {
+            self.mark_replayed(oldest)?;
+        }
+        self.publish(&[letter])
     }
 
-    /// Renames a file that is done. Another commit has to come before: a broker that is killed may forget its
-    /// last one.
+    /// Renames a file that is done. It has to have its name as long as a broker that is killed may forget its
+    /// commit, so another commit comes before; and no longer than the progress names it.
     fn mark_replayed(&self, name: &str) -> anyhow::Result<()> {
         if self.producer.is_none() {
             return Ok(());

@@ -15,7 +15,7 @@ use crate::{config, kafka::GroupOffset};
 const METADATA_BYTES_MAX: usize = 4096;
 /// Before the runs: how they are written.
 const VERSION: &str = "v1";
-/// Files that are remembered as committed: a crash may have prevented that they were renamed.
+/// Files that are remembered as committed, until they are renamed.
 const FILES_REMEMBERED: usize = 32;
 
 /// How far replaying is.
@@ -31,6 +31,12 @@ impl Kept {
         self.partitions.entry(partition).or_default()
     }
 
+    /// The file that the next one takes the place of.
+    pub(super) fn oldest_if_full(&self) -> Option<&str> {
+        let is_full = self.files.len() >= FILES_REMEMBERED;
+        self.files.front().filter(|_| is_full).map(String::as_str)
+    }
+
     /// The progress after these letters.
     pub(super) fn with(&self, letters: &[Ready]) -> Self {
         let mut next = self.clone();
@@ -40,10 +46,10 @@ impl Kept {
                     next.partition(*partition).insert(offsets.clone());
                 }
                 Origin::File(name) => {
-                    next.files.push_back(name.clone());
-                    if next.files.len() > FILES_REMEMBERED {
+                    if next.oldest_if_full().is_some() {
                         next.files.pop_front();
                     }
+                    next.files.push_back(name.clone());
                 }
             }
         }

@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "a program of its own")]
 
 mod disk;
+mod found;
 mod judge;
 mod kafka;
 mod run;
@@ -20,7 +21,7 @@ use std::{
 use clap::Parser;
 use weni_edge::mutant;
 
-use crate::world::Coverage;
+use crate::world::{Coverage, Plan};
 
 /// Faults of the program that the judge has to find.
 const MUTANTS: &[&str] = &[
@@ -68,6 +69,9 @@ struct Args {
     /// Only this one run, with its trace
     #[arg(long)]
     only: Option<u64>,
+    /// With --only: as the list of the fault that was found with this number
+    #[arg(long, requires = "only")]
+    found: Option<usize>,
     /// Look that each mutant is found
     #[arg(long)]
     mutants: bool,
@@ -87,10 +91,16 @@ fn main() -> ExitCode {
     // A panic is a verdict here, and said with its trace.
     std::panic::set_hook(Box::new(|_| {}));
     if let Some(seed) = args.only {
-        return explain(seed);
+        return args
+            .found
+            .map_or_else(|| explain(seed), |number| tell_run(seed, found::plan(number)));
     }
     if args.mutants || args.mutant.is_some() {
         return mutants(args.seed, args.mutant.as_deref());
+    }
+    if let Err(again) = found::look() {
+        println!("{again}");
+        return ExitCode::FAILURE;
     }
     let begun = Instant::now();
     let (next, wrong) = (AtomicU64::new(args.seed), AtomicU64::new(u64::MAX));
@@ -104,7 +114,7 @@ fn main() -> ExitCode {
                     let mut coverage = Coverage::new();
                     while !over.load(Ordering::Relaxed) {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
-                        let outcome = run::run(seed, None, false);
+                        let outcome = run::run(seed, Plan::Random, false);
                         merge(&mut coverage, outcome.world.coverage);
                         if outcome.verdict.is_some() {
                             wrong.fetch_min(seed, Ordering::Relaxed);
@@ -151,26 +161,30 @@ fn merge(all: &mut Coverage, own: Coverage) {
 
 /// Shrinks a run that went wrong, and tells it.
 fn explain(seed: u64) -> ExitCode {
-    let first = run::run(seed, None, false);
-    let Some(verdict) = first.verdict else {
-        let told = run::run(seed, None, true);
-        told.world.trace.into_iter().flatten().for_each(|line| println!("{line}"));
-        println!("seed {seed}: nothing is wrong");
-        return ExitCode::SUCCESS;
-    };
-    let mut needed: BTreeSet<u64> = first.world.failed.iter().copied().collect();
-    for place in first.world.failed.iter().rev() {
+    let first = run::run(seed, Plan::Random, false);
+    let Some(verdict) = first.verdict else { return tell_run(seed, Plan::Random) };
+    let places = first.world.failed.iter().map(|(place, ..)| *place);
+    let mut needed: BTreeSet<u64> = places.clone().collect();
+    for place in places.rev() {
         let mut fewer = needed.clone();
-        fewer.remove(place);
-        if run::run(seed, Some(fewer.clone()), false).verdict.is_some() {
+        fewer.remove(&place);
+        if run::run(seed, Plan::Only(fewer.clone()), false).verdict.is_some() {
             needed = fewer;
         }
     }
-    let told = tell(|| run::run(seed, Some(needed.clone()), true));
-    told.world.trace.into_iter().flatten().for_each(|line| println!("{line}"));
-    println!("seed {seed}, faults at {needed:?}: {}", told.verdict.unwrap_or_default());
     println!("as it was first: {verdict}");
-    ExitCode::FAILURE
+    tell_run(seed, Plan::Only(needed))
+}
+
+/// Tells a run, and what failed in it.
+fn tell_run(seed: u64, plan: Plan) -> ExitCode {
+    let told = tell(|| run::run(seed, plan, true));
+    told.world.trace.iter().flatten().for_each(|line| println!("{line}"));
+    let faults =
+        told.world.failed.iter().map(|(_, call, outcome)| format!("({call:?}, {outcome:?})"));
+    println!("seed {seed}, faults: {}", faults.collect::<Vec<_>>().join(", "));
+    println!("{}", told.verdict.as_deref().unwrap_or("nothing is wrong"));
+    if told.verdict.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs with the program's own log on the standard output.
@@ -188,7 +202,7 @@ fn mutants(first: u64, only: Option<&str>) -> ExitCode {
     for name in MUTANTS.iter().filter(|name| only.is_none_or(|only| only == **name)) {
         mutant::set(name);
         let found = (first..first + MUTANT_RUNS)
-            .find_map(|seed| Some((seed, run::run(seed, None, false).verdict?)));
+            .find_map(|seed| Some((seed, run::run(seed, Plan::Random, false).verdict?)));
         mutant::set("");
         match found {
             Some((seed, verdict)) => {

@@ -28,7 +28,7 @@ use crate::{
     disk::{Machine, Mounted},
     judge,
     kafka::{self, Cluster},
-    world::{self, Crash, Verdict, World, below, chance, fault, now, trace},
+    world::{self, Crash, Plan, Verdict, World, below, chance, fault, now, trace},
 };
 
 const DIRECTORY: &str = "/journal";
@@ -179,10 +179,11 @@ fn call(process: &Process) {
     let Some(number) = number else { return };
     let key = format!("k{}", below(4));
     let statuses = 1 + usize::from(chance(200));
-    let poison = match below(60) {
-        0..=2 => kafka::POISON,
-        3..=5 => kafka::DEADLY,
-        6 => kafka::SLOW,
+    let poison = match (world::listed_mark(), below(60)) {
+        (Some(mark), 0..=19) => mark,
+        (None, 0..=2) => kafka::POISON,
+        (None, 3..=5) => kafka::DEADLY,
+        (None, 6) => kafka::SLOW,
         _ => "",
     };
     let status = |at: usize| {
@@ -483,10 +484,10 @@ pub struct Outcome {
     pub world: World,
 }
 
-/// One run; `allowed`: only these faults happen.
+/// One run.
 #[expect(clippy::too_many_lines, reason = "the steps of one run, in their order")]
-pub fn run(seed: u64, allowed: Option<BTreeSet<u64>>, traced: bool) -> Outcome {
-    world::replace(World::new(seed, allowed, traced));
+pub fn run(seed: u64, plan: Plan, traced: bool) -> Outcome {
+    world::replace(World::new(seed, plan, traced));
     clock::enter(Some(Rc::new(Clock)));
     let mut config = Config::default();
     config.journal.directory = DIRECTORY.into();
@@ -560,7 +561,7 @@ pub fn run(seed: u64, allowed: Option<BTreeSet<u64>>, traced: bool) -> Outcome {
     }));
     clock::enter(None);
     STAGE.set(None);
-    let world = world::replace(World::new(0, None, false));
+    let world = world::replace(World::new(0, Plan::Random, false));
     let verdict = match result {
         Ok(()) => None,
         Err(why) => Some(match why.downcast::<Verdict>() {

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::found::Found;
+
 /// What a run may cost: a run that takes more waits for ever.
 const TURNS_MAX: u64 = 60_000;
 
@@ -32,6 +34,19 @@ const SELDOM: &[(&str, u64)] = &[
     ("file_system", 3),
 ];
 
+/// Which of the faults that can happen do.
+pub enum Plan {
+    /// Any, by chance.
+    Random,
+    /// Of those that chance picks, only those at these places: a run that is being shrunk.
+    Only(BTreeSet<u64>),
+    /// Those of the list, in its order; and how many of them have happened.
+    Listed(&'static Found, usize),
+}
+
+/// A fault of the world: its place, its call, and what happened.
+pub type Fault = (u64, &'static str, &'static str);
+
 /// The state of one run.
 pub struct World {
     dice: u64,
@@ -44,17 +59,16 @@ pub struct World {
     pub fault_rate: u64,
     /// Numbers the places where something may fail.
     places: u64,
-    /// Only these places fail, if it is given: a run that is being shrunk.
-    pub allowed: Option<BTreeSet<u64>>,
-    /// Where something failed.
-    pub failed: Vec<u64>,
+    pub plan: Plan,
+    /// What has failed.
+    pub failed: Vec<Fault>,
     pub trace: Option<Vec<String>>,
     pub coverage: Coverage,
     turns: u64,
 }
 
 thread_local! {
-    static WORLD: RefCell<World> = RefCell::new(World::new(0, None, false));
+    static WORLD: RefCell<World> = RefCell::new(World::new(0, Plan::Random, false));
 }
 
 /// The process dies here.
@@ -64,7 +78,7 @@ pub struct Crash;
 pub struct Verdict(pub String);
 
 impl World {
-    pub fn new(seed: u64, allowed: Option<BTreeSet<u64>>, traced: bool) -> Self {
+    pub fn new(seed: u64, plan: Plan, traced: bool) -> Self {
         Self {
             dice: seed ^ 0x9e37_79b9_7f4a_7c15,
             base: Instant::now(),
@@ -73,7 +87,7 @@ impl World {
             faults: true,
             fault_rate: 10,
             places: 0,
-            allowed,
+            plan,
             failed: Vec::new(),
             trace: traced.then(Vec::new),
             coverage: Coverage::new(),
@@ -139,17 +153,9 @@ pub fn fault(call: &'static str, outcomes: &[&'static str]) -> Option<&'static s
             world.coverage.entry((call, outcome)).or_default();
         }
         world.places += 1;
-        let (happens, which) = (world.next() % 1000, world.next());
-        let times =
-            SELDOM.iter().find(|(seldom, _)| *seldom == call).map_or(1, |(_, times)| *times);
-        let rate = if world.faults { world.fault_rate * times } else { 0 };
-        let allowed = world.allowed.as_ref().is_none_or(|all| all.contains(&world.places));
-        let outcome = (happens < rate && allowed && !outcomes.is_empty())
-            .then(|| outcomes[which as usize % outcomes.len()]);
+        let outcome = world.next_outcome(call, outcomes);
         *world.coverage.entry((call, outcome.unwrap_or("done"))).or_default() += 1;
-        if outcome.is_some() {
-            world.failed.push(world.places);
-        }
+        world.failed.extend(outcome.map(|outcome| (world.places, call, outcome)));
         outcome
     })?;
     trace(|| format!("{call}: {outcome}"));
@@ -168,6 +174,14 @@ pub fn fail(why: impl Into<String>) -> ! {
     std::panic::resume_unwind(Box::new(Verdict(why.into())));
 }
 
+/// What the list of this run marks callbacks with.
+pub fn listed_mark() -> Option<&'static str> {
+    with(|world| match world.plan {
+        Plan::Listed(found, _) => found.mark,
+        Plan::Random | Plan::Only(_) => None,
+    })
+}
+
 /// Counts a turn of the world.
 pub fn turn() {
     let turns = with(|world| {
@@ -180,6 +194,33 @@ pub fn turn() {
 }
 
 impl World {
+    /// What happens at this place instead of what is usual.
+    fn next_outcome(
+        &mut self,
+        call: &'static str,
+        outcomes: &[&'static str],
+    ) -> Option<&'static str> {
+        let (happens, which) = (self.next() % 1000, self.next() as usize);
+        if !self.faults || outcomes.is_empty() {
+            return None;
+        }
+        let times =
+            SELDOM.iter().find(|(seldom, _)| *seldom == call).map_or(1, |(_, times)| *times);
+        let by_chance =
+            (happens < self.fault_rate * times).then(|| outcomes[which % outcomes.len()]);
+        match &mut self.plan {
+            Plan::Random => by_chance,
+            Plan::Only(places) => by_chance.filter(|_| places.contains(&self.places)),
+            Plan::Listed(found, done) => {
+                let (listed, outcome) = found.faults.get(*done)?;
+                // Not always at once, so that many seeds try many places.
+                let now = *listed == call && outcomes.contains(outcome) && happens < 700;
+                *done += usize::from(now);
+                now.then_some(*outcome)
+            }
+        }
+    }
+
     fn next(&mut self) -> u64 {
         self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.dice;
