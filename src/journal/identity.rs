@@ -72,10 +72,25 @@ impl Identity {
     /// # Errors
     /// When the journal cannot be read, or is of a newer format.
     pub fn read(journal: Directory<'_>) -> Result<Option<Self>, OpenError> {
-        match sealed::read(journal, NAME, KIND, Self::decode)? {
-            None => sealed::read(journal, COPY, KIND, Self::decode),
-            found => Ok(found),
+        let (first, copy) = Self::read_both(journal)?;
+        Ok(first.or(copy))
+    }
+
+    fn read_both(journal: Directory<'_>) -> Result<(Option<Self>, Option<Self>), OpenError> {
+        let read = |name| sealed::read(journal, name, KIND, Self::decode);
+        Ok((read(NAME)?, read(COPY)?))
+    }
+
+    /// [Reads](Self::read) it, and writes it into the file that lacks it: a process may have died between
+    /// the two.
+    pub(super) fn read_and_mend(journal: Directory<'_>) -> Result<Option<Self>, OpenError> {
+        let (first, copy) = Self::read_both(journal)?;
+        let is_whole = first == copy;
+        let found = first.or(copy);
+        if let Some(identity) = found.as_ref().filter(|_| !is_whole) {
+            identity.write(journal).map_err(io_at(journal.path))?;
         }
+        Ok(found)
     }
 
     /// The id under which positions of a run are committed, from the run's own id.

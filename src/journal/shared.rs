@@ -94,7 +94,7 @@ impl Shared {
         let at = || io_at(journal.path);
         journal.disk.create_directory(&segment::directory(journal.path)).map_err(at())?;
         journal.disk.create_directory(&Runs::directory(journal.path)).map_err(at())?;
-        let identity = match Identity::read(journal)? {
+        let identity = match Identity::read_and_mend(journal)? {
             Some(identity) => identity,
             None => create_identity(&options).map_err(at())?,
         };
@@ -305,8 +305,7 @@ impl Journal {
         let request = journal.path.join(fork::NAME);
         let mut identity = shared.identity.write();
         if identity.id == forked.id {
-            // Taken up already. The copy may be missing, and the request is still there.
-            identity.write(journal)?;
+            // Taken up already, and the request is still there.
             journal.disk.remove_if_there(&request)?;
             return Ok(None);
         }

@@ -16,7 +16,7 @@ const WHOLE_MIN: usize = 20;
 /// A fault that was found (deploy/RELIABILITY.md, "In simulated worlds").
 pub struct Found {
     name: &'static str,
-    /// What a third of the callbacks is marked with.
+    /// What a sixth of the callbacks is marked with.
     pub mark: Option<&'static str>,
     /// Calls and what happens at them, in this order. Nothing else fails.
     pub faults: &'static [(&'static str, &'static str)],
@@ -29,6 +29,18 @@ const ALL: &[Found] = &[
         faults: &[],
     },
     Found { name: "EIO while the identity file is opened", mark: None, faults: &[("open", "EIO")] },
+    Found {
+        name: "death between the identity's two files, and the one cannot be read",
+        mark: None,
+        faults: &[
+            ("rename", "crash after"),
+            // So that what follows waits for another process.
+            ("between processes", "a backup is made"),
+            ("file metadata", "EIO"),
+            ("file metadata", "EIO"),
+            ("file metadata", "EIO"),
+        ],
+    },
     Found {
         name: "the answer to an abort is lost while an unfinished transaction is ended",
         mark: Some(POISON),

@@ -379,7 +379,9 @@ impl kafka::Cluster for Cluster {
         if let Some(open) = coordinator.open.take() {
             // A broker that dies while it ends the transaction may tell no partition.
             drop(broker);
+            // Where a callback of it is damaged, nothing can end it any more.
             let untold = !self.group.starts_with("weni-edge-replay")
+                && run::on(|stage| stage.damaged == 0)
                 && fault("ending at open", &["partitions not told"]).is_some();
             broker = self.broker.borrow_mut();
             if untold {
@@ -440,7 +442,8 @@ pub struct Producer {
     begun: bool,
     /// It has to be dropped.
     dead: bool,
-    /// The broker died after it had acknowledged a commit: no transaction ends in time any more.
+    /// The broker died after it had acknowledged a commit: the coordinator refuses everything
+    /// (`CONCURRENT_TRANSACTIONS`) until the end of that transaction is told.
     doomed: bool,
 }
 
@@ -587,6 +590,10 @@ impl kafka::Producer for Producer {
     fn send_offsets(&mut self, offsets: &[GroupOffset]) -> Result<(), Failure> {
         let outcomes = ["timed out", "done, answer lost", "no broker", "not enough replicas"];
         let outcome = self.call("send_offsets", Step::Offsets, &outcomes)?;
+        if self.doomed {
+            world::advance(self.timeout / 4);
+            return Err(failure(Step::Offsets, Code::OperationTimedOut));
+        }
         if self.is_fenced() {
             return Err(failure(Step::Offsets, Code::Fenced));
         }
@@ -698,6 +705,11 @@ impl kafka::Producer for Producer {
             self.dead = true;
             failure.code
         })?;
+        if self.doomed {
+            world::advance(self.timeout);
+            self.dead = true;
+            return Err(Code::OperationTimedOut);
+        }
         self.begun = false;
         // What is under way is taken up before the abort, or never.
         let under_way = std::mem::take(&mut self.queue);

@@ -85,7 +85,7 @@ pub struct Stage {
     pub excused: Vec<usize>,
     /// A backup of the disk, and how many calls there were.
     backup: Option<(Machine, usize)>,
-    /// Calls that came after a backup that was restored, over all restorations.
+    /// Calls that a restored backup may lack, over all restorations.
     pub exempt: BTreeSet<usize>,
     pub replayed: bool,
     /// The operator has to fork.
@@ -180,7 +180,7 @@ fn call(process: &Process) {
     let key = format!("k{}", below(4));
     let statuses = 1 + usize::from(chance(200));
     let poison = match (world::listed_mark(), below(60)) {
-        (Some(mark), 0..=19) => mark,
+        (Some(mark), 0..=9) => mark,
         (None, 0..=2) => kafka::POISON,
         (None, 3..=5) => kafka::DEADLY,
         (None, 6) => kafka::SLOW,
@@ -452,7 +452,9 @@ fn between() {
         Some(_) => on(|stage| {
             if let Some((machine, calls)) = stage.backup.take() {
                 stage.machine = machine;
-                stage.exempt.extend(calls..stage.calls.len());
+                // What was quarantined after the backup was only on the disk, too.
+                let deadly = (0..calls).filter(|call| stage.calls[*call].deadly);
+                stage.exempt.extend(deadly.chain(calls..stage.calls.len()));
             }
         }),
         None => {}
