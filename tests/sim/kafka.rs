@@ -442,8 +442,7 @@ pub struct Producer {
     begun: bool,
     /// It has to be dropped.
     dead: bool,
-    /// The broker died after it had acknowledged a commit: the coordinator refuses everything
-    /// (`CONCURRENT_TRANSACTIONS`) until the end of that transaction is told.
+    /// The broker died after it had acknowledged a commit: no transaction ends in time any more.
     doomed: bool,
 }
 
@@ -590,10 +589,6 @@ impl kafka::Producer for Producer {
     fn send_offsets(&mut self, offsets: &[GroupOffset]) -> Result<(), Failure> {
         let outcomes = ["timed out", "done, answer lost", "no broker", "not enough replicas"];
         let outcome = self.call("send_offsets", Step::Offsets, &outcomes)?;
-        if self.doomed {
-            world::advance(self.timeout / 4);
-            return Err(failure(Step::Offsets, Code::OperationTimedOut));
-        }
         if self.is_fenced() {
             return Err(failure(Step::Offsets, Code::Fenced));
         }

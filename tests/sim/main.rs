@@ -75,7 +75,7 @@ struct Args {
     /// Look that each mutant is found
     #[arg(long)]
     mutants: bool,
-    /// Only this mutant
+    /// Only this mutant; with --only: the run of this mutant
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(MUTANTS))]
     mutant: Option<String>,
     /// Fail on a cell of the coverage table that was hit fewer than 100 times
@@ -91,6 +91,8 @@ fn main() -> ExitCode {
     // A panic is a verdict here, and said with its trace.
     std::panic::set_hook(Box::new(|_| {}));
     if let Some(seed) = args.only {
+        let mutant = MUTANTS.iter().find(|name| args.mutant.as_deref() == Some(**name));
+        mutant::set(mutant.unwrap_or(&""));
         return args
             .found
             .map_or_else(|| explain(seed), |number| tell_run(seed, found::plan(number)));

@@ -88,6 +88,10 @@ pub struct Stage {
     /// Calls that a restored backup may lack, over all restorations.
     pub exempt: BTreeSet<usize>,
     pub replayed: bool,
+    /// Another process has the journal open, too.
+    intruding: bool,
+    /// One had, since this process began.
+    overtaken: bool,
     /// The operator has to fork.
     fork_due: bool,
     pub forked: bool,
@@ -146,7 +150,7 @@ fn one_turn() {
         4..=7 => drop(process.journal.step_writer()),
         8 => process.journal.round_keeper(),
         9 => on(|stage| Rc::clone(&stage.broker)).try_borrow_mut().map_or((), |mut it| it.turn()),
-        11 if chance(12) && world::with(|world| world.faults) => intrude(),
+        11 if chance(40) && may_intrude() => intrude(),
         10 if chance(20) => world::with(|world| {
             // The wall clock jumps.
             let by = (world.faults as i64) * 3_600_000;
@@ -294,21 +298,62 @@ fn fork(journal: &Journal) {
     on(|stage| stage.forked = true);
 }
 
-/// Another process opens the journal past the lock, and dies.
+/// Whether another process would take a call, and leave some to the first.
+fn may_intrude() -> bool {
+    world::with(|world| world.faults) && on(|stage| !stage.intruding && stage.left > 1)
+}
+
+/// Another process opens the journal past the lock, takes a call, publishes, and dies. Callers of the
+/// first go on meanwhile.
 fn intrude() {
     trace(|| "another process opens the journal past the lock".to_owned());
     world::count("a second process", "opens past the lock");
     let machine = on(|stage| stage.machine.clone());
     let mounted = machine.mount();
+    on(|stage| (stage.intruding, stage.overtaken) = (true, true));
+    let _death = scopeguard::guard((), |()| {
+        machine.break_locks(false);
+        mounted.kill();
+        trace(|| "the other process dies".to_owned());
+        on(|stage| stage.intruding = false);
+    });
     machine.break_locks(true);
-    let opened = Journal::open(options(&mounted, false), Arc::new(Metrics::default()));
+    let metrics = Arc::new(Metrics::default());
+    let opened = Journal::open(options(&mounted, false), Arc::clone(&metrics));
     machine.break_locks(false);
-    mounted.kill();
-    drop(opened);
+    let Ok(journal) = opened else { return };
+    let publisher = Rc::new(publisher(&journal, &metrics));
+    let process = Process { journal, publisher: Rc::clone(&publisher), metrics };
+    call(&process);
+    // Queues it, and hears that it is durable.
+    poll(&process);
+    while process.journal.step_writer() {}
+    poll(&process);
+    publisher.stop(now() + Duration::from_secs(10));
+    publish(&publisher);
+}
+
+fn publisher(journal: &Journal, metrics: &Arc<Metrics>) -> publish::Stepped {
+    let config = on(|stage| Arc::clone(&stage.config));
+    publish::Stepped::new(config, journal.clone(), Arc::clone(metrics))
+}
+
+/// Publishes until the publisher stops.
+fn publish(publisher: &publish::Stepped) {
+    let (broker, names) =
+        on(|stage| (Rc::clone(&stage.broker), stage.config.load().topics.clone()));
+    publisher.run(&|group| {
+        let (broker, group) = (Rc::clone(&broker), group.to_owned());
+        Ok(Cluster { broker, group, names: names.clone() })
+    });
 }
 
 fn end_or_go_on(process: &Process) {
     let operator = process.publisher.blocked().is_some_and(|blocked| blocked.needs_operator());
+    if operator && on(|stage| stage.overtaken && !stage.intruding) {
+        trace(|| "the operator ends the process that was overtaken".to_owned());
+        resume_unwind(Box::new(Crash));
+    }
     if operator && !on(|stage| std::mem::replace(&mut stage.fork_due, true)) {
         process.publisher.stop(now());
     }
@@ -356,12 +401,10 @@ fn process(full: bool) {
                 return;
             }
         };
-        let config = on(|stage| Arc::clone(&stage.config));
-        let (own, counted) = (journal.clone(), Arc::clone(&metrics));
-        let publisher = Rc::new(publish::Stepped::new(config, own, counted));
+        let publisher = Rc::new(publisher(&journal, &metrics));
         let process =
             Process { journal, publisher: Rc::clone(&publisher), metrics: Arc::clone(&metrics) };
-        on(|stage| stage.in_order = false);
+        on(|stage| (stage.in_order, stage.overtaken) = (false, false));
         trace(|| format!("a process begins run {}", process.journal.durable().run()));
         // What was recycled before Kafka lost it cannot be published again: the promise ends there.
         let went_back_to = on(|stage| stage.broker.borrow_mut().went_back_to.take());
@@ -369,12 +412,7 @@ fn process(full: bool) {
             on(|stage| stage.exempt.extend(0..stage.calls.len()));
         }
         on(|stage| stage.process = Some(process.clone()));
-        let (broker, names) =
-            on(|stage| (Rc::clone(&stage.broker), stage.config.load().topics.clone()));
-        publisher.run(&|group| {
-            let (broker, group) = (Rc::clone(&broker), group.to_owned());
-            Ok(Cluster { broker, group, names: names.clone() })
-        });
+        publish(&publisher);
         judge::accounts(&process.journal, &metrics);
         if on(|stage| stage.fork_due) {
             fork(&process.journal);
@@ -518,6 +556,8 @@ pub fn run(seed: u64, plan: Plan, traced: bool) -> Outcome {
         backup: None,
         exempt: BTreeSet::new(),
         replayed: false,
+        intruding: false,
+        overtaken: false,
         fork_due: false,
         forked: false,
     };
