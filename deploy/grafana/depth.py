@@ -62,7 +62,7 @@ TRANSACTIONS = row(
           "s", *list(quantiles("weni_edge_end_to_end_seconds", "topic", TOPIC))[1:], min=0, bad_above=5),
     panel("Readers held, by topic", "For how long an open transaction has kept consumers with read_committed from new records.",
           "s", (f"max by (topic) ({most(f'weni_edge_kafka_stable_lag_seconds{{@, {TOPIC}}}')})", "{{topic}}"), min=0, bad_above=60),
-    stat("Position went back", "Openings in the range shown that found Kafka's position below the one that the journal knew as committed. Events were repeated.",
+    stat("Position went back", "Openings since each edge started that found Kafka's position below the one that the journal knew as committed. Events were repeated.",
          "short", ("sum(max_over_time(weni_edge_position_went_back_total{@}[$__range]))", "openings"), bad_above=1, h=7),
     stat("Age of the statistics", "librdkafka gives statistics every few seconds. If they are old, so is the row below.",
          "s", ("time() - min(weni_edge_kafka_stats_timestamp_seconds{@} > 0)", "age"), bad_above=60, h=7),

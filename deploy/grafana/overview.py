@@ -8,8 +8,8 @@ CAPACITY = "weni_edge_journal_bytes{@} / weni_edge_journal_capacity_bytes{@}"
 
 HEALTH = row(
     "Health and SLO",
-    stat("All edges up", "Whether Prometheus can scrape every instance. While one is down, the callbacks in its journal stay out of Kafka.",
-         "bool_yes_no", ("min(up{@})", "up"), bad_below=1, w=3),
+    stat("All edges up", "Whether Prometheus can scrape every instance that it knew in the last day. While one is down, the callbacks in its journal stay out of Kafka.",
+         "bool_yes_no", ("min(up{@} or 0 * max_over_time(up{@}[1d]))", "up"), bad_below=1, w=3),
     stat("Ready", "Whether every instance is ready: its journal is open and has room, and it is not stopping.",
          "bool_yes_no", ("min(weni_edge_ready{@})", "ready"), bad_below=1, w=3),
     stat("Error budget left", "Of 30 days, in which 99.9 % of calls must be answered 2xx within 250 ms; wrong secrets and broken bodies do not count. Below 0 the promise is broken; -100 % also stands for anything lower.",
@@ -37,7 +37,7 @@ TRAFFIC = row(
           "cps", (rate("weni_edge_callbacks_accepted_total", "source"), "{{source}}"), stack=True, min=0),
     panel("Statuses, by status", "Status updates that are committed to Kafka, per second.",
           "ops", (rate("weni_edge_statuses_total", "status") + NONZERO, "{{status}}"), min=0),
-    panel("Since the last callback", "How long each source has been silent.",
+    panel("Since the last callback", "How long each source has been silent, counted at most from the start of its edge.",
           "s", ("time() - max by (source) (weni_edge_last_callback_timestamp_seconds{@})", "{{source}}"), min=0),
 )  # fmt: skip
 
@@ -76,7 +76,7 @@ DEAD_LETTERS = row(
     panel("Dead letters, by reason", "Callbacks, or parts of them, that could not be read (stage normalize) or published (stage publish). Their bytes are in the dead letter topic.",
           "short", ("sum by (stage, reason) (increase(weni_edge_dead_letters_total{@}[$__rate_interval]))" + NONZERO, "{{stage}} {{reason}}"),
           min=0, w=16),
-    stat("In quarantine", "Files put aside in the range shown: records that Kafka refused even as dead letters (publish), and damaged bytes (journal).",
+    stat("In quarantine", "Files put aside since each edge started: records that Kafka refused even as dead letters (publish), and damaged bytes (journal).",
          "short", ("sum by (stage) (max_over_time(weni_edge_quarantined_total{@}[$__range]))", "{{stage}}"), bad_above=1, w=8, h=7),
 )  # fmt: skip
 
@@ -96,9 +96,9 @@ RUNTIME = row(
           "none", (rate("process_cpu_seconds_total", "instance"), "{{instance}}"), min=0, decimals=2, w=6),
     panel("Memory", "Resident memory. It does not grow with the backlog.",
           "bytes", ("process_resident_memory_bytes{@}", "{{instance}}"), min=0, w=6),
-    panel("Open files and connections", "Open descriptors, connections of the public listener and their limit (one of HTTP/2 counts as 16), and calls in progress. Evicted: idle connections that were closed for new ones at the limit.",
-          "short", ("sum(process_open_fds{@})", "descriptors"), ("sum(weni_edge_http_connections{@})", "connections"),
-          ("sum(weni_edge_http_connections_max{@})", "most connections"),
+    panel("Open files and connections", "Open descriptors and calls in progress of all edges; the most connections of one public listener and their limit (one of HTTP/2 counts as 16). Evicted: idle connections that were closed for new ones at the limit.",
+          "short", ("sum(process_open_fds{@})", "descriptors"), ("max(weni_edge_http_connections{@})", "connections of the fullest edge"),
+          ("min(weni_edge_http_connections_max{@})", "limit of an edge"),
           ("sum(increase(weni_edge_http_connections_evicted_total{@}[$__rate_interval]))", "evicted"),
           ("sum(weni_edge_http_in_flight{@})", "in flight"), min=0, w=6),
     panel("Tasks", "Tasks of the async runtime, and those that wait for a worker.",

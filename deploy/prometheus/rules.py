@@ -114,7 +114,8 @@ RECORDS = {
 # Scraped in the last day and no longer a target: a pod that is pending, lost or scaled in has no `up`,
 # so WeniEdgeDown does not fire.
 GONE = f"max_over_time(up{{{JOB}}}[1d]) == 1\nunless on ({INSTANCE}) up{{{JOB}}}"
-LEFT_BEHIND = f"last_over_time(weni_edge_journal_pending_callbacks{{{JOB}}}[1d]) > 0"
+# For a week: as long as the volume is there, so are the callbacks.
+LEFT_BEHIND = f"last_over_time(weni_edge_journal_pending_callbacks{{{JOB}}}[7d]) > 0"
 
 PAGES = [
     alert("WeniEdgeAcceptanceBurnFast", "page", "2m", burn(14.4, "1h", "5m"),
@@ -162,6 +163,7 @@ PAGES = [
     # A failed append ends the process before its counter is scraped: `ready` may be the only trace.
     alert("WeniEdgeJournalFault", "page", None, f"""\
             increase(weni_edge_journal_errors_total{{{JOB}}}[5m]) > 0
+            or ({young("weni_edge_journal_errors_total")})
             or ({young("weni_edge_journal_corrupt_bytes_total")})
             or weni_edge_ready{{{JOB}, check="journal"}} == 0""",
           "The journal of {{ $labels.instance }} has failed or was damaged",
@@ -250,11 +252,12 @@ TICKETS = [
           "The certificate of {{ $labels.instance }} expires",
           "It is valid for another {{ $value | humanizeDuration }}. After that no call arrives."),
     # Compared with the sender's own week, because senders differ; above 5 %, because Meta limits numbers
-    # whose messages fail.
-    alert("WeniEdgeFailedShareHigh", "ticket", "10m", """\
+    # whose messages fail; more than 20, so that one failure among ten messages is not news.
+    alert("WeniEdgeFailedShareHigh", "ticket", "10m", f"""\
             job:weni_edge_statuses_failed:ratio_rate1h > 0.05
             and job:weni_edge_statuses_failed:ratio_rate1h
-              > 3 * avg_over_time(job:weni_edge_statuses_failed:ratio_rate1h[1w] offset 1h)""",
+              > 3 * avg_over_time(job:weni_edge_statuses_failed:ratio_rate1h[1w] offset 1h)
+            and sum by ({RELEASE}) (increase(weni_edge_statuses_total{{{JOB}, status="failed"}}[1h])) > 20""",
           "Far more messages fail than usual",
           "{{ $value | humanizePercentage }} of the last hour's status updates say failed: more than three times "
           "the week's average."),
