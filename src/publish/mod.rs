@@ -176,9 +176,8 @@ impl Shared {
         }
     }
 
-    /// Something was committed.
+    /// Something was committed, or there is a producer and nothing to publish.
     fn unblock(&self) {
-        self.heartbeat.commits.fetch_add(1, Ordering::Relaxed);
         if let Some(before) = self.set_blocked(None) {
             tracing::info!(was = before.as_str(), "publishing goes on");
         }

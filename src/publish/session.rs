@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     io,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -85,6 +86,7 @@ impl<P: Producer> Session<'_, P> {
             self.position = self.shared.journal.first_from(self.position);
             let something = self.shared.journal.wait_durable(self.position, TICK);
             if !something && clock::now() < self.last_commit + IDLE_COMMIT {
+                self.shared.unblock();
                 self.reader.rest();
                 continue;
             }
@@ -254,6 +256,7 @@ impl<P: Producer> Session<'_, P> {
         metrics.transaction_records.observe(attempt.sent.len() as f64);
         metrics.last_publish_timestamp_seconds.set(clock::wall_ms() as f64 / 1000.0);
         attempt.account.count(metrics, clock::wall_ms());
+        self.shared.heartbeat.commits.fetch_add(1, Ordering::Relaxed);
         self.shared.unblock();
         let (position, receipt) = end;
         self.learnt.committed(position, &attempt.sent);

@@ -259,6 +259,18 @@ fn what_waits_while_no_broker_is_there_goes_on_when_one_is() {
 }
 
 #[test]
+fn kafka_that_comes_back_blocks_nothing_also_where_nothing_waits() {
+    let mut edge = Edge::new();
+    edge.stop();
+    edge.cluster.broker_down(1).unwrap();
+    edge.start();
+    edge.wait_blocked("no_broker");
+    edge.cluster.broker_up(1).unwrap();
+    let blocked = edge.metrics.publish_blocked.with_label_values(&["no_broker"]);
+    edge.wait("nothing is blocked", |_| blocked.get() == 0);
+}
+
+#[test]
 fn a_refused_right_waits_and_nothing_is_blamed() {
     let edge = Edge::new();
     edge.accept_statuses(0..1);
