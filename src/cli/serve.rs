@@ -2,6 +2,8 @@
 
 use std::{process::ExitCode, sync::Arc};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::{ConfigFile, log};
 use crate::{caller::on_this_machine, metrics::Metrics, serve::Edge};
 
@@ -29,6 +31,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
+        // Without a handler, a reload that is asked for during a long recovery would end the process. The edge
+        // reads its files anyway when it runs.
+        let _hangup = signal(SignalKind::hangup())?;
         let edge = Edge::start(config, metrics).await?;
         edge.reload_from(args.config.path.as_deref());
         let inspector = format!("http://{}/inspector", on_this_machine(edge.admin));

@@ -47,8 +47,8 @@ use crate::{
 
 /// Memory of a call beside its body, path and header fields, including what HTTP/2 keeps.
 const CALL_BYTES: usize = 4 << 10;
-/// Memory of a header field beside its text.
-const FIELD_BYTES: usize = 32;
+/// Memory of a header field beside its text: an entry of `http::HeaderMap` and its index.
+const FIELD_BYTES: usize = 112;
 
 /// How long an answer waits for the disk. The record may still become durable afterwards, and then
 /// counts as accepted.
@@ -237,6 +237,9 @@ impl Handler for Acceptor {
         let source = self.sources.find(head.uri.path());
         let source = source.as_deref();
         let caller = caller(source, &head);
+        if caller.is_ok() {
+            activity.trust();
+        }
         let share = caller.map_or(&self.strangers, |source| &source.share);
         let mut hold = Hold::new(share);
         let has_room = hold.take(call_bytes(&head));

@@ -32,7 +32,7 @@ const HTTP2_PREFACE_BYTES: usize = 24;
 /// Limit of a connection without a request. Go's client keeps a spare one for up to 15 s, and would
 /// lose the call that it then sends on it.
 pub(super) const UNUSED: Duration = Duration::from_secs(20);
-/// Limit of an answer of which the caller takes nothing.
+/// Limit of an answer, from its first byte to its last. Answers are small.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Limit of an idle connection after the peer was told that it ends.
 pub(super) const ANNOUNCED: Duration = Duration::from_secs(1);
@@ -59,19 +59,21 @@ struct ActivityState {
     unwritten: Option<Instant>,
     /// Since when TLS has bytes in its buffer that the socket does not take.
     unflushed: Option<Instant>,
-    /// Last progress of an answer.
-    answered: Option<Instant>,
     /// When the peer was told that the connection ends.
     announced: Option<Instant>,
     /// When the connection is closed, whatever is in progress.
     end: Option<Instant>,
     /// Requests being handled.
     requests: u32,
-    /// Answers that the socket has not accepted completely.
-    answers: u32,
+    /// When each answer began that the socket has not accepted completely, oldest first.
+    answers: Vec<Instant>,
     /// Bytes before the first request.
     received: usize,
+    /// Its first bytes are not those of HTTP/2.
+    no_preface: bool,
     http2: bool,
+    /// It may not be evicted while it is busy.
+    trusted: bool,
     /// At least one request arrived.
     used: bool,
     /// It was asked to end for another connection.
@@ -100,7 +102,12 @@ pub(super) enum TimeoutKind {
 
 impl ActivityState {
     fn is_idle(&self) -> bool {
-        self.requests == 0 && self.answers == 0
+        self.requests == 0 && self.answers.is_empty()
+    }
+
+    /// Whether it may end for another one.
+    fn is_evictable(&self) -> bool {
+        self.is_idle() || !self.trusted
     }
 }
 
@@ -138,17 +145,25 @@ impl Activity {
         self.state.lock().used
     }
 
-    /// Since when the connection is idle, if it may be evicted.
-    pub(super) fn evictable_since(&self) -> Option<Instant> {
-        let state = self.state.lock();
-        (state.is_idle() && !state.chosen).then(|| state.idle.unwrap_or(self.opened))
+    /// A caller on it had a right secret.
+    pub(super) fn trust(&self) {
+        self.state.lock().trusted = true;
     }
 
-    /// Asks an idle connection to end for another one. Returns false if it is busy or already
-    /// asked.
+    /// Which connection is evicted first: false for an idle one, and since when it is idle; true for a busy
+    /// one that showed no right secret, and when it was opened. None if it may not be evicted.
+    pub(super) fn eviction_rank(&self) -> Option<(bool, Instant)> {
+        let state = self.state.lock();
+        (state.is_evictable() && !state.chosen).then(|| match state.is_idle() {
+            true => (false, state.idle.unwrap_or(self.opened)),
+            false => (true, self.opened),
+        })
+    }
+
+    /// Asks a connection to end for another one. Returns false if it may not be, or is already asked.
     pub(super) fn evict(&self) -> bool {
         let mut state = self.state.lock();
-        let evictable = state.is_idle() && !state.chosen;
+        let evictable = state.is_evictable() && !state.chosen;
         if evictable {
             state.chosen = true;
             self.evicted.notify_one();
@@ -162,7 +177,7 @@ impl Activity {
         loop {
             self.evicted.notified().await;
             let mut state = self.state.lock();
-            if state.is_idle() {
+            if state.is_evictable() {
                 return;
             }
             state.chosen = false;
@@ -202,12 +217,9 @@ impl Activity {
 
     /// An answer is ready. It is in progress until the guard is dropped.
     pub(super) fn answer(self: &Arc<Self>) -> AnswerGuard {
-        let mut state = self.state.lock();
-        if state.answers == 0 {
-            state.answered = Some(Instant::now());
-        }
-        state.answers += 1;
-        AnswerGuard(Arc::clone(self))
+        let began = Instant::now();
+        self.state.lock().answers.push(began);
+        AnswerGuard(Arc::clone(self), began)
     }
 
     fn on_read(&self, bytes: &[u8]) {
@@ -218,13 +230,15 @@ impl Activity {
             }
             return;
         }
-        if state.received == 0 {
-            state.head = Some(Instant::now());
-            if bytes.starts_with(HTTP2_PREFACE) {
-                self.note_http2(&mut state);
-            }
-        }
+        state.head.get_or_insert_with(Instant::now);
+        // It may come in pieces.
+        let expected = &HTTP2_PREFACE[state.received.min(HTTP2_PREFACE.len())..];
+        let compared = expected.len().min(bytes.len());
+        state.no_preface |= bytes[..compared] != expected[..compared];
         state.received += bytes.len();
+        if !state.no_preface && state.received >= HTTP2_PREFACE.len() {
+            self.note_http2(&mut state);
+        }
         // After the preface a client may wait for its first call.
         if state.http2 && state.received >= HTTP2_PREFACE_BYTES {
             state.head = None;
@@ -242,8 +256,8 @@ impl Activity {
     /// When the present wait has lasted too long, and what it is for.
     fn due(&self, timeouts: Timeouts) -> Option<(Instant, TimeoutKind)> {
         let state = self.state.lock();
-        let answered = state.answered.filter(|_| state.answers > 0);
-        let stalled = [state.unwritten, state.unflushed, answered].into_iter().flatten().min();
+        let oldest = state.answers.first().copied();
+        let stalled = [state.unwritten, state.unflushed, oldest].into_iter().flatten().min();
         let waits = [
             state.is_idle().then(|| self.idle_due(&state, timeouts)),
             stalled.map(|since| (since + ANSWER, TimeoutKind::Answer)),
@@ -306,6 +320,13 @@ fn wait_unless(done: bool, since: &mut Option<Instant>) {
 #[derive(Debug)]
 pub(crate) struct RequestGuard(pub(super) Arc<Activity>);
 
+impl RequestGuard {
+    /// Its connection is not evicted while it is busy.
+    pub(crate) fn trust(&self) {
+        self.0.trust();
+    }
+}
+
 impl Drop for RequestGuard {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
@@ -316,15 +337,14 @@ impl Drop for RequestGuard {
 
 /// An answer is in progress.
 #[derive(Debug)]
-pub(super) struct AnswerGuard(Arc<Activity>);
+pub(super) struct AnswerGuard(Arc<Activity>, Instant);
 
 impl Drop for AnswerGuard {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
-        let now = Instant::now();
-        state.answered = Some(now);
-        state.idle = Some(now);
-        state.answers -= 1;
+        state.idle = Some(Instant::now());
+        let own = state.answers.iter().position(|began| *began == self.1);
+        own.map(|own| state.answers.remove(own));
     }
 }
 
@@ -470,6 +490,17 @@ mod tests {
             let _second = activity.begin(true);
             assert!(!activity.waits_for_places());
         }
+        let in_pieces = Activity::new();
+        for byte in b"PRI" {
+            in_pieces.on_read(&[*byte]);
+            assert!(!in_pieces.waits_for_places());
+        }
+        in_pieces.on_read(b" * HTTP/2.0");
+        assert!(in_pieces.waits_for_places(), "before its first request");
+        let other = Activity::new();
+        other.on_read(b"P");
+        other.on_read(b"UT / HTTP/1.1");
+        assert!(!other.waits_for_places());
         let http1 = Activity::new();
         http1.on_read(b"PRI /hooks/loja HTTP/1.1");
         let _call = http1.begin(false);
@@ -491,6 +522,7 @@ mod tests {
     #[test]
     fn an_answer_is_in_progress_until_it_is_written_whatever_else_is() {
         let activity = Activity::new();
+        activity.trust();
         let (busy, sending) = (activity.begin(true), activity.answer());
         assert_eq!(limit(&activity), Some((10, TimeoutKind::Answer)));
         drop(busy);

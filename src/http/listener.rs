@@ -12,7 +12,7 @@ use hyper_util::{
 };
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
     time::{sleep, sleep_until, timeout},
@@ -34,6 +34,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A peer that acknowledges nothing of what it is sent for so long has vanished. Else an open stream would
 /// keep its place until TCP gives up, after a quarter of an hour.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+/// What is read of a connection before its TLS handshake is complete. rustls would collect 64 KiB of a message.
+const HANDSHAKE_BYTES: u64 = 16 << 10;
 
 /// Read buffer of one connection, and so the largest head of HTTP/1.
 const READ_AHEAD_BYTES: usize = 16 << 10;
@@ -170,13 +173,16 @@ impl<H: Handler> Server<H> {
         let Some(certificates) = &self.certificates else {
             return self.speak(stream, &mut place).await;
         };
+        let (reader, writer) = stream.into_split();
+        let stream = tokio::io::join(reader.take(HANDSHAKE_BYTES), writer);
         let handshake = TlsAcceptor::from(certificates.current.load_full()).accept(stream);
         let shaken = tokio::select! {
             shaken = timeout(self.timeouts.header, handshake) => shaken,
             () = place.activity.evicted() => return,
         };
         match shaken {
-            Ok(Ok(stream)) => {
+            Ok(Ok(mut stream)) => {
+                stream.get_mut().0.reader_mut().set_limit(u64::MAX);
                 if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
                     place.activity.set_http2();
                 }

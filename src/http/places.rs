@@ -63,7 +63,8 @@ impl Places {
     }
 
     /// Waits for a place for one more connection. At the limit another one is asked to end: the oldest
-    /// without a request, or else the one that has been idle longest.
+    /// without a request, or else the one that has been idle longest, or else the oldest that never showed a
+    /// right secret.
     pub(super) async fn take(self: &Arc<Self>) -> Place {
         let permit = self.permits(1, None).await;
         let activity = Activity::new();
@@ -120,9 +121,9 @@ impl Connections {
         if self.evict_unused(keep) {
             return true;
         }
-        let idle = self.others.iter().filter(|(number, _)| Some(**number) != keep);
-        let idle = idle.filter_map(|(_, activity)| Some((activity.evictable_since()?, activity)));
-        idle.min_by_key(|(since, _)| *since).is_some_and(|(_, activity)| activity.evict())
+        let others = self.others.iter().filter(|(number, _)| Some(**number) != keep);
+        let ranked = others.filter_map(|(_, activity)| Some((activity.eviction_rank()?, activity)));
+        ranked.min_by_key(|(rank, _)| *rank).is_some_and(|(_, activity)| activity.evict())
     }
 
     /// Looks at each connection once: afterwards it is in use, asked to end, or `keep`.
@@ -172,6 +173,28 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn strangers_who_are_busy_go_when_nobody_is_idle_and_known_callers_stay() {
+        let places = Places::new(4, 0, Arc::default());
+        let (mut taken, mut busy) = (Vec::new(), Vec::new());
+        for _ in 0..4 {
+            let place = places.take().await;
+            busy.push(place.activity.begin(true));
+            taken.push(place);
+        }
+        busy[0].trust();
+        drop(busy.pop());
+        let evict = || places.open.lock().evict(None);
+        assert!(evict() && taken[3].activity.eviction_rank().is_none(), "the idle one");
+        assert!(evict() && taken[1].activity.eviction_rank().is_none(), "the oldest stranger");
+        tokio::time::timeout(CHOOSE_AGAIN, taken[1].activity.evicted()).await.unwrap();
+        assert!(evict() && !evict(), "never the known one");
+        // A stranger who was chosen shows the secret.
+        busy[2].trust();
+        let evicted = tokio::time::timeout(CHOOSE_AGAIN, taken[2].activity.evicted()).await;
+        assert!(evicted.is_err(), "it stays");
+    }
+
+    #[tokio::test]
     async fn connections_without_a_request_go_oldest_first_and_leave_nothing_behind() {
         let places = Places::new(3, 0, Arc::default());
         let mut taken = Vec::new();
@@ -180,7 +203,7 @@ mod tests {
         }
         drop(taken[0].activity.begin(false));
         assert!(places.open.lock().evict(None));
-        assert!(taken[1].activity.evictable_since().is_none(), "the oldest without a request");
+        assert!(taken[1].activity.eviction_rank().is_none(), "the oldest without a request");
         assert!(places.open.lock().evict(Some(2)), "the one that was used");
         assert!(!places.open.lock().evict(Some(2)), "it keeps itself");
         assert!(places.open.lock().evict(None));

@@ -55,6 +55,7 @@ struct Sources {
 pub(super) struct Registry {
     config: Arc<ArcSwap<Config>>,
     resolved: ArcSwap<Sources>,
+    resolving: Mutex<()>,
     metrics: Arc<Metrics>,
     calls: Arc<RecentCalls>,
     budget: Arc<Budget>,
@@ -91,16 +92,21 @@ impl Registry {
         budget: Arc<Budget>,
     ) -> Self {
         add_refusals(&metrics, UNKNOWN_SOURCE);
-        let (resolved, unlogged) = Default::default();
-        let registry = Self { config, resolved, metrics, calls, budget, unlogged };
-        registry.resolve(registry.config.load_full());
+        let (resolved, resolving, unlogged) = Default::default();
+        let registry = Self { config, resolved, resolving, metrics, calls, budget, unlogged };
+        registry.resolve();
         registry
     }
 
-    /// Takes up the sources of a configuration.
-    fn resolve(&self, config: Arc<Config>) {
+    /// Takes up the sources of the present configuration.
+    fn resolve(&self) {
         let Self { resolved, metrics, calls, budget, .. } = self;
-        let before = resolved.load();
+        // One at a time, so that no older configuration takes the place of a newer one.
+        let _alone = self.resolving.lock();
+        let (config, before) = (self.config.load_full(), resolved.load());
+        if Arc::ptr_eq(&config, &before.config) {
+            return;
+        }
         calls.retain(|name| name == UNKNOWN_SOURCE || config.sources.contains_key(name));
         let by_name = config.sources.iter().map(|(name, source)| {
             add_source(metrics, name);
@@ -129,11 +135,12 @@ impl Registry {
     /// The source of `/hooks/{source}`, also if the path was typed carelessly in another system's
     /// settings. The sender never repeats a call, so a 404 would lose it.
     pub(super) fn find(&self, path: &str) -> Option<Arc<Source>> {
-        let config = self.config.load();
-        if !Arc::ptr_eq(&config, &self.resolved.load().config) {
-            self.resolve(Arc::clone(&config));
+        let mut resolved = self.resolved.load();
+        if !Arc::ptr_eq(&self.config.load(), &resolved.config) {
+            self.resolve();
+            resolved = self.resolved.load();
         }
-        let by_name = &self.resolved.load().by_name;
+        let by_name = &resolved.by_name;
         let exact = path.strip_prefix("/hooks/").and_then(|name| by_name.get(name));
         exact.or_else(|| by_name.get(&name_in(path)?)).cloned()
     }

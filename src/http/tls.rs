@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prometheus::Gauge;
@@ -14,6 +14,7 @@ use rustls::{
 
 use super::auth::{Digest256, digest};
 use crate::{
+    clock,
     config::{self, Tls},
     metrics::Metrics,
 };
@@ -27,8 +28,8 @@ pub struct Certificates {
     /// When it expires, in seconds since 1970.
     not_after: Gauge,
     pub(super) current: ArcSwap<ServerConfig>,
-    /// Of the files of the current certificate.
-    digest: Mutex<Digest256>,
+    /// Of the files of the current certificate, and of the files when they were read last.
+    digests: Mutex<(Digest256, Digest256)>,
 }
 
 impl Certificates {
@@ -39,23 +40,32 @@ impl Certificates {
     pub fn load(files: &Tls, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
         let (texts, digest) = read(files)?;
         let (config, expiry) = parse(files, &texts)?;
-        let (current, digest) = (ArcSwap::from_pointee(config), Mutex::new(digest));
+        let (current, digests) = (ArcSwap::from_pointee(config), Mutex::new((digest, digest)));
         let not_after = metrics.tls_certificate_not_after_seconds.with_label_values::<&str>(&[]);
         not_after.set(expiry);
-        Ok(Arc::new(Self { files: files.clone(), not_after, current, digest }))
+        Ok(Arc::new(Self { files: files.clone(), not_after, current, digests }))
     }
 
-    /// Takes up changed files. If they cannot be used, the old certificate stays in use, and the reason is
-    /// returned. Blocks as long as the file system does.
-    pub fn reload(&self) -> Option<String> {
-        self.take_up().err().map(|error| format!("{error:#}"))
+    /// Takes up changed files: `at_once`, or when they are read the same twice in a row, because they may be
+    /// half written. If they cannot be used, the old certificate stays in use, and the reason is returned.
+    /// Blocks as long as the file system does.
+    pub fn reload(&self, at_once: bool) -> Option<String> {
+        self.take_up(at_once).err().map(|error| format!("{error:#}"))
     }
 
-    fn take_up(&self) -> anyhow::Result<()> {
+    fn take_up(&self, at_once: bool) -> anyhow::Result<()> {
         let (texts, digest) = read(&self.files)?;
-        let mut current = self.digest.lock();
+        let mut digests = self.digests.lock();
+        let (current, last) = &mut *digests;
+        let is_settled = std::mem::replace(last, digest) == digest || at_once;
         if *current != digest {
             let (config, expiry) = parse(&self.files, &texts)?;
+            if expiry < clock::wall_ms() as f64 / 1000.0 {
+                bail!("{:?} has expired", self.files.certificate_file);
+            }
+            if !is_settled {
+                return Ok(());
+            }
             *current = digest;
             self.current.store(Arc::new(config));
             self.not_after.set(expiry);

@@ -75,6 +75,8 @@ pub struct Stage {
     ends_in: u64,
     /// How many calls there were when a bit was turned.
     pub damaged: usize,
+    /// A bit was turned since the journal was opened.
+    flipped: bool,
     /// The last process ended in order, so that all damage is known as such.
     in_order: bool,
     /// What recoveries reported as damaged, over all processes.
@@ -404,7 +406,7 @@ fn process(full: bool) {
         let publisher = Rc::new(publisher(&journal, &metrics));
         let process =
             Process { journal, publisher: Rc::clone(&publisher), metrics: Arc::clone(&metrics) };
-        on(|stage| (stage.in_order, stage.overtaken) = (false, false));
+        on(|stage| (stage.in_order, stage.overtaken, stage.flipped) = (false, false, false));
         trace(|| format!("a process begins run {}", process.journal.durable().run()));
         // What was recycled before Kafka lost it cannot be published again: the promise ends there.
         let went_back_to = on(|stage| stage.broker.borrow_mut().went_back_to.take());
@@ -468,9 +470,12 @@ fn between() {
         // What ends an unfinished transaction has to hold the same callbacks, of the same identity, in
         // the same partitions. Two such losses at once are beyond the promise.
         Some(_) if broker.borrow().is_unfinished() => {}
+        // A second one may hide that the first is no torn tail.
+        Some("a bit turns") if on(|stage| stage.flipped) => {}
         Some("a bit turns") => {
             let damaged = machine.flip_a_bit("/segments/");
             on(|stage| {
+                stage.flipped |= damaged;
                 if damaged {
                     stage.damaged = stage.calls.len();
                     let last_batch = std::mem::take(&mut stage.last_batch);
@@ -549,6 +554,7 @@ pub fn run(seed: u64, plan: Plan, traced: bool) -> Outcome {
         last: false,
         ends_in: 0,
         damaged: 0,
+        flipped: false,
         in_order: true,
         reported_damage: 0,
         last_batch: Vec::new(),

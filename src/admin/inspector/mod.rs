@@ -176,8 +176,8 @@ impl Inspector {
                 Ok(with_cookie(&cookie))
             }
             (&Method::POST, "/inspector/logout") => {
-                read::<serde_json::Map<_, _>>(headers, body).await?;
                 let pass = self.access.pass(headers)?;
+                read::<serde_json::Map<_, _>>(headers, body).await?;
                 Ok(with_cookie(&self.access.log_out(pass)))
             }
             (&Method::POST, "/inspector/test") => {

@@ -42,7 +42,7 @@ export async function copy(value) {
 /** Breaks JSON into lines, and changes nothing else of it. */
 export function pretty(json) {
   let [out, depth, inString] = ["", 0, false];
-  const line = () => "\n" + "  ".repeat(Math.max(depth, 0));
+  const line = () => "\n" + "  ".repeat(Math.min(Math.max(depth, 0), 40));
   for (let at = 0; at < json.length; at++) {
     const letter = json[at];
     if (inString) {

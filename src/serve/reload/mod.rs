@@ -98,7 +98,7 @@ impl Reloader {
         let (path, certificates) = (self.path.clone(), self.certificates.clone());
         let certificate = async {
             let certificates = certificates?;
-            let read = self.certificate_reader.read(move || certificates.reload()).await;
+            let read = self.certificate_reader.read(move || certificates.reload(asked)).await;
             read.unwrap_or_else(Some)
         };
         let config = self.config_reader.read(move || load(path));
