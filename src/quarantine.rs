@@ -80,7 +80,9 @@ impl<'a> QuarantinedFiles<'a> {
         self.disk.create_directory(&self.path)?;
         self.disk.write(&self.file(name, HEADERS), &serde_json::to_vec(headers)?)?;
         self.disk.write(&self.file(name, VALUE), value)?;
-        self.disk.sync_directory(&self.path)
+        self.disk.sync_directory(&self.path)?;
+        // The directory may be new.
+        self.path.parent().map_or(Ok(()), |journal| self.disk.sync_directory(journal))
     }
 
     /// The dead letters that are named by a position, in order.
@@ -143,9 +145,14 @@ impl<'a> QuarantinedFiles<'a> {
     }
 
     /// Whether a letter of this name was replayed before. An edge that died before its commit writes the
-    /// letter again.
+    /// letter again. [`mark_replayed`](Self::mark_replayed) renames the headers first, and may be broken off.
     pub(crate) fn was_replayed(&self, name: &str) -> io::Result<bool> {
-        self.disk.exists(&self.file(name, &format!("{VALUE}.replayed")))
+        self.disk.exists(&self.file(name, &format!("{HEADERS}.replayed")))
+    }
+
+    /// Whether a letter of this name is here, replayed or not.
+    pub(crate) fn has(&self, name: &str) -> io::Result<bool> {
+        Ok(self.disk.exists(&self.file(name, VALUE))? || self.was_replayed(name)?)
     }
 }
 

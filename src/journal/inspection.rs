@@ -45,15 +45,15 @@ impl Inspection {
     }
 }
 
-/// The first position that is not committed, as the checkpoint on disk has it; none without a journal or
-/// a checkpoint.
+/// The first position that is not committed, as the checkpoint on disk has it; without one, where publishing
+/// begins. None without a journal.
 ///
 /// # Errors
 /// When the journal cannot be read, or is of a newer format.
 pub fn committed_on_disk(journal: Directory<'_>) -> Result<Option<Position>, OpenError> {
     let Some(identity) = Identity::read(journal)? else { return Ok(None) };
     let checkpoint = Checkpoint::read(journal, identity.id)?;
-    Ok(checkpoint.map(|checkpoint| checkpoint.position))
+    Ok(Some(checkpoint.map_or(identity.start, |checkpoint| checkpoint.position)))
 }
 
 /// Reads a journal's directory, and changes nothing. Takes about a second per GiB.

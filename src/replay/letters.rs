@@ -101,11 +101,6 @@ impl<R: Reader> Letters<R> {
         Ok(oldest.and_then(|oldest| oldest.read.pop_front()).map(|(_, letter)| letter))
     }
 
-    /// After the last letter: the offsets of each partition after its last one.
-    pub(super) fn rests(&self) -> impl Iterator<Item = (i32, Range<i64>)> {
-        self.partitions.iter().map(|partition| (partition.number, partition.next..partition.end))
-    }
-
     /// Reads until a partition's next letter is there, or it has ended.
     fn fill(&mut self, at: usize) -> Result<(), Obstacle> {
         let deadline = clock::now() + PATIENCE;

@@ -44,9 +44,9 @@ use crate::{
 
 const CALL: Duration = Duration::from_secs(10);
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// What one transaction takes; always at least one letter.
+/// What one transaction takes; always at least one letter. Few bytes, so that a slow cluster takes them in time.
 const TRANSACTION_RECORDS: usize = 1000;
-const TRANSACTION_BYTES: usize = 4 << 20;
+const TRANSACTION_BYTES: usize = 512 << 10;
 /// The header of a replayed record that names its letter.
 const REPLAYED_FROM: &str = "replayed-from";
 const UNREADABLE: &str = "the dead letters cannot be read";
@@ -172,6 +172,10 @@ struct Replay<'a, C: Cluster> {
 impl<C: Cluster> Replay<'_, C> {
     fn run(mut self, watch: Watch<'_>) -> anyhow::Result<ReplaySummary> {
         let ranges = self.ranges().context(UNREADABLE)?;
+        if self.summary.started_over {
+            // Of all partitions at once: a run that ends early would leave some of the old progress.
+            self.renew()?;
+        }
         let (_, files) = self.files().context(NO_QUARANTINE)?;
         let letters = ranges.iter().map(|(_, offsets)| (offsets.end - offsets.start).max(0) as u64);
         let total = letters.sum::<u64>() + files.len() as u64;
@@ -179,7 +183,13 @@ impl<C: Cluster> Replay<'_, C> {
             files.iter().try_for_each(|name| self.file(name))?;
             self.renew()?;
             let (done, _) = self.files().context(NO_QUARANTINE)?;
-            done.iter().try_for_each(|name| self.mark_replayed(name))
+            done.iter().try_for_each(|name| self.mark_replayed(name))?;
+            // Room for the files of other edges.
+            let before = self.kept.files.len();
+            let mut names = std::mem::take(&mut self.kept.files);
+            names.retain(|name| !done.contains(name));
+            self.kept.files = names;
+            if self.kept.files.len() < before { self.renew() } else { Ok(()) }
         });
         watch(total, total);
         let committed = self.committed;
@@ -275,11 +285,7 @@ impl<C: Cluster> Replay<'_, C> {
                 ready.clear();
             }
         }
-        self.publish(&ready)?;
-        for (partition, offsets) in letters.rests() {
-            self.kept.partition(partition).insert_empty(offsets);
-        }
-        Ok(())
+        self.publish(&ready)
     }
 
     /// Judges a letter; none if nothing is to be done about it.
@@ -363,10 +369,27 @@ impl<C: Cluster> Replay<'_, C> {
         };
         let letter = Letter { origin: Origin::File(name.to_owned()), headers, value };
         let Some(letter) = self.letter(letter) else { return Ok(()) };
-        if let Some(oldest) = self.kept.oldest_if_full() {
-            self.mark_replayed(oldest)?;
+        if self.kept.is_full() && self.producer.is_some() {
+            self.make_room()?;
         }
         self.publish(&[letter])
+    }
+
+    /// Renames the oldest file of this edge that the progress names, and forgets it with the next commit.
+    fn make_room(&mut self) -> anyhow::Result<()> {
+        let files = &self.kept.files;
+        let found =
+            files.iter().map(|name| self.quarantine.has(name)).collect::<io::Result<Vec<_>>>();
+        let Some(oldest) = found.context(NO_QUARANTINE)?.into_iter().position(|is_here| is_here)
+        else {
+            bail!(
+                "a replay on another edge was broken off and has {} files to rename: run it there again first",
+                files.len()
+            );
+        };
+        self.mark_replayed(&files[oldest])?;
+        self.kept.files.remove(oldest);
+        Ok(())
     }
 
     /// Renames a file that is done. It has to have its name as long as a broker that is killed may forget its

@@ -1,10 +1,7 @@
 //! Which letters are done: for each partition the offset of the first that is not, with metadata
 //! that names the runs of done ones after it.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    ops::Range,
-};
+use std::{collections::BTreeMap, ops::Range};
 
 use anyhow::bail;
 
@@ -15,15 +12,16 @@ use crate::{config, kafka::GroupOffset};
 const METADATA_BYTES_MAX: usize = 4096;
 /// Before the runs: how they are written.
 const VERSION: &str = "v1";
-/// Files that are remembered as committed, until they are renamed.
+/// Files that are remembered as committed: as many names as fit into the metadata.
 const FILES_REMEMBERED: usize = 32;
 
 /// How far replaying is.
 #[derive(Clone, Default)]
 pub(super) struct Kept {
     pub(super) partitions: BTreeMap<i32, Progress>,
-    /// Names of the quarantined files that were committed last.
-    pub(super) files: VecDeque<String>,
+    /// Names of quarantined files that are committed and may not be renamed yet, oldest first. All edges of
+    /// the topic share them, and each has only its own files.
+    pub(super) files: Vec<String>,
 }
 
 impl Kept {
@@ -31,10 +29,9 @@ impl Kept {
         self.partitions.entry(partition).or_default()
     }
 
-    /// The file that the next one takes the place of.
-    pub(super) fn oldest_if_full(&self) -> Option<&str> {
-        let is_full = self.files.len() >= FILES_REMEMBERED;
-        self.files.front().filter(|_| is_full).map(String::as_str)
+    /// Whether there is no room for the name of another file.
+    pub(super) fn is_full(&self) -> bool {
+        self.files.len() >= FILES_REMEMBERED
     }
 
     /// The progress after these letters.
@@ -45,12 +42,7 @@ impl Kept {
                 Origin::Record { partition, offsets } => {
                     next.partition(*partition).insert(offsets.clone());
                 }
-                Origin::File(name) => {
-                    if next.oldest_if_full().is_some() {
-                        next.files.pop_front();
-                    }
-                    next.files.push_back(name.clone());
-                }
+                Origin::File(name) => next.files.push(name.clone()),
             }
         }
         next
@@ -80,11 +72,8 @@ impl Kept {
             let (topic, offset) = (topic.clone(), progress.first());
             offsets.push(GroupOffset { topic, partition, offset, metadata });
         }
-        if !self.files.is_empty() {
-            let metadata = self.files.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
-            let topic = topics.position.clone();
-            offsets.push(GroupOffset { topic, partition: 0, offset: 0, metadata });
-        }
+        let (topic, metadata) = (topics.position.clone(), self.files.join(" "));
+        offsets.push(GroupOffset { topic, partition: 0, offset: 0, metadata });
         Ok(offsets)
     }
 }
@@ -123,14 +112,6 @@ impl Progress {
     /// Whether something at or after `end` is done: the topic was made anew, or has lost its end.
     pub(super) fn is_beyond(&self, end: i64) -> bool {
         self.0.last_key_value().is_some_and(|(_, run_end)| *run_end > end)
-    }
-
-    /// There is no letter at these offsets. They are done if the offset before them is; otherwise a
-    /// run for them would waste metadata.
-    pub(super) fn insert_empty(&mut self, offsets: Range<i64>) {
-        if offsets.start == 0 || self.contains(offsets.start - 1) {
-            self.insert(offsets);
-        }
     }
 
     /// The runs after [`first`](Self::first), each as `<not done>+<done>`: numbers of offsets after the

@@ -504,7 +504,8 @@ fn between() {
     }
 }
 
-fn replay_letters() {
+/// Replays. Returns whether that came to its end.
+fn replay_letters() -> bool {
     let (config, broker, mounted) =
         on(|stage| (stage.config.load_full(), Rc::clone(&stage.broker), stage.machine.mount()));
     broker.borrow_mut().poisonous = false;
@@ -514,11 +515,14 @@ fn replay_letters() {
     let done = catch_unwind(AssertUnwindSafe(|| {
         let cluster = Cluster { broker, group, names };
         let done = replay::run_on(&config, &options, &mut |_, _| {}, cluster, &mounted);
-        done.map_err(|error| trace(|| format!("the replay ends: {error:#}")))
+        done.map_err(|error| trace(|| format!("the replay ends: {error:#}"))).is_ok()
     }));
     match done {
-        Ok(_) => {}
-        Err(why) if why.is::<Crash>() => trace(|| "the replay dies".to_owned()),
+        Ok(done) => done,
+        Err(why) if why.is::<Crash>() => {
+            trace(|| "the replay dies".to_owned());
+            false
+        }
         Err(why) => resume_unwind(why),
     }
 }
@@ -598,7 +602,9 @@ pub fn run(seed: u64, plan: Plan, traced: bool) -> Outcome {
             }
             world::with(|world| world.faults = false);
             on(|stage| stage.broker.borrow_mut().down_until = None);
-            replay_letters();
+            if !replay_letters() {
+                world::fail("a replay without a fault failed");
+            }
         }
         on(|stage| {
             // The broker ends what a producer left open that never came back.
