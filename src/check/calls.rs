@@ -70,7 +70,7 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
     let called = block_on(ASPECT, calls.call_all(webhook, &subject.roots, kept_for_kafka));
     report.all(called.err());
     let Calls { receipts, clock, .. } = calls;
-    report.add(clock.unwrap_or_else(|| compare_clocks(None, Timestamp::now())));
+    report.all(clock);
     if !receipts.is_empty() {
         let within = report.time_left().min(IN_KAFKA);
         let judged = follower.and_then(|follower| judge_arrivals(follower, receipts, within));

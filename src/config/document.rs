@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, Read},
+    mem,
     os::unix::fs::OpenOptionsExt,
     path::Path,
 };
@@ -136,11 +137,12 @@ impl Node {
             *self = Self { origin: name.into(), value: NodeValue::Variable(text) };
             return;
         };
-        if !matches!(self.value, NodeValue::Table(_)) {
-            self.value = NodeValue::Table(BTreeMap::new());
-        }
-        let NodeValue::Table(entries) = &mut self.value else { return };
+        let empty = Self::empty(&self.origin);
+        let before = mem::replace(self, empty);
+        // A variable with an inline table stays in effect beside a variable for one of its keys.
+        let mut entries = before.into_table().unwrap_or_default();
         entries.entry(key.into()).or_insert_with(|| Self::empty(name)).put(path, name, text);
+        self.value = NodeValue::Table(entries);
     }
 
     /// The entries, if this is a table. A variable may hold an inline table.

@@ -178,10 +178,20 @@ fn tls(mut section: Section<'_>) -> Option<Tls> {
     Some(Tls { certificate_file, key_file })
 }
 
+/// Whether the system gives only one of them. An address of all networks of IPv6 takes those of IPv4, too.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let takes = |all: SocketAddr, some: SocketAddr| {
+        all.ip().is_unspecified() && (all.is_ipv6() || some.is_ipv4())
+    };
+    let same_ip = one.ip() == other.ip() || takes(one, other) || takes(other, one);
+    one.port() != 0 && one.port() == other.port() && same_ip
+}
+
 fn admin(mut section: Section<'_>, http: &Http) -> Admin {
     let listen = |value: &NodeValue| match address(value)? {
-        same if same == http.listen && same.port() != 0 => Err(format!(
-            "is {same}, as http.listen: probes and metrics need an address of their own"
+        same if overlap(same, http.listen) => Err(format!(
+            "is {same}, which http.listen ({}) takes: probes and metrics need a port of their own",
+            http.listen
         )),
         other => Ok(other),
     };

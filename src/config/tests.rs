@@ -505,7 +505,7 @@ fn everything(place: &Place) -> String {
      max_connections = 7\nheader_timeout = \"100ms\"\nbody_timeout = \"1s\"\nidle_timeout = \"1h\"\n\
      wait_for_kafka = \"5s\"\ndrain = \"0s\"\npublic_url = \"https://edge.example.com\"\n\
      [http.tls]\ncertificate_file = \"a b\"\nkey_file = \"it's \\\"one\\\"\"\n\
-     [admin]\nlisten = \"[::]:81\"\ntoken_file = '{secret}'\n\
+     [admin]\nlisten = \"[::]:82\"\ntoken_file = '{secret}'\n\
      [sources.\"a.b-c\"]\nheader = \"X-Token\"\nsecrets = [\"{SECRET}\", \"{SECRET}\"]\n\
      secrets_file = '{secret}'\nraw = \"untyped\"\n\
      [sources.\"a.b-c\".labels]\n\"a \\\"b\\\" # = ]\" = \"two\\nlines\\u0007\u{e0001} # '\"\n\
@@ -614,4 +614,38 @@ fn a_property_that_may_be_a_secret_is_hidden() {
         hidden.len(),
         "{error}"
     );
+}
+
+#[test]
+fn a_variable_with_a_table_stays_beside_a_variable_for_one_of_its_keys() {
+    let http =
+        [("WENI_EDGE__HTTP", "{ drain = \"5s\" }"), ("WENI_EDGE__HTTP__IDLE_TIMEOUT", "30s")];
+    let config = load_with(&http).unwrap();
+    let times = (config.http.drain.as_secs(), config.http.idle_timeout.as_secs());
+    assert_eq!(times, (5, 30));
+}
+
+#[test]
+fn probes_have_a_port_that_the_public_listener_does_not_take() {
+    let listen = |http, admin| {
+        load(&format!("[http]\nlisten = \"{http}\"\n[admin]\nlisten = \"{admin}\"\n"))
+    };
+    for (http, admin) in [
+        ("127.0.0.1:8080", "127.0.0.1:8080"),
+        ("0.0.0.0:8080", "127.0.0.1:8080"),
+        ("10.0.0.1:8080", "0.0.0.0:8080"),
+        ("[::]:8080", "0.0.0.0:8080"),
+        ("[::]:8080", "[::1]:8080"),
+    ] {
+        let error = listen(http, admin).unwrap_err();
+        assert!(error.contains("a port of their own"), "{http} {admin}: {error}");
+    }
+    for (http, admin) in [
+        ("0.0.0.0:8080", "127.0.0.1:9090"),
+        ("0.0.0.0:8080", "[::1]:8080"),
+        ("10.0.0.1:8080", "127.0.0.1:8080"),
+        ("0.0.0.0:0", "127.0.0.1:0"),
+    ] {
+        listen(http, admin).unwrap();
+    }
 }

@@ -139,7 +139,8 @@ fn write_content(kind: &str, content: Value<'_>, out: &mut Object<'_>) {
             content.get("payload").copy("reply_id", out);
         }
         "reaction" => {
-            content.get("emoji").copy("text", out);
+            // Empty, as when it is absent: the reaction was removed.
+            content.copy_first(&["emoji"], "text", out);
             content.get("message_id").copy("related_message_id", out);
         }
         "edit" | "revoke" => {

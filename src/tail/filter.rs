@@ -38,12 +38,13 @@ pub(crate) struct Filter {
 
 /// Where an event names the users that it is about.
 #[rustfmt::skip]
-const PEOPLE: [&str; 16] = [
+const PEOPLE: [&str; 20] = [
     "/recipient/id", "/recipient/user_id", "/recipient/parent_user_id",
     "/recipient/participant_id", "/recipient/participant_user_id",
     "/recipient/participant_parent_user_id", "/from/id", "/from/user_id", "/from/parent_user_id",
     "/to/id", "/to/user_id", "/to/parent_user_id", "/contact/wa_id", "/contact/user_id",
     "/contact/parent_user_id", "/user_key",
+    "/call/from", "/call/to", "/system/new_id", "/system/new_user_id",
 ];
 
 impl Filter {
@@ -60,7 +61,12 @@ impl Filter {
         let Some(event) = item.event() else {
             // Nothing is known of it but its bytes.
             let has = |asked: &str| memmem::find(&item.record.value, asked.as_bytes()).is_some();
-            return fits(messages, has) && fits(recipients, has);
+            let has_person = |asked: &str| {
+                has(asked)
+                    || has(&asked.replace([' ', '(', ')', '-', '+'], ""))
+                    || has(&number(asked))
+            };
+            return fits(messages, has) && fits(recipients, has_person);
         };
         let id = text(event, "/message_id").unwrap_or_default();
         let people = || PEOPLE.into_iter().filter_map(|at| text(event, at)).map(number);
