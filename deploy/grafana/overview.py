@@ -96,7 +96,7 @@ RUNTIME = row(
           "none", (rate("process_cpu_seconds_total", "instance"), "{{instance}}"), min=0, decimals=2, w=6),
     panel("Memory", "Resident memory. It does not grow with the backlog.",
           "bytes", ("process_resident_memory_bytes{@}", "{{instance}}"), min=0, w=6),
-    panel("Open files and connections", "Open descriptors and calls in progress of all edges; the most connections of one public listener and their limit (one of HTTP/2 counts as 16). Evicted: idle connections that were closed for new ones at the limit.",
+    panel("Open files and connections", "Open descriptors and calls in progress of all edges; the most connections of one public listener and their limit (one of HTTP/2 counts as 16). Evicted: connections that were closed for new ones at the limit.",
           "short", ("sum(process_open_fds{@})", "descriptors"), ("max(weni_edge_http_connections{@})", "connections of the fullest edge"),
           ("min(weni_edge_http_connections_max{@})", "limit of an edge"),
           ("sum(increase(weni_edge_http_connections_evicted_total{@}[$__rate_interval]))", "evicted"),

@@ -184,12 +184,7 @@ impl<C: Cluster> Replay<'_, C> {
             self.renew()?;
             let (done, _) = self.files().context(NO_QUARANTINE)?;
             done.iter().try_for_each(|name| self.mark_replayed(name))?;
-            // Room for the files of other edges.
-            let before = self.kept.files.len();
-            let mut names = std::mem::take(&mut self.kept.files);
-            names.retain(|name| !done.contains(name));
-            self.kept.files = names;
-            if self.kept.files.len() < before { self.renew() } else { Ok(()) }
+            self.forget_files()
         });
         watch(total, total);
         let committed = self.committed;
@@ -375,13 +370,28 @@ impl<C: Cluster> Replay<'_, C> {
         self.publish(&[letter])
     }
 
+    /// Which of the files that the progress names are of this edge.
+    fn own_files(&self) -> anyhow::Result<Vec<bool>> {
+        let files = self.kept.files.iter();
+        let own: io::Result<_> = files.map(|name| self.quarantine.has(name)).collect();
+        own.context(NO_QUARANTINE)
+    }
+
+    /// Forgets the files of this edge, which are all renamed: other edges need the room.
+    fn forget_files(&mut self) -> anyhow::Result<()> {
+        let own = self.own_files()?;
+        if !own.contains(&true) {
+            return Ok(());
+        }
+        let mut own = own.into_iter();
+        self.kept.files.retain(|_| own.next() == Some(false));
+        self.renew()
+    }
+
     /// Renames the oldest file of this edge that the progress names, and forgets it with the next commit.
     fn make_room(&mut self) -> anyhow::Result<()> {
         let files = &self.kept.files;
-        let found =
-            files.iter().map(|name| self.quarantine.has(name)).collect::<io::Result<Vec<_>>>();
-        let Some(oldest) = found.context(NO_QUARANTINE)?.into_iter().position(|is_here| is_here)
-        else {
+        let Some(oldest) = self.own_files()?.into_iter().position(|is_own| is_own) else {
             bail!(
                 "a replay on another edge was broken off and has {} files to rename: run it there again first",
                 files.len()

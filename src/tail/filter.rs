@@ -63,7 +63,7 @@ impl Filter {
             let has = |asked: &str| memmem::find(&item.record.value, asked.as_bytes()).is_some();
             let has_person = |asked: &str| {
                 has(asked)
-                    || has(&asked.replace([' ', '(', ')', '-', '+'], ""))
+                    || digits(asked).is_some_and(|digits| has(&digits))
                     || has(&number(asked))
             };
             return fits(messages, has) && fits(recipients, has_person);
@@ -92,13 +92,17 @@ fn fits(list: &[String], fits: impl Fn(&str) -> bool) -> bool {
     list.is_empty() || list.iter().any(|asked| fits(asked))
 }
 
-/// A phone number without its punctuation, and a Brazilian one without its ninth digit, which some
-/// numbers of WhatsApp lack. Anything else stays as it is.
+/// A phone number without its punctuation; none for anything else.
+fn digits(id: &str) -> Option<String> {
+    let digits: String = id.chars().filter(|letter| !" ()-+".contains(*letter)).collect();
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then_some(digits)
+}
+
+/// [`digits`], of a Brazilian number without its ninth, which some numbers of WhatsApp lack. Anything
+/// else stays as it is.
 fn number(id: &str) -> String {
-    let mut digits: String = id.chars().filter(|letter| !" ()-+".contains(*letter)).collect();
-    if digits.is_empty() || digits.contains(|letter: char| !letter.is_ascii_digit()) {
-        return id.to_owned();
-    }
+    let Some(mut digits) = digits(id) else { return id.to_owned() };
     if digits.len() == 13 && digits.starts_with("55") && digits[4..].starts_with('9') {
         digits.remove(4);
     }

@@ -391,6 +391,52 @@ fn quarantine(journal: &Path, ids: std::ops::Range<u32>) {
     }
 }
 
+/// Replays what is in a journal's directory, into topics that all such journals share.
+fn replay_by_edges() -> impl Fn(&TempDir) -> anyhow::Result<weni_edge::replay::ReplaySummary> {
+    let bootstrap = kafka();
+    let topics = Topics::create(&bootstrap);
+    let mut config = Config::default();
+    config.kafka.bootstrap_servers = bootstrap;
+    let name = |role: &str| topics.names[role].clone();
+    config.topics = config::Topics {
+        message_status: name("message_status"),
+        inbound_message: name("inbound_message"),
+        channel_event: name("channel_event"),
+        dead_letter: name("dead_letter"),
+        position: name("position"),
+        ..config.topics
+    };
+    move |journal| {
+        let mut config = config.clone();
+        config.journal.directory = journal.path().into();
+        weni_edge::replay::run(&config, &Default::default(), &mut |_, _| {})
+    }
+}
+
+#[test]
+#[ignore = "needs Kafka: .ci/run kafka"]
+fn an_edge_that_died_before_it_forgot_its_files_makes_room_for_others() {
+    let replayed = replay_by_edges();
+    let (first, second) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    quarantine(first.path(), 0..33);
+    quarantine(second.path(), 33..34);
+    let file = |id: u128, part: &str| {
+        first.path().join(format!("quarantine/dead-letter-{}-0{part}", Uuid::from_u128(id)))
+    };
+    // Its last file cannot be read, so the progress has the names of all others.
+    fs::remove_file(file(32, ".value")).unwrap();
+    fs::create_dir(file(32, ".value")).unwrap();
+    assert!(format!("{:#}", replayed(&first).unwrap_err()).contains("stopped after 32 letters"));
+    for (id, part) in (0..32).flat_map(|id| [(id, ".headers.json"), (id, ".value")]) {
+        fs::rename(file(id, part), file(id, &format!("{part}.replayed"))).unwrap();
+    }
+    fs::remove_dir(file(32, ".value")).unwrap();
+    let error = format!("{:#}", replayed(&second).unwrap_err());
+    assert!(error.contains("a replay on another edge was broken off and has 32 files"), "{error}");
+    assert_eq!(replayed(&first).unwrap().total(), 0);
+    assert_eq!(replayed(&second).unwrap().replayed(), 1);
+}
+
 #[test]
 #[ignore = "needs Kafka: .ci/run kafka"]
 fn replays_of_two_edges_publish_each_quarantined_file_once_although_one_is_broken_off() {
