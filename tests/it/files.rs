@@ -84,7 +84,7 @@ fn a_request_for_a_fork_that_cannot_be_read_is_said_and_holds_nothing() {
     edge.kill();
     fs::write(edge.journal().join("fork"), "").unwrap();
     edge.start_again();
-    assert!(edge.has_logged("a file of the journal is damaged and not used"));
+    edge.await_logged("a file of the journal is damaged and not used");
     edge.accept("{}");
     edge.await_blocked("no_broker");
 }

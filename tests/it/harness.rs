@@ -335,7 +335,12 @@ impl Edge {
         Ended { status, log }
     }
 
-    /// Whether the running process has said this.
+    /// Waits until the running process has said this: a log line comes after what it tells of.
+    pub(crate) fn await_logged(&self, what: &str) {
+        eventually(&format!("logged: {what}"), || self.has_logged(what).then_some(()));
+    }
+
+    /// Whether the running process has said this by now.
     pub(crate) fn has_logged(&self, what: &str) -> bool {
         let log = self.log.lock().unwrap();
         log[self.running().process.log_from..].iter().any(|line| line.contains(what))

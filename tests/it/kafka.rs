@@ -296,7 +296,7 @@ fn kafka_may_come_after_the_first_callbacks() {
     assert_eq!(edge.probe("/readyz").0, 200, "Kafka's absence makes nobody unready");
     let receipts: Vec<_> = (0..3).map(|serial| edge.accept(&Load::body(0, serial))).collect();
     edge.await_blocked("no_broker");
-    assert!(edge.has_logged("Connection refused"));
+    edge.await_logged("Connection refused");
     assert_eq!(edge.metrics().total("journal_pending_callbacks", &[]), 3);
 
     cluster.start_again();
@@ -386,7 +386,7 @@ fn a_broker_whose_certificate_nobody_signed_is_told_from_one_that_is_not_there()
     let mut edge = Edge::start(&over_tls(&cluster, &topics, &another));
     let receipt = edge.accept(&Load::body(0, 0));
     edge.await_blocked("tls");
-    assert!(edge.has_logged("certificate verify failed"));
+    edge.await_logged("certificate verify failed");
     edge.stop();
     edge.configure(&over_tls(&cluster, &topics, &cluster.ca_file()));
     edge.start_again();

@@ -173,5 +173,5 @@ fn a_refused_call_is_logged_with_the_reason_in_words() {
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
     let line = "calls refused: The header with the secret is missing or wrong.";
-    eventually("the line", || edge.has_logged(line).then_some(()));
+    edge.await_logged(line);
 }

@@ -72,9 +72,7 @@ fn connections_never_take_the_descriptors_of_the_journal() {
     let topics = Topics::create(&bootstrap);
     let mut edge = Edge::new(&settings(&bootstrap, &topics));
     edge.start_by(&["prlimit", "--nofile=100:224"]);
-    eventually("it is said", || {
-        edge.has_logged("fewer connections than http.max_connections").then_some(())
-    });
+    edge.await_logged("fewer connections than http.max_connections");
     let mut waiting = crowd(&edge, 32);
     eventually("all connections are taken", || {
         (edge.metrics().total("http_connections", &[]) == 32).then_some(())
