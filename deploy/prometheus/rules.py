@@ -131,6 +131,11 @@ PAGES = [
           "{{ with $labels.instance }}Edge {{ . }} is down{{ else }}No edge is up{{ end }}",
           "Prometheus cannot scrape {{ with $labels.instance }}{{ . }}{{ else }}any edge{{ end }}. "
           "The callbacks in its journal stay out of Kafka."),
+    # Between two processes the port refuses calls, mostly for too short a time for WeniEdgeDown.
+    alert("WeniEdgeRestarting", "page", None, f"changes(process_start_time_seconds{{{JOB}}}[15m]) > 2",
+          "{{ $labels.instance }} starts again and again",
+          "{{ $labels.instance }} was restarted {{ $value | humanize }} times in 15 minutes. Calls in between are "
+          "refused and lost."),
     alert("WeniEdgeInstanceLost", "page", "5m", f"{LEFT_BEHIND}\nunless on ({INSTANCE}) up{{{JOB}}}",
           "{{ $labels.instance }} is gone, with callbacks in its journal",
           "{{ $labels.instance }} is no longer a target of Prometheus. At its last scrape {{ $value | humanize }} "

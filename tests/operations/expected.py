@@ -12,6 +12,7 @@ ALERTS = {
     "WeniEdgeAcceptanceBurnFast": ("page", "2m", "14.4 0.001 14.4 0.001 3600 500"),
     "WeniEdgeAcceptanceBurnSlow": ("page", "15m", "6 0.001 6 0.001 21600 500"),
     "WeniEdgeDown": ("page", "2m", "0"),
+    "WeniEdgeRestarting": ("page", None, "15m 2"),
     "WeniEdgeInstanceLost": ("page", "5m", "7d 0"),
     "WeniEdgeSecretsRejected": ("page", "10m", "10m 10m 0 0.05 10m 10"),
     "WeniEdgeCallbacksAging": ("page", "5m", "300"),

@@ -63,7 +63,7 @@ class Incident:
         self.expect("WeniEdgeCertificateExpires")
         time.sleep(15)
         for step in (self.callers, self.configuration, self.refused_records, self.fencing, self.failed_messages,
-                     self.outage, self.divergence):  # fmt: skip
+                     self.outage, self.divergence, self.restarts):  # fmt: skip
             step()
         self.say("all is well again: alerts have to resolve")
         try:
@@ -177,6 +177,16 @@ class Incident:
         # Only a start takes a fork up.
         self.edge.stop()
         self.edge.start()
+        self.drain()
+
+    def restarts(self):
+        self.say("the edge dies again and again")
+        until = time.monotonic() + 60
+        while "WeniEdgeRestarting" not in self.prometheus.firing() and time.monotonic() < until:
+            self.edge.stop(signal.SIGKILL)
+            self.edge.start()
+            time.sleep(1)
+        self.expect("WeniEdgeRestarting", seconds=1)
         self.drain()
 
     def drain(self):
