@@ -55,10 +55,10 @@ upgrade_behind() { # http|tcp
   haproxy_configuration "$1" >"$work/haproxy.cfg"
   start "$work/haproxy.log" haproxy -db -f "$work/haproxy.cfg"
   balancer=$!
-  eventually 5 listens $((base_port + 10)) || fail "HAProxy: $(tail -1 "$work/haproxy.log")"
+  eventually 30 listens $((base_port + 10)) || fail "HAProxy: $(tail -1 "$work/haproxy.log")"
   sleep 1 # it has looked at both
   "$edge" send "http://127.0.0.1:$((base_port + 10))/hooks/demo" --header "X-Token: $(cat "$work/secrets/demo")" \
-    --sample delivered --size 1024 --connections 32 --rate 300 --duration 45s --output json \
+    --sample delivered --size 1024 --connections 32 --rate 300 --duration 10m --output json \
     --receipts "$work/upgrade.receipts" >"$work/upgrade.json" &
   load=$!
   sleep 3
@@ -67,6 +67,7 @@ upgrade_behind() { # http|tcp
   replace two $((base_port + 14)) "$two"
   two=$replaced
   check "the load goes on during all of it" kill -0 "$load"
+  kill -INT "$load"
   check "every call is accepted" wait "$load"
   figure "upgrade behind $1, calls" "$(jq -c . "$work/upgrade.json")"
   for port in $((base_port + 13)) $((base_port + 15)); do

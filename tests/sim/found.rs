@@ -77,9 +77,15 @@ const ALL: &[Found] = &[
     },
 ];
 
+/// The number of a list.
+pub fn number(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number < ALL.len());
+    number.ok_or_else(|| format!("0 to {} are the lists", ALL.len() - 1))
+}
+
 /// The plan of the list with this number.
 pub fn plan(number: usize) -> Plan {
-    Plan::Listed(ALL.get(number).expect("a list with this number"), 0)
+    Plan::Listed(&ALL[number], 0)
 }
 
 /// Looks that none of them is back.

@@ -70,7 +70,7 @@ struct Args {
     #[arg(long)]
     only: Option<u64>,
     /// With --only: as the list of the fault that was found with this number
-    #[arg(long, requires = "only")]
+    #[arg(long, requires = "only", value_parser = found::number)]
     found: Option<usize>,
     /// Look that each mutant is found
     #[arg(long)]
