@@ -18,7 +18,7 @@ use std::{borrow::Cow, io::Read as _};
 use flate2::read::MultiGzDecoder;
 
 use self::{
-    json::{Document, Unreadable, Value},
+    json::{BLANKS, Document, Value},
     value::{Array, Found, Inside},
 };
 use crate::{
@@ -81,11 +81,8 @@ pub fn decode_letter<'a>(letter: &KeptLetter<'a>, max_bytes: usize) -> Body<'a> 
 pub fn parse<'a>(body: &'a Body<'_>) -> Parsed<'a> {
     Parsed(match body {
         Err(detail) => Err((Reason::BadEncoding, detail.clone())),
-        Ok(bytes) if json::is_blank(bytes) => Ok(None),
-        Ok(bytes) => Document::parse(bytes).map(Some).map_err(|unreadable| match unreadable {
-            Unreadable::NotJson(at) => (Reason::InvalidJson, format!("not JSON from byte {at} on")),
-            Unreadable::TooManyValues => (Reason::TooManyElements, "too many values".to_owned()),
-        }),
+        Ok(bytes) if bytes.iter().all(|byte| BLANKS.contains(byte)) => Ok(None),
+        Ok(bytes) => Document::parse(bytes).map(Some),
     })
 }
 

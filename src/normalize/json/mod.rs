@@ -17,13 +17,13 @@ use std::{
 };
 
 use self::scan::{Scanner, unescape};
-use crate::event::{Object, Text, Time};
+use crate::event::{Object, Reason, Text, Time};
 
 /// More values than any body that is accepted can sensibly hold; bounds their notes to 32 MB.
 const VALUES_MAX: usize = 2_000_000;
 /// Parsers stop at 128, and an event puts its element one level deeper.
 const STRICT_DEPTH: usize = 100;
-const BLANKS: &[u8] = b" \t\r\n";
+pub(super) const BLANKS: &[u8] = b" \t\r\n";
 
 /// Bytes that are JSON, and where its values are.
 #[derive(Debug)]
@@ -79,26 +79,20 @@ pub(super) struct Value<'a> {
     at: u32,
 }
 
-/// Why bytes are not read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unreadable {
-    /// From this byte on.
-    NotJson(usize),
-    TooManyValues,
-}
-
-/// Whether there is nothing but blanks.
-pub(super) fn is_blank(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| BLANKS.contains(byte))
-}
-
 impl<'a> Document<'a> {
-    /// Reads a whole document.
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Unreadable> {
+    /// Reads a whole document; else why it is none, also in words.
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, (Reason, String)> {
         let text = std::str::from_utf8(bytes).ok();
         let notes = Vec::with_capacity(bytes.len() / 8);
         let document = Self { bytes, text, notes, coded: Vec::new(), is_strict: text.is_some() };
-        Scanner { document, at: 0, open: Vec::with_capacity(16) }.scan()
+        let mut scanner = Scanner { document, at: 0, open: Vec::with_capacity(16) };
+        match scanner.scan() {
+            Some(()) => Ok(scanner.document),
+            None if scanner.document.notes.len() > VALUES_MAX => {
+                Err((Reason::TooManyElements, "too many values".to_owned()))
+            }
+            None => Err((Reason::InvalidJson, format!("not JSON from byte {} on", scanner.at))),
+        }
     }
 
     pub(super) fn root(&'a self) -> Value<'a> {
@@ -396,11 +390,8 @@ mod tests {
             ("{\"a\":1,}", 7),
             ("1.", 2),
         ] {
-            assert_eq!(
-                Document::parse(json.as_bytes()).err(),
-                Some(Unreadable::NotJson(at)),
-                "{json}"
-            );
+            let why = (Reason::InvalidJson, format!("not JSON from byte {at} on"));
+            assert_eq!(Document::parse(json.as_bytes()).err(), Some(why), "{json}");
         }
     }
 
@@ -410,7 +401,7 @@ mod tests {
         assert!(!document(&deep).is_strict);
         assert!(Document::parse(&vec![b'['; 1_000_000]).is_err());
         let wide = [b"[", &b"0,".repeat(VALUES_MAX)[..], b"0]"].concat();
-        assert_eq!(Document::parse(&wide).err(), Some(Unreadable::TooManyValues));
+        assert_eq!(Document::parse(&wide).unwrap_err().0, Reason::TooManyElements);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use super::{BLANKS, Coded, Document, Note, STRICT_DEPTH, Unreadable, VALUES_MAX};
+use super::{BLANKS, Coded, Document, Note, STRICT_DEPTH, VALUES_MAX};
 
 pub(super) struct Scanner<'a> {
     pub(super) document: Document<'a>,
@@ -11,8 +11,9 @@ pub(super) struct Scanner<'a> {
     pub(super) open: Vec<u32>,
 }
 
-impl<'a> Scanner<'a> {
-    pub(super) fn scan(mut self) -> Result<Document<'a>, Unreadable> {
+/// `None`: at `at` is no JSON, or there are more values than a document may have.
+impl Scanner<'_> {
+    pub(super) fn scan(&mut self) -> Option<()> {
         loop {
             self.blanks();
             let note = self.begin(false)?;
@@ -27,7 +28,7 @@ impl<'a> Scanner<'a> {
                 Some(b't') => self.word(b"true")?,
                 Some(b'f') => self.word(b"false")?,
                 Some(b'n') => self.word(b"null")?,
-                _ => return self.fail(),
+                _ => return None,
             }
             self.finish(note);
             if !self.close()? {
@@ -35,9 +36,8 @@ impl<'a> Scanner<'a> {
             }
         }
         self.blanks();
-        let (end, notes) = (self.document.bytes.len(), &mut self.document.notes);
-        notes.push(Note::new(end, false));
-        if self.at < end { self.fail() } else { Ok(self.document) }
+        let is_whole = self.at == self.document.bytes.len();
+        is_whole.then(|| self.document.notes.push(Note::new(self.at, false)))
     }
 
     fn peek(&self) -> Option<u8> {
@@ -51,10 +51,6 @@ impl<'a> Scanner<'a> {
         is_next
     }
 
-    fn fail<T>(&self) -> Result<T, Unreadable> {
-        Err(Unreadable::NotJson(self.at))
-    }
-
     fn blanks(&mut self) {
         while self.peek().is_some_and(|byte| BLANKS.contains(&byte)) {
             self.at += 1;
@@ -62,13 +58,10 @@ impl<'a> Scanner<'a> {
     }
 
     /// Notes that a value begins here.
-    fn begin(&mut self, is_key: bool) -> Result<u32, Unreadable> {
+    fn begin(&mut self, is_key: bool) -> Option<u32> {
         let number = self.document.notes.len();
-        if number == VALUES_MAX {
-            return Err(Unreadable::TooManyValues);
-        }
         self.document.notes.push(Note::new(self.at, is_key));
-        Ok(number as u32)
+        (number < VALUES_MAX).then_some(number as u32)
     }
 
     /// Notes that a value ends here.
@@ -80,20 +73,20 @@ impl<'a> Scanner<'a> {
 
     /// Goes into a container, up to its first value; false when nothing is in it (and it is left
     /// to be closed).
-    fn enter(&mut self, note: u32, opening: u8) -> Result<bool, Unreadable> {
+    fn enter(&mut self, note: u32, opening: u8) -> Option<bool> {
         self.at += 1;
         self.open.push(note);
         self.document.is_strict &= self.open.len() <= STRICT_DEPTH;
         self.blanks();
         match (opening, self.peek()) {
-            (b'{', Some(b'}')) | (b'[', Some(b']')) => Ok(false),
+            (b'{', Some(b'}')) | (b'[', Some(b']')) => Some(false),
             (b'{', _) => self.key().map(|()| true),
-            _ => Ok(true),
+            _ => Some(true),
         }
     }
 
     /// After a value: closes what ends here; true if another value follows.
-    fn close(&mut self) -> Result<bool, Unreadable> {
+    fn close(&mut self) -> Option<bool> {
         while let Some(&container) = self.open.last() {
             self.blanks();
             let start = self.document.notes[container as usize].start as usize;
@@ -105,33 +98,31 @@ impl<'a> Scanner<'a> {
                         self.blanks();
                         self.key()?;
                     }
-                    return Ok(true);
+                    return Some(true);
                 }
                 Some(b'}') if object => {}
                 Some(b']') if !object => {}
-                _ => return self.fail(),
+                _ => return None,
             }
             self.at += 1;
             self.open.pop();
             self.finish(container);
         }
-        Ok(false)
+        Some(false)
     }
 
-    fn key(&mut self) -> Result<(), Unreadable> {
+    fn key(&mut self) -> Option<()> {
         let note = self.begin(true)?;
         self.string()?;
         self.finish(note);
         self.blanks();
-        if self.skip(b':') { Ok(()) } else { self.fail() }
+        self.skip(b':').then_some(())
     }
 
     /// A string with its quotes; any byte that is no control character may be in it. Its note is the
     /// last one.
-    fn string(&mut self) -> Result<(), Unreadable> {
-        if !self.skip(b'"') {
-            return self.fail();
-        }
+    fn string(&mut self) -> Option<()> {
+        self.skip(b'"').then_some(())?;
         let (start, mut is_escaped, mut is_lone) = (self.at, false, false);
         loop {
             let rest = &self.document.bytes[self.at..];
@@ -140,20 +131,16 @@ impl<'a> Scanner<'a> {
             // Without an early end, the processor takes many bytes at once.
             if plain.iter().fold(false, |found, byte| found | (*byte < b' ')) {
                 self.at += plain.iter().take_while(|byte| **byte >= b' ').count();
-                return self.fail();
+                return None;
             }
             self.at += plain.len();
-            match self.peek() {
-                Some(b'"') => break,
-                Some(_) => {
-                    self.at += 1;
-                    let escape = unescape_one(&self.document.bytes[self.at..]);
-                    let Some((letter, bytes)) = escape else { return self.fail() };
-                    self.at += bytes;
-                    (is_escaped, is_lone) = (true, is_lone | letter.is_none());
-                }
-                None => return self.fail(),
+            if self.peek()? == b'"' {
+                break;
             }
+            self.at += 1;
+            let (letter, bytes) = unescape_one(&self.document.bytes[self.at..])?;
+            self.at += bytes;
+            (is_escaped, is_lone) = (true, is_lone | letter.is_none());
         }
         let document = &mut self.document;
         let is_utf8 =
@@ -166,10 +153,10 @@ impl<'a> Scanner<'a> {
             document.coded.push(Coded { note, is_strict, text });
         }
         self.at += 1;
-        Ok(())
+        Some(())
     }
 
-    fn number(&mut self) -> Result<(), Unreadable> {
+    fn number(&mut self) -> Option<()> {
         let start = self.at;
         self.skip(b'-');
         if !self.skip(b'0') {
@@ -178,7 +165,6 @@ impl<'a> Scanner<'a> {
         if self.skip(b'.') {
             self.digits()?;
         }
-        let is_long = self.at - start >= 300;
         let has_exponent = self.skip(b'e') || self.skip(b'E');
         if has_exponent {
             if !self.skip(b'+') {
@@ -186,28 +172,24 @@ impl<'a> Scanner<'a> {
             }
             self.digits()?;
         }
-        if has_exponent || is_long {
+        if has_exponent || self.at - start >= 300 {
             let number = &self.document.bytes[start..self.at];
             let number = std::str::from_utf8(number).unwrap_or_default().parse::<f64>();
             self.document.is_strict &= number.is_ok_and(f64::is_finite);
         }
-        Ok(())
+        Some(())
     }
 
-    fn digits(&mut self) -> Result<(), Unreadable> {
+    fn digits(&mut self) -> Option<()> {
         let start = self.at;
         while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
             self.at += 1;
         }
-        if self.at == start { self.fail() } else { Ok(()) }
+        (self.at > start).then_some(())
     }
 
-    fn word(&mut self, word: &[u8]) -> Result<(), Unreadable> {
-        if !self.document.bytes[self.at..].starts_with(word) {
-            return self.fail();
-        }
-        self.at += word.len();
-        Ok(())
+    fn word(&mut self, word: &[u8]) -> Option<()> {
+        self.document.bytes[self.at..].starts_with(word).then(|| self.at += word.len())
     }
 }
 
