@@ -36,7 +36,7 @@ pub(super) fn is_text(value: Value<'_>) -> bool {
 
 impl<'a> Walk<'a> {
     /// Makes the items of a whole body.
-    pub(super) fn whole(mut self) -> Self {
+    pub(super) fn whole(&mut self) {
         let root = self.document.root();
         match root.is_array() {
             false if is_callback(root) => self.envelope(root),
@@ -54,11 +54,10 @@ impl<'a> Walk<'a> {
         if self.fault.is_none() && self.is_amplified() {
             self.fault = Some(Reason::Amplification);
         }
-        self
     }
 
     /// Makes the items of what was taken out of its callback. `was_event`: it is one event.
-    pub(super) fn alone(mut self, context: &ElementContext<'a>, was_event: bool) -> Self {
+    pub(super) fn alone(&mut self, context: &ElementContext<'a>, was_event: bool) {
         let value = self.document.root();
         self.path.clone_from(&context.element);
         let (array, in_standby) = Array::around(&self.path, context.field.as_deref());
@@ -75,7 +74,6 @@ impl<'a> Walk<'a> {
         } else {
             self.dead(value, context);
         }
-        self
     }
 
     fn envelope(&mut self, value: Value<'a>) {
@@ -90,7 +88,7 @@ impl<'a> Walk<'a> {
         self.members(value, |walk, key, member| match key {
             "object" if is_text(member) => {}
             "entry" => walk.each(member, |walk, entry| walk.entry(entry, &scope)),
-            _ => walk.unknown(member),
+            _ => walk.rest.push(walk.here(member)),
         });
     }
 
@@ -104,7 +102,7 @@ impl<'a> Walk<'a> {
         self.members(value, |walk, key, member| match key {
             "id" | "time" if is_text(member) => {}
             "changes" => walk.each(member, |walk, change| walk.change(change, &scope)),
-            _ => walk.unknown(member),
+            _ => walk.rest.push(walk.here(member)),
         });
     }
 
@@ -119,7 +117,7 @@ impl<'a> Walk<'a> {
             "value" if member.is_null() => {}
             "value" if member.is_object() => walk.value(member, &scope),
             "value" => walk.dead(member, &scope),
-            _ => walk.unknown(member),
+            _ => walk.rest.push(walk.here(member)),
         });
     }
 
@@ -159,11 +157,6 @@ impl<'a> Walk<'a> {
         if self.items.len() > ELEMENTS_MAX {
             self.fault = Some(Reason::TooManyElements);
         }
-    }
-
-    /// Notes that this value is not known.
-    fn unknown(&mut self, value: Value<'a>) {
-        self.rest.push(self.here(value));
     }
 
     /// A value that is being read, with its place.

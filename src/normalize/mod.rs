@@ -92,20 +92,7 @@ pub fn items<'a>(
     settings: Settings<'a>,
     parsed: &'a Parsed<'a>,
 ) -> Vec<Item<'a>> {
-    let items = match &parsed.0 {
-        Ok(None) => return Vec::new(),
-        Ok(Some(document)) => Walk::new(callback, settings, document).whole().done(),
-        Err((reason, detail)) => Err((*reason, detail.clone())),
-    };
-    items.unwrap_or_else(|(reason, detail)| {
-        vec![Item::DeadLetter(DeadLetter::new(
-            callback,
-            reason,
-            detail,
-            callback.body.into(),
-            None,
-        ))]
-    })
+    items_of(callback, None, settings, parsed)
 }
 
 /// The items of a dead letter: of the one element that was taken out of its callback, or of the
@@ -115,16 +102,25 @@ pub fn items_of_letter<'a>(
     settings: Settings<'a>,
     parsed: &'a Parsed<'a>,
 ) -> Vec<Item<'a>> {
-    let callback = &letter.callback;
-    let Some(context) = &letter.context else { return items(callback, settings, parsed) };
-    let items = match &parsed.0 {
-        Ok(Some(document)) => {
-            Walk::new(callback, settings, document).alone(context, letter.was_event).done()
-        }
-        _ => Err((Reason::InvalidJson, "not JSON".to_owned())),
+    let element = letter.context.as_ref().map(|context| (context, letter.was_event));
+    items_of(&letter.callback, element, settings, parsed)
+}
+
+/// `element`: the body is one of a callback's, and whether it was an event.
+fn items_of<'a>(
+    callback: &'a Callback<'a>,
+    element: Option<(&'a ElementContext<'a>, bool)>,
+    settings: Settings<'a>,
+    parsed: &'a Parsed<'a>,
+) -> Vec<Item<'a>> {
+    let items = match (&parsed.0, element) {
+        (Ok(Some(document)), _) => Walk::new(callback, settings, document).items(element),
+        (Ok(None), None) => return Vec::new(),
+        (Ok(None), Some(_)) => Err((Reason::InvalidJson, "not JSON".to_owned())),
+        (Err(why), _) => Err(why.clone()),
     };
     items.unwrap_or_else(|(reason, detail)| {
-        let context = Some((context.clone(), EventKind::ChannelEvent.topic()));
+        let context = element.map(|(of, _)| (of.clone(), EventKind::ChannelEvent.topic()));
         let letter = DeadLetter::new(callback, reason, detail, callback.body.into(), context);
         vec![Item::DeadLetter(letter)]
     })
@@ -171,7 +167,14 @@ impl<'a> Walk<'a> {
     }
 
     /// The items, or why all of the body is one dead letter, also in words.
-    fn done(self) -> Result<Vec<Item<'a>>, (Reason, String)> {
+    fn items(
+        mut self,
+        element: Option<(&ElementContext<'a>, bool)>,
+    ) -> Result<Vec<Item<'a>>, (Reason, String)> {
+        match element {
+            None => self.whole(),
+            Some((context, was_event)) => self.alone(context, was_event),
+        }
         let Some(reason) = self.fault else { return Ok(self.items) };
         let detail = match reason {
             Reason::Amplification => "its elements repeat what they share too often".to_owned(),
@@ -200,19 +203,17 @@ impl<'a> Walk<'a> {
         items.iter().any(|item| {
             value.clear();
             let mut header = |name: &str, value: &[u8]| bytes += name.len() + value.len();
-            let key = match item {
+            bytes += match item {
                 Item::Event(event) => {
                     event.headers(&mut header);
                     event.write_json(&mut value);
-                    event.key()
+                    event.key().len() + value.len()
                 }
                 Item::DeadLetter(letter) => {
                     letter.headers(&mut header);
-                    value.extend_from_slice(&letter.value);
-                    letter.key()
+                    letter.key().len() + letter.value.len()
                 }
             };
-            bytes += key.len() + value.len();
             bytes > self.bytes_max()
         })
     }
@@ -222,13 +223,14 @@ impl<'a> Walk<'a> {
         let Found { array, kind, value, person, context } = found;
         let message_id = value.filled("id");
         let status = value.get("status");
-        let has_status = || status.text().is_some_and(|status| !status.trim().is_empty());
         let fault = match kind {
             _ if !value.is_object() => Some((Reason::NotAnObject, "an object belongs here")),
             EventKind::MessageStatus | EventKind::InboundMessage if message_id.is_none() => {
                 Some((Reason::MissingId, "no id"))
             }
-            EventKind::MessageStatus if !has_status() => Some((Reason::MissingStatus, "no status")),
+            EventKind::MessageStatus if status.text().is_none_or(|text| text.trim().is_empty()) => {
+                Some((Reason::MissingStatus, "no status"))
+            }
             _ => None,
         };
         if let Some((reason, detail)) = fault {

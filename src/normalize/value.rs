@@ -165,10 +165,6 @@ impl<'a> Walk<'a> {
         self.inside.found.push(Found::new(array, in_standby, value, context));
     }
 
-    fn unknown_inside(&mut self, value: Value<'a>) {
-        self.inside.unknown.push(self.here(value));
-    }
-
     /// One of `history[]`, with `threads[].messages[]` and `errors[]`.
     fn chunk(&mut self, chunk: Value<'a>) {
         if !chunk.is_object() {
@@ -179,7 +175,7 @@ impl<'a> Walk<'a> {
                 walk.each(member, |walk, error| walk.find(Array::Errors, false, error));
             }
             "threads" => walk.each(member, Self::thread),
-            _ => walk.unknown_inside(member),
+            _ => walk.inside.unknown.push(walk.here(member)),
         });
     }
 
@@ -195,7 +191,7 @@ impl<'a> Walk<'a> {
             "messages" => {
                 walk.each(member, |walk, message| walk.find(Array::History, false, message));
             }
-            _ if says_more => walk.unknown_inside(member),
+            _ if says_more => walk.inside.unknown.push(walk.here(member)),
             _ => {}
         });
         self.inside.scope.thread = None;
@@ -203,7 +199,7 @@ impl<'a> Walk<'a> {
 
     fn contact(&mut self, contact: Value<'a>) {
         if !contact.is_object() {
-            return self.unknown_inside(contact);
+            return self.inside.unknown.push(self.here(contact));
         }
         let start = self.inside.unknown.len();
         let (profile, own) = (contact.get("profile"), contact.filled("username"));
@@ -220,7 +216,7 @@ impl<'a> Walk<'a> {
                 };
                 walk.texts(member, known);
             }
-            _ => walk.unknown_inside(member),
+            _ => walk.inside.unknown.push(walk.here(member)),
         });
         let unknown = self.inside.unknown.split_off(start);
         self.inside.contacts.list(self.here(contact), unknown);
@@ -229,11 +225,11 @@ impl<'a> Walk<'a> {
     /// Reads an object of texts, or what stands where one belongs.
     fn texts(&mut self, object: Value<'a>, known: &[&str]) {
         if !object.is_object() && !object.is_null() {
-            return self.unknown_inside(object);
+            return self.inside.unknown.push(self.here(object));
         }
         self.members(object, |walk, key, member| {
             if !known.contains(&key) || !is_text(member) {
-                walk.unknown_inside(member);
+                walk.inside.unknown.push(walk.here(member));
             }
         });
     }
