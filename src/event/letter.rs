@@ -133,49 +133,35 @@ pub struct KeptLetter<'a> {
     pub context: Option<ElementContext<'a>>,
 }
 
-/// Why a record is no dead letter of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the header {0} is missing or cannot be read")]
-pub struct NoLetter(&'static str);
-
 impl<'a> KeptLetter<'a> {
     /// Reads it; what a later program may have added is passed over. Its events carry the element
-    /// as it came: whether its source wants that, no letter says.
-    ///
-    /// # Errors
-    /// When a header is missing that every letter has.
-    pub fn read(headers: &'a Headers, value: &'a [u8]) -> Result<Self, NoLetter> {
+    /// as it came: whether its source wants that, no letter says. None: a header is missing that
+    /// every letter has.
+    pub fn read(headers: &'a Headers, value: &'a [u8]) -> Option<Self> {
         let text = |name| header(headers, name);
-        let needed = |name| text(name).ok_or(NoLetter(name));
-        let receipt = needed("receipt")?;
+        text("reason")?;
         let callback = Callback {
-            receipt: Uuid::parse_str(receipt).map_err(|_| NoLetter("receipt"))?,
-            received_at_ms: received_at_ms(headers).ok_or(NoLetter("received_at"))?,
-            source: needed("source")?,
+            receipt: Uuid::parse_str(text("receipt")?).ok()?,
+            received_at_ms: received_at_ms(headers)?,
+            source: text("source")?,
             raw: true,
-            method: needed("method")?,
+            method: text("method")?,
             content_type: text("content-type"),
             content_encoding: text("content-encoding"),
             traceparent: text("traceparent"),
             body: value,
         };
         let field = |name| text(name).map(Cow::Borrowed);
-        let mut context = None;
-        if headers.iter().any(|(name, _)| name == "element") {
-            let format = text("format");
-            context = Some(ElementContext {
-                format: Format::ALL.into_iter().find(|known| Some(known.as_str()) == format),
-                field: field("field"),
-                element: needed("element")?.to_owned(),
-                channel: texts(headers, "channel").unwrap_or_default(),
-                contact: texts(headers, "contact"),
-                entry_time: field("entry_time"),
-                thread: field("thread"),
-            });
-        }
-        let was_event = needed("stage")? == Stage::Publish.as_str();
-        needed("reason")?;
-        Ok(Self { callback, was_event, context })
+        let context = text("element").map(|element| ElementContext {
+            format: Format::ALL.into_iter().find(|known| Some(known.as_str()) == text("format")),
+            field: field("field"),
+            element: element.to_owned(),
+            channel: texts(headers, "channel").unwrap_or_default(),
+            contact: texts(headers, "contact"),
+            entry_time: field("entry_time"),
+            thread: field("thread"),
+        });
+        Some(Self { callback, was_event: text("stage")? == Stage::Publish.as_str(), context })
     }
 }
 
@@ -216,12 +202,11 @@ mod tests {
     ];
 
     #[test]
-    fn what_no_letter_lacks_is_needed_and_named() {
+    fn what_no_letter_lacks_is_needed() {
         for (at, (name, _)) in WHOLE.iter().enumerate() {
             let mut some = WHOLE.to_vec();
             some.remove(at);
-            let error = KeptLetter::read(&headers(&some), b"").unwrap_err();
-            assert_eq!(error, NoLetter(name));
+            assert!(KeptLetter::read(&headers(&some), b"").is_none(), "{name}");
         }
         let all = headers(&WHOLE);
         let letter = KeptLetter::read(&all, b"body").unwrap();

@@ -17,7 +17,7 @@ use crate::callback::Callback;
 
 pub use self::{
     form::{Channel, Contact},
-    letter::{DeadLetter, KeptLetter, NoLetter, Reason, Stage, header, received_at_ms},
+    letter::{DeadLetter, KeptLetter, Reason, Stage, header, received_at_ms},
     write::{Object, Time, append_json, fragment},
 };
 

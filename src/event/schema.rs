@@ -116,13 +116,9 @@ fn schema_of<T: JsonSchema>() -> Json {
 
 /// A member that is absent is left out: null is only for the members that may be null.
 fn forbid_null(schema: &mut Json) {
-    let required = schema.get("required").and_then(Json::as_array).cloned().unwrap_or_default();
     let properties = schema.get_mut("properties").and_then(Json::as_object_mut);
     for (name, member) in properties.into_iter().flatten() {
-        if name != "occurred_at"
-            && name != "status_rank"
-            && !required.contains(&name.as_str().into())
-        {
+        if name != "occurred_at" && name != "status_rank" {
             if let Some(types) = member.get_mut("type").and_then(Json::as_array_mut) {
                 types.retain(|one| one != "null");
             }

@@ -310,7 +310,7 @@ impl<C: Cluster> Replay<'_, C> {
 
     /// Judges a letter by today's program, topics and settings.
     fn judge(&self, letter: &Letter) -> Verdict {
-        let mut kept = KeptLetter::read(&letter.headers, &letter.value).map_err(|_| "no_letter")?;
+        let mut kept = KeptLetter::read(&letter.headers, &letter.value).ok_or("no_letter")?;
         // A letter does not keep its source's setting; the configuration has it if it has the source.
         let source = self.config.sources.get(kept.callback.source);
         kept.callback.raw = source.is_none_or(|source| source.raw);

@@ -180,8 +180,7 @@ fn assert_comes_back(event: Event<'_>) {
     let letter = event.into_dead_letter(Reason::Refused, String::new());
     let mut headers = Vec::new();
     letter.headers(&mut |name, value| headers.push((name.to_owned(), value.to_vec())));
-    let letter = KeptLetter::read(&headers, &letter.value);
-    let letter = letter.unwrap_or_else(|error| panic!("no letter: {error}"));
+    let letter = KeptLetter::read(&headers, &letter.value).expect("a letter");
     let body = normalize::decode_letter(&letter, 1_000_000);
     let document = normalize::parse(&body);
     let again: Vec<_> = normalize::items_of_letter(&letter, SETTINGS, &document)
