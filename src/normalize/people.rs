@@ -6,7 +6,6 @@ use super::{Placed, json::Value, value::Found};
 use crate::event::{Channel, Contact, ElementContext, EventKind, Text};
 
 /// The user whom an element is about.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Person<'a> {
     pub(super) user_id: Option<Text<'a>>,
     pub(super) phone: Option<Text<'a>>,
@@ -39,9 +38,8 @@ impl<'a> Person<'a> {
     /// The value to join on: the user id, else the phone number; where the element has neither, those
     /// of the contact.
     pub(super) fn key(self, contact: Option<&Contact<'a>>) -> Option<Text<'a>> {
-        let of_contact = contact.map(|contact| (contact.user_id.clone(), contact.wa_id.clone()));
-        let (user_id, wa_id) = of_contact.unwrap_or_default();
-        self.user_id.or(user_id).or(self.phone).or(wa_id)
+        let user_id = self.user_id.or_else(|| contact?.user_id.clone()).or(self.phone);
+        user_id.or_else(|| contact?.wa_id.clone())
     }
 }
 
@@ -63,7 +61,6 @@ fn digits(number: &str) -> impl Iterator<Item = u8> {
 }
 
 /// A contact that a value lists.
-#[derive(Debug)]
 struct Listed<'a> {
     contact: Contact<'a>,
     whole: Placed<'a>,
@@ -74,7 +71,7 @@ struct Listed<'a> {
 }
 
 /// The contacts of one value.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Contacts<'a> {
     listed: Vec<Listed<'a>>,
     by_user_id: BTreeMap<Text<'a>, usize>,

@@ -17,21 +17,24 @@ impl Scanner<'_> {
         loop {
             self.blanks();
             let note = self.begin(false)?;
-            match self.peek() {
-                Some(opening @ (b'{' | b'[')) => {
-                    if self.enter(note, opening)? {
-                        continue;
-                    }
+            let first = self.peek()?;
+            let is_container = matches!(first, b'{' | b'[');
+            match first {
+                b'{' | b'[' => {
+                    self.at += 1;
+                    self.open.push(note);
+                    self.document.is_strict &= self.open.len() <= STRICT_DEPTH;
                 }
-                Some(b'"') => self.string()?,
-                Some(b'-' | b'0'..=b'9') => self.number()?,
-                Some(b't') => self.word(b"true")?,
-                Some(b'f') => self.word(b"false")?,
-                Some(b'n') => self.word(b"null")?,
+                b'"' => self.string()?,
+                b'-' | b'0'..=b'9' => self.number()?,
+                b't' => self.word(b"true")?,
+                b'f' => self.word(b"false")?,
+                b'n' => self.word(b"null")?,
                 _ => return None,
             }
+            // Of a container once more where it ends.
             self.finish(note);
-            if !self.close()? {
+            if !self.advance(is_container)? {
                 break;
             }
         }
@@ -71,42 +74,25 @@ impl Scanner<'_> {
         (note.end, note.next) = (self.at as u32, next);
     }
 
-    /// Goes into a container, up to its first value; false when nothing is in it (and it is left
-    /// to be closed).
-    fn enter(&mut self, note: u32, opening: u8) -> Option<bool> {
-        self.at += 1;
-        self.open.push(note);
-        self.document.is_strict &= self.open.len() <= STRICT_DEPTH;
-        self.blanks();
-        match (opening, self.peek()) {
-            (b'{', Some(b'}')) | (b'[', Some(b']')) => Some(false),
-            (b'{', _) => self.key().map(|()| true),
-            _ => Some(true),
-        }
-    }
-
-    /// After a value: closes what ends here; true if another value follows.
-    fn close(&mut self) -> Option<bool> {
+    /// Goes to the next value, and closes what ends before it; false if none follows. `is_first`: of
+    /// the container that is open.
+    fn advance(&mut self, mut is_first: bool) -> Option<bool> {
         while let Some(&container) = self.open.last() {
             self.blanks();
             let start = self.document.notes[container as usize].start as usize;
-            let object = self.document.bytes[start] == b'{';
-            match self.peek() {
-                Some(b',') => {
-                    self.at += 1;
-                    if object {
-                        self.blanks();
-                        self.key()?;
-                    }
-                    return Some(true);
-                }
-                Some(b'}') if object => {}
-                Some(b']') if !object => {}
-                _ => return None,
+            let is_object = self.document.bytes[start] == b'{';
+            if self.skip(if is_object { b'}' } else { b']' }) {
+                self.open.pop();
+                self.finish(container);
+                is_first = false;
+                continue;
             }
-            self.at += 1;
-            self.open.pop();
-            self.finish(container);
+            (is_first || self.skip(b',')).then_some(())?;
+            if is_object {
+                self.blanks();
+                self.key()?;
+            }
+            return Some(true);
         }
         Some(false)
     }
