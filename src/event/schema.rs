@@ -1,6 +1,6 @@
 //! The contract for programs: a JSON Schema for each topic, and an AsyncAPI document of all.
 
-use schemars::{JsonSchema, generate::SchemaSettings};
+use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
 use serde_json::{Map, Value as Json, json};
 
 use super::{
@@ -107,26 +107,21 @@ fn title(topic: Topic) -> &'static str {
 }
 
 fn schema_of<T: JsonSchema>() -> Json {
-    let mut settings = SchemaSettings::draft2020_12();
-    settings.inline_subschemas = true;
-    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
-    forbid_null(&mut schema);
-    schema
+    let settings =
+        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let settings = settings.with_transform(RecursiveTransform(forbid_null));
+    settings.into_generator().into_root_schema_for::<T>().to_value()
 }
 
 /// A member that is absent is left out: null is only for the members that may be null.
-fn forbid_null(schema: &mut Json) {
+fn forbid_null(schema: &mut Schema) {
     let properties = schema.get_mut("properties").and_then(Json::as_object_mut);
     for (name, member) in properties.into_iter().flatten() {
-        if name != "occurred_at" && name != "status_rank" {
-            if let Some(types) = member.get_mut("type").and_then(Json::as_array_mut) {
-                types.retain(|one| one != "null");
-            }
-            if let Some([only]) = member["type"].as_array().map(Vec::as_slice) {
-                member["type"] = only.clone();
-            }
+        if name != "occurred_at"
+            && name != "status_rank"
+            && let Some([one, _null]) = member["type"].as_array().map(Vec::as_slice)
+        {
+            member["type"] = one.clone();
         }
-        forbid_null(member);
-        member.get_mut("items").into_iter().for_each(forbid_null);
     }
 }

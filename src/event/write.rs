@@ -103,7 +103,25 @@ impl Event<'_> {
     /// Appends the event's JSON.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         Object::write(out, |object| {
-            self.write_envelope(object);
+            object.value("schema_version", 1);
+            object.value("event_id", self.event_id());
+            object.value("event_kind", self.kind.as_str());
+            object.maybe("message_id", self.message_id.as_ref());
+            object.value("source", self.callback.source);
+            object.value("receipt", &self.receipt);
+            object.value("received_at", rfc3339_millis(self.callback.received_at_ms));
+            let occurred_at = self.occurred_at().and_then(Time::rfc3339);
+            object.value("occurred_at", &occurred_at);
+            object.maybe("timestamp_raw", self.occurred.as_ref().filter(|_| occurred_at.is_none()));
+            object.maybe("format", self.context.format.map(Format::as_str));
+            object.maybe("field", self.context.field.as_ref());
+            object.value("element", &self.context.element);
+            if !self.settings.labels.is_empty() {
+                object.json("labels", self.settings.labels);
+            }
+            object.maybe("user_key", self.user_key.as_ref());
+            object.maybe("channel", Some(&self.context.channel));
+            object.maybe("contact", self.context.contact.as_ref());
             if !self.typed.is_empty() {
                 object.separate();
                 object.0.extend_from_slice(&self.typed);
@@ -114,28 +132,6 @@ impl Event<'_> {
                 RawForm::Base64 => object.value("raw_base64", STANDARD.encode(&self.raw)),
             }
         });
-    }
-
-    fn write_envelope(&self, object: &mut Object<'_>) {
-        object.value("schema_version", 1);
-        object.value("event_id", self.event_id());
-        object.value("event_kind", self.kind.as_str());
-        object.maybe("message_id", self.message_id.as_ref());
-        object.value("source", self.callback.source);
-        object.value("receipt", &self.receipt);
-        object.value("received_at", rfc3339_millis(self.callback.received_at_ms));
-        let occurred_at = self.occurred_at().and_then(Time::rfc3339);
-        object.value("occurred_at", &occurred_at);
-        object.maybe("timestamp_raw", self.occurred.as_ref().filter(|_| occurred_at.is_none()));
-        object.maybe("format", self.context.format.map(Format::as_str));
-        object.maybe("field", self.context.field.as_ref());
-        object.value("element", &self.context.element);
-        if !self.settings.labels.is_empty() {
-            object.json("labels", self.settings.labels);
-        }
-        object.maybe("user_key", self.user_key.as_ref());
-        object.maybe("channel", Some(&self.context.channel));
-        object.maybe("contact", self.context.contact.as_ref());
     }
 }
 
@@ -151,12 +147,10 @@ pub enum Time {
 impl Time {
     /// Up to 11 digits are seconds, 12 and 13 are milliseconds.
     pub fn read(text: &str) -> Option<Self> {
-        if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
-        }
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
         match text.len() {
-            1..=11 => text.parse().ok().map(Self::Seconds),
-            12 | 13 => text.parse().ok().map(Self::Millis),
+            1..=11 if is_number => text.parse().ok().map(Self::Seconds),
+            12 | 13 if is_number => text.parse().ok().map(Self::Millis),
             _ => None,
         }
     }

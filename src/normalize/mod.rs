@@ -52,13 +52,10 @@ pub struct Parsed<'a>(Result<Option<Document<'a>>, (Reason, String)>);
 
 /// Decompresses a callback's body, which may become `max_bytes`.
 pub fn decode<'a>(callback: &Callback<'a>, max_bytes: usize) -> Body<'a> {
-    let encoding = callback.content_encoding.unwrap_or_default().trim();
-    let is = |name: &str| encoding.eq_ignore_ascii_case(name);
-    if is("") || is("identity") {
-        return Ok(Cow::Borrowed(callback.body));
-    }
-    if !is("gzip") && !is("x-gzip") {
-        return Err(format!("encoding {:?} is not known", encoding.to_ascii_lowercase()));
+    match &*callback.content_encoding.unwrap_or_default().trim().to_ascii_lowercase() {
+        "" | "identity" => return Ok(Cow::Borrowed(callback.body)),
+        "gzip" | "x-gzip" => {}
+        unknown => return Err(format!("encoding {unknown:?} is not known")),
     }
     let mut body = Vec::new();
     let mut decoder = MultiGzDecoder::new(callback.body).take(max_bytes as u64 + 1);

@@ -42,9 +42,8 @@ impl Array {
 
     /// The array in which the element at this JSON pointer stands, and whether it is in `standby`.
     pub(super) fn around(pointer: &str, field: Option<&str>) -> (Self, bool) {
-        let is_number = |segment: &str| segment.parse::<usize>().is_ok();
         let path = match pointer.rsplit_once('/') {
-            Some((path, last)) if is_number(last) => path,
+            Some((path, last)) if last.parse::<usize>().is_ok() => path,
             _ => pointer,
         };
         let (path, name) = path.rsplit_once('/').unwrap_or_default();
