@@ -12,9 +12,6 @@ use uuid::Uuid;
 const VERSION: u8 = 1;
 const FLAG_RAW: u8 = 1;
 
-/// Fixed part of a record: version, flags, receipt, received_at.
-const FIXED_BYTES: usize = 1 + 1 + 16 + 8;
-
 /// The longest text in a record: its length plus one fits 16 bits.
 const TEXT_BYTES_MAX: usize = 0xfffe;
 
@@ -71,7 +68,8 @@ impl<'a> Callback<'a> {
     /// Exact length in bytes of what [`encode`](Self::encode) appends.
     pub fn encoded_len(&self) -> usize {
         let texts: usize = self.texts().iter().map(|text| 2 + text.unwrap_or("").len()).sum();
-        FIXED_BYTES + texts + self.body.len()
+        // Version, flags, receipt, received_at.
+        1 + 1 + 16 + 8 + texts + self.body.len()
     }
 
     /// Appends the record: `version u8 | flags u8 | receipt 16 | received_at_ms u64 LE`, then

@@ -66,7 +66,6 @@ pub struct DeadLetter<'a> {
     detail: String,
     /// The original bytes.
     pub value: Cow<'a, [u8]>,
-    /// For an element: where it stands, and the topic that its event would have gone to.
     context: Option<(ElementContext<'a>, Topic)>,
 }
 

@@ -99,7 +99,6 @@ const MEDIA: [&str; 6] = ["image", "audio", "video", "document", "sticker", "voi
 
 /// Writes a message: of a user, of the history, or an echo of our own.
 pub(super) fn message<'a>(element: Value<'a>, event: &mut Event<'a>, out: &mut Object<'_>) {
-    let kind = element.get("type").text();
     element.copy_members(&["type"], out);
     for (id, user_id, parent_user_id) in
         [("from", "from_user_id", "from_parent_user_id"), ("to", "to_user_id", "to_parent_user_id")]
@@ -111,12 +110,11 @@ pub(super) fn message<'a>(element: Value<'a>, event: &mut Event<'a>, out: &mut O
         });
     }
     element.copy_first(&["group_id"], "group_id", out);
-    let content = kind.map(|kind| (kind, element.get(kind)));
-    if let Some((kind, content)) = content {
-        write_content(kind, content, out);
-    }
-    let context = match content {
-        Some(("edit", content)) if !element.has("context") => content.get("message").get("context"),
+    let kind = element.get("type").text();
+    let content = element.get(kind.unwrap_or_default());
+    write_content(kind.unwrap_or_default(), content, out);
+    let context = match kind {
+        Some("edit") if !element.has("context") => content.get("message").get("context"),
         _ => element.get("context"),
     };
     out.object("context", |out| context.copy_members(&["id", "from"], out));

@@ -54,14 +54,6 @@ struct Note {
     typed: Cell<bool>,
 }
 
-impl Note {
-    /// Its end is not known yet.
-    fn new(start: usize, is_name: bool) -> Self {
-        let (start, typed) = (start as u32, Cell::new(is_name));
-        Self { start, end: start, next: 0, is_coded: false, typed }
-    }
-}
-
 /// A string whose text is not its bytes: it has a backslash or invalid UTF-8.
 #[derive(Debug)]
 struct Coded {
@@ -318,7 +310,6 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Writes a flag as a field.
     pub(super) fn copy_flag(self, field: &str, out: &mut Object<'_>) {
         if matches!(self.bytes(), b"true" | b"false") {
             self.copy_json(field, out);

@@ -1,6 +1,6 @@
 //! Reads the bytes of a document once, and notes where each value begins and ends.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 use super::{BLANKS, Coded, Document, Note, STRICT_DEPTH, VALUES_MAX};
 
@@ -39,8 +39,10 @@ impl Scanner<'_> {
             }
         }
         self.blanks();
-        let is_whole = self.at == self.document.bytes.len();
-        is_whole.then(|| self.document.notes.push(Note::new(self.at, false)))
+        (self.at == self.document.bytes.len()).then_some(())?;
+        // Stands for every missing member.
+        self.begin(false);
+        Some(())
     }
 
     fn peek(&self) -> Option<u8> {
@@ -60,10 +62,11 @@ impl Scanner<'_> {
         }
     }
 
-    /// Notes that a value begins here.
-    fn begin(&mut self, is_key: bool) -> Option<u32> {
-        let number = self.document.notes.len();
-        self.document.notes.push(Note::new(self.at, is_key));
+    /// Notes that a value, or the name of a member, begins here. Its end is not known yet.
+    fn begin(&mut self, is_name: bool) -> Option<u32> {
+        let (number, start) = (self.document.notes.len(), self.at as u32);
+        let typed = Cell::new(is_name);
+        self.document.notes.push(Note { start, end: start, next: 0, is_coded: false, typed });
         (number < VALUES_MAX).then_some(number as u32)
     }
 
