@@ -230,7 +230,6 @@ impl Handler for Acceptor {
         guard: RequestGuard,
     ) -> io::Result<Response<Full<Bytes>>> {
         let since = Instant::now();
-        let activity = Arc::clone(&guard.0);
         self.metrics.http_in_flight.inc();
         let _in_flight = scopeguard::guard((), |()| self.metrics.http_in_flight.dec());
         let (head, mut body) = request.into_parts();
@@ -238,7 +237,7 @@ impl Handler for Acceptor {
         let source = source.as_deref();
         let caller = caller(source, &head);
         if caller.is_ok() {
-            activity.trust();
+            guard.trust();
         }
         let share = caller.map_or(&self.strangers, |source| &source.share);
         let mut hold = Hold::new(share);
@@ -257,7 +256,7 @@ impl Handler for Acceptor {
             source.duration.observe(since.elapsed().as_secs_f64());
         }
         // Before the request's guard is dropped, because an idle connection may be evicted.
-        let answering = activity.answer();
+        let answering = guard.answer();
         let mut closes = *self.phase.borrow() != Phase::Serving;
         let mut response = result.unwrap_or_else(|refusal| {
             closes |= refusal.closes();

@@ -25,9 +25,8 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-/// The start and the length of the preface of an HTTP/2 connection.
-const HTTP2_PREFACE: &[u8] = b"PRI ";
-const HTTP2_PREFACE_BYTES: usize = 24;
+/// The first bytes of every connection of HTTP/2 (RFC 9113, 3.4), and of no other.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Limit of a connection without a request. Go's client keeps a spare one for up to 15 s, and would
 /// lose the call that it then sends on it.
@@ -49,16 +48,19 @@ pub(crate) struct Activity {
     evicted: Notify,
 }
 
+/// What the stream may be unable to do, as an index of two states: take bytes, and send what it took. TLS
+/// has a buffer.
+const WRITE: usize = 0;
+const FLUSH: usize = 1;
+
 #[derive(Debug, Default)]
 struct ActivityState {
     /// First byte of an incomplete head.
     head: Option<Instant>,
     /// End of the last request or answer.
     idle: Option<Instant>,
-    /// Since when the stream takes nothing.
-    unwritten: Option<Instant>,
-    /// Since when TLS has bytes in its buffer that the socket does not take.
-    unflushed: Option<Instant>,
+    /// Since when [`WRITE`] and [`FLUSH`] wait for the peer.
+    stalled: [Option<Instant>; 2],
     /// When the peer was told that the connection ends.
     announced: Option<Instant>,
     /// When the connection is closed, whatever is in progress.
@@ -67,11 +69,8 @@ struct ActivityState {
     requests: u32,
     /// When each answer began that the socket has not accepted completely, oldest first.
     answers: Vec<Instant>,
-    /// Bytes before the first request.
-    received: usize,
-    /// Its first bytes are not those of HTTP/2.
-    no_preface: bool,
-    http2: bool,
+    /// How much of HTTP/2's preface has come. None: something else came.
+    preface: Option<usize>,
     /// It may not be evicted while it is busy.
     trusted: bool,
     /// At least one request arrived.
@@ -101,6 +100,10 @@ pub(super) enum TimeoutKind {
 }
 
 impl ActivityState {
+    fn is_http2(&self) -> bool {
+        self.preface == Some(HTTP2_PREFACE.len())
+    }
+
     fn is_idle(&self) -> bool {
         self.requests == 0 && self.answers.is_empty()
     }
@@ -113,23 +116,13 @@ impl ActivityState {
 
 impl Activity {
     pub(super) fn new() -> Arc<Self> {
-        let (state, lacks_places, evicted) = Default::default();
+        let state = Mutex::new(ActivityState { preface: Some(0), ..ActivityState::default() });
+        let (lacks_places, evicted) = Default::default();
         Arc::new(Self { opened: Instant::now(), state, lacks_places, evicted })
     }
 
     pub(super) fn is_http2(&self) -> bool {
-        self.state.lock().http2
-    }
-
-    pub(super) fn set_http2(&self) {
-        self.note_http2(&mut self.state.lock());
-    }
-
-    /// Before it has its places, nothing more is read from it.
-    fn note_http2(&self, state: &mut ActivityState) {
-        if !mem::replace(&mut state.http2, true) {
-            self.lacks_places.store(true, Ordering::Relaxed);
-        }
+        self.state.lock().is_http2()
     }
 
     /// Whether it speaks HTTP/2 and still lacks places. Nothing is read from it until it has them.
@@ -143,11 +136,6 @@ impl Activity {
 
     pub(super) fn is_used(&self) -> bool {
         self.state.lock().used
-    }
-
-    /// A caller on it had a right secret.
-    pub(super) fn trust(&self) {
-        self.state.lock().trusted = true;
     }
 
     /// Which connection is evicted first: false for an idle one, and since when it is idle; true for a busy
@@ -201,66 +189,46 @@ impl Activity {
     }
 
     /// A head is complete. The request lasts until the guard is dropped.
-    pub(super) fn begin(self: &Arc<Self>, http2: bool) -> RequestGuard {
+    pub(super) fn begin(self: &Arc<Self>) -> RequestGuard {
         let mut state = self.state.lock();
         state.requests += 1;
-        if http2 {
-            self.note_http2(&mut state);
-        } else if mem::replace(&mut state.http2, false) {
-            // Only its first bytes were those of HTTP/2.
-            self.set_placed();
-        }
         state.used = true;
         state.head = None;
         RequestGuard(Arc::clone(self))
     }
 
-    /// An answer is ready. It is in progress until the guard is dropped.
-    pub(super) fn answer(self: &Arc<Self>) -> AnswerGuard {
-        let began = Instant::now();
-        self.state.lock().answers.push(began);
-        AnswerGuard(Arc::clone(self), began)
-    }
-
     fn on_read(&self, bytes: &[u8]) {
         let mut state = self.state.lock();
-        if state.used {
-            if !state.http2 && state.requests == 0 {
-                state.head.get_or_insert_with(Instant::now);
-            }
+        if state.is_http2() || state.requests > 0 {
             return;
         }
         state.head.get_or_insert_with(Instant::now);
         // It may come in pieces.
-        let expected = &HTTP2_PREFACE[state.received.min(HTTP2_PREFACE.len())..];
-        let compared = expected.len().min(bytes.len());
-        state.no_preface |= bytes[..compared] != expected[..compared];
-        state.received += bytes.len();
-        if !state.no_preface && state.received >= HTTP2_PREFACE.len() {
-            self.note_http2(&mut state);
-        }
-        // After the preface a client may wait for its first call.
-        if state.http2 && state.received >= HTTP2_PREFACE_BYTES {
+        state.preface = state.preface.and_then(|came| {
+            let expected = &HTTP2_PREFACE[came..];
+            let compared = expected.len().min(bytes.len());
+            (bytes[..compared] == expected[..compared]).then_some(came + compared)
+        });
+        if state.is_http2() {
+            // Afterwards a client may wait for its first call.
             state.head = None;
+            self.lacks_places.store(true, Ordering::Relaxed);
         }
     }
 
-    fn on_write(&self, taken: bool) {
-        wait_unless(taken, &mut self.state.lock().unwritten);
-    }
-
-    fn on_flush(&self, complete: bool) {
-        wait_unless(complete, &mut self.state.lock().unflushed);
+    /// The stream cannot do this ([`WRITE`], [`FLUSH`]), or can again.
+    fn on_stalled(&self, what: usize, is_stalled: bool) {
+        self.state.lock().stalled[what] = is_stalled.then(Instant::now);
     }
 
     /// When the present wait has lasted too long, and what it is for.
     fn due(&self, timeouts: Timeouts) -> Option<(Instant, TimeoutKind)> {
         let state = self.state.lock();
-        let oldest = state.answers.first().copied();
-        let stalled = [state.unwritten, state.unflushed, oldest].into_iter().flatten().min();
+        let [unwritten, unflushed] = state.stalled;
+        let unsent = [unwritten, unflushed, state.answers.first().copied()];
         let waits = [
             state.is_idle().then(|| self.idle_due(&state, timeouts)),
-            stalled.map(|since| (since + ANSWER, TimeoutKind::Answer)),
+            unsent.into_iter().flatten().min().map(|since| (since + ANSWER, TimeoutKind::Answer)),
             state.end.map(|end| (end, TimeoutKind::Closing)),
         ];
         waits.into_iter().flatten().min_by_key(|(at, _)| *at)
@@ -307,23 +275,21 @@ impl Activity {
     }
 }
 
-/// Ends a wait, or begins it where none has begun.
-fn wait_unless(done: bool, since: &mut Option<Instant>) {
-    if done {
-        *since = None;
-    } else {
-        since.get_or_insert_with(Instant::now);
-    }
-}
-
 /// A request is being handled, or the rest of its body is being read.
 #[derive(Debug)]
-pub(crate) struct RequestGuard(pub(super) Arc<Activity>);
+pub(crate) struct RequestGuard(Arc<Activity>);
 
 impl RequestGuard {
-    /// Its connection is not evicted while it is busy.
+    /// Its caller has a right secret: the connection is not evicted while it is busy.
     pub(crate) fn trust(&self) {
-        self.0.trust();
+        self.0.state.lock().trusted = true;
+    }
+
+    /// An answer is ready. It is in progress until the guard is dropped.
+    pub(super) fn answer(&self) -> AnswerGuard {
+        let began = Instant::now();
+        self.0.state.lock().answers.push(began);
+        AnswerGuard(Arc::clone(&self.0), began)
     }
 }
 
@@ -356,25 +322,20 @@ pub(super) struct ActivityStream<S> {
     /// Bytes read in this turn.
     read: usize,
     /// What `activity` was told last. Most calls tell it nothing new, and its lock costs them more than this.
-    is_unwritten: bool,
-    is_unflushed: bool,
+    stalled: [bool; 2],
 }
 
 impl<S> ActivityStream<S> {
     pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, read: 0, is_unwritten: false, is_unflushed: false }
+        Self { stream, activity, read: 0, stalled: [false; 2] }
     }
 
-    fn on_write(&mut self, is_taken: bool) {
-        if mem::replace(&mut self.is_unwritten, !is_taken) == is_taken {
-            self.activity.on_write(is_taken);
+    fn note<T>(&mut self, what: usize, polled: Poll<T>) -> Poll<T> {
+        let is_stalled = polled.is_pending();
+        if mem::replace(&mut self.stalled[what], is_stalled) != is_stalled {
+            self.activity.on_stalled(what, is_stalled);
         }
-    }
-
-    fn on_flush(&mut self, is_complete: bool) {
-        if mem::replace(&mut self.is_unflushed, !is_complete) == is_complete {
-            self.activity.on_flush(is_complete);
-        }
+        polled
     }
 }
 
@@ -411,8 +372,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ActivityStream<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.on_write(written.is_ready());
-        written
+        self.note(WRITE, written)
     }
 
     fn poll_write_vectored(
@@ -421,8 +381,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ActivityStream<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.on_write(written.is_ready());
-        written
+        self.note(WRITE, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -431,8 +390,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ActivityStream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.on_flush(flushed.is_ready());
-        flushed
+        self.note(FLUSH, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -467,43 +425,28 @@ mod tests {
         // After the preface a client may wait for its first call.
         activity.on_read(b"* HTTP/2.0\r\n\r\nSM\r\n\r\n");
         assert_eq!(limit(&activity), Some((20, TimeoutKind::Idle)));
-        let activity = Activity::new();
-        activity.set_http2();
-        activity.on_read(b"PRI * H");
-        assert_eq!(limit(&activity), Some((10, TimeoutKind::Head)));
     }
 
     #[test]
     fn a_connection_waits_for_places_from_when_it_speaks_http2_until_it_has_them() {
-        let pieces = Activity::new();
-        pieces.on_read(b"PR");
-        assert!(!pieces.waits_for_places());
-        let by_tls = Activity::new();
-        by_tls.set_http2();
-        by_tls.on_read(b"PRI * HTTP/2.0");
-        let at_once = Activity::new();
-        at_once.on_read(b"PRI * HTTP/2.0");
-        for activity in [pieces, by_tls, at_once] {
-            let _first = activity.begin(true);
-            assert!(activity.waits_for_places());
-            activity.set_placed();
-            let _second = activity.begin(true);
-            assert!(!activity.waits_for_places());
-        }
         let in_pieces = Activity::new();
-        for byte in b"PRI" {
+        for byte in &HTTP2_PREFACE[..23] {
             in_pieces.on_read(&[*byte]);
             assert!(!in_pieces.waits_for_places());
         }
-        in_pieces.on_read(b" * HTTP/2.0");
-        assert!(in_pieces.waits_for_places(), "before its first request");
-        let other = Activity::new();
-        other.on_read(b"P");
-        other.on_read(b"UT / HTTP/1.1");
-        assert!(!other.waits_for_places());
+        in_pieces.on_read(&HTTP2_PREFACE[23..]);
+        let with_more = Activity::new();
+        with_more.on_read(&[HTTP2_PREFACE, b"more"].concat());
+        for activity in [in_pieces, with_more] {
+            assert!(activity.waits_for_places(), "before its first request");
+            activity.set_placed();
+            activity.on_read(HTTP2_PREFACE);
+            let _call = activity.begin();
+            assert!(!activity.waits_for_places() && activity.is_http2());
+        }
         let http1 = Activity::new();
         http1.on_read(b"PRI /hooks/loja HTTP/1.1");
-        let _call = http1.begin(false);
+        http1.on_read(HTTP2_PREFACE);
         assert!(!http1.waits_for_places() && !http1.is_http2());
     }
 
@@ -511,7 +454,7 @@ mod tests {
     fn between_calls_there_is_time_and_none_for_half_a_head() {
         let activity = Activity::new();
         activity.on_read(b"GET / HTTP/1.1\r\n\r\n");
-        let busy = activity.begin(false);
+        let busy = activity.begin();
         assert_eq!(limit(&activity), None);
         drop(busy);
         assert_eq!(limit(&activity), Some((75, TimeoutKind::Idle)));
@@ -522,34 +465,35 @@ mod tests {
     #[test]
     fn an_answer_is_in_progress_until_it_is_written_whatever_else_is() {
         let activity = Activity::new();
-        activity.trust();
-        let (busy, sending) = (activity.begin(true), activity.answer());
+        let busy = activity.begin();
+        busy.trust();
+        let sending = busy.answer();
         assert_eq!(limit(&activity), Some((10, TimeoutKind::Answer)));
         drop(busy);
         assert!(!activity.evict(), "it is not idle");
         assert_eq!(limit(&activity), Some((10, TimeoutKind::Answer)));
         drop(sending);
         assert_eq!(limit(&activity), Some((75, TimeoutKind::Idle)));
-        for waits in [Activity::on_write, Activity::on_flush] {
-            waits(&activity, false);
+        for what in [WRITE, FLUSH] {
+            activity.on_stalled(what, true);
             assert_eq!(limit(&activity), Some((10, TimeoutKind::Answer)));
-            waits(&activity, true);
+            activity.on_stalled(what, false);
             assert_eq!(limit(&activity), Some((75, TimeoutKind::Idle)));
         }
-        activity.on_flush(false);
-        activity.on_write(true);
+        activity.on_stalled(FLUSH, true);
+        activity.on_stalled(WRITE, false);
         assert_eq!(limit(&activity), Some((10, TimeoutKind::Answer)), "it is only in a buffer");
-        activity.on_flush(true);
+        activity.on_stalled(FLUSH, false);
         assert!(activity.evict() && !activity.evict(), "it is asked once");
     }
 
     #[test]
     fn a_connection_that_was_told_to_go_goes_and_every_one_ends() {
         let activity = Activity::new();
-        drop(activity.begin(true));
+        drop(activity.begin());
         assert!(activity.announce_end() && !activity.announce_end());
         assert_eq!(limit(&activity), Some((1, TimeoutKind::Idle)));
-        let _busy = activity.begin(true);
+        let _busy = activity.begin();
         assert_eq!(limit(&activity), None);
         activity.end_within(TIMEOUTS.closing);
         assert_eq!(limit(&activity), Some((30, TimeoutKind::Closing)));

@@ -3,7 +3,7 @@
 use std::{error::Error, io, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use http_body::Body;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -25,7 +25,7 @@ use super::{
     activity::{ANNOUNCED, Activity, ActivityStream, RequestGuard, TimeoutKind, Timeouts, UNUSED},
     error::Refusal,
     places::{Place, Places, affordable_connections},
-    tls::{self, Certificates},
+    tls::Certificates,
 };
 
 /// Before the next try when file descriptors are short.
@@ -183,9 +183,6 @@ impl<H: Handler> Server<H> {
         match shaken {
             Ok(Ok(mut stream)) => {
                 stream.get_mut().0.reader_mut().set_limit(u64::MAX);
-                if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
-                    place.activity.set_http2();
-                }
                 self.speak(stream, &mut place).await;
             }
             // Errors of other kinds are connections that broke, or port scans.
@@ -203,10 +200,8 @@ impl<H: Handler> Server<H> {
     {
         let activity = Arc::clone(&place.activity);
         let mut phase = self.phase.clone();
-        let service = service_fn(|request: Request<Incoming>| {
-            let guard = activity.begin(request.version() == Version::HTTP_2);
-            Arc::clone(&self.handler).handle(request, guard)
-        });
+        let service =
+            service_fn(|request| Arc::clone(&self.handler).handle(request, activity.begin()));
         let stream = ActivityStream::new(stream, Arc::clone(&activity));
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         let mut timer = pin!(sleep_until(activity.opened + UNUSED));
@@ -225,7 +220,7 @@ impl<H: Handler> Server<H> {
             if now == Phase::Closing {
                 activity.end_within(self.timeouts.closing);
             }
-            let (used, lacks_places) = (activity.is_used(), activity.waits_for_places());
+            let used = activity.is_used();
             tokio::select! {
                 biased;
                 ended = connection.as_mut() => {
@@ -240,8 +235,7 @@ impl<H: Handler> Server<H> {
                     }
                 }
                 () = activity.until(Activity::is_used), if now == Phase::Draining && !used => {}
-                () = activity.until(Activity::waits_for_places), if !lacks_places => {}
-                () = place.widen(), if lacks_places => {}
+                () = place.widen() => {}
                 overdue = activity.overdue(self.timeouts, timer.as_mut()) => {
                     if matches!(overdue, TimeoutKind::Head | TimeoutKind::Answer) {
                         self.handler.refuse(Refusal::Timeout);

@@ -106,8 +106,10 @@ impl Places {
 }
 
 impl Place {
-    /// Waits for the other places of a connection that speaks HTTP/2.
+    /// Waits until the connection speaks HTTP/2, and then for its other places. Poll it after the
+    /// connection, in the same task.
     pub(super) async fn widen(&mut self) {
+        self.activity.until(Activity::waits_for_places).await;
         let more = (HTTP2_PLACES - 1).min(self.places.limit / 8);
         let _alone = self.places.widening.lock().await;
         self.permit.merge(self.places.permits(more, Some(self.number)).await);
@@ -178,7 +180,7 @@ mod tests {
         let (mut taken, mut busy) = (Vec::new(), Vec::new());
         for _ in 0..4 {
             let place = places.take().await;
-            busy.push(place.activity.begin(true));
+            busy.push(place.activity.begin());
             taken.push(place);
         }
         busy[0].trust();
@@ -201,7 +203,7 @@ mod tests {
         for _ in 0..3 {
             taken.push(places.take().await);
         }
-        drop(taken[0].activity.begin(false));
+        drop(taken[0].activity.begin());
         assert!(places.open.lock().evict(None));
         assert!(taken[1].activity.eviction_rank().is_none(), "the oldest without a request");
         assert!(places.open.lock().evict(Some(2)), "the one that was used");
