@@ -50,9 +50,8 @@ const WINDOW_BYTES: u32 = 64 << 10;
 const PEER_RESETS: usize = 20;
 const ERROR_RESETS: usize = 100;
 
-/// Connections of the admin listener. The last 16 places are for those with a request.
+/// Connections of the admin listener.
 const ADMIN_CONNECTIONS: u32 = 64;
-const ADMIN_KEPT: usize = 16;
 const ADMIN_TIMEOUTS: Timeouts =
     Timeouts { header: Duration::from_secs(10), idle: Duration::from_secs(30), closing: ANNOUNCED };
 
@@ -92,7 +91,7 @@ pub async fn serve(listener: TcpListener, certificates: Option<Arc<Certificates>
         idle: limits.idle_timeout,
         closing: limits.body_timeout + APPEND_TIMEOUT,
     };
-    let places = Places::new(connections, 0, Arc::clone(&state.metrics));
+    let places = Places::new(connections, Arc::clone(&state.metrics));
     let phase = state.phase.clone();
     let handler = Arc::new(Acceptor::new(state, limits));
     let server = Server { handler, certificates, http: protocol(), timeouts, phase };
@@ -106,7 +105,7 @@ pub(crate) async fn serve_admin(listener: TcpListener, handler: impl Handler) {
     let (handler, http) = (Arc::new(handler), protocol().http1_only());
     let server = Server { handler, certificates: None, http, timeouts: ADMIN_TIMEOUTS, phase };
     // Only the public listener's connections are counted.
-    let places = Places::new(ADMIN_CONNECTIONS, ADMIN_KEPT, Arc::default());
+    let places = Places::new(ADMIN_CONNECTIONS, Arc::default());
     run(listener, places, Arc::new(server)).await;
 }
 

@@ -31,8 +31,6 @@ const CONNECTIONS_MIN: u64 = 16;
 pub(super) struct Places {
     permits: Arc<Semaphore>,
     limit: u32,
-    /// The last places are closed to connections without a request.
-    kept: usize,
     open: Mutex<Connections>,
     /// Only one connection at a time looks for more places. Two would evict each other.
     widening: tokio::sync::Mutex<()>,
@@ -56,10 +54,10 @@ pub(super) struct Place {
 }
 
 impl Places {
-    pub(super) fn new(limit: u32, kept: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(super) fn new(limit: u32, metrics: Arc<Metrics>) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(limit as usize));
         let (open, widening) = Default::default();
-        Arc::new(Self { permits, limit, kept, open, widening, metrics })
+        Arc::new(Self { permits, limit, open, widening, metrics })
     }
 
     /// Waits for a place for one more connection. At the limit another one is asked to end: the oldest
@@ -69,9 +67,6 @@ impl Places {
         let permit = self.permits(1, None).await;
         let activity = Activity::new();
         let mut open = self.open.lock();
-        if self.permits.available_permits() < self.kept && open.evict_unused(None) {
-            self.metrics.http_connections_evicted_total.inc();
-        }
         let number = open.next;
         open.next += 1;
         open.unused.insert(number, Arc::clone(&activity));
@@ -120,23 +115,16 @@ impl Place {
 impl Connections {
     /// Asks one connection to end, but not `keep`. Returns false if none can.
     fn evict(&mut self, keep: Option<u64>) -> bool {
-        if self.evict_unused(keep) {
-            return true;
-        }
-        let others = self.others.iter().filter(|(number, _)| Some(**number) != keep);
-        let ranked = others.filter_map(|(_, activity)| Some((activity.eviction_rank()?, activity)));
-        ranked.min_by_key(|(rank, _)| *rank).is_some_and(|(_, activity)| activity.evict())
-    }
-
-    /// Looks at each connection once: afterwards it is in use, asked to end, or `keep`.
-    fn evict_unused(&mut self, keep: Option<u64>) -> bool {
+        // Each is looked at once: afterwards it is in use, asked to end, or `keep`.
         while let Some((number, activity)) = self.unused.pop_first() {
             self.others.insert(number, Arc::clone(&activity));
             if !activity.is_used() && Some(number) != keep && activity.evict() {
                 return true;
             }
         }
-        false
+        let others = self.others.iter().filter(|(number, _)| Some(**number) != keep);
+        let ranked = others.filter_map(|(_, activity)| Some((activity.eviction_rank()?, activity)));
+        ranked.min_by_key(|(rank, _)| *rank).is_some_and(|(_, activity)| activity.evict())
     }
 }
 
@@ -176,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn strangers_who_are_busy_go_when_nobody_is_idle_and_known_callers_stay() {
-        let places = Places::new(4, 0, Arc::default());
+        let places = Places::new(4, Arc::default());
         let (mut taken, mut busy) = (Vec::new(), Vec::new());
         for _ in 0..4 {
             let place = places.take().await;
@@ -198,7 +186,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_without_a_request_go_oldest_first_and_leave_nothing_behind() {
-        let places = Places::new(3, 0, Arc::default());
+        let places = Places::new(3, Arc::default());
         let mut taken = Vec::new();
         for _ in 0..3 {
             taken.push(places.take().await);
