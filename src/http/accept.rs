@@ -161,6 +161,7 @@ impl Acceptor {
         since: Instant,
     ) -> Result<Response<Bytes>, Refusal> {
         fail_point!(&format!("accept {}", head.method));
+        let held = hold.bytes();
         let (max_bytes, time) = (self.limits.max_body_bytes, self.limits.body_timeout);
         let mut timer = pin!(sleep_until(chunk_deadline(since, since + time, 0)));
         let mut body = body::read(body, hold, max_bytes, since, time, timer.as_mut()).await?;
@@ -189,7 +190,7 @@ impl Acceptor {
         timer.as_mut().reset(Instant::now() + APPEND_TIMEOUT);
         let position = in_time(timer, append).await.ok_or(Refusal::JournalSlow)??;
         // The wait for Kafka must not hold memory that other calls need.
-        drop(body);
+        hold.shrink(held);
         source.last_callback.set(received_at_ms as f64 / 1000.0);
         self.keep_accepted(source, head, &callback, position, body_bytes);
         self.metrics.http_request_body_bytes.observe(body_bytes as f64);
@@ -246,12 +247,15 @@ impl Handler for Acceptor {
             self.sources.record_refused(source, Some(&head), Refusal::Overloaded);
             return Err(io::Error::other("there is no memory for an answer"));
         }
+        let held = hold.bytes();
         let result = match caller {
             Ok(source) if has_room => self.accept(source, &head, &mut body, &mut hold, since).await,
             // HTTP/1 has one call at a time, and its connection has memory for the answer.
             Ok(_) => Err(Refusal::Overloaded),
             Err(refusal) => Err(refusal),
         };
+        // The body of a refused call is gone.
+        hold.shrink(held);
         if let Some(source) = source {
             source.duration.observe(since.elapsed().as_secs_f64());
         }

@@ -19,40 +19,40 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 const BYTES_PER_SECOND_MIN: f64 = 1024.0;
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A whole body in memory. Dropping it gives its part of the budget back.
-pub(super) struct BufferedBody<'h> {
-    hold: &'h mut Hold,
-    /// What the call held without it.
-    before: usize,
+/// A body in memory. Its part of the budget stays with the call's [`Hold`].
+#[derive(Default)]
+pub(super) struct BufferedBody {
     /// A body of known length that came in one chunk is kept as it came.
     whole: Bytes,
     /// Other bodies are copied: hyper's chunk may keep a much larger buffer alive.
     copied: Vec<u8>,
 }
 
-impl<'h> BufferedBody<'h> {
-    fn new(hold: &'h mut Hold) -> Self {
-        let before = hold.bytes();
-        Self { hold, before, whole: Bytes::new(), copied: Vec::new() }
-    }
-
+impl BufferedBody {
     pub(super) fn len(&self) -> usize {
         self.whole.len() + self.copied.len()
     }
 
-    /// Appends the body to `out` and frees its memory. Its part of the budget stays taken for `out`.
+    /// Appends the body to `out` and frees its memory.
     pub(super) fn move_to(&mut self, out: &mut Vec<u8>) {
         out.extend_from_slice(&std::mem::take(&mut self.whole));
         out.extend_from_slice(&std::mem::take(&mut self.copied));
     }
 
-    fn add(&mut self, chunk: Bytes, is_last: bool, max_bytes: usize) -> Result<(), Refusal> {
+    fn add(
+        &mut self,
+        hold: &mut Hold,
+        chunk: Bytes,
+        is_last: bool,
+        max_bytes: usize,
+    ) -> Result<(), Refusal> {
+        let mut reserve = |bytes| if hold.take(bytes) { Ok(()) } else { Err(Refusal::Overloaded) };
         let len = self.len() + chunk.len();
         if len > max_bytes {
             return Err(Refusal::TooLarge);
         }
         if is_last && self.copied.is_empty() {
-            self.reserve(len)?;
+            reserve(len)?;
             self.whole = chunk;
             return Ok(());
         }
@@ -60,21 +60,11 @@ impl<'h> BufferedBody<'h> {
         if len > capacity {
             let most = if len <= SMALL_BYTES { SMALL_BYTES.min(max_bytes) } else { max_bytes };
             let larger = (2 * capacity).max(len).min(most);
-            self.reserve(larger - capacity)?;
+            reserve(larger - capacity)?;
             self.copied.reserve_exact(larger - self.copied.len());
         }
         self.copied.extend_from_slice(&chunk);
         Ok(())
-    }
-
-    fn reserve(&mut self, bytes: usize) -> Result<(), Refusal> {
-        if self.hold.take(bytes) { Ok(()) } else { Err(Refusal::Overloaded) }
-    }
-}
-
-impl Drop for BufferedBody<'_> {
-    fn drop(&mut self) {
-        self.hold.shrink(self.before);
     }
 }
 
@@ -102,24 +92,24 @@ pub(super) async fn in_time<T>(
 
 /// Reads a body of at most `max_bytes`, whose call came at `since`, within `time`. One that breaks off is
 /// `Malformed`. The timer is set to the first chunk's deadline.
-pub(super) async fn read<'h, B: Body<Data = Bytes> + Unpin>(
+pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(
     body: &mut B,
-    hold: &'h mut Hold,
+    hold: &mut Hold,
     max_bytes: usize,
     since: Instant,
     time: Duration,
     mut timer: Pin<&mut Sleep>,
-) -> Result<BufferedBody<'h>, Refusal> {
+) -> Result<BufferedBody, Refusal> {
     if body.size_hint().lower() > max_bytes as u64 {
         return Err(Refusal::TooLarge);
     }
-    let mut buffered = BufferedBody::new(hold);
+    let mut buffered = BufferedBody::default();
     while !body.is_end_stream() {
         let frame = in_time(timer.as_mut(), body.frame()).await;
         let Some(frame) = frame.ok_or(Refusal::Timeout)? else { break };
         // Trailers are no part of the body.
         if let Ok(chunk) = frame.map_err(|_| Refusal::Malformed)?.into_data() {
-            buffered.add(chunk, body.is_end_stream(), max_bytes)?;
+            buffered.add(hold, chunk, body.is_end_stream(), max_bytes)?;
         }
         if !body.is_end_stream() {
             timer.as_mut().reset(chunk_deadline(since, since + time, buffered.len()));
@@ -157,21 +147,19 @@ mod tests {
     fn a_body_in_any_pieces_is_whole_and_takes_no_more_than_twice_its_size() {
         for pieces in [&[10][..], &[1, 1, 1, 1, 1], &[3, 50, 1, 0, 40], &[1, 99], &[100], &[0, 7]] {
             let mut hold = hold(1000, 100);
-            let mut held = BufferedBody::new(&mut hold);
+            let mut held = BufferedBody::default();
             let mut body = Vec::new();
             for len in pieces {
                 let from = body.len();
                 body.extend((from..from + len).map(|at| at as u8));
-                held.add(body[from..].to_vec().into(), pieces.len() == 1, 100).unwrap();
+                held.add(&mut hold, body[from..].to_vec().into(), pieces.len() == 1, 100).unwrap();
             }
             assert_eq!(held.len(), body.len());
-            let taken = held.hold.bytes();
+            let taken = hold.bytes();
             assert!((body.len()..=body.len() * 2).contains(&taken), "{taken}");
             let mut out = b"head".to_vec();
             held.move_to(&mut out);
             assert_eq!(out, [b"head", &body[..]].concat());
-            drop(held);
-            assert_eq!(hold.bytes(), 0);
         }
     }
 
@@ -180,22 +168,21 @@ mod tests {
         let share = Share::new(&Budget::new(100_000, 100_000));
         let [mut first, mut second] = [(); 2].map(|()| Hold::new(&share));
         let body = |bytes| Bytes::from(vec![0; bytes]);
-        let mut large = BufferedBody::new(&mut first);
-        large.add(body(60_000), false, 100_000).unwrap();
-        assert_eq!(large.add(body(40_001), false, 100_000), Err(Refusal::TooLarge));
-        let mut other = BufferedBody::new(&mut second);
-        assert_eq!(other.add(body(80_000), true, 100_000), Err(Refusal::Overloaded));
-        drop((large, other));
-        BufferedBody::new(&mut second).add(body(80_000), true, 100_000).unwrap();
+        let [mut large, mut other] = [(); 2].map(|()| BufferedBody::default());
+        large.add(&mut first, body(60_000), false, 100_000).unwrap();
+        assert_eq!(large.add(&mut first, body(40_001), false, 100_000), Err(Refusal::TooLarge));
+        assert_eq!(other.add(&mut second, body(80_000), true, 100_000), Err(Refusal::Overloaded));
+        drop(first);
+        other.add(&mut second, body(80_000), true, 100_000).unwrap();
     }
 
     #[test]
     fn a_small_body_in_pieces_takes_no_more_than_its_limit() {
         let mut hold = hold(1 << 20, 100_000);
-        let mut held = BufferedBody::new(&mut hold);
+        let mut held = BufferedBody::default();
         for _ in 0..16 {
-            held.add(Bytes::from(vec![0; 1024]), false, 100_000).unwrap();
-            assert!(held.hold.bytes() <= SMALL_BYTES);
+            held.add(&mut hold, Bytes::from(vec![0; 1024]), false, 100_000).unwrap();
+            assert!(hold.bytes() <= SMALL_BYTES);
         }
     }
 
