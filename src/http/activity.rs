@@ -264,11 +264,10 @@ impl Activity {
                 }
                 ready!(timer.as_mut().poll(context));
                 let now = Instant::now();
-                match due {
-                    Some((at, kind)) if at <= now => return Poll::Ready(kind),
-                    Some((at, _)) => timer.as_mut().reset(at),
-                    None => timer.as_mut().reset(now + timeouts.idle),
+                if let Some((_, kind)) = due.filter(|(at, _)| *at <= now) {
+                    return Poll::Ready(kind);
                 }
+                timer.as_mut().reset(due.map_or(now + timeouts.idle, |(at, _)| at));
             }
         })
         .await

@@ -159,19 +159,17 @@ impl Registry {
         let (reason, detail) = refusal.texts();
         self.metrics.http_rejections_total.with_label_values(&[name, reason]).inc();
         let (status, at_ms) = (refusal.status().as_u16(), clock::wall_ms());
+        let explains = || calls.explains(at_ms);
         let explained = head.and_then(|head| match refusal {
-            Refusal::Auth | Refusal::UnknownSource | Refusal::TooLarge
-                if !calls.explains(at_ms) =>
-            {
-                None
-            }
-            Refusal::Auth => source.map(|source| source.check.explain(&head.headers)),
-            Refusal::UnknownSource => {
+            Refusal::Auth if explains() => source.map(|source| source.check.explain(&head.headers)),
+            Refusal::UnknownSource if explains() => {
                 let config = self.config.load();
                 let names = config.sources.keys().map(String::as_str);
                 Some(explain::wrong_path(head.uri.path(), names))
             }
-            Refusal::TooLarge => Some(explain::too_large(self.config.load().http.max_body_bytes)),
+            Refusal::TooLarge if explains() => {
+                Some(explain::too_large(self.config.load().http.max_body_bytes))
+            }
             _ => None,
         });
         let method = head.map_or("other", |head| method_label(&head.method));

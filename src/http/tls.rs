@@ -55,14 +55,14 @@ impl Certificates {
         let mut digests = self.digests.lock();
         let (current, last) = &mut *digests;
         let is_settled = std::mem::replace(last, digest) == digest || at_once;
-        if *current != digest {
-            let (config, expiry) = parse(&self.files, &texts)?;
-            if expiry < clock::wall_ms() as f64 / 1000.0 {
-                bail!("{:?} has expired", self.files.certificate_file);
-            }
-            if !is_settled {
-                return Ok(());
-            }
+        if *current == digest {
+            return Ok(());
+        }
+        let (config, expiry) = parse(&self.files, &texts)?;
+        if expiry < clock::wall_ms() as f64 / 1000.0 {
+            bail!("{:?} has expired", self.files.certificate_file);
+        }
+        if is_settled {
             *current = digest;
             self.current.store(Arc::new(config));
             self.not_after.set(expiry);
