@@ -17,7 +17,7 @@ use std::{convert::Infallible, io, path::PathBuf, sync::Arc, thread, time::Durat
 use arc_swap::ArcSwap;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::oneshot::{self, Receiver, error::TryRecvError},
+    sync::oneshot,
     time::{MissedTickBehavior, interval, timeout},
 };
 
@@ -45,8 +45,8 @@ pub(super) struct Reloader {
     config: Arc<ArcSwap<Config>>,
     metrics: Arc<Metrics>,
     certificates: Option<Arc<Certificates>>,
-    config_reader: BackgroundReader<Result<Config, String>>,
-    certificate_reader: BackgroundReader<Option<String>>,
+    config_reader: BackgroundReader,
+    certificate_reader: BackgroundReader,
     last: Option<Result<Config, String>>,
     /// Logged errors, so that they are not logged every two seconds.
     error: Option<String>,
@@ -98,19 +98,14 @@ impl Reloader {
         let (path, certificates) = (self.path.clone(), self.certificates.clone());
         let certificate = async {
             let certificates = certificates?;
-            let read = self.certificate_reader.read(move || certificates.reload(asked)).await;
-            read.unwrap_or_else(Some)
+            let reload = move || certificates.reload(asked).map_or(Ok(()), Err);
+            self.certificate_reader.read(reload).await.err()
         };
         let config = self.config_reader.read(move || load(path));
-        let (config, certificate_error) = tokio::join!(config, certificate);
-        match config {
-            Ok(loaded) => {
-                let before = self.last.replace(loaded.clone());
-                if asked || before.as_ref() == Some(&loaded) {
-                    self.take_up(loaded);
-                }
-            }
-            Err(unread) => self.take_up(Err(unread)),
+        let (loaded, certificate_error) = tokio::join!(config, certificate);
+        let before = self.last.replace(loaded.clone());
+        if asked || before.as_ref() == Some(&loaded) {
+            self.take_up(loaded);
         }
         if certificate_error != self.certificate_error {
             match &certificate_error {
@@ -194,39 +189,39 @@ fn needs_restart(used: &Config, new: &Config) -> Vec<&'static str> {
 /// Reads files that may hang, such as those of a network file system that is away. It reads on its own
 /// thread, because the end of the runtime waits for blocking tasks, and on one at a time: otherwise a
 /// file that hangs would cost a thread every two seconds.
-struct BackgroundReader<T> {
+struct BackgroundReader {
     timeout: Duration,
-    hanging: Option<Receiver<T>>,
+    hanging: Option<thread::JoinHandle<()>>,
 }
 
-impl<T: Send + 'static> BackgroundReader<T> {
+impl BackgroundReader {
     fn new(timeout: Duration) -> Self {
         Self { timeout, hanging: None }
     }
 
     /// The result of `read`. Fails if that takes too long, or while an earlier `read` hangs. The result of
     /// one that took too long is discarded.
-    async fn read(&mut self, read: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    async fn read<T: Send + 'static>(
+        &mut self,
+        read: impl FnOnce() -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
         let hangs = || {
             let seconds = self.timeout.as_secs();
             format!("reading the files takes longer than {seconds} s; look at the file system")
         };
-        if let Some(hanging) = &mut self.hanging
-            && matches!(hanging.try_recv(), Err(TryRecvError::Empty))
-        {
+        if self.hanging.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return Err(hangs());
         }
-        self.hanging = None;
-        let (done, mut result) = oneshot::channel();
-        thread::Builder::new()
+        let (done, result) = oneshot::channel();
+        let thread = thread::Builder::new()
             .name("reload".to_owned())
             // The receiver is gone if the edge has stopped.
             .spawn(move || drop(done.send(read())))
             .map_err(|error| format!("no thread can be started to read files: {error}"))?;
-        match timeout(self.timeout, &mut result).await {
-            Ok(read) => read.map_err(|_| "the thread that reads files panicked".to_owned()),
+        match timeout(self.timeout, result).await {
+            Ok(read) => read.map_err(|_| "the thread that reads files panicked".to_owned())?,
             Err(_) => {
-                self.hanging = Some(result);
+                self.hanging = Some(thread);
                 Err(hangs())
             }
         }

@@ -222,7 +222,7 @@ async fn files_that_hang_show_in_the_metric_and_count_again_when_they_answer() {
     edge.write("filial", "");
     let (answer, hanging) = std::sync::mpsc::channel::<()>();
     edge.reloader.config_reader = BackgroundReader::new(Duration::from_millis(20));
-    let hang = move || Err(hanging.recv().unwrap_err().to_string());
+    let hang = move || Err::<(), _>(hanging.recv().unwrap_err().to_string());
     assert!(edge.reloader.config_reader.read(hang).await.is_err());
     for _ in 0..3 {
         assert!(edge.settle().await.sources.contains_key("loja"));
