@@ -63,8 +63,6 @@ struct ActivityState {
     stalled: [Option<Instant>; 2],
     /// When the peer was told that the connection ends.
     announced: Option<Instant>,
-    /// When the connection is closed, whatever is in progress.
-    end: Option<Instant>,
     /// Requests being handled.
     requests: u32,
     /// When each answer began that the socket has not accepted completely, oldest first.
@@ -96,7 +94,6 @@ pub(super) enum TimeoutKind {
     Head,
     Idle,
     Answer,
-    Closing,
 }
 
 impl ActivityState {
@@ -183,11 +180,6 @@ impl Activity {
         self.state.lock().announced.replace(Instant::now()).is_none()
     }
 
-    /// Bounds the rest of the connection, whatever is in progress. Only the first call counts.
-    pub(super) fn end_within(&self, time: Duration) {
-        self.state.lock().end.get_or_insert_with(|| Instant::now() + time);
-    }
-
     /// A head is complete. The request lasts until the guard is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> RequestGuard {
         let mut state = self.state.lock();
@@ -229,7 +221,6 @@ impl Activity {
         let waits = [
             state.is_idle().then(|| self.idle_due(&state, timeouts)),
             unsent.into_iter().flatten().min().map(|since| (since + ANSWER, TimeoutKind::Answer)),
-            state.end.map(|end| (end, TimeoutKind::Closing)),
         ];
         waits.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
@@ -487,14 +478,12 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_was_told_to_go_goes_and_every_one_ends() {
+    fn a_connection_that_was_told_to_go_goes() {
         let activity = Activity::new();
         drop(activity.begin());
         assert!(activity.announce_end() && !activity.announce_end());
         assert_eq!(limit(&activity), Some((1, TimeoutKind::Idle)));
         let _busy = activity.begin();
         assert_eq!(limit(&activity), None);
-        activity.end_within(TIMEOUTS.closing);
-        assert_eq!(limit(&activity), Some((30, TimeoutKind::Closing)));
     }
 }

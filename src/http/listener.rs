@@ -216,9 +216,6 @@ impl<H: Handler> Server<H> {
             if announce && activity.announce_end() {
                 connection.as_mut().graceful_shutdown();
             }
-            if now == Phase::Closing {
-                activity.end_within(self.timeouts.closing);
-            }
             let used = activity.is_used();
             tokio::select! {
                 biased;
@@ -242,6 +239,7 @@ impl<H: Handler> Server<H> {
                     return;
                 }
                 () = activity.evicted() => return,
+                () = sleep(self.timeouts.closing), if now == Phase::Closing => return,
             }
         }
     }
@@ -256,9 +254,59 @@ fn is_refusal(error: &(dyn Error + 'static), http2: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use http_body_util::Empty;
     use rustix::net::sockopt::tcp_user_timeout;
+    use tokio::{
+        io::{AsyncWriteExt as _, duplex},
+        sync::Notify,
+        time::Instant,
+    };
 
     use super::*;
+
+    /// Answers nothing, and says that it was asked to.
+    #[derive(Default)]
+    struct Silent(Notify);
+
+    impl Handler for Silent {
+        type Body = Empty<Bytes>;
+
+        async fn handle(
+            self: Arc<Self>,
+            _request: Request<Incoming>,
+            _guard: RequestGuard,
+        ) -> io::Result<Response<Self::Body>> {
+            self.0.notify_one();
+            pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn every_connection_of_a_closing_listener_ends_in_its_time_and_not_before() {
+        let (sender, phase) = watch::channel(Phase::Serving);
+        let handler = Arc::<Silent>::default();
+        let closing = Duration::from_millis(50);
+        let server = Server {
+            handler: Arc::clone(&handler),
+            certificates: None,
+            http: protocol(),
+            timeouts: Timeouts { closing, ..ADMIN_TIMEOUTS },
+            phase,
+        };
+        let (mut caller, stream) = duplex(1024);
+        caller.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut place = Places::new(1, Arc::default()).take().await;
+        let close = async {
+            handler.0.notified().await;
+            sender.send_replace(Phase::Closing);
+            Instant::now()
+        };
+        let served = async { tokio::join!(server.speak(stream, &mut place), close) };
+        let ((), closed_at) = timeout(Duration::from_secs(60), served).await.unwrap();
+        assert!(closed_at.elapsed() >= closing);
+    }
 
     #[tokio::test]
     async fn a_peer_that_vanishes_is_given_up_after_half_a_minute() {
