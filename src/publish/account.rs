@@ -1,12 +1,20 @@
-//! What a transaction counts once it is committed.
+//! What a transaction holds, and what it counts once it is committed.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Instant,
+};
 
 use prometheus::local::LocalIntCounterVec;
+use uuid::Uuid;
 
+use super::sizing::Size;
 use crate::{
-    event::{Event, EventKind, Item, Pricing, Reason},
-    kafka::Blocked,
+    callback::Callback,
+    clock,
+    event::{Event, EventKind, Item, Pricing, Reason, Topic},
+    journal::Position,
+    kafka::{Blocked, Draft, Topics},
     metrics::Metrics,
 };
 
@@ -46,58 +54,100 @@ pub(super) fn start_at_zero(metrics: &Metrics) {
     }
 }
 
-/// Counts of one transaction; dropping it counts nothing.
-pub(super) struct Account {
-    pub(super) callbacks: u64,
-    quarantined: u64,
+/// Names an item for as long as its callback is in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ItemId {
+    pub(super) position: Position,
+    /// Its number within the callback.
+    pub(super) number: u32,
+}
+
+/// A record that was sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent {
+    pub(super) id: ItemId,
+    pub(super) topic: Topic,
+    /// When its callback was accepted.
+    accepted_ms: u64,
+}
+
+/// What an uncommitted transaction would change: dropping it undoes it. The files that it put into
+/// quarantine mean nothing until the position after them is committed.
+pub(super) struct Attempt {
+    /// Only these are sent, to find the one that is rejected; nothing is quarantined then.
+    pub(super) only: Option<BTreeSet<ItemId>>,
+    /// Nothing is sent after it.
+    pub(super) deadline: Instant,
+    pub(super) draft: Draft,
+    /// By the number of the record.
+    pub(super) sent: Vec<Sent>,
+    /// Items and bytes, those in quarantine included.
+    pub(super) size: Size,
+    /// The first position after it, and the receipt of its last callback.
+    pub(super) end: Option<(Position, Uuid)>,
+    /// For each item that is only in quarantine, the position of its callback.
+    pub(super) set_aside: Vec<Position>,
+    /// It ended because of its size or time: more callbacks may wait.
+    pub(super) full: bool,
+    callbacks: u64,
     items: LocalIntCounterVec,
     statuses: LocalIntCounterVec,
     failures: LocalIntCounterVec,
     pricing: LocalIntCounterVec,
     remainders: u64,
     dead_letters: LocalIntCounterVec,
-    /// When the callback of each record was accepted, by topic.
-    records: HashMap<String, Vec<u64>>,
     /// Seconds from the callback's own timestamp to acceptance, by source.
     lags: HashMap<String, Vec<f64>>,
 }
 
-impl Account {
-    pub(super) fn new(metrics: &Metrics) -> Self {
+impl Attempt {
+    pub(super) fn new(
+        metrics: &Metrics,
+        deadline: Instant,
+        only: Option<BTreeSet<ItemId>>,
+    ) -> Self {
         Self {
+            only,
+            deadline,
+            draft: Draft::default(),
+            sent: Vec::new(),
+            size: Size::default(),
+            end: None,
+            set_aside: Vec::new(),
+            full: false,
             callbacks: 0,
-            quarantined: 0,
             items: metrics.items_total.local(),
             statuses: metrics.statuses_total.local(),
             failures: metrics.failed_statuses_total.local(),
             pricing: metrics.status_pricing_total.local(),
             remainders: 0,
             dead_letters: metrics.dead_letters_total.local(),
-            records: HashMap::new(),
             lags: HashMap::new(),
         }
     }
 
-    /// A callback that held nothing.
+    /// A callback is complete.
+    pub(super) fn callback(&mut self, position: Position, receipt: Uuid) {
+        self.callbacks += 1;
+        self.end = Some((position.next(), receipt));
+    }
+
+    /// The callback held nothing.
     pub(super) fn empty(&mut self) {
         self.items.with_label_values(&["none", "empty"]).inc();
+        self.size.add(0);
     }
 
-    /// Callbacks that Kafka has already: an earlier process committed them, or the answer to a
-    /// commit was lost.
-    pub(super) fn already_committed(&mut self, callbacks: u64) {
-        self.callbacks += callbacks;
-        self.items.with_label_values(&["none", "already_committed"]).inc_by(callbacks);
-    }
-
-    pub(super) fn quarantined(&mut self) {
+    /// An item of the callback at this position is only in quarantine.
+    pub(super) fn quarantined(&mut self, position: Position) {
         self.items.with_label_values(&["none", "quarantined"]).inc();
-        self.quarantined += 1;
+        self.set_aside.push(position);
     }
 
-    /// An item as it is published: to which topic, and when its callback was accepted.
-    pub(super) fn record(&mut self, item: &Item<'_>, topic: &str, source: &str, accepted_ms: u64) {
-        push(&mut self.records, topic, accepted_ms);
+    /// An item of `callback`, as it is drafted.
+    pub(super) fn record(&mut self, id: ItemId, item: &Item<'_>, callback: &Callback<'_>) {
+        let accepted_ms = callback.received_at_ms;
+        self.sent.push(Sent { id, topic: self.draft.topic, accepted_ms });
         let event = match item {
             Item::Event(event) => event,
             Item::DeadLetter(letter) => {
@@ -110,11 +160,14 @@ impl Account {
         self.items.with_label_values(&[event.kind.as_str(), "published"]).inc();
         self.remainders += u64::from(event.kind == EventKind::Remainder);
         if event.kind == EventKind::MessageStatus {
-            self.status(event, source);
+            self.status(event, callback.source);
         }
         if let Some(occurred_at) = event.occurred_at() {
-            let seconds = accepted_ms as f64 / 1000.0 - occurred_at.as_seconds();
-            push(&mut self.lags, source, seconds.max(0.0));
+            let seconds = (accepted_ms as f64 / 1000.0 - occurred_at.as_seconds()).max(0.0);
+            match self.lags.get_mut(callback.source) {
+                Some(lags) => lags.push(seconds),
+                None => drop(self.lags.insert(callback.source.to_owned(), vec![seconds])),
+            }
         }
     }
 
@@ -133,19 +186,26 @@ impl Account {
         }
     }
 
-    /// Counts all of it.
-    pub(super) fn count(self, metrics: &Metrics, now_ms: u64) {
-        metrics.quarantined_total.with_label_values(&["publish"]).inc_by(self.quarantined);
-        let Self { items, statuses, failures, pricing, dead_letters, .. } = &self;
+    /// Counts all of it, as committed now.
+    pub(super) fn count(&self, metrics: &Metrics, topics: &Topics) {
+        let quarantined = metrics.quarantined_total.with_label_values(&["publish"]);
+        quarantined.inc_by(self.set_aside.len() as u64);
+        let Self { items, statuses, failures, pricing, dead_letters, .. } = self;
         for counts in [items, statuses, failures, pricing, dead_letters] {
             counts.flush();
         }
-        for (topic, accepted) in &self.records {
-            let published = metrics.publish_records_total.with_label_values(&[topic]);
-            published.inc_by(accepted.len() as u64);
-            let end_to_end = metrics.end_to_end_seconds.with_label_values(&[topic]);
-            for at in accepted {
-                end_to_end.observe(now_ms.saturating_sub(*at) as f64 / 1000.0);
+        let now_ms = clock::wall_ms();
+        for topic in Topic::ALL {
+            let mut records = self.sent.iter().filter(|sent| sent.topic == topic).peekable();
+            if records.peek().is_none() {
+                continue;
+            }
+            let name = [topics.name(topic)];
+            let published = metrics.publish_records_total.with_label_values(&name);
+            let end_to_end = metrics.end_to_end_seconds.with_label_values(&name);
+            for sent in records {
+                published.inc();
+                end_to_end.observe(now_ms.saturating_sub(sent.accepted_ms) as f64 / 1000.0);
             }
         }
         for (source, lags) in &self.lags {
@@ -155,14 +215,6 @@ impl Account {
         metrics.callback_remainders_total.inc_by(self.remainders);
         // Last: an observer that sees a callback settled finds its items counted.
         metrics.callbacks_settled_total.inc_by(self.callbacks);
-    }
-}
-
-/// Adds to the list of `name`, and copies the name only if it is new.
-fn push<T>(lists: &mut HashMap<String, Vec<T>>, name: &str, value: T) {
-    match lists.get_mut(name) {
-        Some(list) => list.push(value),
-        None => drop(lists.insert(name.to_owned(), vec![value])),
     }
 }
 

@@ -1,232 +1,204 @@
 //! What goes into one transaction: the records of whole callbacks, in the journal's order.
 
-use std::{collections::BTreeSet, io, time::Instant};
+use std::{collections::BTreeSet, io};
 
 use fail::fail_point;
 use uuid::Uuid;
 
 use super::{
-    Shared,
-    account::Account,
-    sizing::{Size, Suspects},
+    account::{Attempt, ItemId},
+    session::{Ended, Session},
+    sizing::Size,
 };
 use crate::{
     callback::Callback,
     clock,
-    event::{DeadLetter, Item, Reason, Topic},
+    event::{DeadLetter, Item, Reason},
     journal::{JournalRecord, Position, Reader},
-    kafka::{Code, Draft, Failure, Producer, Step, Timestamps, Topics, label},
-    metrics::Metrics,
-    mutant, normalize, quarantine,
+    kafka::{Code, Failure, Producer, Step, label},
+    mutant, quarantine,
 };
 
 /// Records between two looks at the delivery reports.
 const CHECK_RECORDS: usize = 512;
 
-/// Names an item for as long as its callback is in the journal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct ItemId {
-    pub(super) position: Position,
-    /// Its number within the callback.
-    pub(super) number: u32,
-}
-
-/// A record that was sent.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sent {
-    pub(super) id: ItemId,
-    pub(super) topic: Topic,
-}
-
-/// What an uncommitted transaction would change: dropping it undoes it. The files that it put into
-/// quarantine mean nothing until the position after them is committed.
-pub(super) struct Attempt {
-    pub(super) account: Account,
-    /// By the number of the record.
-    pub(super) sent: Vec<Sent>,
-    /// Items and bytes, those in quarantine included.
-    pub(super) size: Size,
-    /// The first position after it, and the receipt of its last callback.
-    pub(super) end: Option<(Position, Uuid)>,
-    /// Callbacks of which something is only in quarantine.
-    pub(super) set_aside: Vec<Position>,
-    /// It ended because of its size or time: more callbacks may wait.
-    pub(super) full: bool,
-}
-
-impl Attempt {
-    pub(super) fn new(metrics: &Metrics) -> Self {
-        let account = Account::new(metrics);
-        let (sent, set_aside, size) = Default::default();
-        Self { account, sent, size, end: None, set_aside, full: false }
-    }
-}
-
-/// Why a batch could not be filled.
-#[derive(Debug)]
-pub(super) enum BatchError {
+/// Why a transaction could not be filled.
+enum NotFilled {
     Kafka(Failure),
     /// The journal cannot be read, or the quarantine cannot be written.
     Disk(io::Error),
 }
 
-impl From<Failure> for BatchError {
+impl From<Failure> for NotFilled {
     fn from(failure: Failure) -> Self {
         Self::Kafka(failure)
     }
 }
 
-impl From<io::Error> for BatchError {
+impl From<io::Error> for NotFilled {
     fn from(error: io::Error) -> Self {
         Self::Disk(error)
     }
 }
 
-/// A transaction being filled.
-pub(super) struct TransactionBatch<'a, P> {
-    pub(super) producer: &'a mut P,
-    pub(super) shared: &'a Shared,
-    pub(super) topics: &'a Topics,
-    pub(super) suspects: &'a Suspects,
-    pub(super) timestamps: Timestamps,
-    /// Only these are sent, to find the one that is rejected; nothing is quarantined then.
-    pub(super) only: Option<&'a BTreeSet<ItemId>>,
-    /// Nothing is sent after it.
-    pub(super) deadline: Instant,
-    pub(super) attempt: Attempt,
-    pub(super) draft: Draft,
-}
-
-impl<P: Producer> TransactionBatch<'_, P> {
-    /// Takes callbacks, at least one, until `limit`, `full_at` or the last item of
-    /// [`only`](Self::only) is reached, or nothing durable is left. After an error the transaction has
-    /// to be aborted.
-    pub(super) fn fill(
+impl<P: Producer> Session<'_, P> {
+    /// Begins a transaction and fills it: with `only` these items, or with all of the next callbacks.
+    /// After a failure it has to be aborted. A disk that fails ends the session.
+    pub(super) fn attempt(
         &mut self,
-        reader: &mut Reader,
-        limit: Size,
-        full_at: Option<Instant>,
-    ) -> Result<(), BatchError> {
+        only: Option<BTreeSet<ItemId>>,
+    ) -> Result<(Attempt, Result<(), Failure>), Ended> {
+        let deadline = self.deadline(clock::now());
+        let mut attempt = Attempt::new(&self.shared.metrics, deadline, only);
+        if let Err(failure) = self.producer.begin() {
+            return Ok((attempt, Err(failure)));
+        }
+        let again = || self.shared.journal.reader(self.position);
+        let mut reader = self.reader.take().unwrap_or_else(again);
+        let filled = self.fill(&mut attempt, &mut reader);
+        self.reader = Some(reader);
+        match filled {
+            Ok(()) => Ok((attempt, Ok(()))),
+            Err(NotFilled::Kafka(failure)) => Ok((attempt, Err(failure))),
+            Err(NotFilled::Disk(error)) => {
+                if mutant::is("effects kept after a disk error") {
+                    attempt.count(&self.shared.metrics, &self.topics);
+                }
+                let obstacle = self.disk_failed(&error);
+                Err(self.give_up(obstacle))
+            }
+        }
+    }
+
+    /// Takes callbacks, at least one, until the transaction is full, the last item of
+    /// [`only`](Attempt::only) is reached, or nothing durable is left.
+    fn fill(&mut self, attempt: &mut Attempt, reader: &mut Reader) -> Result<(), NotFilled> {
+        let (limit, full_at) = match &attempt.only {
+            Some(_) => (Size::ALL, None),
+            // What ends an unfinished transaction must hold all that it held.
+            None if self.unfinished => (Size::TWICE, None),
+            None => (self.learnt.size, Some(clock::now() + self.producer.timeout() / 3)),
+        };
         let is_late = || full_at.is_some_and(|full_at| clock::now() >= full_at);
-        let last = self.only.and_then(BTreeSet::last).map(|last| last.position);
-        while self.attempt.size.is_below(limit) && (self.attempt.end.is_none() || !is_late()) {
+        let last = attempt.only.as_ref().and_then(BTreeSet::last).map(|last| last.position);
+        while attempt.size.is_below(limit) && (attempt.end.is_none() || !is_late()) {
             let Some(record) = reader.next()? else { return Ok(()) };
             if last.is_some_and(|last| record.position > last) {
                 return Ok(());
             }
-            let taken = self.callback(&record);
-            // Reading the next record is not its fault, nor is what comes after the batch.
+            let taken = self.callback(attempt, &record);
+            // Reading the next record is not its fault, nor is what comes after the transaction.
             self.shared.heartbeat.normalizing(None);
             taken?;
         }
-        self.attempt.full = true;
+        attempt.full = true;
         Ok(())
     }
 
-    fn callback(&mut self, record: &JournalRecord<'_>) -> Result<(), BatchError> {
-        let JournalRecord { position, payload } = *record;
-        self.shared.heartbeat.normalizing(Some(position));
+    fn callback(
+        &mut self,
+        attempt: &mut Attempt,
+        record: &JournalRecord<'_>,
+    ) -> Result<(), NotFilled> {
+        let (shared, JournalRecord { position, payload }) = (self.shared, *record);
+        shared.heartbeat.normalizing(Some(position));
         let callback = match Callback::decode(payload) {
             Ok(callback) => callback,
-            Err(_) if self.only.is_some() => return Ok(()),
+            Err(_) if attempt.only.is_some() => return Ok(()),
             Err(error) => {
                 // Its checksum is right: most likely a newer program wrote it.
                 let name = quarantine::record_name(position);
                 tracing::error!(%error, file = name,
                     "a journal record cannot be read: its bytes go into quarantine");
-                self.shared.quarantine().keep(&name, &[], payload)?;
-                self.attempt.size.add(payload.len());
-                self.attempt.account.quarantined();
-                self.attempt.set_aside.push(position);
-                self.attempt.account.callbacks += 1;
-                self.attempt.end = Some((position.next(), Uuid::nil()));
+                shared.quarantine().keep(&name, &[], payload)?;
+                attempt.size.add(payload.len());
+                attempt.quarantined(position);
+                attempt.callback(position, Uuid::nil());
                 return Ok(());
             }
         };
-        let number = match self.suspects.dead.get(&position) {
-            Some(reason) => self.items(position, &callback, [dead(&callback, *reason)])?,
+        let number = match self.learnt.suspects.dead.get(&position) {
+            Some(reason) => {
+                let letter = dead(&callback, *reason);
+                self.items(attempt, position, &callback, [letter])?
+            }
             None => {
                 fail_point!(&format!("normalize {}", callback.method));
-                let body = self.shared.decode(&callback);
-                let document = normalize::parse(&body);
-                let config = self.shared.config.load();
-                let settings = config.event_settings(callback.source);
-                let mut items = normalize::items(&callback, settings, &document);
-                if mutant::is("order within a callback changed") {
-                    items.reverse();
-                }
-                self.items(position, &callback, items)?
+                shared.items(&callback, |mut items| {
+                    if mutant::is("order within a callback changed") {
+                        items.reverse();
+                    }
+                    self.items(attempt, position, &callback, items)
+                })?
             }
         };
         if number == 0 {
-            self.attempt.account.empty();
-            self.attempt.size.add(0);
+            attempt.empty();
         }
-        self.attempt.account.callbacks += 1;
-        self.attempt.end = Some((position.next(), callback.receipt));
+        attempt.callback(position, callback.receipt);
         Ok(())
     }
 
     /// Returns the number of items.
-    fn items<'c>(
+    fn items<'i>(
         &mut self,
+        attempt: &mut Attempt,
         position: Position,
-        callback: &Callback<'c>,
-        items: impl IntoIterator<Item = Item<'c>>,
-    ) -> Result<u32, BatchError> {
+        callback: &Callback<'_>,
+        items: impl IntoIterator<Item = Item<'i>>,
+    ) -> Result<u32, NotFilled> {
         let mut number = 0;
         for item in items {
             let id = ItemId { position, number };
             number += 1;
-            if self.only.is_none_or(|only| only.contains(&id)) {
-                self.add(id, callback, item)?;
+            if attempt.only.as_ref().is_none_or(|only| only.contains(&id)) {
+                self.item(attempt, id, callback, item)?;
             }
         }
         Ok(number)
     }
 
     /// Sends one item, or puts it into quarantine.
-    fn add(
+    fn item(
         &mut self,
+        attempt: &mut Attempt,
         id: ItemId,
         callback: &Callback<'_>,
         item: Item<'_>,
-    ) -> Result<(), BatchError> {
-        self.shared.heartbeat.beat();
+    ) -> Result<(), NotFilled> {
+        let heartbeat = &self.shared.heartbeat;
+        heartbeat.beat();
         // Looked at for each item: one callback may have thousands.
-        if clock::now() >= self.deadline || self.shared.heartbeat.abandoned() {
+        if clock::now() >= attempt.deadline || heartbeat.abandoned() {
             return Err(Failure::new(Step::Produce, Code::OperationTimedOut).into());
         }
-        let (topics, timestamps) = (self.topics, self.timestamps);
-        let rejected = self.suspects.rejected.get(&id);
-        let item = self.draft.write(item, rejected.map(|record| label(record.code)), topics);
-        let bytes = self.draft.wire_bytes();
-        self.attempt.size.add(bytes);
+        let topics = &self.topics;
+        let rejected = self.learnt.suspects.rejected.get(&id);
+        let item = attempt.draft.write(item, rejected.map(|record| label(record.code)), topics);
+        let bytes = attempt.draft.wire_bytes();
+        attempt.size.add(bytes);
         if let Item::DeadLetter(letter) = &item
             && (rejected.is_some_and(|record| record.dead_letter_too)
-                || !topics.fits(self.draft.topic, bytes))
+                || !topics.fits(attempt.draft.topic, bytes))
         {
-            if self.only.is_none() {
-                self.attempt.account.quarantined();
-                self.attempt.set_aside.push(id.position);
+            if attempt.only.is_none() {
+                attempt.quarantined(id.position);
                 let name = quarantine::letter_name(id.position, callback.receipt, id.number);
                 // A disk that hangs is not the callback's fault.
-                self.shared.heartbeat.normalizing(None);
+                heartbeat.normalizing(None);
                 self.shared.quarantine().keep_letter(&name, letter)?;
-                self.shared.heartbeat.normalizing(Some(id.position));
+                heartbeat.normalizing(Some(id.position));
             }
             return Ok(());
         }
-        let topic = topics.name(self.draft.topic);
-        let accepted_ms = callback.received_at_ms;
-        self.attempt.account.record(&item, topic, callback.source, accepted_ms);
-        let number = self.attempt.sent.len();
-        self.attempt.sent.push(Sent { id, topic: self.draft.topic });
-        let now_ms = clock::wall_ms();
-        let record = self.draft.record(topics, accepted_ms, timestamps, now_ms, number);
-        self.shared.heartbeat.beat_in_kafka();
-        self.producer.send(&record, self.deadline)?;
-        if self.attempt.sent.len().is_multiple_of(CHECK_RECORDS) {
+        let number = attempt.sent.len();
+        attempt.record(id, &item, callback);
+        let (accepted_ms, now_ms) = (callback.received_at_ms, clock::wall_ms());
+        let timestamps = self.learnt.timestamps;
+        let record = attempt.draft.record(topics, accepted_ms, timestamps, now_ms, number);
+        heartbeat.beat_in_kafka();
+        self.producer.send(&record, attempt.deadline)?;
+        if attempt.sent.len().is_multiple_of(CHECK_RECORDS) {
             self.producer.check()?;
         }
         Ok(())

@@ -6,10 +6,10 @@ use uuid::Uuid;
 
 use super::{
     Shared,
-    account::Account,
     session::{Ended, Session},
+    settled_unpublished,
 };
-use crate::{callback::Callback, clock, kafka::Producer, quarantine};
+use crate::{callback::Callback, kafka::Producer, quarantine};
 
 impl<P: Producer> Session<'_, P> {
     /// Brings files, account and checkpoint to where Kafka's position says that publishing is.
@@ -62,10 +62,8 @@ impl<P: Producer> Session<'_, P> {
     /// commit's answer was lost, or an earlier process committed them.
     fn account(&self) {
         let Shared { journal, metrics, .. } = self.shared;
-        let mut account = Account::new(metrics);
         let found_committed = journal.reset_committed(self.position);
-        account.already_committed(found_committed);
-        account.count(metrics, clock::wall_ms());
+        settled_unpublished(metrics, "already_committed", found_committed);
         if self.is_certain && found_committed > 0 {
             // On disk too: a replay takes only quarantined files before the checkpoint.
             journal.advance_committed(self.checkpoint((self.position, self.last_receipt)));

@@ -1,13 +1,13 @@
 //! Searches for the record that Kafka rejects, and proves that a callback alone is too slow.
 
-use std::{collections::BTreeSet, io, iter};
+use std::{collections::BTreeSet, iter};
 
 use uuid::Uuid;
 
 use super::{
-    batch::{BatchError, ItemId, Sent},
+    account::{ItemId, Sent},
     session::{Ended, Session},
-    sizing::{RejectedRecord, Size},
+    sizing::RejectedRecord,
 };
 use crate::{
     callback::Callback,
@@ -18,7 +18,6 @@ use crate::{
         Blocked, Code, Draft, ErrorClass, Failure, Headers, Obstacle, Producer, Record, Timestamps,
         classify,
     },
-    normalize,
 };
 
 /// After so many rejected callbacks in a row, with one code on one topic, other records are tried.
@@ -34,16 +33,13 @@ type Keys = BTreeSet<(Topic, String)>;
 impl<P: Producer> Session<'_, P> {
     /// Searches by halves, narrowed by reports, for the record that is rejected alone.
     pub(super) fn isolate(&mut self, failure: &Failure, sent: &[Sent]) -> Result<(), Ended> {
-        let only_sent = |rejected: Vec<(Sent, Code)>| -> Vec<Sent> {
-            rejected.into_iter().map(|(sent, _)| sent).collect()
-        };
-        let mut suspects = only_sent(suspects_of(failure, sent));
+        let mut suspects = suspects_of(failure, sent);
         while !suspects.is_empty() {
             let half = suspects.len().div_ceil(2);
-            let rejected = self.try_subset(&suspects[..half])?;
+            let rejected = self.try_subset(suspects[..half].iter().map(|(sent, _)| sent.id))?;
             match (rejected.first(), half) {
                 (Some((alone, code)), 1) => return self.reject(*alone, *code, sent),
-                (Some(_), _) => suspects = only_sent(rejected),
+                (Some(_), _) => suspects = rejected,
                 (None, _) if suspects.len() == 1 => {
                     // Each passes alone: a limit of the cluster has changed. The next producer reads it.
                     // Without the right to read it, the next producer sends less in one request.
@@ -62,18 +58,15 @@ impl<P: Producer> Session<'_, P> {
     }
 
     /// Sends some records of the next transaction and aborts. Returns those that were rejected.
-    fn try_subset(&mut self, suspects: &[Sent]) -> Result<Vec<(Sent, Code)>, Ended> {
-        let ids: BTreeSet<ItemId> = suspects.iter().map(|sent| sent.id).collect();
-        let deadline = self.deadline(clock::now());
-        let (attempt, sent) = self.attempt(Size::ALL, None, deadline, Some(&ids));
-        let reported = sent.and_then(|()| Ok(self.producer.await_reports(deadline)?));
-        self.read_again();
-        let failure = match reported {
-            Ok(()) => return self.abort().map(|()| Vec::new()),
-            Err(BatchError::Disk(error)) => return Err(self.give_up_on_disk(&error)),
-            Err(BatchError::Kafka(failure)) => failure,
-        };
+    fn try_subset(
+        &mut self,
+        suspects: impl IntoIterator<Item = ItemId>,
+    ) -> Result<Vec<(Sent, Code)>, Ended> {
+        let (attempt, sent) = self.attempt(Some(suspects.into_iter().collect()))?;
+        let reported = sent.and_then(|()| self.producer.await_reports(attempt.deadline));
+        self.reader = None;
         self.abort()?;
+        let Err(failure) = reported else { return Ok(Vec::new()) };
         match failure.class() {
             ErrorClass::Record | ErrorClass::RecordIfTwice | ErrorClass::Neighbour => {
                 Ok(suspects_of(&failure, &attempt.sent))
@@ -91,7 +84,7 @@ impl<P: Producer> Session<'_, P> {
 
     /// A record was rejected alone: the next attempt carries it as a dead letter.
     fn reject(&mut self, rejected: Sent, code: Code, sent: &[Sent]) -> Result<(), Ended> {
-        let Sent { id, topic } = rejected;
+        let Sent { id, topic, .. } = rejected;
         let suspects = &mut self.learnt.suspects;
         if classify(code) == ErrorClass::RecordIfTwice && suspects.corrupted_once.insert(id) {
             return Ok(());
@@ -131,7 +124,7 @@ impl<P: Producer> Session<'_, P> {
         let is_other = |sent: &&Sent| sent.topic == topic && !rejected.contains(&sent.id);
         let others: Vec<_> = sent.iter().filter(is_other).copied().collect();
         for other in others.chunks(others.len().div_ceil(REJECTIONS_MAX).max(1)) {
-            if self.try_subset(&other[..1])?.is_empty() {
+            if self.try_subset([other[0].id])?.is_empty() {
                 return Ok(true);
             }
         }
@@ -177,9 +170,7 @@ impl<P: Producer> Session<'_, P> {
     /// time and commits the position. Then the callback itself is too slow, not a broker or a
     /// partition.
     pub(super) fn takes_small_records(&mut self) -> Result<Option<Position>, Ended> {
-        let first = self.first_and_its_keys();
-        let first = first.map_err(|error| Ended::Lost(Some(self.disk_failed(&error))))?;
-        let Some((first, keys)) = first else { return Ok(None) };
+        let Some((first, keys)) = self.first_and_its_keys()? else { return Ok(None) };
         if self.try_keys(&keys, b"")?.is_err() {
             return Ok(None);
         }
@@ -193,28 +184,28 @@ impl<P: Producer> Session<'_, P> {
         committed.map(|()| Some(first)).map_err(|failure| self.lost(failure.shared()))
     }
 
-    /// The first callback that is not committed, with the topics and keys of its records.
-    fn first_and_its_keys(&mut self) -> io::Result<Option<(Position, Keys)>> {
-        let Some(record) = self.reader.next()? else { return Ok(None) };
-        let (position, mut keys) = (record.position, BTreeSet::new());
-        let is_dead = self.learnt.suspects.dead.contains_key(&position);
-        if let Ok(callback) = Callback::decode(record.payload)
-            && !is_dead
-        {
-            self.shared.heartbeat.normalizing(Some(position));
+    /// The first callback that is not committed, with the topics and keys of its records. None also if it
+    /// becomes a dead letter as a whole.
+    fn first_and_its_keys(&self) -> Result<Option<(Position, Keys)>, Ended> {
+        let mut reader = self.shared.journal.reader(self.position);
+        let first = reader.next().map_err(|error| Ended::Lost(Some(self.disk_failed(&error))))?;
+        let Some(record) = first else { return Ok(None) };
+        if self.learnt.suspects.dead.contains_key(&record.position) {
+            return Ok(None);
+        }
+        self.shared.heartbeat.normalizing(Some(record.position));
+        let mut keys = Keys::new();
+        if let Ok(callback) = Callback::decode(record.payload) {
             let mut draft = Draft::default();
-            let body = self.shared.decode(&callback);
-            let document = normalize::parse(&body);
-            let config = self.shared.config.load();
-            let settings = config.event_settings(callback.source);
-            for item in normalize::items(&callback, settings, &document) {
-                draft.write(item, None, &self.topics);
-                keys.insert((draft.topic, draft.key.clone()));
-            }
+            self.shared.items(&callback, |items| {
+                for item in items {
+                    draft.write(item, None, &self.topics);
+                    keys.insert((draft.topic, draft.key.clone()));
+                }
+            });
         }
         self.shared.heartbeat.normalizing(None);
-        self.read_again();
-        Ok(Some((position, keys)).filter(|_| !is_dead))
+        Ok(Some((record.position, keys)))
     }
 }
 

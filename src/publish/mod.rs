@@ -32,6 +32,7 @@ use crate::{
     callback::Callback,
     clock,
     config::Config,
+    event::Item,
     journal::{Journal, Position, fork::Forked},
     kafka::{self, Blocked, Cluster, Obstacle, lag, librdkafka},
     metrics::Metrics,
@@ -112,10 +113,8 @@ pub(crate) fn take_up_fork(journal: &Journal, metrics: &Metrics) {
     match journal.take_fork() {
         Ok(None) => {}
         Ok(Some(Forked { left_out, repeated, .. })) => {
-            // Settled, because the operator asked for it.
-            let items = metrics.items_total.with_label_values(&["none", "left_out"]);
-            items.inc_by(left_out);
-            metrics.callbacks_settled_total.inc_by(left_out);
+            // The operator asked for it.
+            settled_unpublished(metrics, "left_out", left_out);
             tracing::warn!(journal = %journal.id(), left_out, repeated,
                 "the journal was forked: it publishes under a new identity now");
         }
@@ -123,6 +122,12 @@ pub(crate) fn take_up_fork(journal: &Journal, metrics: &Metrics) {
             "the fork that was asked for is not taken up: mend that, or run `weni-edge journal fork` \
              again as the edge's user, and restart the edge"),
     }
+}
+
+/// Counts callbacks that are settled without being published now.
+fn settled_unpublished(metrics: &Metrics, outcome: &str, callbacks: u64) {
+    metrics.items_total.with_label_values(&["none", outcome]).inc_by(callbacks);
+    metrics.callbacks_settled_total.inc_by(callbacks);
 }
 
 /// What the publisher's threads share. Each publishing thread has a copy with its own heartbeat.
@@ -143,8 +148,12 @@ impl Shared {
         Self { config, journal, metrics, stop, blocked, heartbeat }
     }
 
-    fn decode<'a>(&self, callback: &Callback<'a>) -> normalize::Body<'a> {
-        normalize::decode(callback, self.config.load().http.max_body_bytes)
+    /// Normalizes a callback, and passes its items on.
+    fn items<T>(&self, callback: &Callback<'_>, then: impl FnOnce(Vec<Item<'_>>) -> T) -> T {
+        let config = self.config.load();
+        let body = normalize::decode(callback, config.http.max_body_bytes);
+        let document = normalize::parse(&body);
+        then(normalize::items(callback, config.event_settings(callback.source), &document))
     }
 
     /// The name of the group and the transactional id.

@@ -120,7 +120,7 @@ pub(super) fn open<'a, C: Cluster>(
         learnt,
         producer,
         topics,
-        reader: shared.journal.reader(position),
+        reader: None,
         position,
         last_receipt,
         last_commit: clock::now(),

@@ -2,7 +2,6 @@
 //! first, and `isolate` finds the record that made one fail.
 
 use std::{
-    collections::BTreeSet,
     io,
     sync::atomic::Ordering,
     time::{Duration, Instant},
@@ -13,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Shared, TICK,
-    batch::{Attempt, BatchError, ItemId, TransactionBatch},
+    account::Attempt,
     position::PositionMetadata,
     sizing::{Learnt, Size},
 };
@@ -21,8 +20,8 @@ use crate::{
     clock,
     journal::{Checkpoint, Position, Reader},
     kafka::{
-        Blocked, Code, Draft, ErrorClass, Failure, GroupOffset, Obstacle, Producer, Step,
-        Timestamps, Topics, label,
+        Blocked, Code, ErrorClass, Failure, GroupOffset, Obstacle, Producer, Step, Timestamps,
+        Topics, label,
     },
     mutant,
 };
@@ -50,7 +49,8 @@ pub(super) struct Session<'a, P> {
     pub(super) learnt: &'a mut Learnt,
     pub(super) producer: P,
     pub(super) topics: Topics,
-    pub(super) reader: Reader,
+    /// None: read again from the position.
+    pub(super) reader: Option<Reader>,
     /// The first position that is not committed.
     pub(super) position: Position,
     pub(super) last_receipt: Uuid,
@@ -87,7 +87,7 @@ impl<P: Producer> Session<'_, P> {
             let something = self.shared.journal.wait_durable(self.position, TICK);
             if !something && clock::now() < self.last_commit + IDLE_COMMIT {
                 self.shared.unblock();
-                self.reader.rest();
+                self.reader.iter_mut().for_each(Reader::rest);
                 continue;
             }
             clock::sleep(next.saturating_duration_since(clock::now()));
@@ -115,21 +115,15 @@ impl<P: Producer> Session<'_, P> {
     /// once: this one was full, or has failed.
     fn transaction(&mut self, begun: Instant) -> Result<bool, Ended> {
         fail_point!("transaction");
-        // What ends an unfinished transaction must hold all that it held.
-        let (limit, full_at) = match self.unfinished {
-            true => (Size::TWICE, None),
-            false => (self.learnt.size, Some(begun + self.producer.timeout() / 3)),
-        };
-        let deadline = self.deadline(begun);
-        let (attempt, filled) = self.attempt(limit, full_at, deadline, None);
+        let (attempt, filled) = self.attempt(None)?;
         let end = attempt.end.unwrap_or((self.position, self.last_receipt));
         let ready = filled.and_then(|()| {
             if self.unfinished {
                 // The position last: it shows the unfinished transaction until all partitions of
                 // that one are in this transaction.
-                self.producer.await_reports(deadline)?;
+                self.producer.await_reports(attempt.deadline)?;
             }
-            Ok(self.send_position(end, deadline)?)
+            self.send_position(end, attempt.deadline)
         });
         if self.unfinished && ready.is_ok() {
             return Err(self.end_unfinished());
@@ -137,27 +131,20 @@ impl<P: Producer> Session<'_, P> {
         let committed = ready.and_then(|()| {
             // Before the commit: its answer may be lost.
             self.shared.journal.set_aside(&attempt.set_aside);
-            Ok(self.producer.commit()?)
+            self.producer.commit()
         });
         match committed {
             Ok(()) => {
-                let full = attempt.full;
-                self.committed(attempt, end, begun);
-                Ok(full)
+                self.committed(&attempt, end, begun);
+                Ok(attempt.full)
             }
-            Err(BatchError::Disk(error)) => {
-                if mutant::is("effects kept after a disk error") {
-                    attempt.account.count(&self.shared.metrics, clock::wall_ms());
-                }
-                Err(self.give_up_on_disk(&error))
-            }
-            Err(BatchError::Kafka(failure))
+            Err(failure)
                 if failure.step == Step::Commit && mutant::is("lost answer taken for a commit") =>
             {
-                self.committed(attempt, end, begun);
+                self.committed(&attempt, end, begun);
                 Ok(true)
             }
-            Err(BatchError::Kafka(failure)) => self.recover(&failure, &attempt).map(|()| true),
+            Err(failure) => self.recover(&failure, &attempt).map(|()| true),
         }
     }
 
@@ -167,38 +154,11 @@ impl<P: Producer> Session<'_, P> {
         begun + self.producer.timeout() * 2 / 3
     }
 
-    /// Begins a transaction and fills it.
-    pub(super) fn attempt(
-        &mut self,
-        limit: Size,
-        full_at: Option<Instant>,
-        deadline: Instant,
-        only: Option<&BTreeSet<ItemId>>,
-    ) -> (Attempt, Result<(), BatchError>) {
-        let attempt = Attempt::new(&self.shared.metrics);
-        if let Err(failure) = self.producer.begin() {
-            return (attempt, Err(failure.into()));
-        }
-        let mut batch = TransactionBatch {
-            producer: &mut self.producer,
-            shared: self.shared,
-            topics: &self.topics,
-            suspects: &self.learnt.suspects,
-            timestamps: self.learnt.timestamps,
-            only,
-            deadline,
-            attempt,
-            draft: Draft::default(),
-        };
-        let filled = batch.fill(&mut self.reader, limit, full_at);
-        (batch.attempt, filled)
-    }
-
     /// Ends the transaction that Kafka left open. Its records are still in their partitions, and a
     /// commit would show them beside their repetition. This transaction holds the same callbacks,
     /// so it is in the same partitions, and its abort ends both.
     fn end_unfinished(&mut self) -> Ended {
-        self.read_again();
+        self.reader = None;
         // It settles nothing: rejections are found again.
         self.learnt.suspects.rejected.clear();
         self.learnt.suspects.consecutive_rejections.clear();
@@ -245,7 +205,7 @@ impl<P: Producer> Session<'_, P> {
         self.shared.journal.run_id(position.run()).unwrap_or_default()
     }
 
-    fn committed(&mut self, attempt: Attempt, end: (Position, Uuid), begun: Instant) {
+    fn committed(&mut self, attempt: &Attempt, end: (Position, Uuid), begun: Instant) {
         if self.shared.heartbeat.abandoned() {
             return;
         }
@@ -255,7 +215,7 @@ impl<P: Producer> Session<'_, P> {
         metrics.transaction_seconds.observe((clock::now() - begun).as_secs_f64());
         metrics.transaction_records.observe(attempt.sent.len() as f64);
         metrics.last_publish_timestamp_seconds.set(clock::wall_ms() as f64 / 1000.0);
-        attempt.account.count(metrics, clock::wall_ms());
+        attempt.count(metrics, &self.topics);
         self.shared.heartbeat.commits.fetch_add(1, Ordering::Relaxed);
         self.shared.unblock();
         let (position, receipt) = end;
@@ -272,7 +232,7 @@ impl<P: Producer> Session<'_, P> {
         self.shared.metrics.publish_errors_total.with_label_values(&[&label(failure.code)]).inc();
         tracing::warn!(step = ?failure.step, code = ?failure.code, fault = ?class,
             records = attempt.sent.len(), "a transaction failed");
-        self.read_again();
+        self.reader = None;
         if failure.step == Step::Commit && mutant::is("lost answer taken for an abort") {
             return Ok(());
         }
@@ -298,29 +258,17 @@ impl<P: Producer> Session<'_, P> {
         }
     }
 
-    /// Reads again from the committed position.
-    pub(super) fn read_again(&mut self) {
-        self.reader = self.shared.journal.reader(self.position);
-    }
-
     pub(super) fn abort(&mut self) -> Result<(), Ended> {
         self.shared.heartbeat.beat_in_kafka();
         if mutant::is("abort forgotten") {
             return Ok(());
         }
-        match self.producer.abort() {
-            Ok(()) => {
-                self.shared.metrics.transactions_total.with_label_values(&["aborted"]).inc();
-                Ok(())
-            }
-            Err(code) => {
-                tracing::warn!(
-                    ?code,
-                    "a transaction could not be aborted: the next producer ends it"
-                );
-                Err(self.lost(None))
-            }
+        if let Err(code) = self.producer.abort() {
+            tracing::warn!(?code, "a transaction could not be aborted: the next producer ends it");
+            return Err(self.lost(None));
         }
+        self.shared.metrics.transactions_total.with_label_values(&["aborted"]).inc();
+        Ok(())
     }
 
     pub(super) fn lost(&mut self, obstacle: Option<Obstacle>) -> Ended {
@@ -345,11 +293,6 @@ impl<P: Producer> Session<'_, P> {
         obstacle.iter().for_each(|obstacle| self.shared.block(obstacle));
         drop(self.abort());
         Ended::Lost(obstacle)
-    }
-
-    pub(super) fn give_up_on_disk(&mut self, error: &io::Error) -> Ended {
-        let obstacle = self.disk_failed(error);
-        self.give_up(obstacle)
     }
 
     pub(super) fn disk_failed(&self, error: &io::Error) -> Obstacle {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::batch::{ItemId, Sent};
+use super::account::{ItemId, Sent};
 use crate::{
     config::client::TRANSACTION_TIMEOUT,
     event::{Reason, Topic},
