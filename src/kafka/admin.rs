@@ -20,7 +20,8 @@ use crate::{
     event::Topic,
 };
 
-const CALL: Duration = Duration::from_secs(5);
+/// How long a question about topics may take.
+pub(super) const CALL: Duration = Duration::from_secs(5);
 
 /// A topic's configuration: Kafka's own names and values, its defaults included.
 type TopicSettings = BTreeMap<String, String>;

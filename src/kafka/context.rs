@@ -4,13 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use rdkafka::{
-    ClientContext, Statistics,
-    config::RDKafkaLogLevel,
-    consumer::ConsumerContext,
-    error::KafkaError,
-    message::DeliveryResult,
-    producer::ProducerContext,
-    statistics::{Broker, Window},
+    ClientContext, Statistics, config::RDKafkaLogLevel, consumer::ConsumerContext,
+    error::KafkaError, message::DeliveryResult, producer::ProducerContext, statistics::Window,
 };
 
 use super::{Blocked, Code, ErrorClass, Obstacle, classify, error::code, label};
@@ -89,51 +84,48 @@ impl ProducerContext for PollContext {
 type Totals = HashMap<String, [u64; 4]>;
 
 fn export(totals: &mut Totals, statistics: &Statistics, metrics: &Metrics) {
+    const MICROSECONDS: f64 = 1e-6;
+    const MILLISECONDS: f64 = 1e-3;
     metrics.kafka_stats_timestamp_seconds.set(statistics.time as f64);
     // Bootstrap and logical entries have the number -1: they are the same brokers again.
     for broker in statistics.brokers.values().filter(|broker| broker.nodeid >= 0) {
         let name = broker.nodeid.to_string();
-        export_broker(totals, &name, broker, metrics);
-    }
-}
-
-fn export_broker(totals: &mut Totals, name: &str, broker: &Broker, metrics: &Metrics) {
-    let up = matches!(broker.state.as_str(), "UP" | "UPDATE");
-    for (gauge, value) in [
-        (&metrics.kafka_broker_up, up.into()),
-        (&metrics.kafka_broker_outbuf_messages, broker.outbuf_msg_cnt),
-        (&metrics.kafka_broker_waiting_responses, broker.waitresp_cnt),
-    ] {
-        gauge.with_label_values(&[name]).set(value);
-    }
-    let disconnects = broker.disconnects.unwrap_or(0).try_into().unwrap_or(0);
-    let now = [broker.txerrs, broker.txretries, broker.req_timeouts, disconnects];
-    let last = totals.insert(name.to_owned(), now).unwrap_or_default();
-    let counters = [
-        &metrics.kafka_broker_tx_errors_total,
-        &metrics.kafka_broker_retries_total,
-        &metrics.kafka_broker_timeouts_total,
-        &metrics.kafka_broker_disconnects_total,
-    ];
-    for ((counter, now), last) in counters.into_iter().zip(now).zip(last) {
-        counter.with_label_values(&[name]).inc_by(now.saturating_sub(last));
-    }
-
-    const MICROSECONDS: f64 = 1e-6;
-    const MILLISECONDS: f64 = 1e-3;
-    for (gauge, window, unit) in [
-        (&metrics.kafka_rtt_seconds, &broker.rtt, MICROSECONDS),
-        (&metrics.kafka_throttle_seconds, &broker.throttle, MILLISECONDS),
-    ] {
-        let Some(Window { p50, p95, p99, .. }) = *window else { continue };
-        for (quantile, value) in [("0.5", p50), ("0.95", p95), ("0.99", p99)] {
-            gauge.with_label_values(&[name, quantile]).set(value as f64 * unit);
+        let up = matches!(broker.state.as_str(), "UP" | "UPDATE");
+        for (gauge, value) in [
+            (&metrics.kafka_broker_up, up.into()),
+            (&metrics.kafka_broker_outbuf_messages, broker.outbuf_msg_cnt),
+            (&metrics.kafka_broker_waiting_responses, broker.waitresp_cnt),
+        ] {
+            gauge.with_label_values(&[&name]).set(value);
+        }
+        let disconnects = broker.disconnects.unwrap_or(0).try_into().unwrap_or(0);
+        let now = [broker.txerrs, broker.txretries, broker.req_timeouts, disconnects];
+        let last = totals.insert(name.clone(), now).unwrap_or_default();
+        let counters = [
+            &metrics.kafka_broker_tx_errors_total,
+            &metrics.kafka_broker_retries_total,
+            &metrics.kafka_broker_timeouts_total,
+            &metrics.kafka_broker_disconnects_total,
+        ];
+        for ((counter, now), last) in counters.into_iter().zip(now).zip(last) {
+            counter.with_label_values(&[&name]).inc_by(now.saturating_sub(last));
+        }
+        for (gauge, window, unit) in [
+            (&metrics.kafka_rtt_seconds, &broker.rtt, MICROSECONDS),
+            (&metrics.kafka_throttle_seconds, &broker.throttle, MILLISECONDS),
+        ] {
+            let Some(Window { p50, p95, p99, .. }) = *window else { continue };
+            for (quantile, value) in [("0.5", p50), ("0.95", p95), ("0.99", p99)] {
+                gauge.with_label_values(&[&name, quantile]).set(value as f64 * unit);
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::statistics::Broker;
+
     use super::*;
 
     fn statistics(retries: u64) -> Statistics {

@@ -95,8 +95,7 @@ impl Obstacle {
 
 impl From<KafkaError> for Obstacle {
     fn from(error: KafkaError) -> Self {
-        let blocked = error.rdkafka_error_code().map_or(Blocked::KafkaError, Blocked::by);
-        Self::new(blocked, error.to_string())
+        Self::new(Blocked::by(code(&error)), error.to_string())
     }
 }
 

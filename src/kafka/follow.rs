@@ -9,11 +9,11 @@ use rdkafka::{
 
 use super::{
     Blocked, Fetched, Obstacle, View,
+    admin::CALL,
     context::PollContext,
     librdkafka::{Cluster, fetched},
 };
 
-const CALL: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(50);
 
 /// An offset for each partition of each topic.

@@ -12,8 +12,8 @@ use rdkafka::{
 
 pub use super::producer::Producer;
 use super::{
-    Blocked, Code, ErrorClass, Fetched, Followed, GroupOffset, Obstacle, ProducerSettings, Topics,
-    View, admin::partitions_of, classify, context::PollContext,
+    Blocked, Code, Fetched, Followed, GroupOffset, Obstacle, ProducerSettings, Topics, View,
+    admin::partitions_of, context::PollContext, error::code,
 };
 use crate::{
     config::{
@@ -126,9 +126,9 @@ impl super::Cluster for Cluster {
         within: Duration,
     ) -> Result<Vec<GroupOffset>, Obstacle> {
         let unreadable = |error: KafkaError| {
-            let blocked = match error.rdkafka_error_code() {
-                Some(Code::GroupAuthorizationFailed) => Blocked::GroupNotAuthorized,
-                Some(Code::TopicAuthorizationFailed) => Blocked::NotAuthorized,
+            let blocked = match code(&error) {
+                Code::GroupAuthorizationFailed => Blocked::GroupNotAuthorized,
+                Code::TopicAuthorizationFailed => Blocked::NotAuthorized,
                 _ => Blocked::PositionUnreadable,
             };
             let group = &self.group;
@@ -200,11 +200,9 @@ pub(super) fn fetched(
         Ok(message) => message,
         Err(KafkaError::PartitionEOF(partition)) => return Ok(Some(Fetched::End(partition))),
         Err(error) => {
+            let obstacle = Obstacle::from(error);
             // The client reconnects by itself.
-            let class = error.rdkafka_error_code().map(classify);
-            let is_passing =
-                matches!(class, Some(ErrorClass::Time | ErrorClass::Shared(Blocked::NoBroker)));
-            return if is_passing { Ok(None) } else { Err(error.into()) };
+            return if obstacle.blocked == Blocked::NoBroker { Ok(None) } else { Err(obstacle) };
         }
     };
     let owned = |bytes: Option<&[u8]>| bytes.unwrap_or_default().to_vec();

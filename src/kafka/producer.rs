@@ -103,11 +103,6 @@ impl Producer {
         }
     }
 
-    /// The number of records without an answer and of events that are not served.
-    fn outstanding(&self) -> i32 {
-        self.client.in_flight_count()
-    }
-
     fn refusals(&self) -> Result<(), Failure> {
         self.poll();
         let reports = std::mem::take(&mut *self.client.context().reports.lock());
@@ -120,7 +115,7 @@ impl Producer {
         let mut reported = Ok(());
         let all = self.wait_until(deadline, |producer| {
             reported = producer.refusals();
-            reported.is_err() || producer.outstanding() == 0
+            reported.is_err() || producer.client.in_flight_count() == 0
         });
         reported.map(|()| all)
     }
@@ -154,7 +149,7 @@ impl Producer {
         self.wait_until(Instant::now() + STEP, |producer| {
             failure.reports.append(&mut producer.client.context().reports.lock());
             failure.reports.iter().any(|(_, code)| classify(*code) != ErrorClass::Purged)
-                || producer.outstanding() == 0
+                || producer.client.in_flight_count() == 0
         });
         let Err(error) = self.client.begin_transaction() else { return failure };
         let cause = Failure::of(failure.step, &error);
@@ -231,13 +226,15 @@ impl super::Producer for Producer {
     /// it to this producer's next transaction (KIP-890), which then holds its records twice.
     fn abort(&mut self) -> Result<(), Code> {
         let deadline = Instant::now() + CALL;
-        while self.outstanding() > 0 {
+        while self.client.in_flight_count() > 0 {
             if Instant::now() >= deadline {
                 return Err(Code::OperationTimedOut);
             }
             // Again each time: the records of a failed request return to the queue.
             self.client.purge(PurgeConfig::default().queue());
-            self.wait_until(Instant::now() + PURGE_AGAIN, |producer| producer.outstanding() == 0);
+            self.wait_until(Instant::now() + PURGE_AGAIN, |producer| {
+                producer.client.in_flight_count() == 0
+            });
         }
         self.client.context().reports.lock().clear();
         self.client.abort_transaction(CALL).map_err(|error| code(&error))

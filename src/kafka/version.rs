@@ -14,10 +14,8 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer, ConsumerContext},
 };
 
-use super::librdkafka::Cluster;
+use super::{admin::CALL, librdkafka::Cluster};
 use crate::config::client::consumer_config;
-
-const CALL: Duration = Duration::from_secs(5);
 
 /// Versions on which exactly once is proved (deploy/RELIABILITY.md).
 pub(crate) const PROVED: [&str; 2] = ["4.1", "4.4"];

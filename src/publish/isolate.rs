@@ -175,11 +175,11 @@ impl<P: Producer> Session<'_, P> {
             return Ok(None);
         }
         let deadline = self.deadline(clock::now());
-        let position = (self.position, self.last_receipt);
+        let end = self.shared.checkpoint(self.position, self.last_receipt, &self.topics);
         let committed = self
             .producer
             .begin()
-            .and_then(|()| self.send_position(position, deadline))
+            .and_then(|()| self.send_position(&end, deadline))
             .and_then(|()| self.producer.commit());
         committed.map(|()| Some(first)).map_err(|failure| self.lost(failure.shared()))
     }

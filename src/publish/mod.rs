@@ -9,7 +9,6 @@
 
 mod account;
 mod batch;
-mod begin;
 mod isolate;
 mod position;
 mod session;
@@ -18,6 +17,7 @@ mod supervisor;
 
 use std::{
     collections::BTreeSet,
+    io,
     sync::{Arc, atomic::Ordering},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -25,16 +25,20 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use uuid::Uuid;
 
-pub use self::position::PositionMetadata;
-use self::{session::Ended, sizing::Learnt, supervisor::Heartbeat};
+use self::{
+    session::{Ended, Session},
+    sizing::Learnt,
+    supervisor::Heartbeat,
+};
 use crate::{
     callback::Callback,
     clock,
     config::Config,
     event::Item,
-    journal::{Journal, Position, fork::Forked},
-    kafka::{self, Blocked, Cluster, Obstacle, lag, librdkafka},
+    journal::{Checkpoint, Journal, Position, fork::Forked},
+    kafka::{self, Blocked, Cluster, Obstacle, Topics, lag, librdkafka},
     metrics::Metrics,
     normalize,
     quarantine::QuarantinedFiles,
@@ -69,7 +73,7 @@ impl Publisher {
         config: Arc<ArcSwap<Config>>,
         journal: Journal,
         metrics: Arc<Metrics>,
-    ) -> std::io::Result<Self> {
+    ) -> io::Result<Self> {
         metrics.set_build_info(&kafka::version());
         account::start_at_zero(&metrics);
         let shared = Shared::new(config, journal, metrics);
@@ -165,6 +169,18 @@ impl Shared {
         QuarantinedFiles::of(self.journal.directory())
     }
 
+    fn checkpoint(&self, position: Position, receipt: Uuid, topics: &Topics) -> Checkpoint {
+        // A run whose id was forgotten is an idle edge's, of long ago.
+        let run_id = self.journal.run_id(position.run()).unwrap_or_default();
+        Checkpoint { position, run_id, receipt, cluster_id: topics.cluster_id.clone() }
+    }
+
+    /// Brings the checkpoint on disk to a position that the journal was reset to.
+    fn set_back(&self, position: Position, topics: &Topics) -> io::Result<()> {
+        self.journal.advance_committed(self.checkpoint(position, Uuid::nil(), topics));
+        self.journal.write_checkpoint()
+    }
+
     /// Whether to end: a stop was asked for, and nothing or no time is left. A publisher that was replaced
     /// ends, too.
     fn stopping(&self) -> bool {
@@ -246,19 +262,17 @@ fn publish<C: Cluster>(
         shared.heartbeat.beat_in_kafka();
         let opened =
             connect(shared).and_then(|cluster| position::open(shared, &cluster, &mut learnt));
-        let obstacle = match opened {
+        let obstacle = match opened.map(Session::run) {
+            Ok(Ended::Stopped) => return,
+            Ok(Ended::Reopen) => {
+                shared.pause(PAUSE_UNREACHABLE);
+                continue;
+            }
+            Ok(Ended::Lost(obstacle)) => {
+                shared.metrics.producer_rebuilds_total.with_label_values(&["lost"]).inc();
+                obstacle
+            }
             Err(obstacle) => Some(obstacle),
-            Ok(session) => match session.run() {
-                Ended::Stopped => return,
-                Ended::Reopen => {
-                    shared.pause(PAUSE_UNREACHABLE);
-                    continue;
-                }
-                Ended::Lost(obstacle) => {
-                    shared.metrics.producer_rebuilds_total.with_label_values(&["lost"]).inc();
-                    obstacle
-                }
-            },
         };
         let now = shared.heartbeat.commits.load(Ordering::Relaxed);
         if std::mem::replace(&mut commits, now) != now {

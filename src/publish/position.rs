@@ -15,14 +15,14 @@
 //! opening that finds the position behind what was acknowledged, and held by a transaction,
 //! publishes that transaction again.
 
-use std::{fmt, io, str::FromStr, time::Duration};
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::{Shared, session::Session, sizing::Learnt};
 use crate::{
     clock,
-    journal::{Checkpoint, Position},
+    journal::Position,
     kafka::{Blocked, Cluster, GroupOffset, Obstacle, Topics, View},
     mutant,
 };
@@ -37,28 +37,15 @@ const TRIES_TO_END: u32 = 3;
 /// a committed offset a moment later.
 const DOUBT: Duration = Duration::from_secs(5);
 
-/// The metadata of the position's offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PositionMetadata {
-    /// The run that the position counts in.
-    pub run_id: Uuid,
-    /// Of the last callback before the position; nil without one.
-    pub receipt: Uuid,
+/// The metadata of the position's offset: the id of the run that the position counts in, and the receipt of
+/// the last callback before it, nil without one.
+pub(super) fn metadata(run_id: Uuid, receipt: Uuid) -> String {
+    format!("{run_id} {receipt}")
 }
 
-impl fmt::Display for PositionMetadata {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.run_id, self.receipt)
-    }
-}
-
-impl FromStr for PositionMetadata {
-    type Err = uuid::Error;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (run_id, receipt) = text.split_once(' ').unwrap_or((text, ""));
-        Ok(Self { run_id: run_id.parse()?, receipt: receipt.parse()? })
-    }
+fn read_metadata(text: &str) -> Option<(Uuid, Uuid)> {
+    let (run_id, receipt) = text.split_once(' ')?;
+    Some((run_id.parse().ok()?, receipt.parse().ok()?))
 }
 
 /// Where publishing goes on.
@@ -92,19 +79,14 @@ pub(super) fn open<'a, C: Cluster>(
     reading.judge(before.as_ref())?;
     let is_known = learnt.tries_to_end > 0;
     let untold = !is_known && reading.is_behind(before.as_ref()) && reading.is_untold()?;
-    reading.still_counts()?;
     if untold {
         learnt.tries_to_end = TRIES_TO_END;
-        reading.go_back(before.as_ref()).map_err(|error| {
-            let detail = format!("the checkpoint cannot be written: {error}");
-            Obstacle::new(Blocked::Disk, detail)
-        })?;
+        reading.go_back(before.as_ref())?;
     }
     let producer = cluster.open(&topics, learnt.settings);
     let producer = producer.map_err(|error| topics.explain(error))?;
     shared.heartbeat.beat_in_kafka();
     let start = reading.start(SETTLES_WITHIN + 2 * first_answer, learnt.tries_to_end > 0)?;
-    reading.still_counts()?;
     learnt.tries_to_end = learnt.tries_to_end.saturating_sub(1);
     let Start { position, last_receipt, is_certain, unfinished } = start;
     let (run, index) = (position.run(), position.index());
@@ -140,6 +122,10 @@ impl<C: Cluster> PositionReading<'_, C> {
     fn read(&self, view: View, within: Duration) -> Result<Option<GroupOffset>, Obstacle> {
         let partition = (self.topics.names.position.as_str(), 0);
         let offsets = self.cluster.committed(view, &[partition], within)?;
+        // A publisher that was replaced while it waited must not touch what its successor uses.
+        if self.shared.heartbeat.abandoned() {
+            return Err(Obstacle::new(Blocked::KafkaError, "this publisher was replaced"));
+        }
         self.shared.heartbeat.beat_in_kafka();
         Ok(offsets.into_iter().next())
     }
@@ -171,28 +157,23 @@ impl<C: Cluster> PositionReading<'_, C> {
             let detail = "the group's offset was reset by hand: run `weni-edge journal fork`";
             return Err(Obstacle::new(Blocked::PositionReset, detail));
         }
-        let metadata: Option<PositionMetadata> = kept.metadata.parse().ok();
-        let is_ours = metadata.is_some_and(|metadata| journal.knows_run_id(metadata.run_id));
+        let metadata = read_metadata(&kept.metadata);
+        let is_ours = metadata.is_some_and(|(run_id, _)| journal.knows_run_id(run_id));
         if !is_ours && !mutant::is("run id not judged") {
             let detail = "another copy, or a later state, of this journal has published: stop the \
                           wrong one, or run `weni-edge journal fork`";
             return Err(Obstacle::new(Blocked::JournalDiverged, detail));
         }
-        Ok(metadata.map_or(Uuid::nil(), |metadata| metadata.receipt))
+        Ok(metadata.map_or(Uuid::nil(), |(_, receipt)| receipt))
     }
 
-    /// A publisher that was replaced while it waited must not touch what its successor uses.
-    fn still_counts(&self) -> Result<(), Obstacle> {
-        match self.shared.heartbeat.abandoned() {
-            true => Err(Obstacle::new(Blocked::KafkaError, "this publisher was replaced")),
-            false => Ok(()),
-        }
+    fn position(&self, kept: Option<&GroupOffset>) -> Position {
+        kept.map_or(self.shared.journal.oldest(), position_of)
     }
 
     /// Whether the position lies before what Kafka has acknowledged.
     fn is_behind(&self, kept: Option<&GroupOffset>) -> bool {
-        let known = self.shared.journal.committed();
-        kept.map_or(self.shared.journal.oldest(), position_of) < known
+        self.position(kept) < self.shared.journal.committed()
     }
 
     /// Whether a transaction still holds the position behind what Kafka has acknowledged, although
@@ -206,18 +187,18 @@ impl<C: Cluster> PositionReading<'_, C> {
     }
 
     /// The next producer's first act may delete the position, and then the checkpoint counts.
-    fn go_back(&self, kept: Option<&GroupOffset>) -> io::Result<()> {
-        let (journal, cluster_id) = (&self.shared.journal, self.topics.cluster_id.clone());
-        let position = kept.map_or(journal.oldest(), position_of);
+    fn go_back(&self, kept: Option<&GroupOffset>) -> Result<(), Obstacle> {
+        let (journal, position) = (&self.shared.journal, self.position(kept));
         let repeated = journal.count(position, journal.committed());
         tracing::error!(
             repeated,
             "Kafka has lost callbacks that it had acknowledged: they are published again"
         );
         journal.reset_committed(position);
-        let (run_id, receipt) = (journal.run_id(position.run()).unwrap_or_default(), Uuid::nil());
-        journal.advance_committed(Checkpoint { position, run_id, receipt, cluster_id });
-        journal.write_checkpoint()
+        self.shared.set_back(position, self.topics).map_err(|error| {
+            let detail = format!("the checkpoint cannot be written: {error}");
+            Obstacle::new(Blocked::Disk, detail)
+        })
     }
 
     /// Where to go on, now that no other producer can move the position.
@@ -271,19 +252,18 @@ impl<C: Cluster> PositionReading<'_, C> {
         &self,
         within: Duration,
     ) -> Result<(Option<GroupOffset>, bool), Obstacle> {
-        if let Some(stable) = self.stable(within)? {
-            return Ok((stable, false));
+        // Without a position all that is on disk would be repeated. A broker that was only slow answers
+        // the second time.
+        for within in [within, CALL] {
+            if let Some(stable) = self.stable(within)? {
+                return Ok((stable, false));
+            }
+            let before = self.read(View::Unstable, CALL)?;
+            if before.is_some() {
+                return Ok((before, true));
+            }
         }
-        let before = self.read(View::Unstable, CALL)?;
-        if before.is_some() {
-            return Ok((before, true));
-        }
-        // Without a position all that is on disk would be repeated. A broker that was only slow
-        // answers now.
-        match self.stable(CALL)? {
-            Some(stable) => Ok((stable, false)),
-            None => Ok((self.read(View::Unstable, CALL)?, true)),
-        }
+        Ok((None, true))
     }
 }
 
@@ -297,10 +277,10 @@ mod tests {
 
     #[test]
     fn metadata_is_read_as_it_was_written() {
-        let metadata = PositionMetadata { run_id: Uuid::from_u128(7), receipt: Uuid::nil() };
-        assert_eq!(metadata.to_string().parse(), Ok(metadata));
+        let (run_id, receipt) = (Uuid::from_u128(7), Uuid::nil());
+        assert_eq!(read_metadata(&metadata(run_id, receipt)), Some((run_id, receipt)));
         for text in ["", "x", "00000000-0000-0000-0000-000000000007"] {
-            assert!(text.parse::<PositionMetadata>().is_err(), "{text}");
+            assert_eq!(read_metadata(text), None, "{text}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! From one opening to the loss of its producer: transaction after transaction. `begin` comes before the
-//! first, and `isolate` finds the record that made one fail.
+//! From one opening to the loss of its producer: transaction after transaction. `isolate` finds the
+//! record that made one fail.
 
 use std::{
     io,
@@ -13,17 +13,18 @@ use uuid::Uuid;
 use super::{
     Shared, TICK,
     account::Attempt,
-    position::PositionMetadata,
+    position, settled_unpublished,
     sizing::{Learnt, Size},
 };
 use crate::{
+    callback::Callback,
     clock,
     journal::{Checkpoint, Position, Reader},
     kafka::{
         Blocked, Code, ErrorClass, Failure, GroupOffset, Obstacle, Producer, Step, Timestamps,
         Topics, label,
     },
-    mutant,
+    mutant, quarantine,
 };
 
 /// How often an idle edge commits its position, so that the group's offsets do not expire.
@@ -67,6 +68,57 @@ impl<P: Producer> Session<'_, P> {
             Ok(()) => self.publish(),
             Err(ended) => ended,
         }
+    }
+
+    /// Brings files, account and checkpoint to where Kafka's position says that publishing is.
+    fn begin(&mut self) -> Result<(), Ended> {
+        let Shared { journal, metrics, .. } = self.shared;
+        let removed = if self.is_certain { self.remove_uncommitted_files() } else { Ok(()) };
+        // No account has these: the answer to their commit was lost, or an earlier process committed
+        // them.
+        let found_committed = journal.reset_committed(self.position);
+        settled_unpublished(metrics, "already_committed", found_committed);
+        if self.is_certain && found_committed > 0 {
+            // On disk too: a replay takes only quarantined files before the checkpoint.
+            let (position, receipt) = (self.position, self.last_receipt);
+            journal.advance_committed(self.shared.checkpoint(position, receipt, &self.topics));
+        }
+        // Without a position in Kafka the checkpoint counts. An abort may delete the position
+        // before it, so the checkpoint goes back on disk before anything is sent.
+        let set_back = || match self.unfinished {
+            true => self.shared.set_back(self.position, &self.topics),
+            false => Ok(()),
+        };
+        let done = removed.and_then(|()| set_back());
+        done.map_err(|error| Ended::Lost(Some(self.disk_failed(&error))))?;
+        if std::mem::take(&mut self.learnt.suspects.first_is_slow)
+            && !self.unfinished
+            && let Some(first) = self.takes_small_records()?
+        {
+            self.learnt.suspects.was_too_slow(first);
+        }
+        Ok(())
+    }
+
+    /// Removes the quarantined files of an attempt that was not committed. Its callbacks are still
+    /// in the journal and are published again, perhaps without a file.
+    fn remove_uncommitted_files(&self) -> io::Result<()> {
+        let (journal, files) = (&self.shared.journal, self.shared.quarantine());
+        let uncommitted = self.position.max(journal.committed());
+        for (position, name) in files.letters()? {
+            // A letter that another journal in this directory left at the same position stays. So does a
+            // record that could not be read: it has no receipt to tell whose it is.
+            let is_intact = || -> io::Result<bool> {
+                let mut reader = journal.reader(position);
+                let record = reader.next()?.filter(|record| record.position == position);
+                let callback = record.and_then(|record| Callback::decode(record.payload).ok());
+                Ok(callback.is_some_and(|callback| quarantine::is_of(&name, callback.receipt)))
+            };
+            if position >= uncommitted && is_intact()? {
+                files.remove(&name)?;
+            }
+        }
+        Ok(())
     }
 
     fn publish(&mut self) -> Ended {
@@ -116,14 +168,15 @@ impl<P: Producer> Session<'_, P> {
     fn transaction(&mut self, begun: Instant) -> Result<bool, Ended> {
         fail_point!("transaction");
         let (attempt, filled) = self.attempt(None)?;
-        let end = attempt.end.unwrap_or((self.position, self.last_receipt));
+        let (position, receipt) = attempt.end.unwrap_or((self.position, self.last_receipt));
+        let end = self.shared.checkpoint(position, receipt, &self.topics);
         let ready = filled.and_then(|()| {
             if self.unfinished {
                 // The position last: it shows the unfinished transaction until all partitions of
                 // that one are in this transaction.
                 self.producer.await_reports(attempt.deadline)?;
             }
-            self.send_position(end, attempt.deadline)
+            self.send_position(&end, attempt.deadline)
         });
         if self.unfinished && ready.is_ok() {
             return Err(self.end_unfinished());
@@ -169,22 +222,18 @@ impl<P: Producer> Session<'_, P> {
         Ended::Reopen
     }
 
-    pub(super) fn checkpoint(&self, (position, receipt): (Position, Uuid)) -> Checkpoint {
-        let (run_id, cluster_id) = (self.run_id(position), self.topics.cluster_id.clone());
-        Checkpoint { position, run_id, receipt, cluster_id }
-    }
-
     /// Sends the position while the records are on their way, and waits until all are reported.
     pub(super) fn send_position(
         &mut self,
-        (position, receipt): (Position, Uuid),
+        end: &Checkpoint,
         deadline: Instant,
     ) -> Result<(), Failure> {
+        let Checkpoint { position, run_id, receipt, .. } = *end;
         let offset = GroupOffset {
             topic: self.topics.names.position.clone(),
             partition: 0,
             offset: position.as_u64() as i64 + i64::from(mutant::is("position off by one")),
-            metadata: PositionMetadata { run_id: self.run_id(position), receipt }.to_string(),
+            metadata: position::metadata(run_id, receipt),
         };
         self.shared.heartbeat.beat_in_kafka();
         let sent = self.producer.send_offsets(&[offset]);
@@ -200,17 +249,13 @@ impl<P: Producer> Session<'_, P> {
         sent
     }
 
-    fn run_id(&self, position: Position) -> Uuid {
-        // A run whose id was forgotten is an idle edge's, of long ago.
-        self.shared.journal.run_id(position.run()).unwrap_or_default()
-    }
-
-    fn committed(&mut self, attempt: &Attempt, end: (Position, Uuid), begun: Instant) {
+    fn committed(&mut self, attempt: &Attempt, end: Checkpoint, begun: Instant) {
         if self.shared.heartbeat.abandoned() {
             return;
         }
         let Shared { metrics, journal, .. } = self.shared;
-        journal.advance_committed(self.checkpoint(end));
+        (self.position, self.last_receipt) = (end.position, end.receipt);
+        journal.advance_committed(end);
         metrics.transactions_total.with_label_values(&["committed"]).inc();
         metrics.transaction_seconds.observe((clock::now() - begun).as_secs_f64());
         metrics.transaction_records.observe(attempt.sent.len() as f64);
@@ -218,11 +263,8 @@ impl<P: Producer> Session<'_, P> {
         attempt.count(metrics, &self.topics);
         self.shared.heartbeat.commits.fetch_add(1, Ordering::Relaxed);
         self.shared.unblock();
-        let (position, receipt) = end;
-        self.learnt.committed(position, &attempt.sent);
+        self.learnt.committed(self.position, &attempt.sent);
         self.last_commit = clock::now();
-        self.last_receipt = receipt;
-        self.position = position;
     }
 
     /// After an error: abort and go on from the committed position. Where that is impossible, drop
