@@ -29,18 +29,6 @@ enum NotFilled {
     Disk(io::Error),
 }
 
-impl From<Failure> for NotFilled {
-    fn from(failure: Failure) -> Self {
-        Self::Kafka(failure)
-    }
-}
-
-impl From<io::Error> for NotFilled {
-    fn from(error: io::Error) -> Self {
-        Self::Disk(error)
-    }
-}
-
 impl<P: Producer> Session<'_, P> {
     /// Begins a transaction and fills it: with `only` these items, or with all of the next callbacks.
     /// After a failure it has to be aborted. A disk that fails ends the session.
@@ -82,7 +70,7 @@ impl<P: Producer> Session<'_, P> {
         let is_late = || full_at.is_some_and(|full_at| clock::now() >= full_at);
         let last = attempt.only.as_ref().and_then(BTreeSet::last).map(|last| last.position);
         while attempt.size.is_below(limit) && (attempt.end.is_none() || !is_late()) {
-            let Some(record) = reader.next()? else { return Ok(()) };
+            let Some(record) = reader.next().map_err(NotFilled::Disk)? else { return Ok(()) };
             if last.is_some_and(|last| record.position > last) {
                 return Ok(());
             }
@@ -110,7 +98,7 @@ impl<P: Producer> Session<'_, P> {
                 let name = quarantine::record_name(position);
                 tracing::error!(%error, file = name,
                     "a journal record cannot be read: its bytes go into quarantine");
-                shared.quarantine().keep(&name, &[], payload)?;
+                shared.quarantine().keep(&name, &[], payload).map_err(NotFilled::Disk)?;
                 attempt.size.add(payload.len());
                 attempt.quarantined(position);
                 attempt.callback(position, Uuid::nil());
@@ -170,7 +158,8 @@ impl<P: Producer> Session<'_, P> {
         heartbeat.beat();
         // Looked at for each item: one callback may have thousands.
         if clock::now() >= attempt.deadline || heartbeat.abandoned() {
-            return Err(Failure::new(Step::Produce, Code::OperationTimedOut).into());
+            let failure = Failure::new(Step::Produce, Code::OperationTimedOut);
+            return Err(NotFilled::Kafka(failure));
         }
         let topics = &self.topics;
         let rejected = self.learnt.suspects.rejected.get(&id);
@@ -186,7 +175,7 @@ impl<P: Producer> Session<'_, P> {
                 let name = quarantine::letter_name(id.position, callback.receipt, id.number);
                 // A disk that hangs is not the callback's fault.
                 heartbeat.normalizing(None);
-                self.shared.quarantine().keep_letter(&name, letter)?;
+                self.shared.quarantine().keep_letter(&name, letter).map_err(NotFilled::Disk)?;
                 heartbeat.normalizing(Some(id.position));
             }
             return Ok(());
@@ -197,9 +186,9 @@ impl<P: Producer> Session<'_, P> {
         let timestamps = self.learnt.timestamps;
         let record = attempt.draft.record(topics, accepted_ms, timestamps, now_ms, number);
         heartbeat.beat_in_kafka();
-        self.producer.send(&record, attempt.deadline)?;
+        self.producer.send(&record, attempt.deadline).map_err(NotFilled::Kafka)?;
         if attempt.sent.len().is_multiple_of(CHECK_RECORDS) {
-            self.producer.check()?;
+            self.producer.check().map_err(NotFilled::Kafka)?;
         }
         Ok(())
     }
