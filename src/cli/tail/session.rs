@@ -11,7 +11,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
+    io::retry_on_intr,
 };
 
 use super::{
@@ -36,9 +36,8 @@ const STATES_MAX: usize = 10_000;
 /// Records that wait for older ones of other partitions.
 const WAITING_MAX: usize = 5_000;
 const WAITING_BYTES_MAX: usize = 32 << 20;
-/// After so long without a line a note says why.
-const SILENCE: Duration = Duration::from_secs(3);
-/// An edge's transaction takes milliseconds. One that is open for so long holds the readers.
+/// An edge's transaction takes milliseconds. One that is open for so long holds the readers. After so long
+/// without a line a note says why, too.
 const HELD: Duration = Duration::from_secs(3);
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -56,7 +55,6 @@ pub(super) struct TailSession<'a> {
     said: HashSet<String>,
     /// They stand below the rates on a terminal.
     notes: Vec<String>,
-    started: Instant,
     next_look: Instant,
     last_rates: Instant,
 }
@@ -90,7 +88,6 @@ impl<'a> TailSession<'a> {
             held: Offsets::new(),
             said: HashSet::new(),
             notes: Vec::new(),
-            started: now,
             next_look: now + HELD,
             last_rates: now,
             args,
@@ -132,8 +129,7 @@ impl<'a> TailSession<'a> {
         if self.args.state || self.args.stats {
             waiting.into_values().try_for_each(|record| self.take(record))?;
         }
-        self.end()?;
-        Ok(())
+        Ok(self.end()?)
     }
 
     fn take(&mut self, record: Followed) -> io::Result<()> {
@@ -230,9 +226,7 @@ impl<'a> TailSession<'a> {
             return Ok(());
         }
         self.say_what_is_held();
-        let is_silent =
-            self.shown == 0 && self.started.elapsed() > SILENCE && self.follower.has_caught_up();
-        if is_silent && !self.args.no_follow {
+        if self.shown == 0 && self.follower.has_caught_up() && !self.args.no_follow {
             self.say_why_nothing();
         }
         Ok(())
@@ -251,13 +245,9 @@ impl<'a> TailSession<'a> {
         // Without an answer the connection's own error follows.
         let Ok(now) = self.cluster.held(&self.partitions) else { return };
         for (place, offset) in mem::replace(&mut self.held, now.clone()) {
-            match now.get(&place) {
-                Some(still) if *still == offset => {
-                    let text = held_text(&place, offset);
-                    self.note(&held_name(&place), &format!("{text} is shown when it ends"));
-                }
-                Some(_) => {}
-                None => drop(self.said.remove(&held_name(&place))),
+            if now.get(&place) == Some(&offset) {
+                let text = held_text(&place, offset);
+                self.note(&text, &format!("{text} is shown when it ends"));
             }
         }
     }
@@ -324,10 +314,6 @@ impl<'a> TailSession<'a> {
     }
 }
 
-fn held_name((topic, partition): &(String, i32)) -> String {
-    format!("held {topic} {partition}")
-}
-
 fn say(text: &str) {
     log::say(&visible(&format!("note: {text}")));
 }
@@ -386,10 +372,7 @@ fn held_text((topic, partition): &(String, i32), offset: i64) -> String {
 fn reader_is_there() -> io::Result<()> {
     let stdout = stdout();
     let mut asked = [PollFd::new(&stdout, PollFlags::empty())];
-    match poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
-        Err(error) if error != Errno::INTR => return Err(error.into()),
-        _ => {}
-    }
+    retry_on_intr(|| poll(&mut asked, Some(&Timespec::default())))?;
     match asked[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
         true => Err(ErrorKind::BrokenPipe.into()),
         false => Ok(()),
