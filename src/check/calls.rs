@@ -22,7 +22,7 @@ use crate::{
     caller::{
         Answer, CallFailure, EDGE_TEST, MessageId, Target, Template, WeniClient, without_secrets,
     },
-    event::Topic,
+    event::{Topic, header},
     kafka::{
         Blocked, Cluster as _, Obstacle, View,
         follow::{Follower, Point},
@@ -120,7 +120,7 @@ async fn call(target: Target, is_http1: bool, within: Duration) -> anyhow::Resul
 struct Calls<'a> {
     report: &'a Report,
     /// With the name of the call.
-    receipts: BTreeMap<String, String>,
+    receipts: BTreeMap<Uuid, String>,
     clock: Option<Finding>,
 }
 
@@ -182,11 +182,10 @@ impl Calls<'_> {
     }
 }
 
-/// An edge's answer names the callback's receipt, which is a UUID.
-fn receipt(answer: &Answer) -> Option<String> {
+/// An edge's answer names the callback's receipt.
+fn receipt(answer: &Answer) -> Option<Uuid> {
     let body: Value = serde_json::from_slice(&answer.body).ok()?;
-    let receipt = body.get("receipt")?.as_str()?;
-    receipt.parse::<Uuid>().is_ok().then(|| receipt.to_owned())
+    body["receipt"].as_str()?.parse().ok()
 }
 
 fn judge(way: Way, name: &str, status: StatusCode, has_receipt: bool) -> Finding {
@@ -276,7 +275,7 @@ fn follow(subject: &Subject) -> Result<Follower, Obstacle> {
 /// Waits until each of the receipts, which have the name of their call, is in Kafka.
 fn judge_arrivals(
     mut follower: Follower,
-    receipts: BTreeMap<String, String>,
+    receipts: BTreeMap<Uuid, String>,
     within: Duration,
 ) -> Result<Finding, Obstacle> {
     let start = Instant::now();
@@ -284,9 +283,9 @@ fn judge_arrivals(
     let (mut missing, mut last) = (receipts, String::new());
     while !missing.is_empty() && start.elapsed() < within {
         let Some(record) = follower.poll()? else { continue };
-        let receipt = record.headers.iter().find(|(name, _)| name == "receipt");
-        let Some(receipt) = receipt.and_then(|(_, id)| str::from_utf8(id).ok()) else { continue };
-        if missing.remove(receipt).is_some() {
+        let receipt = header(&record.headers, "receipt").and_then(|receipt| receipt.parse().ok());
+        let Some(receipt) = receipt else { continue };
+        if missing.remove(&receipt).is_some() {
             let (topic, partition, offset) = (record.topic, record.partition, record.offset);
             last = format!("{receipt} is at {topic}[{partition}]@{offset}");
         }

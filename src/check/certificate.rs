@@ -57,20 +57,15 @@ pub(super) fn judge(
         let judged = judge_dates(other, now);
         // Callers may not need it.
         let severity = judged.severity.min(Severity::Warning);
-        let found = format!("beside it the chain has {}: {}", subject_of(other), judged.found);
+        let parsed = x509_parser::parse_x509_certificate(other);
+        let name = parsed.map_or("another".to_owned(), |(_, parsed)| parsed.subject().to_string());
+        let found = format!("beside it the chain has {name}: {}", judged.found);
         Finding { severity, found, ..judged }
     });
     let all = [dates.clone()].into_iter().chain(trust).chain(others);
     let findings: Vec<_> = all.filter(|finding| finding.severity > Severity::Ok).collect();
     // Good dates are worth a line only where nothing else is said.
     if findings.is_empty() { vec![dates] } else { findings }
-}
-
-fn subject_of(certificate: &CertificateDer<'_>) -> String {
-    match x509_parser::parse_x509_certificate(certificate) {
-        Ok((_, parsed)) => parsed.subject().to_string(),
-        Err(_) => "one that cannot be read".to_owned(),
-    }
 }
 
 fn chain_of(tls: &Tls) -> anyhow::Result<Vec<CertificateDer<'static>>> {

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use indicatif::BinaryBytes;
 use rustix::fs::Access;
 
 use super::{Aspect, Finding, Report, Subject};
@@ -82,7 +83,6 @@ fn judge_missing(config: &config::Journal) -> Result<(PathBuf, Finding), Finding
     let parent = absolute.ancestors().find(|parent| parent.exists()).unwrap_or(Path::new("/"));
     let (name, parent_name) = (path.display(), parent.display());
     rustix::fs::access(parent, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
-        let error = io::Error::from(error);
         let found = format!("{name} does not exist and cannot be made in {parent_name}: {error}");
         let remedy = "make it, for the edge's user alone (install -d -m 700 -o USER), on a volume \
                       that stays";
@@ -172,17 +172,16 @@ fn room(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 fn judge_room(limits: &config::Journal, free: u64, own: u64) -> Finding {
-    const ASPECT: Aspect = Aspect::JournalSpace;
     let usable = (free + own).saturating_sub(limits.min_free_bytes);
     let wanted = limits.max_bytes + SEGMENTS_BYTES;
-    let [free, kept, has, wants] = [free, limits.min_free_bytes, usable, wanted].map(bytes);
+    let [free, kept, has, wants] = [free, limits.min_free_bytes, usable, wanted].map(BinaryBytes);
     if usable < SEGMENTS_BYTES {
         let found = format!(
             "the volume has {free} free, of which {kept} stay free (journal.min_free_bytes): the journal \
              is full at once, and calls are answered 503"
         );
         let remedy = "make room, enlarge the volume, or lower journal.min_free_bytes";
-        return ASPECT.problem(found, remedy);
+        return Aspect::JournalSpace.problem(found, remedy);
     }
     if usable < wanted {
         let found = format!(
@@ -190,17 +189,9 @@ fn judge_room(limits: &config::Journal, free: u64, own: u64) -> Finding {
              128 MiB of segments, beside {kept} that stay free): it is full earlier"
         );
         let remedy = "enlarge the volume, or lower journal.max_bytes to what it can hold";
-        return ASPECT.warning(found, remedy);
+        return Aspect::JournalSpace.warning(found, remedy);
     }
-    ASPECT.ok(format!("room for {has}; the journal takes at most {wants}"))
-}
-
-fn bytes(count: u64) -> String {
-    match count {
-        0..1_048_576 => format!("{count} bytes"),
-        1_048_576..1_073_741_824 => format!("{} MiB", count >> 20),
-        _ => format!("{:.1} GiB", count as f64 / 1_073_741_824.0),
-    }
+    Aspect::JournalSpace.ok(format!("room for {has}; the journal takes at most {wants}"))
 }
 
 /// Writes and syncs as the journal does, into a file that has no name and is gone with the process.
@@ -224,7 +215,6 @@ fn syncs(path: &Path) -> io::Result<Vec<Duration>> {
 }
 
 fn judge_syncs(mut times: Vec<Duration>) -> Finding {
-    const ASPECT: Aspect = Aspect::JournalSync;
     times.sort_unstable();
     let count = times.len();
     let [median, longest] = [count / 2, count - 1].map(|at| times[at]);
@@ -234,9 +224,9 @@ fn judge_syncs(mut times: Vec<Duration>) -> Finding {
     if median > SLOW_MEDIAN || longest > SLOW_LONGEST {
         let remedy = "each answer waits for a sync, and Weni waits for the answer: stop other programs \
                       that write to this volume, or use a faster one";
-        return ASPECT.warning(found, remedy);
+        return Aspect::JournalSync.warning(found, remedy);
     }
-    ASPECT.ok(found)
+    Aspect::JournalSync.ok(found)
 }
 
 #[cfg(test)]

@@ -276,12 +276,7 @@ pub(super) fn remedy(blocked: Blocked) -> &'static str {
         Blocked::Tls => {
             "look at ssl.ca.location, and at name and dates of the brokers' certificates"
         }
-        Blocked::JournalDiverged
-        | Blocked::PositionReset
-        | Blocked::ClusterChanged
-        | Blocked::PublisherWedged
-        | Blocked::Disk
-        | Blocked::KafkaError => "the words are librdkafka's; the RUNBOOK has more",
+        _ => "the words are librdkafka's; the RUNBOOK has more",
     }
 }
 

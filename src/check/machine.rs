@@ -142,10 +142,10 @@ fn needed_memory(http: &Http) -> u64 {
 }
 
 fn judge_memory(http: &Http, limit: Option<u64>) -> Finding {
-    const ASPECT: Aspect = Aspect::Memory;
     let needed = needed_memory(http) >> 20;
     let Some(limit) = limit else {
-        return ASPECT.ok(format!("no limit is known; the edge takes at most {needed} MiB"));
+        return Aspect::Memory
+            .ok(format!("no limit is known; the edge takes at most {needed} MiB"));
     };
     let limit = limit >> 20;
     if limit < needed {
@@ -155,9 +155,9 @@ fn judge_memory(http: &Http, limit: Option<u64>) -> Finding {
         );
         let remedy = "raise the limit (resources.limits.memory, MemoryMax=), or lower \
                       http.max_memory_bytes or http.max_connections (RUNBOOK, Capacity)";
-        return ASPECT.warning(found, remedy);
+        return Aspect::Memory.warning(found, remedy);
     }
-    ASPECT.ok(format!("there are {limit} MiB; the edge takes at most {needed} MiB"))
+    Aspect::Memory.ok(format!("there are {limit} MiB; the edge takes at most {needed} MiB"))
 }
 
 #[cfg(test)]

@@ -18,7 +18,6 @@ use crate::{
 const STEP: Duration = Duration::from_secs(3);
 
 pub(super) fn probe(subject: &Subject, report: &Report) {
-    let (http, admin) = (subject.config.http.listen, subject.config.admin.listen);
     let is_running = matches!(subject.running(), Ok(Some(_)));
     let asked = |aspect: Aspect, address: SocketAddr| {
         // For a moment, and without listening: no caller is answered.
@@ -32,8 +31,8 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
             knock(aspect, address)
         }
     };
-    report.add(asked(Aspect::HttpListen, http));
-    report.add(asked(Aspect::AdminListen, admin));
+    report.add(asked(Aspect::HttpListen, subject.config.http.listen));
+    report.add(asked(Aspect::AdminListen, subject.config.admin.listen));
 }
 
 fn judge(
