@@ -62,12 +62,11 @@ pub(super) struct Letters<R> {
 
 struct Partition {
     number: i32,
-    /// The offset after the last letter that was read.
+    /// The offset after the last letter that was read; at least `end` if nothing more is to be read.
     next: i64,
     end: i64,
     /// Letters in order, each with when its callback was accepted, and its receipt.
     read: VecDeque<((u64, String), Letter)>,
-    ended: bool,
 }
 
 impl<R: Reader> Letters<R> {
@@ -85,7 +84,6 @@ impl<R: Reader> Letters<R> {
             next: offsets.start,
             end: offsets.end,
             read: VecDeque::new(),
-            ended: false,
         };
         Ok(Self {
             reader: cluster.read(topic, &from)?,
@@ -106,7 +104,7 @@ impl<R: Reader> Letters<R> {
         let deadline = clock::now() + PATIENCE;
         loop {
             let partition = &self.partitions[at];
-            if !partition.read.is_empty() || partition.ended || partition.next >= partition.end {
+            if !partition.read.is_empty() || partition.next >= partition.end {
                 return Ok(());
             }
             if clock::now() >= deadline {
@@ -141,7 +139,7 @@ impl<R: Reader> Letters<R> {
                 let accepted = (letter.received_at_ms().unwrap_or(0), receipt);
                 partition.read.push_back((accepted, letter));
             }
-            _ => partition.ended = true,
+            _ => partition.next = partition.end,
         }
     }
 }
