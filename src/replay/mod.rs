@@ -14,7 +14,7 @@ mod transaction;
 
 use std::{
     collections::BTreeSet,
-    io,
+    io, mem,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -181,10 +181,7 @@ impl<C: Cluster> Replay<'_, C> {
         let total = letters.sum::<u64>() + files.len() as u64;
         let outcome = self.records(&ranges, total, watch).and_then(|()| {
             files.iter().try_for_each(|name| self.file(name))?;
-            self.renew()?;
-            let (done, _) = self.files().context(NO_QUARANTINE)?;
-            done.iter().try_for_each(|name| self.mark_replayed(name))?;
-            self.forget_files()
+            self.settle_files()
         });
         watch(total, total);
         let committed = self.committed;
@@ -365,50 +362,39 @@ impl<C: Cluster> Replay<'_, C> {
         let letter = Letter { origin: Origin::File(name.to_owned()), headers, value };
         let Some(letter) = self.letter(letter) else { return Ok(()) };
         if self.kept.is_full() && self.producer.is_some() {
-            self.make_room()?;
+            self.settle_files()?;
+            if self.kept.is_full() {
+                bail!(
+                    "a replay on another edge was broken off and has {} files to rename: run it there again \
+                     first",
+                    self.kept.files.len()
+                );
+            }
         }
         self.publish(&[letter])
     }
 
-    /// Which of the files that the progress names are of this edge.
-    fn own_files(&self) -> anyhow::Result<Vec<bool>> {
-        let files = self.kept.files.iter();
-        let own: io::Result<_> = files.map(|name| self.quarantine.has(name)).collect();
-        own.context(NO_QUARANTINE)
-    }
-
-    /// Forgets the files of this edge, which are all renamed: other edges need the room.
-    fn forget_files(&mut self) -> anyhow::Result<()> {
-        let own = self.own_files()?;
-        if !own.contains(&true) {
-            return Ok(());
-        }
-        let mut own = own.into_iter();
-        self.kept.files.retain(|_| own.next() == Some(false));
-        self.renew()
-    }
-
-    /// Renames the oldest file of this edge that the progress names, and forgets it with the next commit.
-    fn make_room(&mut self) -> anyhow::Result<()> {
-        let files = &self.kept.files;
-        let Some(oldest) = self.own_files()?.into_iter().position(|is_own| is_own) else {
-            bail!(
-                "a replay on another edge was broken off and has {} files to rename: run it there again first",
-                files.len()
-            );
-        };
-        self.mark_replayed(&files[oldest])?;
-        self.kept.files.remove(oldest);
-        Ok(())
-    }
-
-    /// Renames a file that is done. It has to have its name as long as a broker that is killed may forget its
-    /// commit, so another commit comes before; and no longer than the progress names it.
-    fn mark_replayed(&self, name: &str) -> anyhow::Result<()> {
+    /// Renames the files that are done, and then forgets them: other edges need the room. A file has to have
+    /// its name as long as a broker that is killed may forget its commit, so another commit comes before; and
+    /// no longer than the progress names it.
+    fn settle_files(&mut self) -> anyhow::Result<()> {
         if self.producer.is_none() {
             return Ok(());
         }
-        let at = || format!("the quarantined file {}", self.quarantine.path.join(name).display());
-        self.quarantine.mark_replayed(name).with_context(at)
+        self.renew()?;
+        let (done, _) = self.files().context(NO_QUARANTINE)?;
+        for name in done {
+            let at =
+                || format!("the quarantined file {}", self.quarantine.path.join(&name).display());
+            self.quarantine.mark_replayed(&name).with_context(at)?;
+        }
+        let known = mem::take(&mut self.kept.files);
+        let count = known.len();
+        for name in known {
+            if !self.quarantine.has(&name).context(NO_QUARANTINE)? {
+                self.kept.files.push(name);
+            }
+        }
+        if self.kept.files.len() < count { self.renew() } else { Ok(()) }
     }
 }

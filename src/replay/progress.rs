@@ -48,19 +48,12 @@ impl Kept {
         next
     }
 
-    /// The group's offsets: of the partitions where more is done than `before`, and of the files. An
-    /// error if what is done in a partition is too scattered for an offset's metadata.
-    pub(super) fn offsets(
-        &self,
-        topics: &config::Topics,
-        before: &Self,
-    ) -> anyhow::Result<Vec<GroupOffset>> {
+    /// The group's offsets: of the partitions, and of the files. An error if what is done in a partition is
+    /// too scattered for an offset's metadata.
+    pub(super) fn offsets(&self, topics: &config::Topics) -> anyhow::Result<Vec<GroupOffset>> {
         let mut offsets = Vec::new();
         let topic = &topics.dead_letter;
         for (&partition, progress) in &self.partitions {
-            if before.partitions.get(&partition) == Some(progress) {
-                continue;
-            }
             let metadata = progress.metadata();
             if metadata.len() > METADATA_BYTES_MAX {
                 bail!(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::anyhow;
 
-use super::{Ready, Replay, TRANSACTION_TIMEOUT, progress::Kept};
+use super::{Ready, Replay, TRANSACTION_TIMEOUT};
 use crate::{
     clock,
     kafka::{Cluster, Code, ErrorClass, Failure, GroupOffset, Producer, Step, Timestamps, label},
@@ -21,7 +21,7 @@ impl<C: Cluster> Replay<'_, C> {
             return Ok(());
         }
         let next = self.kept.with(letters);
-        let offsets = next.offsets(&self.config.topics, &self.kept)?;
+        let offsets = next.offsets(&self.config.topics)?;
         let Err(failure) = self.try_some_times(letters, &offsets) else {
             self.kept = next;
             self.committed += letters.len();
@@ -44,10 +44,7 @@ impl<C: Cluster> Replay<'_, C> {
 
     /// Commits the progress once more: Kafka deletes offsets that were not committed for some time.
     pub(super) fn renew(&mut self) -> anyhow::Result<()> {
-        if self.producer.is_none() {
-            return Ok(());
-        }
-        let offsets = self.kept.offsets(&self.config.topics, &Kept::default())?;
+        let offsets = self.kept.offsets(&self.config.topics)?;
         self.transact(&[], &offsets).map_err(|failure| self.failed(&failure))
     }
 
