@@ -86,10 +86,7 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
 }
 
 impl Webhook {
-    /// How it is called.
-    ///
-    /// # Errors
-    /// Says what is wrong with its URL or header.
+    /// How it is called. An error says what is wrong with its URL or header.
     pub(super) fn target(&self, way: Way, roots: &RootCertStore) -> anyhow::Result<Target> {
         let mut header = self.secret.clone();
         if let Some((_, value)) = &mut header {
@@ -250,9 +247,7 @@ fn unanswered(webhook: &Webhook, way: Way, error: &anyhow::Error) -> Finding {
         Some(CallFailure::Closed | CallFailure::Malformed) => {
             "point the URL at an edge's http.listen; http:// and https:// have to fit its [http.tls]"
         }
-        Some(CallFailure::Timeout) | None => {
-            "read the log of the edge and of what stands in front of it"
-        }
+        _ => "read the log of the edge and of what stands in front of it",
     };
     ASPECT.problem(found, remedy)
 }

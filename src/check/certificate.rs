@@ -35,8 +35,7 @@ pub(super) fn probe(subject: &Subject, report: &Report) {
     let now = UnixTime::now();
     let dates = judge_dates(&chain[0], now);
     report.all(judge(&chain, host.as_deref(), &subject.roots, now).into_iter().map(|finding| {
-        let worst = if finding == dates { Severity::Problem } else { Severity::Warning };
-        let severity = finding.severity.min(worst);
+        let severity = if finding == dates { finding.severity } else { Severity::Warning };
         Finding { severity, found: format!("{name}: {}", finding.found), ..finding }
     }));
 }
