@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Value as Json, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::{Instant, timeout},
 };
 use weni_edge::{config::Secret, journal::Position};
@@ -314,9 +314,8 @@ async fn a_test_callback_goes_through_the_public_door_and_is_no_status() {
     assert_eq!(nothing.status, 404);
 
     // A public URL at which nothing listens.
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let mut config = (**served.config.load()).clone();
-    config.http.public_url = Some(format!("https://{closed}"));
+    config.http.public_url = Some("https://127.0.0.1:1".to_owned());
     served.config.store(Arc::new(config));
     let results = served.post("/inspector/test", &[], json!({"source": "loja"})).await.json();
     assert_eq!(
