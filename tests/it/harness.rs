@@ -155,7 +155,8 @@ struct Running {
     admin: SocketAddr,
 }
 
-/// A process, and the thread that reads its log to the end.
+/// A process, and the thread that reads its log to the end. A process whose log is not read to the end
+/// would say its last words in the name of the next one.
 struct Started {
     child: Killed,
     reading: thread::JoinHandle<()>,
@@ -456,7 +457,9 @@ impl Edge {
 
     /// kill -9.
     pub(crate) fn kill(&mut self) {
-        drop(self.running.take().expect("the edge runs"));
+        let Started { child, reading, .. } = self.running.take().expect("the edge runs").process;
+        drop(child);
+        reading.join().unwrap();
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -477,8 +480,7 @@ impl Edge {
     /// The same in mid-work: a scrape shows the accounts in motion then.
     pub(crate) fn terminate(&mut self) {
         self.signal(Signal::TERM);
-        let mut running = self.running.take().expect("the edge runs");
-        let status = eventually("it has stopped", || running.process.child.0.try_wait().unwrap());
+        let status = self.await_end().status;
         assert!(status.success(), "stopped with {status}");
     }
 
