@@ -310,7 +310,8 @@ mod tests {
         ];
         let subject = Arc::new(Subject::new(Config::default(), None, None).unwrap());
         let mut first_names = None;
-        let findings = run_within(Duration::from_secs(1), &STUCK, subject, |names| {
+        // The one that panics may print a backtrace first, which takes a slow machine seconds.
+        let findings = run_within(Duration::from_secs(5), &STUCK, subject, |names| {
             first_names.get_or_insert_with(|| names.join(", "));
         });
         let found: Vec<_> =

@@ -434,7 +434,7 @@ fn what_elements_share_is_not_read_for_each() {
     ] {
         assert_eq!(reasons(body.as_bytes()), ["amplification"]);
     }
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
 }
 
 #[test]

@@ -199,7 +199,8 @@ fn a_kafka_that_is_away_costs_seconds_and_the_rest_is_looked_at() {
     let place = Place::new();
     let start = Instant::now();
     let report = Report::of(&place.config(NO_KAFKA, LISTEN), &[]);
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    // A probe is given up after 28 s.
+    assert!(start.elapsed() < Duration::from_secs(27), "{:?}", start.elapsed());
     assert_eq!((report.code, report.judged("problem")), (1, vec!["kafka"]), "{report:?}");
     report.assert("kafka", "problem", "Connection refused");
     report.assert("journal", "ok", "does not exist yet");

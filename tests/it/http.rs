@@ -34,7 +34,7 @@ use weni_edge::{
 use crate::harness::certificate_files;
 
 /// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 const BODY: &[u8] = b"{\"entry\":[]}";
 
 /// The public listener over a journal of its own.
@@ -487,7 +487,7 @@ async fn a_head_in_pieces_is_taken_while_it_comes_in_time() {
 
 #[tokio::test]
 async fn a_connection_that_is_idle_for_too_long_is_closed_without_a_word() {
-    let edge = Edge::with(|config| config.http.idle_timeout = Duration::from_millis(200)).await;
+    let edge = Edge::with(|config| config.http.idle_timeout = Duration::from_secs(2)).await;
     let mut unused = edge.caller().await;
     let mut used = edge.caller().await;
     used.call("POST", "/hooks/loja", "s3cret", BODY).await.receipt();
@@ -691,7 +691,7 @@ async fn a_connection_of_http2_takes_several_places_and_idle_ones_end_for_it() {
         let mut http2 = edge.caller().await;
         http2.send(HTTP2_BEGIN).await;
         assert!(http2.receive().await, "its settings are answered");
-        assert_eq!(edge.metrics.http_connections_evicted_total.get(), evicted);
+        until(|| edge.metrics.http_connections_evicted_total.get() == evicted).await;
         silent.push(http2);
     }
     until(|| edge.metrics.http_connections.get() == 40).await;
@@ -845,14 +845,15 @@ async fn idle_http2_outlives_the_time_for_a_head_but_not_the_idle_time() {
     let (tls, trusted) = certificate(directory.path());
     let edge = Edge::with(|config| {
         config.http.tls = Some(tls);
-        config.http.header_timeout = Duration::from_millis(200);
-        config.http.idle_timeout = Duration::from_millis(1500);
+        // The handshake has this time, too.
+        config.http.header_timeout = Duration::from_secs(1);
+        config.http.idle_timeout = Duration::from_secs(6);
     })
     .await;
     let stream = connect_tls(&edge, &trusted, &["h2"]).await.unwrap();
     let (mut client, connection) = http2(stream).await;
     for _ in 0..2 {
-        sleep(Duration::from_millis(500)).await;
+        sleep(Duration::from_millis(1500)).await;
         assert_eq!(call_http2(&mut client, "s3cret", BODY).await.0, StatusCode::OK);
     }
     // However it ends.
@@ -974,7 +975,12 @@ async fn a_header_list_over_the_limit_over_http2_costs_its_connection_at_most() 
 async fn a_handshake_of_many_kilobytes_is_not_collected() {
     let directory = TempDir::new().unwrap();
     let (tls, trusted) = certificate(directory.path());
-    let edge = Edge::with(|config| config.http.tls = Some(tls)).await;
+    let edge = Edge::with(|config| {
+        config.http.tls = Some(tls);
+        // It ends by its size, not by its time.
+        config.http.header_timeout = 2 * PATIENCE;
+    })
+    .await;
     let mut caller = TcpStream::connect(edge.address).await.unwrap();
     // A client's first message of 65,000 bytes, in records of 8,192.
     let mut first = vec![1, 0, 0xfd, 0xe8];
@@ -986,9 +992,7 @@ async fn a_handshake_of_many_kilobytes_is_not_collected() {
             sleep(Duration::from_millis(100)).await;
         }
     };
-    let began = std::time::Instant::now();
     timeout(PATIENCE, rest).await.expect("the connection ends");
-    assert!(began.elapsed() < Duration::from_secs(5), "by its size, not by its time");
     assert!(connect_tls(&edge, &trusted, &[]).await.is_ok());
 }
 

@@ -22,7 +22,7 @@ use weni_edge::{
 pub(super) const SECRET: &str = "a secret of 25 characters";
 pub(super) const TOKEN: &str = "a token of the administrator";
 pub(super) const BODY: &str = r#"{"statuses":[{"id":"wamid.HBgNNTU4Mjk5OTk5MDAwMBUCABEYEjNB","status":"delivered","timestamp":"1763842385","recipient_id":"5582999990000"}]}"#;
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Both listeners over one journal, without Kafka.
 pub(super) struct Served {

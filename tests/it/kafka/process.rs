@@ -26,7 +26,7 @@ fn stopping_under_load_without_kafka_takes_its_time_and_no_more() {
     edge.terminate();
     let took = since.elapsed();
     println!("stopped within {took:?}");
-    assert!(took < Duration::from_secs(16), "{took:?}");
+    assert!(took < Duration::from_secs(25), "{took:?}");
 
     edge.start_again();
     load.go_on_at(&edge);
