@@ -123,12 +123,11 @@ async fn call(
     let body = Template::new(&EDGE_TEST, 0).fill(&MessageId::fresh());
     let answered = async {
         let target = Target::new(url, Method::POST, headers, None);
-        let target = target.map_err(|error| error.to_string())?;
-        let target = Arc::new(match at {
-            Some(address) => target.at(address),
-            None => target,
-        });
-        let mut client = WeniClient::new(target);
+        let mut target = target.map_err(|error| error.to_string())?;
+        if let Some(address) = at {
+            target = target.at(address);
+        }
+        let mut client = WeniClient::new(Arc::new(target));
         let answer = timeout(PATIENCE, client.call(body.into())).await;
         let answer = answer.unwrap_or(Err(CallFailure::Timeout));
         answer.map(|answer| answer.status.as_u16()).map_err(|failure| failure.to_string())
