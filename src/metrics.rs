@@ -15,8 +15,8 @@ use std::{
 
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
     core::Collector,
     proto::{Metric, MetricFamily},
 };
@@ -241,13 +241,9 @@ impl Metrics {
     }
 
     /// All metrics in Prometheus' text format, those of the process and of tokio included.
-    ///
-    /// # Errors
-    /// Only if a metric cannot be written as text.
-    pub fn encode(&self) -> prometheus::Result<Vec<u8>> {
-        let mut text = Vec::with_capacity(64 * 1024);
-        TextEncoder::new().encode(&self.shown(), &mut text)?;
-        Ok(text)
+    pub fn encode(&self) -> String {
+        // INVARIANT: it fails only for a family without a name or without series, and none is shown.
+        TextEncoder::new().encode_to_string(&self.shown()).expect("metrics as text")
     }
 
     /// Takes up which sources a reload has taken away or brought back. Series are hidden and not
@@ -310,7 +306,7 @@ mod tests {
 
     #[test]
     fn closed_sets_are_there_from_the_start_and_what_is_not_configured_is_not() {
-        let text = String::from_utf8(Metrics::default().encode().unwrap()).unwrap();
+        let text = Metrics::default().encode();
         for line in [
             "weni_edge_callbacks_settled_total 0",
             "weni_edge_quarantined_total{stage=\"publish\"} 0",

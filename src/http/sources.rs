@@ -239,7 +239,7 @@ mod tests {
         let metrics = Arc::new(Metrics::default());
         let config = Arc::new(ArcSwap::new(config(&["loja"])));
         Registry::new(config, Arc::clone(&metrics), Arc::default(), Budget::new(100_000, 1024));
-        let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
+        let text = metrics.encode();
         for line in [
             "weni_edge_http_rejections_total{reason=\"unknown_source\",source=\"unknown\"} 0",
             "weni_edge_http_requests_total{code=\"200\",method=\"PUT\",source=\"loja\"} 0",

@@ -160,7 +160,7 @@ mod tests {
     fn bootstrap_entries_are_no_brokers() {
         let metrics = Metrics::default();
         export(&mut Totals::new(), &statistics(0), &metrics);
-        let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
+        let text = metrics.encode();
         assert!(text.contains("kafka_broker_up{broker=\"1\"}"));
         assert!(!text.contains("broker=\"-1\""));
     }

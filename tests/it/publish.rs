@@ -135,7 +135,7 @@ impl Edge {
     }
 
     fn text(&self) -> String {
-        let text = String::from_utf8(self.metrics.encode().unwrap()).unwrap();
+        let text = self.metrics.encode();
         let told = |line: &&str| {
             !line.starts_with('#') && !line.ends_with(" 0") && !line.contains("_bucket")
         };

@@ -67,7 +67,7 @@ async fn changed_sources_and_routes_are_taken_up_and_have_their_metrics() {
     let config = edge.settle().await;
     assert_eq!(config.sources.keys().collect::<Vec<_>>(), ["filial"]);
     assert_eq!(config.topics.channel_event, "weni.dead-letter.v1");
-    let metrics = String::from_utf8(edge.reloader.metrics.encode().unwrap()).unwrap();
+    let metrics = edge.reloader.metrics.encode();
     assert!(metrics.contains("callbacks_accepted_total{source=\"filial\"} 0"), "{metrics}");
 }
 
@@ -75,7 +75,7 @@ async fn changed_sources_and_routes_are_taken_up_and_have_their_metrics() {
 async fn a_source_that_a_reload_takes_away_leaves_no_series_but_its_accepted_callbacks() {
     let mut edge = Edge::start();
     let metrics = Arc::clone(&edge.reloader.metrics);
-    let shown = || String::from_utf8(metrics.encode().unwrap()).unwrap();
+    let shown = || metrics.encode();
     add_source(&metrics, "loja");
     metrics.callbacks_accepted_total.with_label_values(&["loja"]).inc();
     metrics.http_request_duration_seconds.with_label_values(&["loja"]).observe(0.1);
