@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::{Identity, Position, disk::Directory, sealed};
+use super::{Identity, disk::Directory, sealed};
 
 pub(super) const KIND: sealed::Kind = *b"fork";
 /// The file of the request, in the journal's directory.
@@ -25,8 +25,6 @@ pub fn request(journal: Directory<'_>, identity: &Identity) -> io::Result<()> {
 /// What a fork did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forked {
-    /// Where publishing goes on.
-    pub from: Position,
     /// Pending records that will not be published. The caller must count them as settled.
     pub left_out: u64,
     /// Records that were committed under the old id and will be published again. They are counted as

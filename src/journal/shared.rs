@@ -319,9 +319,8 @@ impl Journal {
             }
             return Err(error);
         }
-        let from = forked.start;
         let mut watermarks = shared.watermarks.lock();
-        let (left_out, repeated) = shared.move_to(&mut watermarks, from);
+        let (left_out, repeated) = shared.move_to(&mut watermarks, forked.start);
         watermarks.moved = None;
         watermarks.checkpoint = forked.first_checkpoint(&shared.runs);
         *identity = forked;
@@ -329,7 +328,7 @@ impl Journal {
         if let Err(error) = journal.disk.remove_if_there(&request) {
             tracing::warn!(%error, "a fork request that was taken up could not be removed");
         }
-        Ok(Some(Forked { from, left_out, repeated }))
+        Ok(Some(Forked { left_out, repeated }))
     }
 
     /// Writes and syncs the queued records, stops the threads, writes the checkpoint and how far this run
