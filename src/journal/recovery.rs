@@ -37,11 +37,8 @@ pub(super) struct Survey {
     pub(super) segments: Vec<Scan>,
     /// Base positions of files whose header is lost in both copies.
     headless: Vec<Position>,
-    pub(super) spares: Vec<PathBuf>,
-    /// What a crash within a recovery left of segments that it wrote anew.
-    unfinished: Vec<PathBuf>,
-    /// Files in the directory of segments that are not the journal's.
-    foreign: Vec<PathBuf>,
+    /// Files in the directory of segments that are none.
+    pub(super) others: Vec<PathBuf>,
 }
 
 impl Survey {
@@ -56,14 +53,7 @@ impl Survey {
             |path: &Path| disk::if_there(journal.disk.open(path, Mode::Read)).map_err(io_at(path));
         for path in journal.disk.list(&directory).map_err(io_at(&directory))? {
             let Some(base) = segment::base_of(&path) else {
-                let others = if spares::is_spare(&path) {
-                    &mut survey.spares
-                } else if segment::is_unfinished(&path) {
-                    &mut survey.unfinished
-                } else {
-                    &mut survey.foreign
-                };
-                others.push(path);
+                survey.others.push(path);
                 continue;
             };
             let Some(file) = open(&path)? else { continue };
@@ -106,16 +96,15 @@ impl Survey {
         self.layouts().flat_map(|layout| &layout.spans)
     }
 
-    /// Of what is missing, what was never promised.
-    fn excused(&self, known: &History, missing: &[Range<Position>]) -> Vec<Range<Position>> {
+    /// Positions that are missing and were never promised.
+    fn torn(&self, known: &History) -> Vec<Range<Position>> {
         let newest = self.bases().max();
         let last = self.segments.last().filter(|last| Some(last.layout.header.base) == newest);
         // What cannot be read is damage and no tear.
         let Some(last) = last.filter(|last| last.unreadable_bytes == 0) else { return Vec::new() };
         let durable = known.ends.get(&last.layout.header.base.run());
         let torn = last.torn.iter().filter(|torn| durable.is_none_or(|end| torn.start >= *end));
-        let torn: Vec<_> = torn.cloned().collect();
-        without(missing, &without(missing, &torn))
+        torn.cloned().collect()
     }
 }
 
@@ -186,8 +175,8 @@ impl MissingRecords {
             .collect();
         let present: Vec<_> = survey.spans().cloned().collect();
         let missing = without(&without(&expected, &present), &known.lost);
-        let excused = survey.excused(known, &missing);
-        let corrupt = without(&missing, &excused);
+        let corrupt = without(&missing, &survey.torn(known));
+        let excused = without(&missing, &corrupt);
         let mut lost = known.lost.clone();
         lost.retain(|range| range.end > floor);
         lost.extend(missing);
@@ -202,10 +191,8 @@ fn without(ranges: &[Range<Position>], others: &[Range<Position>]) -> Vec<Range<
     for other in others {
         left = left
             .into_iter()
-            .flat_map(|range| {
-                let before = range.start..range.end.min(other.start);
-                let after = range.start.max(other.end)..range.end;
-                [before, after]
+            .flat_map(|Range { start, end }| {
+                [start..end.min(other.start), start.max(other.end)..end]
             })
             .filter(|range| range.start < range.end)
             .collect();
@@ -263,7 +250,8 @@ pub(super) fn repair(
             file.sync_all()?;
         }
     }
-    for path in &survey.unfinished {
+    // A crash within a recovery left them, of segments that it wrote anew.
+    for path in survey.others.iter().filter(|path| segment::is_unfinished(path)) {
         journal.disk.remove_if_there(path)?;
     }
     journal.disk.sync_directory(&segment::directory(journal.path))
@@ -287,7 +275,8 @@ fn trailing_damage_end(journal: Directory<'_>, scan: &Scan, lost_end: Position) 
 }
 
 fn report(survey: &Survey, missing: &MissingRecords, metrics: &Metrics) {
-    for path in &survey.foreign {
+    let is_own = |path: &Path| spares::is_spare(path) || segment::is_unfinished(path);
+    for path in survey.others.iter().filter(|path| !is_own(path)) {
         tracing::warn!(path = %path.display(),
             "a file that the journal did not make lies among its segments; it is neither read nor removed");
     }

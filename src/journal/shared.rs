@@ -118,7 +118,7 @@ impl Shared {
         recovery::repair(journal, run, &mut survey, &missing, &metrics).map_err(at())?;
         let needed = survey.bases().chain(committed).min().map_or(run, Position::run);
         runs.mend(journal, needed).map_err(at())?;
-        let spares = Spares::adopt(&options, run, &survey.spares).map_err(at())?;
+        let spares = Spares::adopt(&options, run, &survey.others).map_err(at())?;
 
         let start = Position::new(run, 0);
         let found = survey.segments.into_iter().map(|scan| scan.layout).collect();

@@ -13,8 +13,6 @@ use parking_lot::Mutex;
 
 use super::{Options, disk, disk::Mode, segment, segment::Header};
 
-/// Spares that are made ahead.
-const READY: usize = 1;
 /// Spares that are kept when segments are recycled.
 const KEPT: usize = 3;
 
@@ -29,11 +27,11 @@ pub(super) struct Spares {
 }
 
 impl Spares {
-    /// Takes over the usable spares of an earlier run, and removes the others.
+    /// Takes over the usable spares of an earlier run that are among these files, and removes its others.
     pub(super) fn adopt(options: &Options, run: u32, found: &[PathBuf]) -> io::Result<Self> {
         let (options, (files, making, next)) = (options.clone(), Default::default());
         let spares = Self { options, files, making, run, next };
-        found.iter().try_for_each(|path| spares.put(path))?;
+        found.iter().filter(|path| is_spare(path)).try_for_each(|path| spares.put(path))?;
         Ok(spares)
     }
 
@@ -47,9 +45,10 @@ impl Spares {
         ready().map_or_else(|| self.make(), Ok)
     }
 
+    /// Makes a spare ahead, unless there is one.
     pub(super) fn prepare(&self) -> io::Result<()> {
         let _making = self.making.lock();
-        while self.len() < READY {
+        if self.len() == 0 {
             let made = self.make()?;
             self.files.lock().push(made);
         }
