@@ -16,7 +16,7 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     /// Tells that a segment was begun. It is disconnected when the writer has ended.
     woken: mpsc::Receiver<()>,
-    /// A committed position, and when the record there was accepted.
+    /// The committed watermark, and when the oldest pending record was accepted. None without one.
     oldest: Option<(Position, Option<u64>)>,
     /// What failed in the last round, to report it once.
     failing: Vec<&'static str>,
@@ -74,18 +74,11 @@ impl Keeper {
 
     /// How long the oldest record has waited for Kafka.
     pub(super) fn oldest_pending_age_seconds(&mut self) -> io::Result<f64> {
-        let (pending, committed) = {
-            let watermarks = self.shared.watermarks.lock();
-            (watermarks.pending(), watermarks.committed)
-        };
-        if pending == 0 {
-            return Ok(0.0);
-        }
+        let committed = self.shared.watermarks.lock().committed;
         if self.oldest.is_none_or(|(position, _)| position != committed) {
             let mut reader = Reader::new(self.shared.clone(), committed);
             let accepted_at_ms = self.shared.options.accepted_at_ms;
-            let record = reader.next()?;
-            self.oldest = Some((committed, record.and_then(|it| accepted_at_ms(it.payload))));
+            self.oldest = reader.next()?.map(|it| (committed, accepted_at_ms(it.payload)));
         }
         let accepted_at_ms = self.oldest.and_then(|(_, accepted_at_ms)| accepted_at_ms);
         let age_ms = accepted_at_ms.map_or(0, |at| clock::wall_ms().saturating_sub(at));
