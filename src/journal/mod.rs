@@ -84,9 +84,7 @@ pub use self::{
     position::Position,
     reader::{JournalRecord, Reader},
 };
-use self::{
-    disk::DiskFile, error::io_at, keeper::Keeper, queue::Pushed, shared::Shared, writer::Writer,
-};
+use self::{disk::DiskFile, error::io_at, keeper::Keeper, shared::Shared, writer::Writer};
 use crate::{clock, metrics::Metrics};
 
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
@@ -198,7 +196,7 @@ impl Journal {
     ) -> Result<Position, AppendError> {
         let started = clock::now();
         let shared = self.shared();
-        let Pushed { position, outcome } = shared.queue.push(len, accepted, write)?;
+        let (position, outcome) = shared.queue.push(len, accepted, write)?;
         outcome.await?;
         let took = clock::now() - started;
         shared.metrics.journal_append_seconds.observe(took.as_secs_f64());

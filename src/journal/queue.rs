@@ -54,13 +54,6 @@ struct QueueState {
     is_open: bool,
 }
 
-/// A record in a batch.
-#[derive(Debug)]
-pub(super) struct Pushed {
-    pub(super) position: Position,
-    pub(super) outcome: BatchOutcome,
-}
-
 /// Records that are written and synced together.
 #[derive(Debug)]
 pub(super) struct WriteBatch {
@@ -70,7 +63,7 @@ pub(super) struct WriteBatch {
     pub(super) whole: usize,
     /// One per record.
     pub(super) accepted: Vec<IntCounter>,
-    decision: Decision,
+    pub(super) decision: Decision,
 }
 
 impl Queue {
@@ -85,13 +78,14 @@ impl Queue {
         }
     }
 
-    /// Admits a record and copies it into the last batch, or refuses it.
+    /// Admits a record and copies it into the last batch, or refuses it. Returns its position, and what
+    /// resolves when its batch is decided.
     pub(super) fn push(
         &self,
         len: usize,
         accepted: &IntCounter,
         write: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<Pushed, AppendError> {
+    ) -> Result<(Position, BatchOutcome), AppendError> {
         let frame_bytes = FRAME_HEADER_BYTES.saturating_add(len);
         let limit = self.limit();
         let mut state = self.state.lock();
@@ -111,7 +105,7 @@ impl Queue {
         if is_first {
             self.work.notify_one();
         }
-        Ok(Pushed { position, outcome })
+        Ok((position, outcome))
     }
 
     /// Waits for the next batch; `None` once the queue is closed and empty.
@@ -147,7 +141,7 @@ impl Queue {
         state.next = refused[0].first;
         state.admitted_bytes -= refused.iter().map(|batch| batch.whole as u64).sum::<u64>();
         drop(state);
-        refused.iter().for_each(|batch| batch.decide(Err(why)));
+        refused.iter().for_each(|batch| batch.decision.decide(Err(why)));
     }
 
     /// Refuses further records. Queued batches are still written.
@@ -158,12 +152,10 @@ impl Queue {
 
     /// Refuses further records, and fails those that the writer has not taken yet.
     pub(super) fn abandon(&self) {
-        let mut state = self.state.lock();
-        state.is_open = false;
-        let queued = std::mem::take(&mut state.batches);
-        drop(state);
-        self.work.notify_all();
-        queued.iter().for_each(|batch| batch.decide(Err(AppendError::Failed)));
+        self.close();
+        let queued = std::mem::take(&mut self.state.lock().batches);
+        // Without the lock: a batch that is dropped undecided fails, which wakes its callers.
+        drop(queued);
     }
 
     /// Whether the writer has taken all that was pushed.
@@ -238,9 +230,5 @@ impl WriteBatch {
 
     pub(super) fn end(&self) -> Position {
         self.first.plus(self.accepted.len() as u64)
-    }
-
-    pub(super) fn decide(&self, result: Result<(), AppendError>) {
-        self.decision.decide(result);
     }
 }

@@ -113,7 +113,7 @@ impl Writer {
         let positions = batch.first..batch.end();
         self.shared.watermarks.lock().index.extend(positions, batch.whole as u64);
         self.shared.durable_moved.notify_all();
-        batch.decide(Ok(()));
+        batch.decision.decide(Ok(()));
         self.shared.queue.recycle(batch.frames);
     }
 

@@ -107,7 +107,7 @@ fn append_together(journal: &Journal, payloads: &[Vec<u8>]) {
         .map(|payload| {
             let len = payload.len();
             let pushed = journal.shared().queue.push(len, &accepted, |out| out.extend(payload));
-            let outcome = pushed.unwrap().outcome;
+            let (_, outcome) = pushed.unwrap();
             // The first goes alone.
             while payload == b"first" && !journal.shared().queue.is_empty() {
                 std::thread::yield_now();
