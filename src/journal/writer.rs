@@ -23,12 +23,15 @@ pub(super) struct Writer {
     /// Lets the keeper begin its next round at once.
     wake_keeper: SyncSender<()>,
     /// The index's open segment.
-    file: Option<Box<dyn DiskFile>>,
+    open: Option<OpenSegment>,
 }
+
+/// A segment's file, its salt, and the offset after its last frame.
+type OpenSegment = (Box<dyn DiskFile>, u32, u64);
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, wake_keeper: SyncSender<()>) -> Self {
-        Self { shared, wake_keeper, file: None }
+        Self { shared, wake_keeper, open: None }
     }
 
     pub(super) fn run(mut self) {
@@ -47,13 +50,10 @@ impl Writer {
 
     fn write(&mut self, batch: &mut WriteBatch) -> Result<(), AppendError> {
         let capacity = self.shared.options.segment_bytes;
-        let open =
-            self.shared.watermarks.lock().index.open().map(|open| (open.header.salt, open.end));
-        let (file, salt, end) = match (self.file.take(), open) {
-            (Some(file), Some((salt, end))) if end + batch.whole as u64 <= capacity => {
-                (file, salt, end)
-            }
-            _ => self.next_segment(batch.first)?,
+        let fits = |(_, _, end): &OpenSegment| end + batch.whole as u64 <= capacity;
+        let (file, salt, end) = match self.open.take().filter(fits) {
+            Some(open) => open,
+            None => self.next_segment(batch.first)?,
         };
         if let Err(error) = file.write_at(batch.seal(salt), end) {
             // `file` is dropped: the next batch begins another segment.
@@ -72,7 +72,7 @@ impl Writer {
             self.shared.fail(error.to_string());
             return Err(AppendError::Failed);
         }
-        self.file = Some(file);
+        self.open = Some((file, salt, end + batch.whole as u64));
         Ok(())
     }
 
@@ -118,8 +118,7 @@ impl Writer {
     }
 
     /// Begins a segment in a spare file, which gets the segment's name only after its header is durable.
-    /// Returns its salt and the offset of its first frame too.
-    fn next_segment(&self, base: Position) -> Result<(Box<dyn DiskFile>, u32, u64), AppendError> {
+    fn next_segment(&self, base: Position) -> Result<OpenSegment, AppendError> {
         let shared = &self.shared;
         // Close the full segment now. If the disk has no room for another, the only way to get space is to
         // recycle this one after it is committed.
