@@ -5,7 +5,7 @@
 //! or the name of the variable, and with the remedy. `load` and `sources` are the tables of all keys
 //! with their defaults; `section` takes values out of a `document`.
 //!
-//! **Invariant:** no error, `Debug` or `Serialize` shows the text of a [`Secret`].
+//! **Invariant:** neither an error nor `Debug` shows the text of a [`Secret`].
 
 pub(crate) mod client;
 mod document;
@@ -29,8 +29,6 @@ pub(crate) use document::read_file;
 pub use document::{EffectiveValue, to_toml};
 pub use load::ConfigError;
 pub use section::parse_duration;
-
-use serde::{Serialize, Serializer};
 
 use crate::event::{Settings, Topic};
 
@@ -245,11 +243,5 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(HIDDEN)
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(HIDDEN)
     }
 }

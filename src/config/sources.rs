@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, path::Path};
 use http::{HeaderName, HeaderValue, header};
 
 use super::{
-    Secret, Source,
+    HIDDEN, Secret, Source,
     document::{NodeValue, read_file},
     section::{Section, flag, path, text, texts},
 };
@@ -52,13 +52,14 @@ pub(super) fn source(mut section: Section<'_>) -> Source {
     let (has_header, has_secret) = (has("header"), has("secrets") || has("secrets_file"));
     let header = section.value("header", |value| text(value).and_then(header_name));
     let variable = matches!(section.peek("secrets"), Some(NodeValue::Variable(_)));
-    let listed = section.value("secrets", |value| {
-        let secrets = texts(value)?;
-        let checked = secrets.into_iter().enumerate().map(|(at, secret)| {
+    let read = |value: &NodeValue| {
+        let checked = texts(value)?.into_iter().enumerate().map(|(at, secret)| {
             secret_of(secret).map_err(|why| format!("has {why} at place {}", at + 1))
         });
-        checked.collect::<Result<Vec<_>, _>>()
-    });
+        checked.collect::<Result<Vec<_>, _>>().map(Some)
+    };
+    let hide = |secrets: &Option<Vec<_>>| Some(vec![HIDDEN; secrets.as_ref()?.len()].into());
+    let listed = section.shown("secrets", None, read, hide);
     if listed.is_some() && !variable {
         section.holds_secret_itself();
     }
