@@ -122,7 +122,6 @@ fn entries(table: DeTable<'_>, origin: &impl Fn(usize) -> String) -> BTreeMap<St
 }
 
 impl Node {
-    /// A table without entries.
     pub(super) fn empty(origin: &str) -> Self {
         Self { origin: origin.into(), value: NodeValue::Table(BTreeMap::new()) }
     }

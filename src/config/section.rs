@@ -1,7 +1,6 @@
 //! Takes values out of one table of the configuration, and reports what is wrong with them.
 //!
 //! Asking for a key makes it a known one. Keys that are left when the section is dropped are unknown.
-//! So the code that reads the configuration is also the table of its keys.
 
 use std::{
     cell::RefCell,
@@ -24,7 +23,6 @@ const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), (
 pub(super) struct Findings {
     /// One sentence each.
     pub(super) problems: RefCell<Vec<String>>,
-    /// Files that hold a secret.
     pub(super) secret_files: RefCell<BTreeSet<PathBuf>>,
     /// In the order of reading.
     pub(super) effective: RefCell<Vec<EffectiveValue>>,
@@ -200,7 +198,6 @@ impl<'p> Section<'p> {
         self.findings.problems.borrow_mut().push(format!("{origin}: {path} {why}"));
     }
 
-    /// Notes that the file at `path` holds a secret.
     pub(super) fn holds_secret(&self, path: &Path) {
         self.findings.secret_files.borrow_mut().insert(path.to_owned());
     }
@@ -267,10 +264,8 @@ pub(super) fn texts(value: &NodeValue) -> Result<Vec<String>, String> {
         NodeValue::Variable(text) => parse(text, "").map(|node| node.value),
         value => Some(value.clone()),
     };
-    let texts: Option<_> = match parsed {
-        Some(NodeValue::Typed(toml::Value::Array(list))) => {
-            list.into_iter().map(|item| item.as_str().map(String::from)).collect()
-        }
+    let texts = match parsed {
+        Some(NodeValue::Typed(list)) => list.try_into().ok(),
         _ => None,
     };
     texts.ok_or_else(|| "has to be a list of texts, as in [\"first\", \"second\"]".into())
