@@ -166,16 +166,13 @@ pub fn trusted_roots(ca_file: Option<&Path>) -> anyhow::Result<RootCertStore> {
 
 /// A URL, also a wrong one, without what may be secret: user, password, query and fragment.
 pub fn without_secrets(url: &str) -> String {
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
-            (format!("{scheme}://"), rest)
-        }
-        _ => (String::new(), url),
-    };
+    let is_scheme = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let scheme = url.find("://").filter(|end| is_scheme(&url[..*end])).map_or(0, |end| end + 3);
+    let (scheme, rest) = url.split_at(scheme);
     let (address, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
     // The mark may stand in a password, and the @ in a query.
     let address = if query.contains('@') { "..." } else { address };
-    scheme + address.rsplit('@').next().unwrap_or_default()
+    scheme.to_owned() + address.rsplit('@').next().unwrap_or_default()
 }
 
 /// Whether the internet has a way to an address: neither private nor of a documentation's or another special
