@@ -231,11 +231,7 @@ enum Body {
 
 impl Bodies {
     /// These samples, padded to `size` bytes. `identical` ones keep their first message id.
-    pub fn samples(
-        samples: impl IntoIterator<Item = &'static Sample>,
-        size: usize,
-        identical: bool,
-    ) -> Self {
+    pub fn samples(samples: Vec<&'static Sample>, size: usize, identical: bool) -> Self {
         let body = |sample| {
             let template = Template::new(sample, size);
             if !identical {

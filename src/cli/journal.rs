@@ -60,7 +60,6 @@ enum Command {
     },
 }
 
-/// Where a fork goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ForkStart {
     Checkpoint,

@@ -135,7 +135,6 @@ fn show(summary: &ReplaySummary, output: Output, done: &str) -> anyhow::Result<(
     Ok(text.lines().try_for_each(|line| print_line(&visible(line)))?)
 }
 
-/// Shows how many of the letters are done.
 fn progress(what: &'static str) -> impl FnMut(u64, u64) {
     let bar = progress_bar(0, "{bar:40} {human_pos}/{human_len} {msg} {eta}").with_message(what);
     move |done, total| {

@@ -109,17 +109,14 @@ pub(super) struct Args {
     output: Output,
 }
 
-/// Sends everything and prints the summary to standard output.
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let roots = args.ca_file.as_deref().map(|file| trusted_roots(Some(file))).transpose()?;
     let target = Target::new(&args.url, args.method, &args.headers, roots.as_ref())?;
     let size = args.size.unwrap_or(0);
-    let bodies = if !args.files.is_empty() {
-        Bodies::files(&args.files)?
-    } else if args.samples.is_empty() {
-        Bodies::samples(&SAMPLES, size, args.identical)
-    } else {
-        Bodies::samples(args.samples, size, args.identical)
+    let samples = if args.samples.is_empty() { SAMPLES.iter().collect() } else { args.samples };
+    let bodies = match args.files.is_empty() {
+        true => Bodies::samples(samples, size, args.identical),
+        false => Bodies::files(&args.files)?,
     };
     let create = |path: &PathBuf| {
         File::create(path).with_context(|| format!("cannot write {}", path.display()))
@@ -160,7 +157,6 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 struct Plan {
     bodies: Bodies,
     count: u64,
-    /// Calls a second.
     rate: Option<f64>,
     start: Instant,
     end: Option<Instant>,
