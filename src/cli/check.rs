@@ -1,14 +1,15 @@
 //! `check`: tries everything that an edge needs, and says what to do about what is not well.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use http::{HeaderName, HeaderValue, Uri};
+use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::{
     ConfigFile, Output, send,
-    terminal::{coloured, print_line, spinner, visible},
+    terminal::{coloured, print_line, visible},
 };
 use crate::{
     caller::without_secrets,
@@ -76,7 +77,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         config.ready_to_serve()?;
     }
     let subject = Subject::new(config, webhook, args.ca_file)?;
-    let spinner = spinner();
+    // It is invisible where standard error is no terminal.
+    let spinner = ProgressBar::new_spinner();
+    spinner.enable_steady_tick(Duration::from_millis(100));
     let findings = check::run(subject, |names| {
         spinner.set_message(format!("looking at {}", names.join(", ")));
     });

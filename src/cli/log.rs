@@ -45,8 +45,7 @@ pub(super) fn init(config: &config::Log, dropped: IntCounter) -> anyhow::Result<
     let is_terminal = stderr().is_terminal();
     let is_json = match config.format {
         LogFormat::Auto => !is_terminal,
-        LogFormat::Human => false,
-        LogFormat::Json => true,
+        format => format == LogFormat::Json,
     };
     let queue = start(dropped).context("cannot start the log's thread")?;
     let log = subscriber(filter, queue, is_json, is_terminal);

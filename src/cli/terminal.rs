@@ -1,9 +1,6 @@
 //! Prints for people and programs, and asks people.
 
-use std::{
-    io::{self, IsTerminal, Write, stdin, stdout},
-    time::Duration,
-};
+use std::io::{self, IsTerminal, Write, stdin, stdout};
 
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
@@ -53,13 +50,6 @@ pub(super) fn progress_bar(len: u64, template: &str) -> ProgressBar {
     // INVARIANT: every caller's template is valid; a run on a terminal shows it.
     let style = ProgressStyle::with_template(template).expect("a template");
     ProgressBar::new(len).with_style(style).with_finish(ProgressFinish::AndClear)
-}
-
-/// A line on standard error that says what is waited for. It is invisible where that is no terminal.
-pub(super) fn spinner() -> ProgressBar {
-    let spinner = ProgressBar::new_spinner().with_finish(ProgressFinish::AndClear);
-    spinner.enable_steady_tick(Duration::from_millis(100));
-    spinner
 }
 
 /// Text in the colour of an ANSI code, if standard output is a terminal and NO_COLOR is not set.
