@@ -35,9 +35,6 @@ impl Config {
     }
 
     /// As [`load`](Self::load), and returns every value in effect, in the order of the sections.
-    ///
-    /// # Errors
-    /// Those of [`load`](Self::load).
     pub fn load_effective(path: Option<&Path>) -> Result<(Self, Vec<EffectiveValue>), ConfigError> {
         // All of our variables are UTF-8.
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
