@@ -100,12 +100,10 @@ fn show(inspection: &Inspection) {
     println!("journal     {}", inspection.id);
     println!("published   {}", inspection.label);
     match &inspection.checkpoint {
-        Some(checkpoint) => println!(
-            "checkpoint  run {} index {}, cluster {}",
-            checkpoint.position.run(),
-            checkpoint.position.index(),
-            checkpoint.cluster_id
-        ),
+        Some(kept) => {
+            let (at, cluster) = (kept.position, &kept.cluster_id);
+            println!("checkpoint  run {} index {}, cluster {cluster}", at.run(), at.index());
+        }
         None => println!("checkpoint  none"),
     }
     let committed = committed(inspection);
