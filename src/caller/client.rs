@@ -148,18 +148,16 @@ impl Target {
 /// # Errors
 /// The file cannot be read, or holds something else.
 pub fn trusted_roots(ca_file: Option<&Path>) -> anyhow::Result<RootCertStore> {
+    let Some(file) = ca_file else {
+        return Ok(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect());
+    };
     let mut roots = RootCertStore::empty();
-    match ca_file {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(file) => {
-            let name = || format!("cannot read certificates from {}", file.display());
-            for certificate in CertificateDer::pem_file_iter(file).with_context(name)? {
-                roots.add(certificate.with_context(name)?).with_context(name)?;
-            }
-            if roots.is_empty() {
-                bail!("{} has no certificate in PEM", file.display());
-            }
-        }
+    let name = || format!("cannot read certificates from {}", file.display());
+    for certificate in CertificateDer::pem_file_iter(file).with_context(name)? {
+        roots.add(certificate.with_context(name)?).with_context(name)?;
+    }
+    if roots.is_empty() {
+        bail!("{} has no certificate in PEM", file.display());
     }
     Ok(roots)
 }
