@@ -242,14 +242,7 @@ fn chunks(mut body: Bytes, method: &Method) -> Body {
 }
 
 /// What the webhook answered.
-#[expect(missing_docs, reason = "the types say what each is")]
-pub struct Answer {
-    pub version: http::Version,
-    pub status: StatusCode,
-    /// When the server answered, as it says.
-    pub date: Option<HeaderValue>,
-    pub body: Bytes,
-}
+pub type Answer = http::Response<Bytes>;
 
 /// Why there is no answer.
 #[expect(missing_docs, reason = "the messages say what each is")]
@@ -295,38 +288,32 @@ impl WeniClient {
     /// The webhook may have received the call all the same.
     pub async fn call(&mut self, body: Bytes) -> Result<Answer, CallFailure> {
         let answer = tokio::time::timeout(TIMEOUT, self.exchange(body)).await;
-        let answer = answer.unwrap_or(Err(CallFailure::Timeout));
-        if answer.is_err() {
-            self.connection = None;
-        }
         self.used = Instant::now();
-        answer
+        answer.unwrap_or(Err(CallFailure::Timeout))
     }
 
     async fn exchange(&mut self, body: Bytes) -> Result<Answer, CallFailure> {
-        let is_recent = self.used.elapsed() < IDLE;
-        let is_open = match &mut self.connection {
-            Some(Connection::Http1(sender)) if is_recent => sender.ready().await.is_ok(),
-            Some(Connection::Http2(sender)) if is_recent => sender.ready().await.is_ok(),
-            _ => false,
+        // A connection is kept again only after a whole answer.
+        let mut kept = self.connection.take().filter(|_| self.used.elapsed() < IDLE);
+        let is_open = match &mut kept {
+            Some(Connection::Http1(sender)) => sender.ready().await.is_ok(),
+            Some(Connection::Http2(sender)) => sender.ready().await.is_ok(),
+            None => false,
         };
-        let connection = match &mut self.connection {
-            Some(kept) if is_open => kept,
-            other => {
-                // The idle one goes first: one caller has one connection.
-                *other = None;
-                other.insert(self.target.connect().await?)
-            }
+        // The idle one goes first: one caller has one connection.
+        let mut connection = match kept.filter(|_| is_open) {
+            Some(kept) => kept,
+            None => self.target.connect().await?,
         };
         let request = |version| self.target.request(version, body);
-        let response = match connection {
+        let response = match &mut connection {
             Connection::Http1(sender) => sender.send_request(request(http::Version::HTTP_11)).await,
             Connection::Http2(sender) => sender.send_request(request(http::Version::HTTP_2)).await,
         }?;
-        let (version, status) = (response.version(), response.status());
-        let date = response.headers().get(header::DATE).cloned();
-        let body = response.into_body().collect().await?.to_bytes();
-        Ok(Answer { version, status, date, body })
+        let (head, body) = response.into_parts();
+        let answer = Answer::from_parts(head, body.collect().await?.to_bytes());
+        self.connection = Some(connection);
+        Ok(answer)
     }
 }
 
@@ -342,8 +329,8 @@ pub async fn probe(authority: &str, path: &str) -> anyhow::Result<(StatusCode, S
         bail!("{authority} does not answer within {} s", PROBE_TIMEOUT.as_secs());
     };
     let answer = answer.with_context(|| format!("{authority} does not answer"))?;
-    let text = String::from_utf8_lossy(&answer.body);
-    Ok((answer.status, text.lines().next().unwrap_or_default().to_owned()))
+    let text = String::from_utf8_lossy(answer.body());
+    Ok((answer.status(), text.lines().next().unwrap_or_default().to_owned()))
 }
 
 enum Connection {

@@ -69,11 +69,11 @@ impl Outcomes {
             Err(failure) => *self.summary.failed.entry(failure).or_default() += 1,
             Ok(answer) => {
                 self.latency.saturating_record(took.as_micros() as u64);
-                if answer.status.is_success() {
+                if answer.status().is_success() {
                     self.summary.accepted += 1;
-                    self.write_receipt(name, &answer.body);
+                    self.write_receipt(name, answer.body());
                 } else {
-                    *self.summary.refused.entry(answer.status.as_u16()).or_default() += 1;
+                    *self.summary.refused.entry(answer.status().as_u16()).or_default() += 1;
                 }
             }
         }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use jiff::Timestamp;
 use rustls::RootCertStore;
 use serde_json::Value;
@@ -149,7 +149,7 @@ impl Calls<'_> {
                 let called = async { call(webhook.target(way, roots)?, is_http1, within).await };
                 let answer = called.await.map_err(|error| unanswered(webhook, way, &error))?;
                 self.take(way, &answer)?;
-                if !is_http1 && answer.version != Version::HTTP_2 {
+                if !is_http1 && answer.version() != Version::HTTP_2 {
                     let found = "HTTP/2 is not offered, so Weni uses HTTP/1.1";
                     return Err(ASPECT.ok(found));
                 }
@@ -160,12 +160,12 @@ impl Calls<'_> {
 
     /// An error is a problem.
     fn take(&mut self, way: Way, answer: &Answer) -> Result<(), Finding> {
-        let protocol = format!("{:?}", answer.version).replace("HTTP/2.0", "HTTP/2");
+        let protocol = format!("{:?}", answer.version()).replace("HTTP/2.0", "HTTP/2");
         let name = format!("{protocol} {}", way.name());
         let receipt = receipt(answer);
-        let judged = judge(way, &name, answer.status, receipt.is_some());
+        let judged = judge(way, &name, answer.status(), receipt.is_some());
         self.receipts.extend(receipt.map(|receipt| (receipt, name)));
-        if let Some(date) = answer.date.as_ref().and_then(|date| date.to_str().ok()) {
+        if let Some(date) = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok()) {
             let compared = compare_clocks(Some(date), Timestamp::now());
             if self.clock.as_ref().is_none_or(|clock| clock.severity <= compared.severity) {
                 self.clock = Some(compared);
@@ -181,7 +181,7 @@ impl Calls<'_> {
 
 /// An edge's answer names the callback's receipt.
 fn receipt(answer: &Answer) -> Option<Uuid> {
-    let body: Value = serde_json::from_slice(&answer.body).ok()?;
+    let body: Value = serde_json::from_slice(answer.body()).ok()?;
     body["receipt"].as_str()?.parse().ok()
 }
 

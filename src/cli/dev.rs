@@ -295,7 +295,7 @@ async fn play(hooks: &str, secret: &str) -> anyhow::Result<()> {
             let sample = Sample::named(name).context("a sample")?;
             let body = Template::new(sample, 0).fill(&id);
             let answer = client.call(body.into()).await.context("cannot call the edge")?;
-            anyhow::ensure!(answer.status.is_success(), "the edge answered {}", answer.status);
+            anyhow::ensure!(answer.status().is_success(), "the edge answered {}", answer.status());
             tokio::time::sleep(STEP).await;
         }
     }

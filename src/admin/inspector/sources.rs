@@ -130,7 +130,7 @@ async fn call(
         let mut client = WeniClient::new(Arc::new(target));
         let answer = timeout(PATIENCE, client.call(body.into())).await;
         let answer = answer.unwrap_or(Err(CallFailure::Timeout));
-        answer.map(|answer| answer.status.as_u16()).map_err(|failure| failure.to_string())
+        answer.map(|answer| answer.status().as_u16()).map_err(|failure| failure.to_string())
     };
     match answered.await {
         Ok(status) => json!({"way": way, "url": url, "status": status}),
