@@ -178,11 +178,13 @@ fn words(error: KafkaError, properties: &Properties) -> String {
 
 /// `said` without `value`, unless it is part of a longer word: `ssl` stands in `ssl.ca.location`.
 fn without(said: &str, value: &str) -> String {
-    let mut out = said.to_owned();
-    for (start, _) in said.rmatch_indices(value) {
-        let end = start + value.len();
-        if !said[..start].ends_with(in_name) && !said[end..].starts_with(in_name) {
-            out.replace_range(start..end, "…");
+    let mut parts = said.split(value).peekable();
+    let mut out = String::new();
+    while let Some(before) = parts.next() {
+        out += before;
+        if let Some(after) = parts.peek() {
+            let is_part = before.ends_with(in_name) || after.starts_with(in_name);
+            out += if is_part { value } else { "…" };
         }
     }
     out
