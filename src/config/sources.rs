@@ -49,7 +49,7 @@ pub(super) fn sources(mut section: Section<'_>) -> BTreeMap<String, Source> {
 
 pub(super) fn source(mut section: Section<'_>) -> Source {
     let has = |key| section.peek(key).is_some();
-    let (has_header, has_secret) = (has("header"), has("secrets") || has("secrets_file"));
+    let (has_header, has_list, has_file) = (has("header"), has("secrets"), has("secrets_file"));
     let header = section.value("header", |value| text(value).and_then(header_name));
     let variable = matches!(section.peek("secrets"), Some(NodeValue::Variable(_)));
     let read = |value: &NodeValue| {
@@ -63,6 +63,9 @@ pub(super) fn source(mut section: Section<'_>) -> Source {
     if listed.is_some() && !variable {
         section.holds_secret_itself();
     }
+    // An empty list is none: the source would refuse every call.
+    let is_empty = listed.as_ref().is_some_and(Vec::is_empty);
+    let has_secret = has_file || (has_list && !is_empty);
     let more = secrets_file(&mut section, "secrets_file");
     let allow_unauthenticated = section.value_or("allow_unauthenticated", false, flag);
     let raw = section.choice("raw", &[("all", true), ("untyped", false)]);

@@ -378,6 +378,7 @@ fn a_source_has_a_header_and_a_secret_or_says_that_it_has_none() {
     for (body, expected) in [
         ("", "sources.a has no header"),
         ("header = \"X-Token\"", "sources.a has no secret"),
+        ("header = \"X-Token\"\nsecrets = []", "sources.a has no secret"),
         ("secrets = [\"0123456789abcdef\"]", "sources.a has no header"),
         (
             "allow_unauthenticated = true\nheader = \"X-Token\"\nsecrets = [\"0123456789abcdef\"]",
