@@ -149,11 +149,6 @@ impl<'a> QuarantinedFiles<'a> {
     pub(crate) fn was_replayed(&self, name: &str) -> io::Result<bool> {
         self.disk.exists(&self.file(name, &format!("{HEADERS}.replayed")))
     }
-
-    /// Whether a letter of this name is here, replayed or not.
-    pub(crate) fn has(&self, name: &str) -> io::Result<bool> {
-        Ok(self.disk.exists(&self.file(name, VALUE))? || self.was_replayed(name)?)
-    }
 }
 
 fn invalid(error: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {

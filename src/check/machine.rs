@@ -3,10 +3,7 @@
 use std::{fs, path::Path};
 
 use jiff::{Timestamp, fmt::rfc2822};
-use rustix::{
-    process::{Resource, getrlimit},
-    system::sysinfo,
-};
+use rustix::process::{Resource, getrlimit};
 
 use super::{Aspect, Finding, Report, Subject};
 use crate::{config::Http, http::KEPT_DESCRIPTORS, journal::Holder};
@@ -81,12 +78,11 @@ fn open_files(proc: &str) -> Option<u64> {
 }
 
 /// The least of the control group's limits and the machine's memory, in bytes.
-fn memory(proc: &str) -> u64 {
+fn memory(proc: &str) -> Option<u64> {
     let groups = fs::read_to_string(format!("{proc}/cgroup")).unwrap_or_default();
     let limit = memory_limit(&groups, Path::new("/sys/fs/cgroup"));
-    let machine = sysinfo();
-    let machine = machine.totalram as u64 * u64::from(machine.mem_unit);
-    limit.map_or(machine, |limit| limit.min(machine))
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of(&text));
+    limit.into_iter().chain(machine).min()
 }
 
 /// The least limit of a process's group and of those above it. `groups` is its `/proc/PID/cgroup`, and
@@ -111,6 +107,12 @@ fn memory_limit(groups: &str, root: &Path) -> Option<u64> {
         }
     }
     least
+}
+
+/// Bytes, of `/proc/meminfo`.
+fn total_of(meminfo: &str) -> Option<u64> {
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }
 
 fn judge_descriptors(connections: u64, limit: Option<u64>, who: &str) -> Finding {
@@ -139,8 +141,12 @@ fn needed_memory(http: &Http) -> u64 {
     BASE_BYTES + 2 * http.max_memory_bytes as u64 + CONNECTION_BYTES * http.max_connections as u64
 }
 
-fn judge_memory(http: &Http, limit: u64) -> Finding {
+fn judge_memory(http: &Http, limit: Option<u64>) -> Finding {
     let needed = needed_memory(http) >> 20;
+    let Some(limit) = limit else {
+        return Aspect::Memory
+            .ok(format!("no limit is known; the edge takes at most {needed} MiB"));
+    };
     let limit = limit >> 20;
     if limit < needed {
         let found = format!(
@@ -164,11 +170,12 @@ mod tests {
         let mut http = Config::default().http;
         assert_eq!(needed_memory(&http), (64 + 2 * 64) * (1 << 20) + 10_000 * 32 * 1024);
         assert!(include_str!("../../deploy/RUNBOOK.md").contains("at most 504 MiB: 64 MiB, twice"));
-        let judged = |http: &Http, mib: u64| judge_memory(http, mib << 20).severity;
+        let judged = |http: &Http, mib: u64| judge_memory(http, Some(mib << 20)).severity;
         assert_eq!(judged(&http, 504), Severity::Ok);
         assert_eq!(judged(&http, 503), Severity::Warning);
         http.max_connections = 1000;
         assert_eq!(judged(&http, 256), Severity::Ok);
+        assert_eq!(judge_memory(&http, None).severity, Severity::Ok);
     }
 
     #[test]
@@ -192,6 +199,7 @@ mod tests {
         let v1 = "12:pids:/pod\n5:cpu,cpuacct:/pod\n4:memory:/pod\n";
         assert_eq!(limit(v1), Some(128 << 20));
         assert_eq!(limit(""), None);
+        assert_eq!(total_of("MemTotal:        8000000 kB\nMemFree: 1 kB\n"), Some(8_192_000_000));
     }
 
     #[test]

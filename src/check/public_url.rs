@@ -29,6 +29,7 @@ use crate::caller::is_public;
 /// The limit for each step: a name's addresses, a connection, a handshake, an answer.
 const STEP: Duration = Duration::from_secs(5);
 const ASPECT: Aspect = Aspect::PublicUrl;
+const NO_ANSWER: &str = "nothing answers";
 
 pub(super) fn probe(subject: &Subject, report: &Report) {
     let Some(url) = &subject.config.http.public_url else {
@@ -107,7 +108,7 @@ async fn visit(
         report.add(ASPECT.warning(found, remedy));
     }
     let connecting = TcpStream::connect(&addresses[..]);
-    let stream = step(connecting, "nothing answers").await.map_err(|why| {
+    let stream = step(connecting, NO_ANSWER).await.map_err(|why| {
         let remedy = "let the port through to http.listen (firewall, balancer, service). If it is, this \
                       network may have no way back to itself: try `weni-edge check --url` from \
                       elsewhere";
@@ -156,7 +157,7 @@ async fn date_of(
         tokio::spawn(connection);
         sender.send_request(request).await
     };
-    let answer = timeout(STEP, exchange).await.ok()?.ok()?;
+    let answer = step(exchange, NO_ANSWER).await.ok()?;
     Some(answer.headers().get(header::DATE)?.to_str().ok()?.to_owned())
 }
 

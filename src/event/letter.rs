@@ -134,8 +134,8 @@ pub struct KeptLetter<'a> {
 
 impl<'a> KeptLetter<'a> {
     /// Reads it; what a later program may have added is passed over. Its events carry the element
-    /// as it came: whether its source wants that, no letter says. None: a header is missing that
-    /// every letter has.
+    /// as it came: whether its source wants that, no letter says. None: a header is missing
+    /// that every letter has, or one cannot be read.
     pub fn read(headers: &'a Headers, value: &'a [u8]) -> Option<Self> {
         let text = |name| header(headers, name);
         text("reason")?;
@@ -151,15 +151,19 @@ impl<'a> KeptLetter<'a> {
             body: value,
         };
         let field = |name| text(name).map(Cow::Borrowed);
-        let context = text("element").map(|element| ElementContext {
-            format: Format::ALL.into_iter().find(|known| Some(known.as_str()) == text("format")),
-            field: field("field"),
-            element: element.to_owned(),
-            channel: texts(headers, "channel").unwrap_or_default(),
-            contact: texts(headers, "contact"),
-            entry_time: field("entry_time"),
-            thread: field("thread"),
-        });
+        let mut context = None;
+        if headers.iter().any(|(name, _)| name == "element") {
+            let format = text("format");
+            context = Some(ElementContext {
+                format: Format::ALL.into_iter().find(|known| Some(known.as_str()) == format),
+                field: field("field"),
+                element: text("element")?.to_owned(),
+                channel: texts(headers, "channel").unwrap_or_default(),
+                contact: texts(headers, "contact"),
+                entry_time: field("entry_time"),
+                thread: field("thread"),
+            });
+        }
         Some(Self { callback, was_event: text("stage")? == Stage::Publish.as_str(), context })
     }
 }

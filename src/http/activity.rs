@@ -131,6 +131,12 @@ impl Activity {
         self.lacks_places.store(false, Ordering::Relaxed);
     }
 
+    /// The handshake of TLS has chosen HTTP/2. Before the connection has its places, nothing is read from it.
+    pub(super) fn set_http2(&self) {
+        self.state.lock().preface = Some(HTTP2_PREFACE.len());
+        self.lacks_places.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn is_used(&self) -> bool {
         self.state.lock().used
     }
@@ -270,7 +276,7 @@ impl Activity {
 pub(crate) struct RequestGuard(Arc<Activity>);
 
 impl RequestGuard {
-    /// Its caller has a right secret: the connection is not evicted while it is busy.
+    /// Its caller is known: the connection is not evicted while it is busy.
     pub(crate) fn trust(&self) {
         self.0.state.lock().trusted = true;
     }
@@ -427,7 +433,9 @@ mod tests {
         in_pieces.on_read(&HTTP2_PREFACE[23..]);
         let with_more = Activity::new();
         with_more.on_read(&[HTTP2_PREFACE, b"more"].concat());
-        for activity in [in_pieces, with_more] {
+        let by_tls = Activity::new();
+        by_tls.set_http2();
+        for activity in [in_pieces, with_more, by_tls] {
             assert!(activity.waits_for_places(), "before its first request");
             activity.set_placed();
             activity.on_read(HTTP2_PREFACE);

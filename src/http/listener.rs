@@ -15,7 +15,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
-    time::{sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -25,7 +25,7 @@ use super::{
     activity::{ANNOUNCED, Activity, ActivityStream, RequestGuard, TimeoutKind, Timeouts, UNUSED},
     error::Refusal,
     places::{Place, Places, affordable_connections},
-    tls::Certificates,
+    tls::{self, Certificates},
 };
 
 /// Before the next try when file descriptors are short.
@@ -182,6 +182,9 @@ impl<H: Handler> Server<H> {
         match shaken {
             Ok(Ok(mut stream)) => {
                 stream.get_mut().0.reader_mut().set_limit(u64::MAX);
+                if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
+                    place.activity.set_http2();
+                }
                 self.speak(stream, &mut place).await;
             }
             // Errors of other kinds are connections that broke, or port scans.
@@ -204,8 +207,12 @@ impl<H: Handler> Server<H> {
         let stream = ActivityStream::new(stream, Arc::clone(&activity));
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         let mut timer = pin!(sleep_until(activity.opened + UNUSED));
+        let mut end = None;
         loop {
             let now = *phase.borrow_and_update();
+            if now == Phase::Closing {
+                end.get_or_insert_with(|| Instant::now() + self.timeouts.closing);
+            }
             // Over HTTP/1 the answers announce the end, and an idle connection stays until closing.
             // GOAWAY before the first request would end an HTTP/2 connection without an answer.
             let announce = match now {
@@ -239,7 +246,7 @@ impl<H: Handler> Server<H> {
                     return;
                 }
                 () = activity.evicted() => return,
-                () = sleep(self.timeouts.closing), if now == Phase::Closing => return,
+                () = sleep_until(end.unwrap_or(activity.opened)), if end.is_some() => return,
             }
         }
     }

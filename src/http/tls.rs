@@ -19,6 +19,9 @@ use crate::{
     metrics::Metrics,
 };
 
+/// Its name in a handshake (ALPN).
+pub(super) const HTTP2: &[u8] = b"h2";
+
 /// The certificate that new connections get.
 pub struct Certificates {
     files: Tls,
@@ -97,6 +100,6 @@ fn parse(files: &Tls, [chain, key]: &[String; 2]) -> anyhow::Result<(ServerConfi
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .with_context(|| format!("{certificate_file:?} and {key_file:?} are no pair"))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     Ok((config, not_after))
 }

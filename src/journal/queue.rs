@@ -152,9 +152,12 @@ impl Queue {
 
     /// Refuses further records, and fails those that the writer has not taken yet.
     pub(super) fn abandon(&self) {
-        self.close();
-        let queued = std::mem::take(&mut self.state.lock().batches);
-        // Without the lock: a batch that is dropped undecided fails, which wakes its callers.
+        let mut state = self.state.lock();
+        state.is_open = false;
+        let queued = std::mem::take(&mut state.batches);
+        // A batch that is dropped undecided fails, which wakes its callers: they need the lock.
+        drop(state);
+        self.work.notify_all();
         drop(queued);
     }
 

@@ -27,7 +27,8 @@ pub(super) struct Spares {
 }
 
 impl Spares {
-    /// Takes over the usable spares of an earlier run that are among these files, and removes its others.
+    /// Takes over the spares of an earlier run that are among these files, and removes those that are not
+    /// usable. Other files are left alone.
     pub(super) fn adopt(options: &Options, run: u32, found: &[PathBuf]) -> io::Result<Self> {
         let (options, (files, making, next)) = (options.clone(), Default::default());
         let spares = Self { options, files, making, run, next };

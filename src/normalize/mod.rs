@@ -103,7 +103,7 @@ pub fn items_of_letter<'a>(
     items_of(&letter.callback, element, settings, parsed)
 }
 
-/// `element`: the body is one of a callback's, and whether it was an event.
+/// `element`: if the body is one element of a callback, where it stood, and whether it was an event.
 fn items_of<'a>(
     callback: &'a Callback<'a>,
     element: Option<(&'a ElementContext<'a>, bool)>,

@@ -74,11 +74,11 @@ impl<P: Producer> Session<'_, P> {
             // One record with a refused timestamp makes its whole batch invalid.
             ErrorClass::Clock if self.learnt.timestamps == Timestamps::Accepted => {
                 self.learnt.timestamps = Timestamps::Present;
-                Err(self.lost(None))
+                Err(self.ended(None))
             }
             ErrorClass::Clock => Err(Ended::Lost(Some(Obstacle::of(Blocked::Clock, &failure)))),
             ErrorClass::Shared(blocked) => Err(Ended::Lost(Some(Obstacle::of(blocked, &failure)))),
-            _ => Err(self.lost(None)),
+            _ => Err(self.ended(None)),
         }
     }
 
@@ -145,10 +145,10 @@ impl<P: Producer> Session<'_, P> {
                 }
                 // The purge before an abort may also take the next transaction's first records.
                 ErrorClass::Purged => {}
-                _ => return Err(self.lost(failure.shared())),
+                _ => return Err(self.ended(failure.shared())),
             }
         }
-        Err(self.lost(None))
+        Err(self.ended(None))
     }
 
     /// Sends a record of this value with each of the keys, and aborts. Returns why one was not taken.

@@ -116,7 +116,7 @@ impl Publisher {
 pub(crate) fn take_up_fork(journal: &Journal, metrics: &Metrics) {
     match journal.take_fork() {
         Ok(None) => {}
-        Ok(Some(Forked { left_out, repeated, .. })) => {
+        Ok(Some(Forked { left_out, repeated })) => {
             // The operator asked for it.
             settled_unpublished(metrics, "left_out", left_out);
             tracing::warn!(journal = %journal.id(), left_out, repeated,

@@ -53,8 +53,6 @@ pub(super) struct Start {
     pub(super) position: Position,
     /// Of the last callback before it, as far as it is known.
     pub(super) last_receipt: Uuid,
-    /// The position did not go back, and Kafka left nothing open.
-    pub(super) is_certain: bool,
     /// Kafka left an earlier transaction after this position open.
     pub(super) unfinished: bool,
 }
@@ -88,7 +86,7 @@ pub(super) fn open<'a, C: Cluster>(
     shared.heartbeat.beat_in_kafka();
     let start = reading.start(SETTLES_WITHIN + 2 * first_answer, learnt.tries_to_end > 0)?;
     learnt.tries_to_end = learnt.tries_to_end.saturating_sub(1);
-    let Start { position, last_receipt, is_certain, unfinished } = start;
+    let Start { position, last_receipt, unfinished } = start;
     let (run, index) = (position.run(), position.index());
     let seconds = (clock::now() - since).as_secs_f64();
     tracing::info!(
@@ -106,7 +104,6 @@ pub(super) fn open<'a, C: Cluster>(
         position,
         last_receipt,
         last_commit: clock::now(),
-        is_certain,
         unfinished,
     })
 }
@@ -217,14 +214,14 @@ impl<C: Cluster> PositionReading<'_, C> {
                 // lie after it, because Kafka has acknowledged its commit.
                 let first = if untold { known } else { journal.oldest() };
                 let position = position.unwrap_or(first);
-                return Ok(Start { position, last_receipt, is_certain: false, unfinished });
+                return Ok(Start { position, last_receipt, unfinished });
             }
             if position.is_none() && known > journal.oldest() {
                 tracing::warn!("Kafka keeps no position: going on from the journal's checkpoint");
             }
             let position = position.unwrap_or(known);
             if position >= known {
-                return Ok(Start { position, last_receipt, is_certain: true, unfinished });
+                return Ok(Start { position, last_receipt, unfinished });
             }
             if clock::now() < doubted_until {
                 self.shared.heartbeat.beat_in_kafka();
@@ -232,7 +229,7 @@ impl<C: Cluster> PositionReading<'_, C> {
                 continue;
             }
             if mutant::is("position that went back not believed") {
-                return Ok(Start { position: known, last_receipt, is_certain: false, unfinished });
+                return Ok(Start { position: known, last_receipt, unfinished });
             }
             self.shared.metrics.position_went_back_total.inc();
             let repeated = journal.count(position, known);
@@ -242,7 +239,7 @@ impl<C: Cluster> PositionReading<'_, C> {
                     "Kafka's position lies before the oldest record: callbacks between them are gone"
                 );
             }
-            return Ok(Start { position, last_receipt, is_certain: false, unfinished });
+            return Ok(Start { position, last_receipt, unfinished });
         }
     }
 

@@ -56,7 +56,6 @@ pub(super) struct Session<'a, P> {
     pub(super) position: Position,
     pub(super) last_receipt: Uuid,
     pub(super) last_commit: Instant,
-    pub(super) is_certain: bool,
     pub(super) unfinished: bool,
 }
 
@@ -73,12 +72,15 @@ impl<P: Producer> Session<'_, P> {
     /// Brings files, account and checkpoint to where Kafka's position says that publishing is.
     fn begin(&mut self) -> Result<(), Ended> {
         let Shared { journal, metrics, .. } = self.shared;
-        let removed = if self.is_certain { self.remove_uncommitted_files() } else { Ok(()) };
+        let removed = match self.unfinished {
+            true => Ok(()),
+            false => self.remove_uncommitted_files(),
+        };
         // No account has these: the answer to their commit was lost, or an earlier process committed
         // them.
         let found_committed = journal.reset_committed(self.position);
         settled_unpublished(metrics, "already_committed", found_committed);
-        if self.is_certain && found_committed > 0 {
+        if !self.unfinished && found_committed > 0 {
             // On disk too: a replay takes only quarantined files before the checkpoint.
             let (position, receipt) = (self.position, self.last_receipt);
             journal.advance_committed(self.shared.checkpoint(position, receipt, &self.topics));
@@ -313,8 +315,14 @@ impl<P: Producer> Session<'_, P> {
         Ok(())
     }
 
+    /// What became of the transaction is not known.
     pub(super) fn lost(&mut self, obstacle: Option<Obstacle>) -> Ended {
         self.shared.metrics.transactions_total.with_label_values(&["lost"]).inc();
+        self.ended(obstacle)
+    }
+
+    /// No transaction is open.
+    pub(super) fn ended(&mut self, obstacle: Option<Obstacle>) -> Ended {
         Ended::Lost(self.in_detail(obstacle))
     }
 

@@ -173,7 +173,7 @@ impl<C: Cluster> Replay<'_, C> {
     fn run(mut self, watch: Watch<'_>) -> anyhow::Result<ReplaySummary> {
         let ranges = self.ranges().context(UNREADABLE)?;
         if self.summary.started_over {
-            // Of all partitions at once: a run that ends early would leave some of the old progress.
+            // Now: a run that commits nothing would leave the old progress, which new letters would grow past.
             self.renew()?;
         }
         let (_, files) = self.files().context(NO_QUARANTINE)?;
@@ -374,9 +374,9 @@ impl<C: Cluster> Replay<'_, C> {
         self.publish(&[letter])
     }
 
-    /// Renames the files that are done, and then forgets them: other edges need the room. A file has to have
-    /// its name as long as a broker that is killed may forget its commit, so another commit comes before; and
-    /// no longer than the progress names it.
+    /// Renames the files that are done, and then forgets those that are renamed: other edges need the room. A
+    /// file has to have its name as long as a broker that is killed may forget its commit, so another commit
+    /// comes before; and no longer than the progress names it.
     fn settle_files(&mut self) -> anyhow::Result<()> {
         if self.producer.is_none() {
             return Ok(());
@@ -391,7 +391,7 @@ impl<C: Cluster> Replay<'_, C> {
         let known = mem::take(&mut self.kept.files);
         let count = known.len();
         for name in known {
-            if !self.quarantine.has(&name).context(NO_QUARANTINE)? {
+            if !self.quarantine.was_replayed(&name).context(NO_QUARANTINE)? {
                 self.kept.files.push(name);
             }
         }

@@ -45,7 +45,7 @@ impl<C: Cluster> Replay<'_, C> {
     /// Commits the progress once more: Kafka deletes offsets that were not committed for some time.
     pub(super) fn renew(&mut self) -> anyhow::Result<()> {
         let offsets = self.kept.offsets(&self.config.topics)?;
-        self.transact(&[], &offsets).map_err(|failure| self.failed(&failure))
+        self.try_some_times(&[], &offsets).map_err(|failure| self.failed(&failure))
     }
 
     /// Tries again after failures that may pass.

@@ -71,6 +71,8 @@ impl Edge {
     async fn over(configure: impl FnOnce(&mut Config), journal: impl FnOnce(&mut Options)) -> Self {
         let mut config = Config::default();
         config.sources.insert("loja".into(), source(&["s3cret"]));
+        // A connection that is left open does not end by itself within a test.
+        config.http.idle_timeout = 2 * PATIENCE;
         configure(&mut config);
         let directory = TempDir::new().unwrap();
         let mut options = Options { allow_volatile: true, ..Options::new(directory.path()) };
@@ -618,7 +620,7 @@ async fn a_body_that_only_trickles_is_given_up_after_five_seconds() {
         }
     });
     let mut answer = [0; 12];
-    timeout(PATIENCE / 2, read.read_exact(&mut answer)).await.unwrap().unwrap();
+    timeout(Duration::from_secs(15), read.read_exact(&mut answer)).await.unwrap().unwrap();
     assert_eq!(&answer, b"HTTP/1.1 408");
     assert!(since.elapsed() >= Duration::from_secs(5));
     assert_eq!((edge.rejected("loja", "timeout"), edge.stored().len()), (1, 0));
@@ -695,7 +697,8 @@ async fn a_connection_of_http2_takes_several_places_and_idle_ones_end_for_it() {
         silent.push(http2);
     }
     until(|| edge.metrics.http_connections.get() == 40).await;
-    // Those never used went.
+    // Those never used went, and no more of them.
+    assert_eq!(edge.metrics.http_connections_evicted_total.get(), 12);
     first.call("POST", "/hooks/loja", "s3cret", b"2").await.receipt();
 }
 
@@ -745,7 +748,8 @@ async fn a_closing_edge_finishes_what_is_in_flight_and_returns() {
     let answer = busy.answer().await;
     answer.receipt();
     assert!(answer.closes());
-    timeout(PATIENCE, &mut edge.serving).await.unwrap().unwrap();
+    // Less than a closing edge allows.
+    timeout(Duration::from_secs(30), &mut edge.serving).await.unwrap().unwrap();
     assert!(TcpStream::connect(edge.address).await.is_err());
     assert_eq!(edge.bodies(), [b"1", b"2"]);
 }
@@ -757,8 +761,8 @@ async fn an_http2_connection_that_ignores_goaway_does_not_hold_a_closing_edge() 
     silent.send(HTTP2_BEGIN).await;
     assert!(silent.receive().await, "its settings are answered");
     edge.phase.send_replace(Phase::Closing);
-    // A second after GOAWAY; without that limit more than a minute.
-    timeout(PATIENCE / 3, &mut edge.serving).await.unwrap().unwrap();
+    // A second after GOAWAY; without that limit twenty, as any connection that is never used.
+    timeout(Duration::from_secs(15), &mut edge.serving).await.unwrap().unwrap();
 }
 
 /// A certificate for localhost in files, and what a client has to trust.
@@ -928,6 +932,34 @@ async fn answers_that_a_caller_does_not_take_hold_the_budget_and_give_it_back() 
     let mut again = edge.caller().await;
     again.send(&calls).await;
     until(|| held() == 2 * first).await;
+}
+
+#[tokio::test]
+async fn answers_that_a_caller_does_not_take_hold_no_bodies() {
+    const LIMIT: usize = 30_000;
+    let edge = Edge::with(|config| {
+        config.http.max_memory_bytes = 400_000;
+        config.http.max_body_bytes = LIMIT;
+    })
+    .await;
+    let mut caller = edge.caller().await;
+    let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    begin.extend(frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    caller.send(&begin).await;
+    let (accepted, too_large) = (|| edge.stored().len(), || edge.rejected("loja", "too_large"));
+    // The reserve has room for the heads of 16, and for three bodies.
+    for call in 0..10 {
+        let (stream, body) = (2 * call + 1, vec![b' '; LIMIT + call as usize % 2]);
+        let head = b"\x83\x86\x04\x0b/hooks/loja\x01\x01h\x00\x07x-token\x06s3cret";
+        let mut frames = frame(1, 4, stream, head);
+        let (first, rest) = body.split_at(16_384);
+        frames.extend(frame(0, 0, stream, first));
+        frames.extend(frame(0, 1, stream, rest));
+        caller.send(&frames).await;
+        let done = u64::from(call) + 1;
+        until(|| accepted() as u64 + too_large() == done).await;
+    }
+    assert_eq!((accepted(), too_large()), (5, 5));
 }
 
 #[tokio::test]

@@ -215,7 +215,7 @@ impl BackgroundReader {
         let (done, result) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("reload".to_owned())
-            // The receiver is gone if the edge has stopped.
+            // The receiver is gone if this took too long, or if the edge has stopped.
             .spawn(move || drop(done.send(read())))
             .map_err(|error| format!("no thread can be started to read files: {error}"))?;
         match timeout(self.timeout, result).await {

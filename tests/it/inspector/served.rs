@@ -161,7 +161,8 @@ pub(super) async fn exchange(address: SocketAddr, head: &str, body: &str) -> Ans
     let request = format!("{head}Content-Length: {len}\r\nConnection: close\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    // Less than the listeners let a connection be idle.
+    timeout(Duration::from_secs(25), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answer { status, head: head.to_owned(), body: body.to_owned() }
