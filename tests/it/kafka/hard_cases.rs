@@ -96,11 +96,11 @@ fn what_was_answered_as_in_kafka_needs_no_journal_any_more() {
     let mut connection = edge.caller();
     cluster.kill();
     assert_eq!(call(&mut connection, 21).is_in_kafka(), Some(false));
-    let since = Instant::now();
     for serial in 22..=60 {
+        let since = Instant::now();
         assert_eq!(call(&mut connection, serial).is_in_kafka(), Some(false));
+        assert!(since.elapsed() < wait, "only the first waits while Kafka is away");
     }
-    assert!(since.elapsed() < 4 * wait, "only the first waits while Kafka is away");
     let samples = edge.metrics();
     assert_eq!(samples.total("callbacks_answered_total", &["in_kafka=\"false\""]), 40);
     cluster.start_again();

@@ -440,31 +440,10 @@ fn an_edge_that_died_before_it_forgot_its_files_makes_room_for_others() {
 #[test]
 #[ignore = "needs Kafka: .ci/run kafka"]
 fn replays_of_two_edges_publish_each_quarantined_file_once_although_one_is_broken_off() {
-    let bootstrap = kafka();
-    let topics = Topics::create(&bootstrap);
-    let mut config = Config::default();
-    config.kafka.bootstrap_servers = bootstrap;
-    let name = |role: &str| topics.names[role].clone();
-    config.topics = config::Topics {
-        message_status: name("message_status"),
-        inbound_message: name("inbound_message"),
-        channel_event: name("channel_event"),
-        dead_letter: name("dead_letter"),
-        position: name("position"),
-        ..config.topics
-    };
+    let replayed = replay_by_edges();
     let (first, second) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     quarantine(first.path(), 0..3);
     quarantine(second.path(), 3..40);
-    let replayed = |journal: &TempDir| {
-        let mut config = config.clone();
-        config.journal.directory = journal.path().into();
-        weni_edge::replay::run(
-            &config,
-            &weni_edge::replay::ReplayOptions::default(),
-            &mut |_, _| {},
-        )
-    };
     // Its last file cannot be read.
     let last = format!("quarantine/dead-letter-{}-0.value", Uuid::from_u128(2));
     let (last, away) = (first.path().join(last), first.path().join("away"));
