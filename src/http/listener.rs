@@ -246,7 +246,10 @@ impl<H: Handler> Server<H> {
                     return;
                 }
                 () = activity.evicted() => return,
-                () = sleep_until(end.unwrap_or(activity.opened)), if end.is_some() => return,
+                Some(()) = async {
+                    sleep_until(end?).await;
+                    Some(())
+                } => return,
             }
         }
     }
@@ -268,7 +271,6 @@ mod tests {
     use tokio::{
         io::{AsyncWriteExt as _, duplex},
         sync::Notify,
-        time::Instant,
     };
 
     use super::*;

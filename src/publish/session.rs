@@ -80,18 +80,18 @@ impl<P: Producer> Session<'_, P> {
         // them.
         let found_committed = journal.reset_committed(self.position);
         settled_unpublished(metrics, "already_committed", found_committed);
-        if !self.unfinished && found_committed > 0 {
-            // On disk too: a replay takes only quarantined files before the checkpoint.
-            let (position, receipt) = (self.position, self.last_receipt);
-            journal.advance_committed(self.shared.checkpoint(position, receipt, &self.topics));
-        }
-        // Without a position in Kafka the checkpoint counts. An abort may delete the position
-        // before it, so the checkpoint goes back on disk before anything is sent.
-        let set_back = || match self.unfinished {
-            true => self.shared.set_back(self.position, &self.topics),
-            false => Ok(()),
+        let done = if self.unfinished {
+            // Without a position in Kafka the checkpoint counts. An abort may delete the position
+            // before it, so the checkpoint goes back on disk before anything is sent.
+            self.shared.set_back(self.position, &self.topics)
+        } else {
+            if found_committed > 0 {
+                // On disk too: a replay takes only quarantined files before the checkpoint.
+                let (position, receipt) = (self.position, self.last_receipt);
+                journal.advance_committed(self.shared.checkpoint(position, receipt, &self.topics));
+            }
+            removed
         };
-        let done = removed.and_then(|()| set_back());
         done.map_err(|error| Ended::Lost(Some(self.disk_failed(&error))))?;
         if std::mem::take(&mut self.learnt.suspects.first_is_slow)
             && !self.unfinished
