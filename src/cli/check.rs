@@ -26,23 +26,23 @@ Examples:
   Only what is not well:
     weni-edge check --config weni-edge.toml --output json | jq '.findings[] | select(.remedy)'
 
-Looked at, from the outside in: http.public_url and the certificate there, the certificate's files, the
-ports, the journal's directory, Kafka, the topics, the rights, the clock, and the limits of files and
+Looked at, from the outside in: http.public_url and the certificate there, the certificate's files, the \
+ports, the journal's directory, Kafka, the topics, the rights, the clock, and the limits of files and \
 memory. A certificate's dates, a setting or a limit that may fail later is a warning.
 
-The clock is compared with the Date of an answer: of --url, or else of http.public_url, which is asked for /
+The clock is compared with the Date of an answer: of --url, or else of http.public_url, which is asked for / \
 without a secret. An edge counts that as a refused call.
 
-A running edge is not disturbed: its journal is only read and its lock asked for, and its transactional id
-and group are never used. In Kafka check opens a transaction as PREFIXcheck.RANDOM (PREFIX is
-kafka.identity_prefix), writes a record without content to each topic, and aborts it: read_committed
-consumers see nothing. The brokers keep that id for a week (transactional.id.expiration.ms). A check that is
+A running edge is not disturbed: its journal is only read and its lock asked for, and its transactional id \
+and group are never used. In Kafka check opens a transaction as PREFIXcheck.RANDOM (PREFIX is \
+kafka.identity_prefix), writes a record without content to each topic, and aborts it: read_committed \
+consumers see nothing. The brokers keep that id for a week (transactional.id.expiration.ms). A check that is \
 killed may leave the transaction open, which holds such consumers for up to 15 s.
 
-With --url each call becomes a channel event with the field edge_test, which is no status of any message.
+With --url each call becomes a channel event with the field edge_test, which is no status of any message. \
 One call has a wrong secret, which the edge counts as refused (auth). This machine is not looked at then.
 
-The exit code is 0 when there is no problem (warnings are none), 1 when there is one, and 2 when check
+The exit code is 0 when there is no problem (warnings are none), 1 when there is one, and 2 when check \
 could not run.";
 
 /// Try everything that an edge needs, and say what to do about what is not well

@@ -11,8 +11,8 @@ use crate::config::{Config, DEFAULT_FILE, to_toml};
     weni-edge config --config weni-edge.toml\n  \
     WENI_EDGE__HTTP__DRAIN=5s weni-edge config --config weni-edge.toml\n  \
     weni-edge config --default > weni-edge.toml\n\n\
-    Variables override the file, and the file overrides the defaults. Secrets are hidden.\n\
-    The exit code is 0 if the configuration is valid. Otherwise it is 2, and standard error says\n\
+    Variables override the file, and the file overrides the defaults. Secrets are hidden. \
+    The exit code is 0 if the configuration is valid. Otherwise it is 2, and standard error says \
     why. `weni-edge check` looks at what it names, too: certificates, ports, disk and Kafka.")]
 pub(super) struct Args {
     #[command(flatten)]

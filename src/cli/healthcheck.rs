@@ -14,11 +14,11 @@ use crate::caller::{on_this_machine, probe};
     weni-edge healthcheck\n  \
     weni-edge healthcheck --admin http://localhost:9090\n  \
     weni-edge healthcheck --live --config weni-edge.toml\n\n\
-    The exit code is 0 when the edge is ready. It is 1 when it is not, and standard error says why\n\
+    The exit code is 0 when the edge is ready. It is 1 when it is not, and standard error says why \
     in one line. Ready means that callbacks are accepted, whether or not Kafka is available.")]
 pub(super) struct Args {
     /// The edge's admin listener [default: admin.listen of the configuration]
-    #[arg(long, env = "WENI_EDGE__ADMIN__LISTEN", value_name = "URL", value_parser = admin)]
+    #[arg(long, env = "WENI_EDGE__ADMIN__LISTEN", value_name = "URL")]
     admin: Option<String>,
 
     #[command(flatten)]
@@ -53,7 +53,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn check(args: Args) -> anyhow::Result<()> {
     let authority = match args.admin {
-        Some(authority) => authority,
+        Some(url) => admin(&url)
+            .map_err(|why| anyhow!("--admin (or WENI_EDGE__ADMIN__LISTEN) is {url:?}: {why}"))?,
         None => on_this_machine(args.config.load()?.admin.listen).to_string(),
     };
     let path = if args.live { "/livez" } else { "/readyz" };

@@ -129,6 +129,11 @@ mod tests {
         for (path, help) in all {
             let path = path.trim();
             assert!(help.contains("Examples:"), "{path} has no examples");
+            // The terminal's width breaks them.
+            let lines: Vec<_> = help.lines().filter(|line| *line != "Examples:").collect();
+            let is_prose = |line: &str| !line.is_empty() && !line.starts_with(' ');
+            let broken = lines.windows(2).find(|two| two.iter().all(|line| is_prose(line)));
+            assert_eq!(broken, None, "{path}: a paragraph is one line");
             let whole = help.replace("\\\n", " ");
             let lines: Vec<_> = whole
                 .lines()

@@ -28,10 +28,10 @@ Examples:
     weni-edge replay --config weni-edge.toml --source loja \\
       --since 2026-11-22T00:00:00Z --until 2026-11-23T00:00:00Z --yes
 
-Beside the edge's own rights, replay needs to read the dead-letter topic, and to use the group and
+Beside the edge's own rights, replay needs to read the dead-letter topic, and to use the group and \
 the transactional id weni-edge-replay.<dead-letter topic>.
 
-The exit code is 0 when replay went through all letters, also if some are still dead; 1 when you
+The exit code is 0 when replay went through all letters, also if some are still dead; 1 when you \
 said no; and 2 when it could not run, or not go on. The next run goes on from there.";
 
 /// Publish dead letters and quarantined files again, with this program and this configuration

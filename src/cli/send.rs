@@ -38,7 +38,7 @@ Examples:
   Load: statuses of 1 KB on 64 connections for ten seconds:
     weni-edge send URL --sample delivered --size 1024 --connections 64 --duration 10s
 
-The exit code is 0 when every call was accepted (answered 2xx), 1 when a call was not, and 2 when
+The exit code is 0 when every call was accepted (answered 2xx), 1 when a call was not, and 2 when \
 nothing could be sent.";
 
 /// Call an edge exactly as Weni does
@@ -58,7 +58,8 @@ pub(super) struct Args {
     files: Vec<PathBuf>,
 
     /// GET, POST, PUT, PATCH or DELETE, which are those that Weni offers
-    #[arg(short = 'X', long, default_value = "POST")]
+    #[arg(short = 'X', long, default_value = "POST", ignore_case = true, hide_possible_values = true,
+          value_parser = method())]
     method: Method,
 
     /// A header, "Name: value"; may be repeated
@@ -231,6 +232,12 @@ fn sample() -> impl TypedValueParser<Value = &'static Sample> {
     // INVARIANT: the parser accepts only names of samples.
     PossibleValuesParser::new(SAMPLES.iter().map(value))
         .map(|name| Sample::named(&name).expect("a sample of that name"))
+}
+
+fn method() -> impl TypedValueParser<Value = Method> {
+    // INVARIANT: the parser accepts only these names.
+    PossibleValuesParser::new(["GET", "POST", "PUT", "PATCH", "DELETE"])
+        .map(|name| name.to_uppercase().parse().expect("a method of that name"))
 }
 
 pub(super) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {

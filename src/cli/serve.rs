@@ -12,7 +12,7 @@ use crate::{caller::on_this_machine, metrics::Metrics, serve::Edge};
 #[command(after_help = "Examples:\n  \
     weni-edge serve --config weni-edge.toml\n  \
     WENI_EDGE__KAFKA__BOOTSTRAP_SERVERS=kafka:9092 weni-edge serve --config weni-edge.toml\n\n\
-    SIGHUP reloads sources, secrets and topics; a changed file is noticed without it.\n\
+    SIGHUP reloads sources, secrets and topics; a changed file is noticed without it. \
     SIGTERM stops in order: calls are still accepted for http.drain. A second one shortens that.")]
 pub(super) struct Args {
     #[command(flatten)]

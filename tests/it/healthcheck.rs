@@ -72,6 +72,11 @@ async fn an_edge_that_is_not_there_or_does_not_answer_is_not_ready() {
     let why = "127.0.0.1:1 does not answer: ";
     assert!(code == Some(1) && said.starts_with(why) && said.lines().count() == 1, "{said}");
 
+    let variable = [("WENI_EDGE__ADMIN__LISTEN", "9090".to_owned())];
+    let (code, said) = healthcheck(&[], &variable).await;
+    let why = "--admin (or WENI_EDGE__ADMIN__LISTEN) is \"9090\": use a URL such as ";
+    assert!(code == Some(1) && said.starts_with(why) && said.lines().count() == 1, "{said}");
+
     let (code, said) = healthcheck(&["--config", "/nowhere/weni-edge.toml"], &[]).await;
     assert!(code == Some(1) && said.lines().count() == 1, "{said}");
 }

@@ -169,6 +169,13 @@ fn the_first_chunk_of_a_get_and_a_delete_is_one_byte() {
         assert!(!head.contains("Content-"), "{head}");
         assert_eq!(body, chunks, "{method}");
     }
+    let edge = Edge::accepting();
+    accepted(&send(&edge.url(), &["-X", "post", "--count", "1"]));
+    assert!(edge.requests()[0].starts_with("POST /hooks/loja HTTP/1.1\r\n"), "in small letters");
+    let refused = send(&edge.url(), &["-X", "FOO"]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(2) && said.contains("PATCH"), "{said}");
+    assert_eq!(edge.requests().len(), 1, "nothing was sent");
 }
 
 #[test]

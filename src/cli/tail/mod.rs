@@ -35,20 +35,20 @@ Examples:
   Rates, and failures by fault:
     weni-edge tail --bootstrap kafka:9092 --topic all --stats
 
-Columns: time (Meta's, in UTC), status or kind, user, message, source, and errors or prices. The
+Columns: time (Meta's, in UTC), status or kind, user, message, source, and errors or prices. The \
 second is coloured on a terminal, unless NO_COLOR is set. Notes go to standard error.
 
-Without --show-personal only the end of a phone number, of a user's id and of a message's id is
-shown: a message's id begins with the phone number in base64. Names, texts, the original element,
-members that this program does not know, and all of an error but its code, title, fault and retry are
-left out, also of --output json. A status, type or field that is no plain word is shown as …. Of a
-dead letter its headers are shown and the number of its bytes, without detail, contact and thread.
+Without --show-personal only the end of a phone number, of a user's id and of a message's id is \
+shown: a message's id begins with the phone number in base64. Names, texts, the original element, \
+members that this program does not know, and all of an error but its code, title, fault and retry are \
+left out, also of --output json. A status, type or field that is no plain word is shown as …. Of a \
+dead letter its headers are shown and the number of its bytes, without detail, contact and thread. \
 --message takes an id as it is shown, too. event_id and receipt are always whole.
 
-tail reads committed events only. It joins no consumer group and commits no offsets, so it disturbs
+tail reads committed events only. It joins no consumer group and commits no offsets, so it disturbs \
 no consumer. It needs the rights to describe and to read the topics.
 
-The exit code is 0 when it was stopped or came to the end, 2 when it could not read, and 143 when it
+The exit code is 0 when it was stopped or came to the end, 2 when it could not read, and 143 when it \
 was stopped while the reader of its output stood still.";
 
 /// Clients need a name of a group. Nothing joins it, and nothing is committed for it.
