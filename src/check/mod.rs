@@ -226,6 +226,13 @@ fn look_at_configuration(subject: &Subject, report: &Report) {
             "give it a header and a secret, unless something in front of it checks callers";
         findings.push(Aspect::Configuration.warning(found, remedy));
     }
+    let unused = config.unused_properties();
+    if !unused.is_empty() {
+        let found = format!("kafka.properties has {}, which nothing uses", unused.join(", "));
+        let remedy = "set security.protocol to SASL_SSL, SASL_PLAINTEXT or SSL, as the brokers' listener \
+                      has it, or leave these properties out";
+        findings.push(Aspect::Configuration.warning(found, remedy));
+    }
     if findings.is_empty() {
         let sources: Vec<_> = config.sources.keys().map(String::as_str).collect();
         findings.push(

@@ -206,6 +206,18 @@ impl Config {
         let names: Vec<_> = exposed.map(|path| path.display().to_string()).collect();
         (!names.is_empty()).then(|| names.join(" "))
     }
+
+    /// The properties of a login or of TLS that do nothing, because `security.protocol` is one without it.
+    pub fn unused_properties(&self) -> Vec<&str> {
+        let properties = &self.kafka.properties;
+        let protocol = properties.get("security.protocol").map_or("plaintext", Secret::expose);
+        let protocol = protocol.to_ascii_lowercase();
+        let is_unused = |name: &&str| {
+            (name.starts_with("sasl.") && !protocol.starts_with("sasl_"))
+                || (name.starts_with("ssl.") && !protocol.ends_with("ssl"))
+        };
+        properties.keys().map(String::as_str).filter(is_unused).collect()
+    }
 }
 
 impl Topics {

@@ -323,6 +323,30 @@ fn who_may_read_secrets_and_who_may_call_are_warnings() {
 }
 
 #[test]
+fn a_login_that_the_protocol_does_not_use_is_a_warning() {
+    let place = Place::new();
+    let looked_at = |properties: &str| {
+        let properties = format!("{LISTEN}\n[kafka.properties]\n{properties}");
+        Report::of(&place.config(NO_KAFKA, &properties), &[])
+    };
+    let login = format!(
+        "\"sasl.mechanism\" = \"PLAIN\"\n\"sasl.username\" = \"u\"\n\"sasl.password\" = \"{SECRET}\"\n\
+         \"ssl.cipher.suites\" = \"DEFAULT\"\n"
+    );
+    let all = "has sasl.mechanism, sasl.password, sasl.username, ssl.cipher.suites, which nothing uses";
+    looked_at(&login).assert("configuration", "warning", all);
+    for (protocol, unused) in [
+        ("SSL", "has sasl.mechanism, sasl.password, sasl.username, which"),
+        ("sasl_plaintext", "has ssl.cipher.suites, which"),
+    ] {
+        let properties = format!("{login}\"security.protocol\" = \"{protocol}\"");
+        looked_at(&properties).assert("configuration", "warning", unused);
+    }
+    let used = format!("{login}\"security.protocol\" = \"SASL_SSL\"");
+    looked_at(&used).assert("configuration", "ok", "it can be used");
+}
+
+#[test]
 fn a_public_url_is_visited() {
     let place = Place::new();
     let looked_at = |url: &str| {
