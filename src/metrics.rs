@@ -114,7 +114,7 @@ metrics! {
     callbacks_settled_total: IntCounter;
     /// Callbacks of earlier runs that were found unsettled when the journal was opened.
     callbacks_recovered_total: IntCounter;
-    /// From the callback's own timestamp (the sender's clock) to acceptance.
+    /// From an element's own timestamp (the sender's clock) to acceptance; not of the history's messages.
     source_lag_seconds: HistogramVec["source"] in LAG_SECONDS;
     /// When a source's last callback was accepted, in seconds since 1970.
     last_callback_timestamp_seconds: GaugeVec["source"];

@@ -45,7 +45,7 @@ SOURCES = row(
     panel("Callbacks accepted, by source", "Calls whose callback is on disk, per second.", "cps", (rate("weni_edge_callbacks_accepted_total", "source"), "{{source}}"), stack=True, min=0),
     panel("Since the last callback", "How long each source has been silent, counted at most from the start of its edge.", "s",
           ("time() - max by (source) (weni_edge_last_callback_timestamp_seconds{@})", "{{source}}"), min=0),
-    panel("From WhatsApp to acceptance", "From the callback's own timestamp (whole seconds of the sender's clock) to acceptance: the delay by Meta and Weni.",
+    panel("From WhatsApp to acceptance", "From the callback's own timestamp (whole seconds of the sender's clock) to acceptance: the delay by Meta and Weni. Messages of the history are left out.",
           "s", *quantiles("weni_edge_source_lag_seconds", "source"), min=0),
 )  # fmt: skip
 

@@ -162,7 +162,9 @@ impl Attempt {
         if event.kind == EventKind::MessageStatus {
             self.status(event, callback.source);
         }
-        if let Some(occurred_at) = event.occurred_at() {
+        if event.kind != EventKind::HistoryMessage
+            && let Some(occurred_at) = event.occurred_at()
+        {
             let seconds = (accepted_ms as f64 / 1000.0 - occurred_at.as_seconds()).max(0.0);
             match self.lags.get_mut(callback.source) {
                 Some(lags) => lags.push(seconds),

@@ -181,7 +181,9 @@ impl<P: Producer> Session<'_, P> {
             .begin()
             .and_then(|()| self.send_position(&end, deadline))
             .and_then(|()| self.producer.commit());
-        committed.map(|()| Some(first)).map_err(|failure| self.lost(failure.shared()))
+        committed.map_err(|failure| self.lost(failure.shared()))?;
+        self.count_transaction("committed");
+        Ok(Some(first))
     }
 
     /// The first callback that is not committed, with the topics and keys of its records. None also if it

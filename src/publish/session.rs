@@ -258,7 +258,7 @@ impl<P: Producer> Session<'_, P> {
         let Shared { metrics, journal, .. } = self.shared;
         (self.position, self.last_receipt) = (end.position, end.receipt);
         journal.advance_committed(end);
-        metrics.transactions_total.with_label_values(&["committed"]).inc();
+        self.count_transaction("committed");
         metrics.transaction_seconds.observe((clock::now() - begun).as_secs_f64());
         metrics.transaction_records.observe(attempt.sent.len() as f64);
         metrics.last_publish_timestamp_seconds.set(clock::wall_ms() as f64 / 1000.0);
@@ -311,13 +311,17 @@ impl<P: Producer> Session<'_, P> {
             tracing::warn!(?code, "a transaction could not be aborted: the next producer ends it");
             return Err(self.lost(None));
         }
-        self.shared.metrics.transactions_total.with_label_values(&["aborted"]).inc();
+        self.count_transaction("aborted");
         Ok(())
+    }
+
+    pub(super) fn count_transaction(&self, outcome: &str) {
+        self.shared.metrics.transactions_total.with_label_values(&[outcome]).inc();
     }
 
     /// What became of the transaction is not known.
     pub(super) fn lost(&mut self, obstacle: Option<Obstacle>) -> Ended {
-        self.shared.metrics.transactions_total.with_label_values(&["lost"]).inc();
+        self.count_transaction("lost");
         self.ended(obstacle)
     }
 

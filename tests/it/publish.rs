@@ -178,6 +178,16 @@ fn callbacks_are_settled_and_their_items_counted_once() {
     assert_eq!(edge.metrics.callbacks_settled_total.get(), 53);
 }
 
+#[test]
+fn the_age_of_the_history_is_no_delay() {
+    let edge = Edge::new();
+    edge.accept(include_str!("../fixtures/callbacks/calls_echoes_history.json"));
+    edge.wait_settled();
+    assert_eq!(edge.items("history_message", "published"), 2);
+    let lag = edge.metrics.source_lag_seconds.with_label_values(&["loja"]);
+    assert_eq!(lag.get_sample_count(), 2, "a call and an echo");
+}
+
 /// The try has sent what precedes the record that needs the quarantine; none of that may count.
 #[test]
 fn a_try_that_the_disk_ends_leaves_nothing_behind_and_its_callbacks_are_published_once() {

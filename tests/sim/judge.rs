@@ -10,8 +10,8 @@ use crate::{
     world::fail,
 };
 
-/// Both accounts balance, at the end of a process.
-pub fn accounts(journal: &Journal, metrics: &Metrics) {
+/// The accounts balance, at the end of a process that tried to begin so many transactions.
+pub fn accounts(journal: &Journal, metrics: &Metrics, begun: u64) {
     let accepted = metrics.callbacks_accepted_total.with_label_values(&["loja"]).get();
     let recovered = metrics.callbacks_recovered_total.get();
     let settled = metrics.callbacks_settled_total.get();
@@ -19,6 +19,13 @@ pub fn accounts(journal: &Journal, metrics: &Metrics) {
     if accepted + recovered != pending + settled {
         fail(format!(
             "{accepted} accepted and {recovered} recovered are not {pending} pending and {settled} settled"
+        ));
+    }
+    let ended = |how| metrics.transactions_total.with_label_values(&[how]).get();
+    let [committed, aborted, lost] = ["committed", "aborted", "lost"].map(ended);
+    if committed + aborted + lost != begun {
+        fail(format!(
+            "{begun} transactions begun are not {committed} committed, {aborted} aborted and {lost} lost"
         ));
     }
 }

@@ -2,7 +2,7 @@
 //! done while its answer is lost, or come late.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Range,
     rc::Rc,
@@ -276,6 +276,8 @@ pub struct Cluster {
     pub broker: Shared,
     pub group: String,
     pub names: config::Topics,
+    /// How often its producers were asked to begin a transaction.
+    pub begun: Rc<Cell<u64>>,
 }
 
 impl Cluster {
@@ -406,6 +408,7 @@ impl kafka::Cluster for Cluster {
             epoch,
             timeout: settings.timeout,
             queue,
+            asked_to_begin: Rc::clone(&self.begun),
             begun: false,
             dead: false,
             doomed: false,
@@ -441,6 +444,7 @@ pub struct Producer {
     timeout: Duration,
     /// Records that were sent and not reported.
     queue: Vec<(usize, String, i32, Entry)>,
+    asked_to_begin: Rc<Cell<u64>>,
     begun: bool,
     /// It has to be dropped.
     dead: bool,
@@ -546,6 +550,7 @@ impl Producer {
 impl kafka::Producer for Producer {
     fn begin(&mut self) -> Result<(), Failure> {
         run::turns();
+        self.asked_to_begin.set(self.asked_to_begin.get() + 1);
         if self.begun && !mutant::is("abort forgotten") {
             world::fail("a transaction was begun while one was open");
         }

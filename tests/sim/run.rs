@@ -2,7 +2,7 @@
 //! the end the judge checks what a `read_committed` consumer sees.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -340,14 +340,16 @@ fn publisher(journal: &Journal, metrics: &Arc<Metrics>) -> publish::Stepped {
     publish::Stepped::new(config, journal.clone(), Arc::clone(metrics))
 }
 
-/// Publishes until the publisher stops.
-fn publish(publisher: &publish::Stepped) {
+/// Publishes until the publisher stops. Returns how many transactions it tried to begin.
+fn publish(publisher: &publish::Stepped) -> u64 {
+    let begun = Rc::new(Cell::new(0));
     let (broker, names) =
         on(|stage| (Rc::clone(&stage.broker), stage.config.load().topics.clone()));
     publisher.run(&|group| {
         let (broker, group) = (Rc::clone(&broker), group.to_owned());
-        Ok(Cluster { broker, group, names: names.clone() })
+        Ok(Cluster { broker, group, names: names.clone(), begun: Rc::clone(&begun) })
     });
+    begun.get()
 }
 
 fn end_or_go_on(process: &Process) {
@@ -414,8 +416,8 @@ fn process(full: bool) {
             on(|stage| stage.exempt.extend(0..stage.calls.len()));
         }
         on(|stage| stage.process = Some(process.clone()));
-        publish(&publisher);
-        judge::accounts(&process.journal, &metrics);
+        let begun = publish(&publisher);
+        judge::accounts(&process.journal, &metrics, begun);
         if on(|stage| stage.fork_due) {
             fork(&process.journal);
         }
@@ -513,7 +515,7 @@ fn replay_letters() -> bool {
     let names = config.topics.clone();
     let options = replay::ReplayOptions::default();
     let done = catch_unwind(AssertUnwindSafe(|| {
-        let cluster = Cluster { broker, group, names };
+        let cluster = Cluster { broker, group, names, begun: Rc::default() };
         let done = replay::run_on(&config, &options, &mut |_, _| {}, cluster, &mounted);
         done.map_err(|error| trace(|| format!("the replay ends: {error:#}"))).is_ok()
     }));
