@@ -12,8 +12,10 @@ use crate::{config::Http, http::KEPT_DESCRIPTORS, journal::Holder};
 const EARLIEST: i64 = 1_767_225_600;
 /// Two clocks may differ by this many seconds without a warning.
 const CLOCKS: i64 = 30;
-/// What the process takes beside calls, and what a connection takes (deploy/RUNBOOK.md, Capacity).
+/// What the process takes beside calls, and what a connection takes, with TLS and without (deploy/RUNBOOK.md,
+/// Capacity).
 const BASE_BYTES: u64 = 64 << 20;
+const TLS_CONNECTION_BYTES: u64 = 64 << 10;
 const CONNECTION_BYTES: u64 = 32 << 10;
 
 pub(super) fn probe(subject: &Subject, report: &Report) {
@@ -138,7 +140,8 @@ fn judge_descriptors(connections: u64, limit: Option<u64>, who: &str) -> Finding
 
 /// The most that an edge takes, as in deploy/RUNBOOK.md, Capacity.
 fn needed_memory(http: &Http) -> u64 {
-    BASE_BYTES + 2 * http.max_memory_bytes as u64 + CONNECTION_BYTES * http.max_connections as u64
+    let of_connection = if http.tls.is_some() { TLS_CONNECTION_BYTES } else { CONNECTION_BYTES };
+    BASE_BYTES + 2 * http.max_memory_bytes as u64 + of_connection * http.max_connections as u64
 }
 
 fn judge_memory(http: &Http, limit: Option<u64>) -> Finding {
@@ -163,16 +166,25 @@ fn judge_memory(http: &Http, limit: Option<u64>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{check::Severity, config::Config};
+    use crate::{
+        check::Severity,
+        config::{Config, Tls},
+    };
 
     #[test]
     fn memory_is_compared_with_the_formula_of_the_runbook() {
         let mut http = Config::default().http;
         assert_eq!(needed_memory(&http), (64 + 2 * 64) * (1 << 20) + 10_000 * 32 * 1024);
-        assert!(include_str!("../../deploy/RUNBOOK.md").contains("at most 504 MiB: 64 MiB, twice"));
+        let runbook = include_str!("../../deploy/RUNBOOK.md");
+        assert!(runbook.contains("at most 504 MiB: 64 MiB, twice"));
+        assert!(runbook.contains("at most 817 MiB"));
         let judged = |http: &Http, mib: u64| judge_memory(http, Some(mib << 20)).severity;
         assert_eq!(judged(&http, 504), Severity::Ok);
         assert_eq!(judged(&http, 503), Severity::Warning);
+        let tls = Tls { certificate_file: "".into(), key_file: "".into() };
+        let with_tls = Http { tls: Some(tls), ..http.clone() };
+        assert_eq!(judged(&with_tls, 817), Severity::Ok);
+        assert_eq!(judged(&with_tls, 816), Severity::Warning);
         http.max_connections = 1000;
         assert_eq!(judged(&http, 256), Severity::Ok);
         assert_eq!(judge_memory(&http, None).severity, Severity::Ok);

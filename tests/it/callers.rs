@@ -7,7 +7,10 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpStream},
     pin::Pin,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
     thread,
     time::{Duration, Instant},
@@ -18,9 +21,14 @@ use http_body::{Body, Frame};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use tempfile::TempDir;
 use tokio::sync::watch;
 
-use crate::harness::{Edge, Settings, eventually};
+use crate::harness::{Edge, Settings, certificate_files, eventually};
 
 /// An edge whose Kafka is away: what it accepts stays in its journal.
 fn edge() -> Edge {
@@ -233,12 +241,54 @@ fn wrong_secrets_at_full_speed_leave_right_ones_alone() {
     edge.kill();
 }
 
+/// Handshakes, most of a head, and most of one more record, which is kept until it is whole.
+#[test]
+fn a_connection_over_tls_takes_at_most_64_kib() {
+    const CONNECTIONS: u64 = 1_000;
+    let directory = TempDir::new().unwrap();
+    let (certificate, key) = certificate_files(directory.path());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&certificate).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let (config, tls) = (Arc::new(config), Some((certificate, key)));
+    let bootstrap = "127.0.0.1:9".to_owned();
+    let mut edge = Edge::start(&Settings { bootstrap, tls, ..Settings::default() });
+    let head = format!("POST /hooks/loja HTTP/1.1\r\nHost: h\r\nX-A: {}", "a".repeat(15_000));
+    let record = [&[23, 3, 3, 0x40, 0x10], &[0; 16_390][..]].concat();
+    let before = peak_kib(&edge);
+    let open = |_| {
+        let connection = ClientConnection::new(Arc::clone(&config), "localhost".try_into().unwrap());
+        let stream = TcpStream::connect(edge.public()).unwrap();
+        let mut stream = StreamOwned::new(connection.unwrap(), stream);
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.sock.write_all(&record).unwrap();
+        stream
+    };
+    let streams: Vec<_> = (0..CONNECTIONS).map(open).collect();
+    let taken = || (peak_kib(&edge) - before) / CONNECTIONS;
+    // Without TLS it is less, so this shows that the edge has read what they sent.
+    eventually("all is read", || (taken() > 32).then_some(()));
+    assert!(taken() <= 64, "{} KiB each", taken());
+    drop(streams);
+    edge.kill();
+}
+
+/// The most that was resident so far.
+fn peak_kib(edge: &Edge) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", edge.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+}
+
 /// What deploy/RUNBOOK.md says: 64 MiB, twice http.max_memory_bytes, and 32 KiB for each connection, of
 /// which one of HTTP/2 counts as 16; at no moment more.
 fn assert_within_memory(edge: &Edge, connections: u64) {
-    let status = fs::read_to_string(format!("/proc/{}/status", edge.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let peak_kib: u64 = peak.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+    let peak_kib = peak_kib(edge);
     println!("{} MiB at most with {connections} connections", peak_kib >> 10);
     assert!(peak_kib < ((64 + 2 * 64) << 10) + connections * 32, "{peak_kib} KiB resident");
 }
