@@ -262,7 +262,8 @@ fn a_connection_over_tls_takes_at_most_64_kib() {
     let record = [&[23, 3, 3, 0x40, 0x10], &[0; 16_390][..]].concat();
     let before = peak_kib(&edge);
     let open = |_| {
-        let connection = ClientConnection::new(Arc::clone(&config), "localhost".try_into().unwrap());
+        let connection =
+            ClientConnection::new(Arc::clone(&config), "localhost".try_into().unwrap());
         let stream = TcpStream::connect(edge.public()).unwrap();
         let mut stream = StreamOwned::new(connection.unwrap(), stream);
         stream.write_all(head.as_bytes()).unwrap();

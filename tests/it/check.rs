@@ -333,7 +333,8 @@ fn a_login_that_the_protocol_does_not_use_is_a_warning() {
         "\"sasl.mechanism\" = \"PLAIN\"\n\"sasl.username\" = \"u\"\n\"sasl.password\" = \"{SECRET}\"\n\
          \"ssl.cipher.suites\" = \"DEFAULT\"\n"
     );
-    let all = "has sasl.mechanism, sasl.password, sasl.username, ssl.cipher.suites, which nothing uses";
+    let all =
+        "has sasl.mechanism, sasl.password, sasl.username, ssl.cipher.suites, which nothing uses";
     looked_at(&login).assert("configuration", "warning", all);
     for (protocol, unused) in [
         ("SSL", "has sasl.mechanism, sasl.password, sasl.username, which"),
