@@ -703,6 +703,23 @@ async fn a_connection_of_http2_takes_several_places_and_idle_ones_end_for_it() {
 }
 
 #[tokio::test]
+async fn a_busy_caller_of_a_source_without_a_secret_gives_way_to_one_who_shows_a_secret() {
+    let edge = Edge::with(|config| {
+        config.http.max_connections = 1;
+        let open = Source { allow_unauthenticated: true, ..source(&[]) };
+        config.sources.insert("open".into(), open);
+    })
+    .await;
+    let mut stranger = edge.caller().await;
+    stranger.send(&head("POST", "/hooks/open", "")).await;
+    until(|| edge.metrics.http_in_flight.get() == 1).await;
+    edge.call("POST", "/hooks/loja", "s3cret", b"2").await.receipt();
+    stranger.is_closed().await;
+    assert_eq!(edge.metrics.http_connections_evicted_total.get(), 1);
+    assert_eq!(edge.rejected("open", "timeout"), 0, "it did not wait for the body's time");
+}
+
+#[tokio::test]
 async fn where_all_connections_are_busy_a_new_one_waits() {
     let edge = Edge::with(|config| config.http.max_connections = 1).await;
     let mut first = edge.caller().await;
