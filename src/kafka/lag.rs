@@ -25,31 +25,45 @@ pub(crate) fn watch(
     metrics: &Arc<Metrics>,
     mut wait: impl FnMut(Duration) -> bool,
 ) {
-    let mut topics = HashMap::<String, WatchedTopic>::new();
-    let mut cluster = None;
+    let mut watched = Watched::default();
     while wait(EVERY) {
-        let config = config.load_full();
-        if cluster.is_none() {
-            // The group is only a name that clients need: nothing is read or committed.
-            let group = "weni-edge.lag".to_owned();
-            cluster = Cluster::new(Arc::clone(&config), group, Arc::clone(metrics)).ok();
-        }
-        let Some(cluster) = &cluster else { continue };
+        watched.measure(&config.load_full(), metrics);
+    }
+}
+
+#[derive(Default)]
+struct Watched {
+    cluster: Option<Cluster>,
+    topics: HashMap<String, WatchedTopic>,
+}
+
+impl Watched {
+    fn measure(&mut self, config: &Arc<Config>, metrics: &Arc<Metrics>) {
+        // The group is only a name that clients need: nothing is read or committed.
+        let open = || Cluster::new(Arc::clone(config), "weni-edge.lag".to_owned(), metrics.clone());
+        let Some(cluster) = self.cluster.take().or_else(|| open().ok()) else { return };
         let names = Topic::ALL.map(|topic| config.topics.name(topic));
         let gauge = &metrics.kafka_stable_lag_seconds;
         let hide = |topic: &str| drop(gauge.remove_label_values(&[topic]));
         // A topic that was routed away is not shown, nor an unknown lag.
-        for (topic, _) in topics.extract_if(|topic, _| !names.contains(&&**topic)) {
+        for (topic, _) in self.topics.extract_if(|topic, _| !names.contains(&&**topic)) {
             hide(&topic);
         }
+        let mut is_reached = false;
         for name in names {
-            match topics.entry(name.to_owned()).or_default().lag(cluster, name) {
-                Ok(seconds) => gauge.with_label_values(&[name]).set(seconds),
+            match self.topics.entry(name.to_owned()).or_default().lag(&cluster, name) {
+                Ok(seconds) => {
+                    is_reached = true;
+                    gauge.with_label_values(&[name]).set(seconds);
+                }
                 Err(_) => hide(name),
             }
         }
         cluster.stable.poll(Duration::ZERO);
         cluster.unstable.poll(Duration::ZERO);
+        // While Kafka is away each connection that fails is an event in a client's queue. A poll takes one of
+        // them, so the queue would fill the memory. It goes with its client.
+        self.cluster = Some(cluster).filter(|_| is_reached);
     }
 }
 
@@ -91,6 +105,16 @@ impl WatchedTopic {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_client_is_kept_while_no_broker_can_be_reached() {
+        let mut config = Config::default();
+        config.kafka.bootstrap_servers = "127.0.0.1:1".to_owned();
+        let mut watched = Watched::default();
+        watched.measure(&Arc::new(config), &Arc::default());
+        assert_eq!(watched.topics.len(), 4, "it was tried");
+        assert!(watched.cluster.is_none());
+    }
 
     #[test]
     fn readers_are_held_while_the_stable_end_stands_still_below_the_end() {
