@@ -246,6 +246,8 @@ pub struct Details {
     pub status: Status,
     #[serde(flatten)]
     pub message: Message,
+    /// Of a message of the history: the id of its thread, which is the user's phone number.
+    pub thread: Option<String>,
     pub call: Option<Call>,
     pub payment: Option<Payment>,
 }

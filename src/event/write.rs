@@ -122,6 +122,7 @@ impl Event<'_> {
             object.maybe("user_key", self.user_key.as_ref());
             object.maybe("channel", Some(&self.context.channel));
             object.maybe("contact", self.context.contact.as_ref());
+            object.maybe("thread", self.context.thread.as_ref());
             if !self.typed.is_empty() {
                 object.separate();
                 object.0.extend_from_slice(&self.typed);

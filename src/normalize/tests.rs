@@ -522,8 +522,13 @@ fn everything_else_is_a_channel_event() {
     );
     let history = change(
         "history",
-        r#"{"history":[{"metadata":{"phase":0},"threads":[{"id":"9","messages":[{"id":"h1"},{"id":"h2"}]}]}]}"#,
+        r#"{"history":[{"metadata":{"phase":0},"threads":[{"id":"9","messages":[{"id":"h1"},{"id":"h2","from_user_id":"BR.1"}]}]}]}"#,
     );
+    // A user may have an id as well, and then the phone number is nowhere else.
+    for (event, user_key) in history.iter().zip(["9", "BR.1"]) {
+        assert_eq!(event.event["user_key"], user_key);
+        assert_eq!(event.event["thread"], "9");
+    }
     let kinds: Vec<_> =
         history.iter().map(|seen| seen.event["event_kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["history_message", "history_message", "remainder"]);

@@ -38,13 +38,13 @@ pub(crate) struct Filter {
 
 /// Where an event names the users that it is about.
 #[rustfmt::skip]
-const PEOPLE: [&str; 20] = [
+const PEOPLE: [&str; 21] = [
     "/recipient/id", "/recipient/user_id", "/recipient/parent_user_id",
     "/recipient/participant_id", "/recipient/participant_user_id",
     "/recipient/participant_parent_user_id", "/from/id", "/from/user_id", "/from/parent_user_id",
     "/to/id", "/to/user_id", "/to/parent_user_id", "/contact/wa_id", "/contact/user_id",
     "/contact/parent_user_id", "/user_key",
-    "/call/from", "/call/to", "/system/new_id", "/system/new_user_id",
+    "/thread", "/call/from", "/call/to", "/system/new_id", "/system/new_user_id",
 ];
 
 impl Filter {

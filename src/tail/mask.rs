@@ -32,7 +32,7 @@ pub(super) const MASKED: &[&str] = &[
     "recipient.id", "recipient.user_id", "recipient.parent_user_id", "recipient.participant_id",
     "recipient.participant_user_id", "recipient.participant_parent_user_id", "from.id",
     "from.user_id", "from.parent_user_id", "to.id", "to.user_id", "to.parent_user_id",
-    "system.new_id", "system.new_user_id", "call.from", "call.to",
+    "system.new_id", "system.new_user_id", "call.from", "call.to", "thread",
 ];
 
 /// Headers that are shown.
@@ -64,7 +64,7 @@ fn end_of(text: &str, chars: usize) -> String {
     std::iter::once('…').chain(text.chars().skip(skipped)).collect()
 }
 
-/// Leaves what may be shown of the item.
+/// Removes or shortens what may not be shown.
 pub(super) fn masked(mut item: TailedRecord) -> TailedRecord {
     let key = String::from_utf8_lossy(&item.record.key);
     let message = item.event().and_then(|event| text(event, "/message_id"));
@@ -120,7 +120,8 @@ fn retain(path: &str, member: &mut Json) -> bool {
     }
 }
 
-fn word(text: &str) -> String {
+/// The text, if it is a plain word.
+pub(crate) fn word(text: &str) -> String {
     let is_of_words = |letter: char| letter.is_ascii_alphanumeric() || "_-".contains(letter);
     let is_word = (1..=40).contains(&text.len()) && text.chars().all(is_of_words);
     if is_word { title(text) } else { "…".to_owned() }

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 pub(crate) use self::{
     filter::Filter,
-    mask::{message_id, person},
+    mask::{message_id, person, word},
     print::{json, line},
     state::{MessageStates, Shown, Stats},
 };
