@@ -9,6 +9,7 @@
 
 use std::{
     convert::Infallible,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -127,12 +128,13 @@ impl Target {
         request
     }
 
-    async fn connect(&self) -> Result<Connection, CallFailure> {
+    async fn connect(&self) -> Result<Connection, CallError> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await;
         let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
-        let stream = stream.map_err(|_| CallFailure::Connect)?;
+        let stream = stream.map_err(|cause| CallFailure::Connect.because(cause))?;
         let Some((connector, name)) = &self.tls else { return Ok(open_http1(stream).await?) };
-        let stream = connector.connect(name.clone(), stream).await.map_err(|_| CallFailure::Tls)?;
+        let stream = connector.connect(name.clone(), stream).await;
+        let stream = stream.map_err(|cause| CallFailure::Tls.because(cause))?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Ok(open_http1(stream).await?);
         }
@@ -263,9 +265,32 @@ pub enum CallFailure {
     Malformed,
 }
 
-impl From<hyper::Error> for CallFailure {
+impl CallFailure {
+    fn because(self, cause: io::Error) -> CallError {
+        CallError { failure: self, cause: Some(cause) }
+    }
+}
+
+/// A call without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{failure}")]
+pub struct CallError {
+    /// Why there is none.
+    pub failure: CallFailure,
+    /// What the system or TLS says of it. None: nothing more than that.
+    #[source]
+    pub cause: Option<io::Error>,
+}
+
+impl From<CallFailure> for CallError {
+    fn from(failure: CallFailure) -> Self {
+        Self { failure, cause: None }
+    }
+}
+
+impl From<hyper::Error> for CallError {
     fn from(error: hyper::Error) -> Self {
-        if error.is_parse() { Self::Malformed } else { Self::Closed }
+        if error.is_parse() { CallFailure::Malformed } else { CallFailure::Closed }.into()
     }
 }
 
@@ -286,13 +311,13 @@ impl WeniClient {
     ///
     /// # Errors
     /// The webhook may have received the call all the same.
-    pub async fn call(&mut self, body: Bytes) -> Result<Answer, CallFailure> {
+    pub async fn call(&mut self, body: Bytes) -> Result<Answer, CallError> {
         let answer = tokio::time::timeout(TIMEOUT, self.exchange(body)).await;
         self.used = Instant::now();
-        answer.unwrap_or(Err(CallFailure::Timeout))
+        answer.unwrap_or(Err(CallFailure::Timeout.into()))
     }
 
-    async fn exchange(&mut self, body: Bytes) -> Result<Answer, CallFailure> {
+    async fn exchange(&mut self, body: Bytes) -> Result<Answer, CallError> {
         // A connection is kept again only after a whole answer.
         let mut kept = self.connection.take().filter(|_| self.used.elapsed() < IDLE);
         let is_open = match &mut kept {

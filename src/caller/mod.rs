@@ -7,7 +7,7 @@ mod outcomes;
 
 pub use bodies::{Bodies, EDGE_TEST, LIFE, MessageId, SAMPLES, Sample, Template};
 pub use client::{
-    Answer, CallFailure, Target, WeniClient, is_public, on_this_machine, probe, trusted_roots,
-    without_secrets,
+    Answer, CallError, CallFailure, Target, WeniClient, is_public, on_this_machine, probe,
+    trusted_roots, without_secrets,
 };
 pub use outcomes::{Outcomes, Summary};

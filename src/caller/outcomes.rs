@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::client::{Answer, CallFailure};
+use super::client::{Answer, CallError, CallFailure};
 
 /// The longest latency that is recorded as it is: twice a call's timeout.
 const MICROS_MAX: u64 = 120_000_000;
@@ -34,12 +34,14 @@ pub struct Outcomes {
 pub struct Summary {
     /// All that were made.
     pub calls: u64,
-    /// Answered 200.
+    /// Answered 2xx.
     pub accepted: u64,
     /// Answered otherwise, by status code.
     pub refused: BTreeMap<u16, u64>,
     /// Not answered.
     pub failed: BTreeMap<CallFailure, u64>,
+    /// What the system or TLS says of the first such call.
+    pub causes: BTreeMap<CallFailure, String>,
     /// From the first call to the last answer.
     pub seconds: f64,
     /// Made in that time.
@@ -63,10 +65,15 @@ impl Outcomes {
     }
 
     /// Counts one call. `name` is its body's.
-    pub fn count(&mut self, name: &str, took: Duration, answer: Result<Answer, CallFailure>) {
+    pub fn count(&mut self, name: &str, took: Duration, answer: Result<Answer, CallError>) {
         self.summary.calls += 1;
         match answer {
-            Err(failure) => *self.summary.failed.entry(failure).or_default() += 1,
+            Err(CallError { failure, cause }) => {
+                *self.summary.failed.entry(failure).or_default() += 1;
+                if let Some(cause) = cause {
+                    self.summary.causes.entry(failure).or_insert_with(|| cause.to_string());
+                }
+            }
             Ok(answer) => {
                 self.latency.saturating_record(took.as_micros() as u64);
                 if answer.status().is_success() {
@@ -126,6 +133,15 @@ impl fmt::Display for Summary {
         }
         for (failure, count) in &self.failed {
             writeln!(f, "failed    {count}  {failure}")?;
+            if let Some(cause) = self.causes.get(failure) {
+                writeln!(f, "          {cause}")?;
+            }
+            let hint = match failure {
+                CallFailure::Connect => "is the edge running, and are host and port right?",
+                CallFailure::Tls => "is it http://, or a certificate of your own (--ca-file)?",
+                _ => continue,
+            };
+            writeln!(f, "          {hint}")?;
         }
         writeln!(f, "rate      {:.0} calls/s in {:.1} s", self.calls_per_second, self.seconds)?;
         if self.accepted == 0 && self.refused.is_empty() {

@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     caller::{
-        Answer, CallFailure, EDGE_TEST, MessageId, Target, Template, WeniClient, without_secrets,
+        Answer, CallError, CallFailure, EDGE_TEST, MessageId, Target, Template, WeniClient,
+        without_secrets,
     },
     event::{Topic, header},
     kafka::{
@@ -237,7 +238,7 @@ fn judge(way: Way, name: &str, status: StatusCode, has_receipt: bool) -> Finding
 
 fn unanswered(webhook: &Webhook, way: Way, error: &anyhow::Error) -> Finding {
     let found = format!("{}: {}: {error:#}", without_secrets(&webhook.url), way.name());
-    let remedy = match error.downcast_ref::<CallFailure>() {
+    let remedy = match error.downcast_ref::<CallError>().map(|error| error.failure) {
         Some(CallFailure::Connect) => "start the edge, and let the port through to http.listen",
         Some(CallFailure::Tls) => {
             "an edge without [http.tls] is called by http://, or by the URL of what ends TLS in front of \

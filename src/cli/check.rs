@@ -39,8 +39,8 @@ kafka.identity_prefix), writes a record without content to each topic, and abort
 consumers see nothing. The brokers keep that id for a week (transactional.id.expiration.ms). A check that is \
 killed may leave the transaction open, which holds such consumers for up to 15 s.
 
-With --url each call becomes a channel event with the field edge_test, which is no status of any message. \
-One call has a wrong secret, which the edge counts as refused (auth). This machine is not looked at then.
+With --url each accepted call becomes a channel event with the field edge_test, which is no status of any \
+message. One call over each version of HTTP has a wrong secret, which the edge counts as refused (auth). This machine is not looked at then.
 
 The exit code is 0 when there is no problem (warnings are none), 1 when there is one, and 2 when check \
 could not run.";
@@ -57,9 +57,8 @@ pub(super) struct Args {
     url: Option<String>,
 
     /// The header with the secret, "Name: value" [default: that of the source in the configuration]
-    #[arg(short = 'H', long = "header", value_name = "HEADER", requires = "url",
-          value_parser = send::header)]
-    header: Option<(HeaderName, HeaderValue)>,
+    #[arg(short = 'H', long = "header", value_name = "HEADER", requires = "url")]
+    header: Option<String>,
 
     /// Certificates (PEM) to trust for https, instead of Mozilla's
     #[arg(long, value_name = "FILE")]
@@ -72,7 +71,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
-    let webhook = args.url.map(|url| webhook(&config, url, args.header)).transpose()?;
+    let header = args.header.map(|text| send::header(&text)).transpose()?;
+    let webhook = args.url.map(|url| webhook(&config, url, header)).transpose()?;
     if webhook.is_none() {
         config.ready_to_serve()?;
     }

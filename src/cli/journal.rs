@@ -1,15 +1,19 @@
 //! `journal`: shows what a journal holds, and forks a journal that must not publish any more.
 
 use std::{
+    io,
     os::unix::fs::{MetadataExt, chown},
     process::ExitCode,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Subcommand;
 use uuid::Uuid;
 
-use super::{ConfigFile, terminal::confirmed};
+use super::{
+    ConfigFile,
+    terminal::{confirmed, print_line},
+};
 use crate::{
     config::Config,
     journal::{self, Directory, Identity, Inspection, Position, disk, fork},
@@ -89,28 +93,32 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot read the journal in {}", directory.display()))?;
     match args.command {
         Command::Show { .. } => {
-            show(&inspection);
+            show(&inspection)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Fork { from, yes, .. } => fork(&config, &inspection, from, yes),
     }
 }
 
-fn show(inspection: &Inspection) {
-    println!("journal     {}", inspection.id);
-    println!("published   {}", inspection.label);
-    match &inspection.checkpoint {
-        Some(kept) => {
-            let (at, cluster) = (kept.position, &kept.cluster_id);
-            println!("checkpoint  run {} index {}, cluster {cluster}", at.run(), at.index());
-        }
-        None => println!("checkpoint  none"),
-    }
-    let committed = committed(inspection);
-    println!("pending     {} callbacks", inspection.count(committed, inspection.end));
-    for run in &inspection.runs {
-        println!("run {:<7} {} callbacks, id {}", run.number, run.records, run.id);
-    }
+fn show(inspection: &Inspection) -> io::Result<()> {
+    let checkpoint = inspection.checkpoint.as_ref().map_or("none".to_owned(), |kept| {
+        let (at, cluster) = (kept.position, &kept.cluster_id);
+        format!("run {} index {}, cluster {cluster}", at.run(), at.index())
+    });
+    let pending = inspection.count(committed(inspection), inspection.end);
+    let mut lines = vec![
+        format!("journal     {}", inspection.id),
+        format!("published   {}", inspection.label),
+        format!("checkpoint  {checkpoint}"),
+        format!("pending     {pending} callbacks"),
+    ];
+    lines.extend(
+        inspection
+            .runs
+            .iter()
+            .map(|run| format!("run {:<7} {} callbacks, id {}", run.number, run.records, run.id)),
+    );
+    print_line(&lines.join("\n"))
 }
 
 /// The first position that this journal does not know as committed.
@@ -128,19 +136,26 @@ fn fork(
     let from = match from {
         ForkStart::Checkpoint => committed,
         ForkStart::Oldest => inspection.oldest,
-        ForkStart::Run(run) => Position::new(run, 0),
+        ForkStart::Run(run) => {
+            let runs: Vec<_> = inspection.runs.iter().map(|run| run.number).collect();
+            if !runs.contains(&run) {
+                let runs = runs.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+                bail!("the journal has no run {run}, but {runs} (weni-edge journal show)");
+            }
+            Position::new(run, 0)
+        }
         ForkStart::End => inspection.end,
     };
     let again = inspection.count(from, committed);
     let left_out = inspection.count(committed, from);
-    println!(
+    print_line(&format!(
         "The journal will have a new identity: {} callbacks will be published, {again} of them \
          again (with the same event_id) as far as this journal knows. {left_out} pending callbacks \
          will be left out.",
         inspection.count(from, inspection.end)
-    );
+    ))?;
     if !yes && !confirmed()? {
-        println!("Nothing was changed.");
+        print_line("Nothing was changed.")?;
         return Ok(ExitCode::FAILURE);
     }
     let identity = Identity { id: Uuid::new_v4(), label: publish_label(config), start: from };
@@ -151,9 +166,9 @@ fn fork(
     let owner = directory.metadata().context("cannot read the owner of the journal's directory")?;
     chown(directory.join(fork::NAME), Some(owner.uid()), Some(owner.gid()))
         .context("cannot give the request to the owner of the journal's directory")?;
-    println!(
-        "The request is in the journal's directory. Now restart the edge: it forks the journal."
-    );
+    print_line(
+        "The request is in the journal's directory. Now restart the edge: it forks the journal.",
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

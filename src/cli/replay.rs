@@ -102,7 +102,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         if !confirmed()? {
-            println!("Nothing was changed.");
+            print_line("Nothing was changed.")?;
             return Ok(ExitCode::FAILURE);
         }
     }

@@ -38,8 +38,8 @@ Examples:
   Load: statuses of 1 KB on 64 connections for ten seconds:
     weni-edge send URL --sample delivered --size 1024 --connections 64 --duration 10s
 
-The exit code is 0 when every call was accepted (answered 2xx), 1 when a call was not, and 2 when \
-nothing could be sent.";
+The exit code is 0 when every call that has ended was accepted (answered 2xx), 1 when a call was not, and 2 \
+when sending could not begin. Ctrl-C ends it, and calls without an answer yet are not counted.";
 
 /// Call an edge exactly as Weni does
 ///
@@ -63,8 +63,8 @@ pub(super) struct Args {
     method: Method,
 
     /// A header, "Name: value"; may be repeated
-    #[arg(short = 'H', long = "header", value_name = "HEADER", value_parser = header)]
-    headers: Vec<(HeaderName, HeaderValue)>,
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    headers: Vec<String>,
 
     /// Send only this built-in sample; may be repeated
     #[arg(long = "sample", value_name = "NAME", conflicts_with = "files", value_parser = sample())]
@@ -112,7 +112,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let roots = args.ca_file.as_deref().map(|file| trusted_roots(Some(file))).transpose()?;
-    let target = Target::new(&args.url, args.method, &args.headers, roots.as_ref())?;
+    let headers = args.headers.iter().map(|text| header(text)).collect::<Result<Vec<_>, _>>()?;
+    let target = Target::new(&args.url, args.method, &headers, roots.as_ref())?;
     let size = args.size.unwrap_or(0);
     let samples = if args.samples.is_empty() { SAMPLES.iter().collect() } else { args.samples };
     let bodies = match args.files.is_empty() {
@@ -240,19 +241,18 @@ fn method() -> impl TypedValueParser<Value = Method> {
         .map(|name| name.to_uppercase().parse().expect("a method of that name"))
 }
 
-pub(super) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text.split_once(':').ok_or("write it as \"Name: value\"")?;
+/// Reads a header. clap would repeat a wrong one, and its value may be a secret.
+pub(super) fn header(text: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
+    let (name, value) = text.split_once(':').context("write --header as \"Name: value\"")?;
     if name != name.trim() {
-        return Err(format!(
-            "the name {name:?} begins or ends with a blank. Weni does not call at all with such a Chave, and \
+        bail!(
+            "the name {name:?} of a header begins or ends with a blank. Weni does not call at all with such a Chave, and \
              does not say so. Write {:?}",
             format!("{}: …", name.trim())
-        ));
+        );
     }
-    let name = name.parse().map_err(|_| format!("{name:?} is not a header's name"))?;
-    // The value may be a secret, so the error does not repeat it.
-    let value =
-        value.trim().parse().map_err(|_| "a header cannot carry this value's characters")?;
+    let name = name.parse().with_context(|| format!("{name:?} is not a header's name"))?;
+    let value = value.trim().parse().context("a header cannot carry this value's characters")?;
     Ok((name, value))
 }
 
@@ -271,7 +271,10 @@ mod tests {
     fn a_header_that_weni_would_not_send_is_refused() {
         assert!(header("X-Token:  a secret ").is_ok());
         for slip in ["X-Token : a secret", " X-Token: a secret"] {
-            assert!(header(slip).unwrap_err().contains("Write \"X-Token: …\""), "{slip}");
+            assert!(
+                header(slip).unwrap_err().to_string().contains("Write \"X-Token: …\""),
+                "{slip}"
+            );
         }
     }
 }

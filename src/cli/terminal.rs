@@ -66,7 +66,7 @@ pub(super) fn confirmed() -> anyhow::Result<bool> {
     if !stdin().is_terminal() {
         bail!("standard input is no terminal, so there is no one to ask: add --yes to go on");
     }
-    print!("Go on? [y/N] ");
+    write!(stdout(), "Go on? [y/N] ")?;
     stdout().flush()?;
     let mut answer = String::new();
     stdin().read_line(&mut answer)?;

@@ -1,9 +1,14 @@
 //! Files that are read while the edge runs: certificate, key, configuration and secrets. If one is wrong,
 //! or not a regular file, the edge goes on with what it has, reports it, and recovers.
 
-use std::fs;
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
-use crate::harness::{Edge, Settings, certificate_and_key, certificate_files, eventually};
+use crate::harness::{
+    Edge, PROGRAM, Settings, certificate_and_key, certificate_files, eventually, run, said,
+};
 
 fn await_reload(edge: &Edge, successful: i64) {
     eventually(&format!("config_last_reload_successful is {successful}"), || {
@@ -87,4 +92,45 @@ fn a_request_for_a_fork_that_cannot_be_read_is_said_and_holds_nothing() {
     edge.await_logged("a file of the journal is damaged and not used");
     edge.accept("{}");
     edge.await_blocked("no_broker");
+}
+
+/// A slip would leave out what is pending, or publish everything again.
+#[test]
+fn a_fork_from_a_run_that_the_journal_does_not_have_is_refused_and_one_that_it_has_is_not() {
+    let bootstrap = "127.0.0.1:9".to_owned();
+    let mut edge = Edge::start(&Settings { bootstrap, ..Settings::default() });
+    edge.accept("{}");
+    edge.kill();
+    let fork = |from: &str| {
+        let config = edge.config_file();
+        let arguments = ["journal", "fork", "--config", config.to_str().unwrap(), "--yes"];
+        run(arguments.into_iter().chain(["--from", from]))
+    };
+    let refused = fork("run:99");
+    assert_eq!(refused.status.code(), Some(2));
+    let said = said(&refused);
+    assert!(said.contains("the journal has no run 99, but 1"), "{said}");
+    assert!(!edge.journal().join("fork").exists());
+    assert_eq!(fork("run:1").status.code(), Some(0));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let bootstrap = "127.0.0.1:9".to_owned();
+    let mut edge = Edge::start(&Settings { bootstrap, ..Settings::default() });
+    edge.kill();
+    let config = edge.config_file();
+    let config = config.to_str().unwrap();
+    for arguments in [
+        &["journal", "show", "--config", config][..],
+        &["config", "--default"],
+        &["schema", "asyncapi"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).stdout(writer).stderr(Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}: {output:?}");
+    }
 }

@@ -187,6 +187,11 @@ fn headers_are_sent_as_given_and_those_of_http_itself_are_refused() {
     assert!(request.contains("\r\nContent-Type: application/json\r\n"), "{request}");
     assert!(request.contains("\r\nUser-Agent: me\r\n"), "{request}");
 
+    for slip in ["X-Token s3cr3t-w0rd", "X-Token : s3cr3t-w0rd", "X-Token: s3cr3t-w0rd\u{7f}"] {
+        let refused = send(&edge.url(), &["-H", slip]);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(2) && !said.contains("s3cr3t"), "{slip}: {said}");
+    }
     let refused = send(&edge.url(), &["-H", "Content-Length: 5"]);
     assert_eq!(refused.status.code(), Some(2));
     let error = String::from_utf8(refused.stderr).unwrap();
@@ -280,6 +285,11 @@ fn failed_calls_are_counted_by_what_went_wrong_and_are_not_repeated() {
     let output = send("http://127.0.0.1:1/hooks/loja", &["--count", "2"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(summary(&output)["failed"], json!({"connect": 2}));
+    assert_eq!(
+        summary(&output)["causes"],
+        json!({"connect": "Connection refused (os error 111)"}),
+        "of the first"
+    );
 }
 
 #[test]
@@ -356,6 +366,8 @@ fn https_speaks_http_2_where_it_is_offered_and_trusts_only_the_authority_given()
     let output = send(&url, &["--count", "1"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(summary(&output)["failed"], json!({"tls": 1}));
+    let cause = &summary(&output)["causes"]["tls"];
+    assert!(cause.as_str().unwrap().contains("UnknownIssuer"), "{cause}");
 }
 
 /// A server with a certificate of its own authority.

@@ -14,7 +14,7 @@ use crate::{
     event::{Event, Item},
     journal::{Journal, Position, Reader},
     normalize,
-    tail::{message_id, person},
+    tail::{message_id, person, word},
 };
 
 /// Events of a call that are shown in a list, and in detail.
@@ -79,7 +79,7 @@ fn event(item: &Item<'_>, config: &Config, is_masked: bool) -> Json {
     match item {
         Item::Event(event) => json!({
             "kind": event.kind.as_str(),
-            "state": state(event),
+            "state": state(event, is_masked),
             "topic": config.topics.name(event.topic()),
             "ce_id": event.event_id(),
             "key": if is_masked { masked_key(event) } else { event.key().to_owned() },
@@ -93,11 +93,11 @@ fn event(item: &Item<'_>, config: &Config, is_masked: bool) -> Json {
     }
 }
 
-/// Of a status or message; else the changed field.
-fn state(event: &Event<'_>) -> Option<String> {
+/// Of a status or message; else the changed field. The sender may have written anything there.
+fn state(event: &Event<'_>, is_masked: bool) -> Option<String> {
     let state = event.status.as_deref().or(event.state.as_deref());
     let state = state.or(event.context.field.as_deref())?;
-    Some(state.chars().take(STATE_CHARS).collect())
+    Some(if is_masked { word(state) } else { state.chars().take(STATE_CHARS).collect() })
 }
 
 /// The key, as much of it as tells two apart: it may be a telephone number, or hold one.
@@ -189,4 +189,39 @@ fn details(record: &[u8], config: &Config) -> Option<Response<Body>> {
         "method": callback.method,
         "content_type": callback.content_type,
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_text_of_the_sender_that_is_no_word_is_shown_only_in_detail() {
+        let state = |body: &str, is_masked| {
+            let callback = Callback {
+                receipt: Uuid::nil(),
+                received_at_ms: 0,
+                source: "loja",
+                raw: true,
+                method: "POST",
+                content_type: None,
+                content_encoding: None,
+                traceparent: None,
+                body: body.as_bytes(),
+            };
+            let body = normalize::decode(&callback, 1000);
+            described(&callback, &body, &Config::default(), LISTED, is_masked)["events"][0]["state"]
+                .clone()
+        };
+        let phone = r#"{"messages":[{"id":"m","type":"5511999990000"}]}"#;
+        assert_eq!(state(phone, true), "…");
+        assert_eq!(state(phone, false), "5511999990000");
+        let of_group =
+            r#"{"groups":[{"id":"g","status":{"name":"Maria","phone":"5511999990000"}}]}"#;
+        assert_eq!(state(of_group, true), "…");
+        let usual = r#"{"messages":[{"id":"m","type":"text"}]}"#;
+        assert_eq!(state(usual, true), "text");
+    }
 }

@@ -129,7 +129,7 @@ async fn call(
         }
         let mut client = WeniClient::new(Arc::new(target));
         let answer = timeout(PATIENCE, client.call(body.into())).await;
-        let answer = answer.unwrap_or(Err(CallFailure::Timeout));
+        let answer = answer.unwrap_or(Err(CallFailure::Timeout.into()));
         answer.map(|answer| answer.status().as_u16()).map_err(|failure| failure.to_string())
     };
     match answered.await {
