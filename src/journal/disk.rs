@@ -151,7 +151,20 @@ impl Disk for Real {
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
+        match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {
+                return Ok(());
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let parent = path.parent().ok_or(error)?;
+                self.create_directory(parent)?;
+                return self.create_directory(path);
+            }
+            created => created?,
+        }
+        // A single name has the empty path as its parent.
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        self.sync_directory(parent.unwrap_or(Path::new(".")))
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {

@@ -56,7 +56,7 @@ pub fn committed_on_disk(journal: Directory<'_>) -> Result<Option<Position>, Ope
     Ok(Some(checkpoint.map_or(identity.start, |checkpoint| checkpoint.position)))
 }
 
-/// Reads a journal's directory, and changes nothing. Takes about a second per GiB.
+/// Reads a journal's directory, and changes nothing. Takes about half a second per GiB.
 ///
 /// # Errors
 /// When there is no journal, or it cannot be read, or is of a newer format.

@@ -14,7 +14,7 @@
 //! history                    ends of runs, known losses            (recovery.rs)
 //! segments/<base>.segment    the records                           (segment.rs)
 //! segments/spare-<run>-<n>   allocated, for segments to come       (spares.rs)
-//! quarantine/                damaged bytes that recovery found     (recovery.rs)
+//! quarantine/                damaged bytes (recovery.rs), and the publisher's files
 //! fork                       a request for a new identity          (fork.rs)
 //! arrivals                   not the journal's: last arrivals      (serve)
 //! ```
@@ -147,7 +147,7 @@ struct Handle {
 
 impl Journal {
     /// Opens or creates a journal: recovers what is there, takes a new run, starts the threads. Blocks,
-    /// about a second per GiB of backlog.
+    /// about half a second per GiB of backlog.
     ///
     /// # Errors
     /// [`OpenError`]: another process has it open, a newer program wrote it, or the disk refuses.

@@ -37,7 +37,7 @@ pub(super) struct Survey {
     pub(super) segments: Vec<Scan>,
     /// Base positions of files whose header is lost in both copies.
     headless: Vec<Position>,
-    /// Files in the directory of segments that are none.
+    /// Files in `segments/` that are no segments.
     pub(super) others: Vec<PathBuf>,
 }
 
@@ -160,7 +160,7 @@ impl MissingRecords {
     /// Compares what should be there with what is.
     pub(super) fn find(survey: &Survey, known: &History, checkpoint: Option<Position>) -> Self {
         // Nothing at or after the checkpoint was ever recycled, nor anything after the oldest segment that
-        // is left.
+        // is left. (If the disk refused to recycle that one, what came after it counts as lost here.)
         let floor = checkpoint.into_iter().chain(survey.bases()).min().unwrap_or(Position::MAX);
         let found = survey.layouts().map(Layout::end_position).chain(survey.bases());
         let mut ends = BTreeMap::new();

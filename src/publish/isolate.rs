@@ -172,7 +172,8 @@ impl<P: Producer> Session<'_, P> {
     pub(super) fn takes_small_records(&mut self) -> Result<Option<Position>, Ended> {
         let Some((first, keys)) = self.first_and_its_keys()? else { return Ok(None) };
         if self.try_keys(&keys, b"")?.is_err() {
-            return Ok(None);
+            // What timed out may still be on its way, so another producer goes on.
+            return Err(self.ended(None));
         }
         let deadline = self.deadline(clock::now());
         let end = self.shared.checkpoint(self.position, self.last_receipt, &self.topics);

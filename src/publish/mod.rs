@@ -4,7 +4,8 @@
 //! One thread publishes, because librdkafka's calls block. Another supervises it: a publisher that
 //! panics or hangs is abandoned, and a new one opens and fences it. Accepting goes on all the time.
 //!
-//! **Invariant:** a callback is settled only when the position after it is committed in Kafka;
+//! **Invariant:** a callback is settled only when the position after it is committed in Kafka, or when an
+//! operator's fork leaves it out;
 //! there is no second account of what was acknowledged.
 
 mod account;
@@ -95,9 +96,9 @@ impl Publisher {
     /// journal. If nothing is left it returns within two seconds.
     pub fn stop(self, deadline: Instant) {
         *self.shared.stop.lock() = Some(deadline);
-        let idle_until = clock::now() + IDLE_STOP;
-        let until = || match self.shared.journal.pending() {
-            0 => idle_until,
+        let mut idle_since = None;
+        let mut until = || match self.shared.journal.pending() {
+            0 => *idle_since.get_or_insert_with(clock::now) + IDLE_STOP,
             _ => deadline + Duration::from_secs(5),
         };
         while !self.supervisor.is_finished() && clock::now() < until() {

@@ -76,6 +76,10 @@ impl<P: Producer> Session<'_, P> {
             true => Ok(()),
             false => self.remove_uncommitted_files(),
         };
+        // It may have waited for the disk for long.
+        if self.shared.heartbeat.abandoned() {
+            return Err(Ended::Stopped);
+        }
         // No account has these: the answer to their commit was lost, or an earlier process committed
         // them.
         let found_committed = journal.reset_committed(self.position);
@@ -108,6 +112,11 @@ impl<P: Producer> Session<'_, P> {
         let (journal, files) = (&self.shared.journal, self.shared.quarantine());
         let uncommitted = self.position.max(journal.committed());
         for (position, name) in files.letters()? {
+            self.shared.heartbeat.beat();
+            // The publisher that replaced this one may have written it again, and committed it.
+            if self.shared.heartbeat.abandoned() {
+                return Ok(());
+            }
             // A letter that another journal in this directory left at the same position stays. So does a
             // record that could not be read: it has no receipt to tell whose it is.
             let is_intact = || -> io::Result<bool> {
