@@ -93,7 +93,7 @@ impl<'a> Callback<'a> {
     /// Reads a record that [`encode`](Self::encode) wrote.
     ///
     /// # Errors
-    /// If the record has a newer layout, or is shorter than its lengths say.
+    /// If the record has a newer layout, is shorter than its lengths say, or has text that is not UTF-8.
     pub fn decode(record: &'a [u8]) -> Result<Self, DecodeError> {
         let mut rest = record;
         let [version, flags] = take(&mut rest)?;

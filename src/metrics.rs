@@ -136,7 +136,7 @@ metrics! {
     journal_batch_records: Histogram in COUNTS;
     /// Bytes that were damaged, copied to quarantine and cut when the journal was opened.
     journal_corrupt_bytes_total: IntCounter;
-    /// Files put into quarantine: journal (damaged bytes), publish (a record that Kafka refused even as a dead letter).
+    /// Files put into quarantine: journal (damaged bytes), publish (a record that Kafka refused even as a dead letter, or a journal record that this program cannot read).
     quarantined_total: IntCounterVec["stage"] = ["journal", "publish"];
     /// Failed operations of the journal: append, prepare, checkpoint, read.
     journal_errors_total: IntCounterVec["op"] = ["append", "prepare", "checkpoint", "read"];

@@ -4,7 +4,7 @@
 //! Live means that the process answers. Ready means that a callback would be accepted: the journal
 //! is open, has room for the largest one, and the edge is not stopping.
 //!
-//! **Invariant:** the edge stays ready while Kafka is away.
+//! **Invariant:** Kafka's absence alone never makes the edge unready. A full journal does.
 
 mod inspector;
 

@@ -11,7 +11,7 @@ const ASPECT: Aspect = Aspect::KafkaTopic;
 /// A consumer may be down for a day.
 const RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// What else the cluster has; empty where nobody has looked.
+/// The cluster's other topics and its brokers. Empty if they were not asked for.
 #[derive(Default)]
 pub(super) struct Inventory {
     /// Names of topics.

@@ -191,7 +191,7 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// What it says of a source's events; of a source that is gone, no labels.
+    /// What the configuration says of a source's events. A source that is gone has no labels.
     pub fn event_settings(&self, source: &str) -> Settings<'_> {
         let labels = self.sources.get(source).map_or("", |source| &source.labels).as_bytes();
         Settings { labels, key_by_conversation: self.topics.key_by_conversation }
