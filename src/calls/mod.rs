@@ -146,7 +146,8 @@ impl RecentCalls {
 }
 
 impl CallRing {
-    /// Records an accepted call. `host` is what the caller calls the edge, and is asked once a second.
+    /// Records an accepted call. `host` is what the caller calls the edge. Once it has given one, it
+    /// is not asked again within a second.
     pub fn accept(
         &self,
         at_ms: u64,

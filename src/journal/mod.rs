@@ -3,7 +3,8 @@
 //! # Watermarks
 //! `committed ≤ durable ≤ appended`. Records before *durable* survive a power cut and may be read.
 //! Records before *committed* are in Kafka. Segments before the checkpoint (the committed position on
-//! disk) are recycled.
+//! disk) are recycled. Those of the last transaction stay while there is room, because a broker that is
+//! killed may still forget its commit.
 //!
 //! # Directory
 //! ```text
