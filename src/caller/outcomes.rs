@@ -137,8 +137,10 @@ impl fmt::Display for Summary {
                 writeln!(f, "          {cause}")?;
             }
             let hint = match failure {
-                CallFailure::Connect => "is the edge running, and are host and port right?",
-                CallFailure::Tls => "is it http://, or a certificate of your own (--ca-file)?",
+                CallFailure::Connect => "start the edge, or mend host and port",
+                CallFailure::Tls => {
+                    "use http:// if the edge has no TLS, and --ca-file if its certificate is your own"
+                }
                 _ => continue,
             };
             writeln!(f, "          {hint}")?;

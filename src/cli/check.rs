@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     ConfigFile, Output, send,
-    terminal::{coloured, print_line, visible},
+    terminal::{coloured, print, visible},
 };
 use crate::{
     caller::without_secrets,
@@ -40,7 +40,8 @@ consumers see nothing. The brokers keep that id for a week (transactional.id.exp
 killed may leave the transaction open, which holds such consumers for up to 15 s.
 
 With --url each accepted call becomes a channel event with the field edge_test, which is no status of any \
-message. One call over each version of HTTP has a wrong secret, which the edge counts as refused (auth). This machine is not looked at then.
+message. One call over each version of HTTP has a wrong secret, which the edge counts as refused (auth). \
+This machine is not looked at then.
 
 The exit code is 0 when there is no problem (warnings are none), 1 when there is one, and 2 when check \
 could not run.";
@@ -88,9 +89,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.output {
         Output::Json => {
             let report = json!({ "severity": worst, "findings": findings });
-            print_line(&visible(&report.to_string()))?;
+            print(&visible(&report.to_string()))?;
         }
-        Output::Human => print_line(&table(&findings))?,
+        Output::Human => print(&table(&findings))?,
     }
     Ok(if worst == Severity::Problem { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

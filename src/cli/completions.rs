@@ -1,11 +1,11 @@
 //! `completions`: what a shell needs to complete the commands and their options.
 
-use std::{io::Write, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::CommandFactory;
 use clap_complete::{Shell, generate};
 
-use super::Cli;
+use super::{Cli, terminal::print};
 
 /// Print the completions for a shell
 #[derive(Debug, clap::Args)]
@@ -25,6 +25,6 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     // clap_complete 4.6.11 has two names for a command below one with a hyphen, and bash completes
     // nothing there (clap-rs/clap#6421).
     let script = String::from_utf8(script)?.replace("weni__subcmd__edge", "weni__edge");
-    std::io::stdout().write_all(script.as_bytes())?;
+    print(&script)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,8 +1,11 @@
 //! `config`: shows the configuration in effect.
 
-use std::{io::Write, process::ExitCode};
+use std::process::ExitCode;
 
-use super::{ConfigFile, Output, terminal::visible};
+use super::{
+    ConfigFile, Output,
+    terminal::{lines, print},
+};
 use crate::config::{Config, DEFAULT_FILE, to_toml};
 
 /// Show the configuration in effect, and where each value comes from
@@ -28,9 +31,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut stdout = std::io::stdout();
     if args.default {
-        stdout.write_all(DEFAULT_FILE.as_bytes())?;
+        print(DEFAULT_FILE)?;
         return Ok(ExitCode::SUCCESS);
     }
     let (config, values) = Config::load_effective(args.config.path.as_deref())?;
@@ -38,8 +40,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Output::Human => to_toml(&values),
         Output::Json => serde_json::to_string(&values)?,
     };
-    let text: String = text.lines().map(|line| visible(line) + "\n").collect();
-    stdout.write_all(text.as_bytes())?;
+    print(&lines(&text))?;
     config.ready_to_serve()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -54,7 +54,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn check(args: Args) -> anyhow::Result<()> {
     let authority = match args.admin {
         Some(url) => admin(&url)
-            .map_err(|why| anyhow!("--admin (or WENI_EDGE__ADMIN__LISTEN) is {url:?}: {why}"))?,
+            .map_err(|why| anyhow!("--admin or WENI_EDGE__ADMIN__LISTEN is wrong: {why}"))?,
         None => on_this_machine(args.config.load()?.admin.listen).to_string(),
     };
     let path = if args.live { "/livez" } else { "/readyz" };

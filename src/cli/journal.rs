@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     ConfigFile,
-    terminal::{confirmed, print_line},
+    terminal::{confirmed, print},
 };
 use crate::{
     config::Config,
@@ -118,7 +118,7 @@ fn show(inspection: &Inspection) -> io::Result<()> {
             .iter()
             .map(|run| format!("run {:<7} {} callbacks, id {}", run.number, run.records, run.id)),
     );
-    print_line(&lines.join("\n"))
+    print(&lines.join("\n"))
 }
 
 /// The first position that this journal does not know as committed.
@@ -137,10 +137,8 @@ fn fork(
         ForkStart::Checkpoint => committed,
         ForkStart::Oldest => inspection.oldest,
         ForkStart::Run(run) => {
-            let runs: Vec<_> = inspection.runs.iter().map(|run| run.number).collect();
-            if !runs.contains(&run) {
-                let runs = runs.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-                bail!("the journal has no run {run}, but {runs} (weni-edge journal show)");
+            if !inspection.runs.iter().any(|one| one.number == run) {
+                bail!("the journal has no run {run}: `weni-edge journal show` lists those it has");
             }
             Position::new(run, 0)
         }
@@ -148,14 +146,14 @@ fn fork(
     };
     let again = inspection.count(from, committed);
     let left_out = inspection.count(committed, from);
-    print_line(&format!(
+    print(&format!(
         "The journal will have a new identity: {} callbacks will be published, {again} of them \
          again (with the same event_id) as far as this journal knows. {left_out} pending callbacks \
          will be left out.",
         inspection.count(from, inspection.end)
     ))?;
     if !yes && !confirmed()? {
-        print_line("Nothing was changed.")?;
+        print("Nothing was changed.")?;
         return Ok(ExitCode::FAILURE);
     }
     let identity = Identity { id: Uuid::new_v4(), label: publish_label(config), start: from };
@@ -166,7 +164,7 @@ fn fork(
     let owner = directory.metadata().context("cannot read the owner of the journal's directory")?;
     chown(directory.join(fork::NAME), Some(owner.uid()), Some(owner.gid()))
         .context("cannot give the request to the owner of the journal's directory")?;
-    print_line(
+    print(
         "The request is in the journal's directory. Now restart the edge: it forks the journal.",
     )?;
     Ok(ExitCode::SUCCESS)

@@ -14,7 +14,7 @@ mod serve;
 mod tail;
 mod terminal;
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -88,11 +88,6 @@ pub fn main() -> ExitCode {
         Command::Completions(args) => completions::run(args),
     };
     let code = outcome.unwrap_or_else(|error| {
-        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if kind == Some(io::ErrorKind::BrokenPipe) {
-            // The reader of standard output has gone.
-            return ExitCode::SUCCESS;
-        }
         log::say(&format!("error: {error:#}"));
         ExitCode::from(2)
     });

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::{
     ConfigFile, Output,
-    terminal::{confirmed, print_line, progress_bar, visible},
+    terminal::{confirmed, lines, print, progress_bar},
 };
 use crate::{
     event::Reason,
@@ -102,7 +102,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         if !confirmed()? {
-            print_line("Nothing was changed.")?;
+            print("Nothing was changed.")?;
             return Ok(ExitCode::FAILURE);
         }
     }
@@ -132,7 +132,7 @@ fn show(summary: &ReplaySummary, output: Output, done: &str) -> anyhow::Result<(
         Output::Json => summary.json().to_string(),
     };
     // The summary repeats texts of the letters, which another program may have written.
-    Ok(text.lines().try_for_each(|line| print_line(&visible(line)))?)
+    Ok(print(&lines(&text))?)
 }
 
 fn progress(what: &'static str) -> impl FnMut(u64, u64) {

@@ -1,11 +1,11 @@
 //! `schema`: prints the contract with consumers for programs.
 
-use std::{fs, io::Write, path::PathBuf, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
 
-use super::ConfigFile;
+use super::{ConfigFile, terminal::print};
 use crate::event::{Topic, schema};
 
 /// Print the JSON Schema of a topic, or the AsyncAPI document of all topics
@@ -54,6 +54,6 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(topic) => json(topic),
         None => asyncapi()?,
     };
-    std::io::stdout().write_all(text.as_bytes())?;
+    print(&text)?;
     Ok(ExitCode::SUCCESS)
 }

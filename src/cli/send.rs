@@ -2,7 +2,6 @@
 
 use std::{
     fs::File,
-    io::Write,
     path::PathBuf,
     process::ExitCode,
     sync::{
@@ -21,7 +20,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Output, terminal::progress_bar};
+use super::{
+    Output,
+    terminal::{lines, print, progress_bar},
+};
 use crate::{
     caller::{Bodies, Outcomes, SAMPLES, Sample, Target, WeniClient, trusted_roots},
     config::parse_duration,
@@ -39,7 +41,7 @@ Examples:
     weni-edge send URL --sample delivered --size 1024 --connections 64 --duration 10s
 
 The exit code is 0 when every call that has ended was accepted (answered 2xx), 1 when a call was not, and 2 \
-when sending could not begin. Ctrl-C ends it, and calls without an answer yet are not counted.";
+when sending could not begin or the receipts could not be written. Ctrl-C ends it, and calls without an answer yet are not counted.";
 
 /// Call an edge exactly as Weni does
 ///
@@ -148,9 +150,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let is_clean = summary.accepted > 0 && summary.accepted == summary.calls;
     let summary = match args.output {
         Output::Human => summary.to_string(),
-        Output::Json => serde_json::to_string(summary)? + "\n",
+        Output::Json => serde_json::to_string(summary)?,
     };
-    std::io::stdout().write_all(summary.as_bytes())?;
+    // A certificate's names are the server's.
+    print(&lines(&summary))?;
     outcomes.close().context("cannot write the receipts")?;
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -251,7 +254,8 @@ pub(super) fn header(text: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
             format!("{}: …", name.trim())
         );
     }
-    let name = name.parse().with_context(|| format!("{name:?} is not a header's name"))?;
+    // The name may be a part of the secret.
+    let name = name.parse().context("write --header as \"Name: value\"")?;
     let value = value.trim().parse().context("a header cannot carry this value's characters")?;
     Ok((name, value))
 }

@@ -21,6 +21,11 @@ pub(super) fn visible(text: &str) -> String {
     shown
 }
 
+/// Lines of text that are safe to show.
+pub(super) fn lines(text: &str) -> String {
+    text.lines().map(|line| visible(line) + "\n").collect()
+}
+
 /// Whether a letter has no width or controls the direction of others.
 fn is_hidden(letter: char) -> bool {
     matches!(
@@ -38,7 +43,16 @@ fn is_hidden(letter: char) -> bool {
     )
 }
 
-/// Prints one whole line to standard output.
+/// Prints what a command has found, in whole lines. A reader of standard output that has gone is no error: the
+/// command goes on, and its exit code says how it went.
+pub(super) fn print(text: &str) -> io::Result<()> {
+    match print_line(text.trim_end_matches('\n')) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
+}
+
+/// Prints one whole line of many to standard output. A reader that has gone is an error, which ends a stream.
 pub(super) fn print_line(line: &str) -> io::Result<()> {
     let mut stdout = stdout().lock();
     writeln!(stdout, "{line}")?;

@@ -74,7 +74,7 @@ async fn an_edge_that_is_not_there_or_does_not_answer_is_not_ready() {
 
     let variable = [("WENI_EDGE__ADMIN__LISTEN", "9090".to_owned())];
     let (code, said) = healthcheck(&[], &variable).await;
-    let why = "--admin (or WENI_EDGE__ADMIN__LISTEN) is \"9090\": use a URL such as ";
+    let why = "--admin or WENI_EDGE__ADMIN__LISTEN is wrong: use a URL such as ";
     assert!(code == Some(1) && said.starts_with(why) && said.lines().count() == 1, "{said}");
 
     let (code, said) = healthcheck(&["--config", "/nowhere/weni-edge.toml"], &[]).await;

@@ -2,7 +2,11 @@
 
 mod session;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    io::{self, ErrorKind},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context, anyhow, bail};
 use clap::builder::{PossibleValue, PossibleValuesParser};
@@ -130,10 +134,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         TailSession::open(&args, &config, &cluster)?.run(&stop)
     };
     let Err(error) = show() else { return Ok(ExitCode::SUCCESS) };
-    Err(match error.downcast::<Obstacle>() {
-        Ok(obstacle) => explain(obstacle, &config.kafka.bootstrap_servers),
-        Err(error) => error,
-    })
+    match error.downcast_ref::<io::Error>() {
+        // The reader of standard output has gone.
+        Some(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        _ => Err(match error.downcast::<Obstacle>() {
+            Ok(obstacle) => explain(obstacle, &config.kafka.bootstrap_servers),
+            Err(error) => error,
+        }),
+    }
 }
 
 fn explain(obstacle: Obstacle, brokers: &str) -> anyhow::Error {
