@@ -237,8 +237,7 @@ impl Handler for Acceptor {
         let source = self.sources.find(head.uri.path());
         let source = source.as_deref();
         let caller = caller(source, &head);
-        // Anyone may call a source without a secret.
-        if caller.is_ok_and(|source| !source.check.is_open()) {
+        if caller.is_ok_and(|source| source.keeps_places) {
             guard.trust();
         }
         let share = caller.map_or(&self.strangers, |source| &source.share);

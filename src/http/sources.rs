@@ -33,6 +33,8 @@ const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OP
 pub(super) struct Source {
     pub(super) name: String,
     pub(super) check: Check,
+    /// Its callers keep their places while they are busy: they show a secret, or nobody has one to show.
+    pub(super) keeps_places: bool,
     pub(super) raw: bool,
     /// What its calls hold of the budget. It outlives a reload.
     pub(super) share: Arc<Share>,
@@ -108,6 +110,7 @@ impl Registry {
             return;
         }
         calls.retain(|name| name == UNKNOWN_SOURCE || config.sources.contains_key(name));
+        let all_are_open = config.sources.values().all(|source| source.allow_unauthenticated);
         let by_name = config.sources.iter().map(|(name, source)| {
             add_source(metrics, name);
             let before = before.by_name.get(name);
@@ -117,6 +120,7 @@ impl Registry {
             let source = Source {
                 name: name.clone(),
                 check: Check::of(source),
+                keeps_places: all_are_open || !source.allow_unauthenticated,
                 raw: source.raw,
                 share,
                 calls: calls.ring(name),

@@ -721,16 +721,25 @@ async fn a_busy_caller_of_a_source_without_a_secret_gives_way_to_one_who_shows_a
 
 #[tokio::test]
 async fn where_all_connections_are_busy_a_new_one_waits() {
-    let edge = Edge::with(|config| config.http.max_connections = 1).await;
-    let mut first = edge.caller().await;
-    first.send(&head("POST", "/hooks/loja", "s3cret")).await;
-    until(|| edge.metrics.http_in_flight.get() == 1).await;
-    let mut second = edge.caller().await;
-    second.send(&call(b"2")).await;
-    first.send(&[chunk(b"1"), b"0\r\n\r\n".to_vec()].concat()).await;
-    first.answer().await.receipt();
-    second.answer().await.receipt();
-    assert_eq!(edge.bodies(), [b"1", b"2"]);
+    let open = Source { allow_unauthenticated: true, ..source(&[]) };
+    for only in [source(&["s3cret"]), open] {
+        let edge = Edge::with(|config| {
+            config.http.max_connections = 1;
+            config.sources.insert("loja".into(), only);
+        })
+        .await;
+        let mut first = edge.caller().await;
+        first.send(&head("POST", "/hooks/loja", "s3cret")).await;
+        until(|| edge.metrics.http_in_flight.get() == 1).await;
+        let mut second = edge.caller().await;
+        second.send(&call(b"2")).await;
+        // A connection that has to end is asked again every 50 ms.
+        sleep(Duration::from_millis(500)).await;
+        first.send(&[chunk(b"1"), b"0\r\n\r\n".to_vec()].concat()).await;
+        first.answer().await.receipt();
+        second.answer().await.receipt();
+        assert_eq!(edge.bodies(), [b"1", b"2"]);
+    }
 }
 
 #[tokio::test]
