@@ -59,6 +59,8 @@ pub(crate) fn consumer_config(base: &ClientConfig, identity: &str) -> ClientConf
     let mut consumer = base.clone();
     consumer
         .set("group.id", identity)
+        // Nobody takes a consumer's statistics out of its queue.
+        .set("statistics.interval.ms", "0")
         .set("isolation.level", "read_committed")
         .set("enable.auto.commit", "false");
     consumer

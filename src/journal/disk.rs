@@ -151,15 +151,16 @@ impl Disk for Real {
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
-        match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {
-                return Ok(());
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let parent = path.parent().ok_or(error)?;
+        let create = || DirBuilder::new().mode(DIRECTORY_MODE).create(path);
+        let created = match (create(), path.parent()) {
+            (Err(error), Some(parent)) if error.kind() == ErrorKind::NotFound => {
                 self.create_directory(parent)?;
-                return self.create_directory(path);
+                create()
             }
+            (created, _) => created,
+        };
+        match created {
+            Err(_) if path.is_dir() => return Ok(()),
             created => created?,
         }
         // A single name has the empty path as its parent.

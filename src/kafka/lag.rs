@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{Cluster as _, Obstacle, follow::Offsets, librdkafka::Cluster};
+use super::{Blocked, Cluster as _, Obstacle, follow::Offsets, librdkafka::Cluster};
 use crate::{config::Config, event::Topic, metrics::Metrics};
 
 const EVERY: Duration = Duration::from_secs(10);
@@ -49,14 +49,20 @@ impl Watched {
         for (topic, _) in self.topics.extract_if(|topic, _| !names.contains(&&**topic)) {
             hide(&topic);
         }
-        let mut is_reached = false;
+        let (mut is_reached, mut is_away) = (false, false);
         for name in names {
-            match self.topics.entry(name.to_owned()).or_default().lag(&cluster, name) {
-                Ok(seconds) => {
+            let topic = self.topics.entry(name.to_owned()).or_default();
+            let lag = if is_away { None } else { Some(topic.lag(&cluster, name)) };
+            match lag {
+                Some(Ok(seconds)) => {
                     is_reached = true;
                     gauge.with_label_values(&[name]).set(seconds);
                 }
-                Err(_) => hide(name),
+                Some(Err(obstacle)) => {
+                    is_away = obstacle.blocked == Blocked::NoBroker;
+                    hide(name);
+                }
+                None => hide(name),
             }
         }
         cluster.stable.poll(Duration::ZERO);

@@ -39,9 +39,9 @@ const RATIO_MAX: usize = 32;
 const ALLOWANCE_BYTES: usize = 1 << 20;
 /// The names of fields and headers of one item, its receipt, times and ids.
 const ITEM_BYTES: usize = 2048;
-/// How often an item may hold what all items share: as field and as header, and each byte that is no
-/// UTF-8 as three.
-const SHARED_TIMES: usize = 6;
+/// How often an item may hold what all items share: as two fields and as key or header, and each byte that is
+/// no UTF-8 as three.
+const SHARED_TIMES: usize = 9;
 
 /// A callback's body, decompressed if its header says that it is compressed, or why it cannot be.
 pub type Body<'a> = Result<Cow<'a, [u8]>, String>;

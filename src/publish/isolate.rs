@@ -171,9 +171,10 @@ impl<P: Producer> Session<'_, P> {
     /// partition.
     pub(super) fn takes_small_records(&mut self) -> Result<Option<Position>, Ended> {
         let Some((first, keys)) = self.first_and_its_keys()? else { return Ok(None) };
-        if self.try_keys(&keys, b"")?.is_err() {
+        if let Err(failure) = self.try_keys(&keys, b"")? {
             // What timed out may still be on its way, so another producer goes on.
-            return Err(self.ended(None));
+            let too_slow = || Obstacle::of(Blocked::TooSlow, &failure);
+            return Err(self.ended(Some(failure.shared().unwrap_or_else(too_slow))));
         }
         let deadline = self.deadline(clock::now());
         let end = self.shared.checkpoint(self.position, self.last_receipt, &self.topics);

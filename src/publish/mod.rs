@@ -92,7 +92,7 @@ impl Publisher {
     }
 
     /// Publishes what is left until `deadline`, commits or aborts, and ends. Blocks until then, or
-    /// 5 s longer if a call of librdkafka exceeds its time limit. What is left stays in the
+    /// 6 s longer if a call of librdkafka exceeds its time limit. What is left stays in the
     /// journal. If nothing is left it returns within two seconds.
     pub fn stop(self, deadline: Instant) {
         *self.shared.stop.lock() = Some(deadline);

@@ -113,10 +113,6 @@ impl<P: Producer> Session<'_, P> {
         let uncommitted = self.position.max(journal.committed());
         for (position, name) in files.letters()? {
             self.shared.heartbeat.beat();
-            // The publisher that replaced this one may have written it again, and committed it.
-            if self.shared.heartbeat.abandoned() {
-                return Ok(());
-            }
             // A letter that another journal in this directory left at the same position stays. So does a
             // record that could not be read: it has no receipt to tell whose it is.
             let is_intact = || -> io::Result<bool> {
@@ -125,7 +121,8 @@ impl<P: Producer> Session<'_, P> {
                 let callback = record.and_then(|record| Callback::decode(record.payload).ok());
                 Ok(callback.is_some_and(|callback| quarantine::is_of(&name, callback.receipt)))
             };
-            if position >= uncommitted && is_intact()? {
+            // A publisher that replaced this one may have written it again, and committed it.
+            if position >= uncommitted && is_intact()? && !self.shared.heartbeat.abandoned() {
                 files.remove(&name)?;
             }
         }

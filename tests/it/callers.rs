@@ -245,6 +245,7 @@ fn wrong_secrets_at_full_speed_leave_right_ones_alone() {
 #[test]
 fn a_connection_over_tls_takes_at_most_64_kib() {
     const CONNECTIONS: u64 = 1_000;
+    raise_open_files(2_000);
     let directory = TempDir::new().unwrap();
     let (certificate, key) = certificate_files(directory.path());
     let mut roots = RootCertStore::empty();
