@@ -209,14 +209,7 @@ impl Config {
 
     /// The properties of a login or of TLS that do nothing, because `security.protocol` is one without it.
     pub fn unused_properties(&self) -> Vec<&str> {
-        let properties = &self.kafka.properties;
-        let protocol = properties.get("security.protocol").map_or("plaintext", Secret::expose);
-        let protocol = protocol.to_ascii_lowercase();
-        let is_unused = |name: &&str| {
-            (name.starts_with("sasl.") && !protocol.starts_with("sasl_"))
-                || (name.starts_with("ssl.") && !protocol.ends_with("ssl"))
-        };
-        properties.keys().map(String::as_str).filter(is_unused).collect()
+        properties::unused(&self.kafka.properties)
     }
 }
 

@@ -204,6 +204,23 @@ fn value(written: &WrittenProperty, before: Option<&WrittenProperty>) -> Result<
     Ok(Secret::new(value))
 }
 
+/// Whether `security.protocol` uses SASL, and whether TLS.
+fn logins(properties: &BTreeMap<String, Secret>) -> [bool; 2] {
+    let protocol = properties.get("security.protocol").map_or("plaintext", Secret::expose);
+    let protocol = protocol.to_ascii_lowercase();
+    let is_one_of = |protocols: [&str; 2]| protocols.contains(&&*protocol);
+    [is_one_of(["sasl_plaintext", "sasl_ssl"]), is_one_of(["ssl", "sasl_ssl"])]
+}
+
+/// Properties of a login or of TLS that `security.protocol` does not use.
+pub(super) fn unused(properties: &BTreeMap<String, Secret>) -> Vec<&str> {
+    let [uses_sasl, uses_tls] = logins(properties);
+    let is_unused = |name: &&str| {
+        (name.starts_with("sasl.") && !uses_sasl) || (name.starts_with("ssl.") && !uses_tls)
+    };
+    properties.keys().map(String::as_str).filter(is_unused).collect()
+}
+
 /// Contradictions between properties that librdkafka does not report.
 fn conflicts(properties: &BTreeMap<String, Secret>) -> Vec<client::RefusedProperty> {
     let mut conflicts = Vec::new();
@@ -217,10 +234,9 @@ fn conflicts(properties: &BTreeMap<String, Secret>) -> Vec<client::RefusedProper
         };
         conflicts.push((Some((*alias).to_owned()), why));
     }
-    let protocol = properties.get("security.protocol").map_or("", Secret::expose);
-    let sasl = matches!(&*protocol.to_ascii_lowercase(), "sasl_plaintext" | "sasl_ssl");
+    let [uses_sasl, _] = logins(properties);
     let has_mechanism = properties.keys().any(|name| name.starts_with("sasl.mechanism"));
-    if sasl && !has_mechanism {
+    if uses_sasl && !has_mechanism {
         let why = "needs sasl.mechanism beside it: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512";
         conflicts.push((Some("security.protocol".to_owned()), why.to_owned()));
     }

@@ -52,18 +52,15 @@ impl Watched {
         let (mut is_reached, mut is_away) = (false, false);
         for name in names {
             let topic = self.topics.entry(name.to_owned()).or_default();
+            // Where no broker answers, each further topic would only wait.
             let lag = if is_away { None } else { Some(topic.lag(&cluster, name)) };
-            match lag {
-                Some(Ok(seconds)) => {
-                    is_reached = true;
-                    gauge.with_label_values(&[name]).set(seconds);
-                }
-                Some(Err(obstacle)) => {
-                    is_away = obstacle.blocked == Blocked::NoBroker;
-                    hide(name);
-                }
-                None => hide(name),
-            }
+            is_away |= matches!(&lag, Some(Err(obstacle)) if obstacle.blocked == Blocked::NoBroker);
+            let Some(Ok(seconds)) = lag else {
+                hide(name);
+                continue;
+            };
+            is_reached = true;
+            gauge.with_label_values(&[name]).set(seconds);
         }
         cluster.stable.poll(Duration::ZERO);
         cluster.unstable.poll(Duration::ZERO);

@@ -5,8 +5,7 @@
 //! panics or hangs is abandoned, and a new one opens and fences it. Accepting goes on all the time.
 //!
 //! **Invariant:** a callback is settled only when the position after it is committed in Kafka, or when an
-//! operator's fork leaves it out;
-//! there is no second account of what was acknowledged.
+//! operator's fork leaves it out; there is no second account of what was acknowledged.
 
 mod account;
 mod batch;

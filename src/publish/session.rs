@@ -76,7 +76,7 @@ impl<P: Producer> Session<'_, P> {
             true => Ok(()),
             false => self.remove_uncommitted_files(),
         };
-        // It may have waited for the disk for long.
+        // Removing them may have waited long for the disk.
         if self.shared.heartbeat.abandoned() {
             return Err(Ended::Stopped);
         }
